@@ -1,0 +1,1 @@
+"""The workshop: faster pairs for ops of the book. Importing this package registers them."""

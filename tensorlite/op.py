@@ -1,0 +1,193 @@
+"""An op: two plain functions on arrays, and a name.
+
+    def square_forward(x):          -> y, saved
+    def square_backward(dy, saved): -> dx
+    square = Op(square_forward, square_backward)
+
+The two functions are the *book*: written to be read, and right on every input. An op may also have
+faster pairs, registered by `tensorlite.kernels`; `choose` takes the first that supports the arguments.
+A pair is replaced as a whole, because only the backward that belongs to a forward can read its `saved`.
+
+Calling an op is the one doorway between tensors and arrays: unwrap the tensors, choose a pair, run its
+forward, leave a node on the tape, wrap the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
+
+
+from tensorlite.backend import Array, array_module, device_of
+from tensorlite.tape import Node, is_grad_enabled
+from tensorlite.tensor import Tensor
+
+REGISTRY: dict[str, Op] = {}  # every op by name, in the order of the book's pages
+
+_mode = os.environ.get("TENSORLITE_KERNELS", "fast")
+if _mode not in ("fast", "book"):
+    raise ValueError(f"TENSORLITE_KERNELS={_mode!r}: it is 'fast' (the default) or 'book'.")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A forward and the backward that reads what it saved.
+
+    Attributes:
+        name: where it comes from: ``book``, ``cpu`` or ``cuda``.
+        forward: ``(*arrays, **options) -> (y, saved)``; ``y`` is an array, or a tuple of them.
+        backward: ``(dy, saved) -> dx``, or a tuple with one gradient for each leading argument of
+            ``forward``, None where there is none. For several outputs ``dy`` is a tuple. A backward
+            with a third parameter, ``needs``, is told which of them will be used, so that it can leave out the rest.
+        supports: takes what ``forward`` takes, and says whether this pair can run on it.
+    """
+
+    name: str
+    forward: Callable[..., tuple[Any, Any]]
+    backward: Callable[..., Any]
+    supports: Callable[..., bool] = lambda *arrays, **options: True
+    asks_needs: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asks_needs", "needs" in inspect.signature(self.backward).parameters)
+
+
+class Op:
+    """A differentiable function of tensors; see the module's docstring.
+
+    Args:
+        forward, backward: the book pair.
+        name: defaults to the forward's name without ``_forward``.
+
+    Raises:
+        ValueError: if an op of that name exists.
+    """
+
+    def __init__(self, forward: Callable[..., Any], backward: Callable[..., Any], name: str | None = None) -> None:
+        self.name = self.__name__ = name or forward.__name__.removesuffix("_forward")
+        if self.name in REGISTRY:
+            raise ValueError(f"there is an op named {self.name!r} already.")
+        self.book = Pair("book", forward, backward)
+        self.faster: list[Pair] = []
+        self.__doc__ = forward.__doc__
+        self.__module__ = forward.__module__
+        self.__signature__ = inspect.signature(forward)
+        REGISTRY[self.name] = self
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run on tensors (or plain arrays and numbers, which are constants); returns tensors.
+
+        Raises:
+            RuntimeError: if the tensors are not all on one device.
+        """
+        if options and any(isinstance(value, Tensor) for value in options.values()):
+            args, options = self._bind(args, options)  # F.linear(x, weight=w): its position decides where its gradient is
+        tensors = [arg if isinstance(arg, Tensor) else None for arg in args]
+        arrays = [arg if tensor is None else tensor.data for arg, tensor in zip(args, tensors, strict=True)]
+        self._check_devices(tensors)
+
+        pair = choose(self, arrays, options)
+        y, saved = pair.forward(*arrays, **options)
+        several = isinstance(y, tuple)
+        outputs = [Tensor(array) for array in (y if several else (y,))]
+        for output in outputs:
+            if output.data.base is not None:
+                _share_version(output, tensors)
+
+        if is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+            self._record(pair, tensors, outputs, saved, several)
+        return tuple(outputs) if several else outputs[0]
+
+    def _record(self, pair: Pair, tensors: list[Tensor | None], outputs: list[Tensor], saved: Any, several: bool) -> None:
+        """Leave a node on the tape for ``outputs = pair.forward(tensors)``."""
+        needs = tuple(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+        def backward(*dys: Array) -> tuple[Array | None, ...]:
+            dy = dys if several else dys[0]
+            gradients = pair.backward(dy, saved, needs) if pair.asks_needs else pair.backward(dy, saved)
+            return gradients if isinstance(gradients, tuple) else (gradients,)
+
+        node = Node(
+            self.name,
+            backward,
+            parents=[(t if t.source is None else t.source) if t is not None and t.requires_grad else None for t in tensors],
+            inputs=[(t.data.shape, t.data.dtype) if t is not None else None for t in tensors],
+            outputs=[(out.data.shape, out.data.dtype, array_module(out.data)) for out in outputs],
+            versions=[(t.version, t.version.count) for t in tensors if t is not None],
+        )
+        for position, output in enumerate(outputs):
+            if output.is_floating_point():
+                output.source = (node, position)
+                output.requires_grad = True
+
+    def _bind(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        bound = self.__signature__.bind(*args, **options)
+        bound.apply_defaults()
+        return bound.args, bound.kwargs
+
+    def _check_devices(self, tensors: list[Tensor | None]) -> None:
+        kinds = {type(tensor.data) for tensor in tensors if tensor is not None}
+        if len(kinds) > 1:
+            places = [str(device_of(t.data)) for t in tensors if t is not None]
+            raise RuntimeError(f"{self.name} got tensors on different devices ({', '.join(places)}): move them with .to(device) first.")
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Lets an op be a method: ``Tensor.sum = sum`` makes ``x.sum(dim=1)`` mean ``sum(x, dim=1)``."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}: {', '.join([pair.name for pair in self.faster] + ['book'])}>"
+
+
+def register(op: Op, pair: Pair) -> None:
+    """Offer ``pair`` as a faster way to run ``op``; the last one registered is asked first."""
+    op.faster.insert(0, pair)
+
+
+def choose(op: Op, arrays: list[Any], options: dict[str, Any]) -> Pair:
+    """The pair that will run: the first faster one that supports the arguments, or else the book's."""
+    if _mode == "fast":
+        for pair in op.faster:
+            if pair.supports(*arrays, **options):
+                return pair
+    return op.book
+
+
+@contextlib.contextmanager
+def kernels(mode: str) -> Iterator[None]:
+    """``with kernels("book"):`` runs everything through the book; ``"fast"`` allows the faster pairs again.
+
+    The environment variable TENSORLITE_KERNELS sets what holds outside such a block.
+    """
+    global _mode
+    if mode not in ("fast", "book"):
+        raise ValueError(f"unknown kernels {mode!r}: it is 'fast' or 'book'.")
+    previous, _mode = _mode, mode
+    try:
+        yield
+    finally:
+        _mode = previous
+
+
+def kernel_table() -> dict[str, list[str]]:
+    """For each op with a faster pair, the pairs in the order in which they are asked; the book comes last."""
+    return {
+        name: ([pair.name for pair in op.faster] if _mode == "fast" else []) + ["book"] for name, op in REGISTRY.items() if op.faster
+    }
+
+
+def _share_version(output: Tensor, tensors: list[Tensor | None]) -> None:
+    """Let a view count in-place writes together with the tensor whose memory it shows."""
+    owner = output.data if output.data.base is None else output.data.base
+    for tensor in tensors:
+        if tensor is not None and (tensor.data is owner or tensor.data.base is owner):
+            output.version = tensor.version
+            return
+
+
+__all__ = ["REGISTRY", "Op", "Pair", "choose", "kernel_table", "kernels", "register"]

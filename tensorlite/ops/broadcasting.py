@@ -1,0 +1,80 @@
+"""Broadcasting, and its transpose.
+
+Broadcasting repeats an array along axes it does not have, or has with length 1. A value that was used
+n times receives n gradients, and the chain rule adds them: so the backward of "repeat along an axis" is
+"sum over that axis". `unbroadcast` is that sum, and every op with two operands ends in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array, array_module
+from tensorlite.tensor import is_floating
+
+
+def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
+    """Sum ``dy`` over the axes along which an array of ``shape`` was repeated to get there.
+
+    Shapes: dy: what ``shape`` broadcasts to. Returns an array of ``shape``.
+    """
+    if dy.shape == shape:
+        return dy
+    new_axes = dy.ndim - len(shape)
+    stretched = tuple(new_axes + i for i, n in enumerate(shape) if n == 1 and dy.shape[new_axes + i] != 1)
+    return dy.sum(axis=(*range(new_axes), *stretched), keepdims=True).reshape(shape)
+
+
+def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The common shape.
+
+    Raises:
+        ValueError: if there is none, naming the op and the shapes.
+    """
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        listed = " and ".join(str(shape) for shape in shapes)
+        raise ValueError(f"{op}: the shapes {listed} do not broadcast: counted from the right, lengths must be equal or 1.") from None
+
+
+def promote(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two operands, each an array or a Python number, in the dtype torch computes with.
+
+    torch's rule: floating point beats integer beats bool, whatever the sizes. Within one kind an array
+    with axes beats a 0-d array beats a Python number; only between equals does the larger type win.
+    (NumPy alone would make int64 · float32 a float64, and a float32 array times a 0-d float64 one too.)
+    """
+    a_dtype, b_dtype = getattr(a, "dtype", None), getattr(b, "dtype", None)
+    if a_dtype == b_dtype and a_dtype is not None:
+        return a, b
+    dtype = result_dtype(a, b)
+    return _as(a, dtype), _as(b, dtype)
+
+
+def result_dtype(*operands: Any) -> Any:
+    """The dtype of an operation between arrays and Python numbers by the rule in `promote`."""
+
+    def kind(x: Any) -> int:
+        dtype = getattr(x, "dtype", None)
+        if dtype is None:
+            return 0 if isinstance(x, bool) else 1 if isinstance(x, int) else 2
+        return 2 if is_floating(dtype) else 0 if dtype.kind == "b" else 1
+
+    def priority(x: Any) -> int:
+        return 0 if not hasattr(x, "dtype") else 1 if x.ndim == 0 else 2
+
+    highest = max(kind(x) for x in operands)
+    deciding = [x for x in operands if kind(x) == highest]
+    strongest = max(priority(x) for x in deciding)
+    if strongest == 0:  # only Python numbers are of this kind: torch's default types
+        return np.dtype(("bool", "int64", "float32")[highest])
+    return np.result_type(*(x.dtype for x in deciding if priority(x) == strongest))
+
+
+def _as(x: Any, dtype: Any) -> Any:
+    if hasattr(x, "dtype"):
+        return x.astype(dtype, copy=False)
+    return x if is_floating(dtype) or isinstance(x, int) else array_module(x).asarray(x, dtype)

@@ -1,0 +1,56 @@
+"""Random numbers, drawn on the CPU so that both backends see the same ones.
+
+Every thread has a stream of its own: a worker that trains on a share of the batch draws its dropout
+masks without asking the others, and the numbers do not depend on who runs first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+_thread = threading.local()
+
+
+def manual_seed(seed: int) -> np.random.Generator:
+    """Start the calling thread's stream afresh from ``seed`` and return it.
+
+    The same seed gives the same numbers on every platform and on both backends.
+
+    Raises:
+        ValueError: if ``seed`` is negative.
+    """
+    _thread.generator = make_generator(seed)
+    return _thread.generator
+
+
+def make_generator(seed: int, *key: int) -> np.random.Generator:
+    """An independent stream named by ``seed`` and ``key``, for instance ``(seed, step, shard)``.
+
+    SFC64 is the fastest of NumPy's bit generators; SeedSequence mixes the key so that neighbouring
+    keys give unrelated streams.
+    """
+    if seed < 0:
+        raise ValueError(f"a seed must not be negative, got {seed}.")
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def generator() -> np.random.Generator:
+    """The calling thread's stream; one that was never seeded starts from the operating system's entropy."""
+    if not hasattr(_thread, "generator"):
+        _thread.generator = np.random.Generator(np.random.SFC64())
+    return _thread.generator
+
+
+@contextlib.contextmanager
+def use_generator(stream: np.random.Generator) -> Iterator[np.random.Generator]:
+    """Draw from ``stream`` inside the ``with`` block, and from the old one again afterwards."""
+    previous = generator()
+    _thread.generator = stream
+    try:
+        yield stream
+    finally:
+        _thread.generator = previous

@@ -1,0 +1,309 @@
+"""The Tensor: an array that remembers how it was computed.
+
+This file holds no mathematics. A Tensor is its array (``data``), its gradient (``grad``) and its place
+on the tape (``source``). Everything that computes is an op (`tensorlite.op`, `tensorlite.ops`), and the
+operators and methods, ``x + y`` or ``x.sum()``, are put on this class by `tensorlite.ops.methods`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorlite import tape
+from tensorlite.backend import Array, Device, array_module, device_of, to_numpy
+
+_hook_numbers = itertools.count()
+
+
+class Tensor:
+    """An n-dimensional array with a gradient. Use `tensorlite.tensor` to make one from numbers.
+
+    Attributes:
+        data: the NumPy or CuPy array. Writing to it is not seen by the tape; indexed assignment
+            (``x[i] = value``) is.
+        grad: a Tensor of the same shape, or None before the first ``backward()``.
+        requires_grad: whether gradients are wanted for this tensor, or flow through it.
+        source: (node, output position) on the tape; None for a leaf.
+        grad_home: for a leaf, the array its gradient is to be written to (a view of a flat buffer).
+    """
+
+    __slots__ = ("__weakref__", "_hooks", "data", "grad", "grad_home", "requires_grad", "source", "version")
+    __array_ufunc__ = None  # makes ``ndarray + Tensor`` ask Tensor.__radd__ instead of looping over elements
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        if isinstance(data, Tensor):
+            data = data.data
+        if array_module(data) is np:
+            data = np.asarray(data)
+        self.data: Array = data
+        self.grad: Tensor | None = None
+        self.grad_home: Array | None = None
+        self.source: tuple[tape.Node, int] | None = None
+        self.version = tape.Version()
+        self._hooks: dict[int, tape.Hook] | None = None
+        self.requires_grad = False
+        if requires_grad:
+            self.requires_grad_()
+
+    @staticmethod
+    def wrap(array: Array) -> Tensor:
+        """A plain Tensor that shares the memory of ``array``."""
+        return Tensor(array)
+
+    # --- what it is ---------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def dtype(self) -> Any:
+        """A NumPy dtype, on both devices; it equals ``tensorlite.float32`` and the like."""
+        return self.data.dtype
+
+    @property
+    def device(self) -> Device:
+        return device_of(self.data)
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for what the user made: gradients end here and are kept in ``grad``."""
+        return self.source is None
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the length of one axis."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def numel(self) -> int:
+        return self.data.size
+
+    def is_floating_point(self) -> bool:
+        return is_floating(self.dtype)
+
+    # --- leaving the tape ---------------------------------------------------------------------------
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array; on the CPU it shares memory with the tensor.
+
+        Raises:
+            RuntimeError: if the tensor requires a gradient, since writes to the array would go unseen.
+        """
+        if self.requires_grad:
+            raise RuntimeError("numpy() on a tensor that requires a gradient: call detach().numpy().")
+        return to_numpy(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def item(self) -> int | float | bool:
+        """The one value of a tensor with one element, as a Python number. On a GPU this waits for it.
+
+        Raises:
+            ValueError: if there is more or less than one element.
+        """
+        if self.data.size != 1:
+            raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}.")
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self.data.tolist()
+
+    def detach(self) -> Tensor:
+        """The same memory, off the tape."""
+        out = Tensor.wrap(self.data)
+        out.version = self.version
+        return out
+
+    # --- gradients ----------------------------------------------------------------------------------
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for gradients with respect to this leaf, or stop asking; returns the tensor itself.
+
+        Raises:
+            RuntimeError: for integers and booleans, which have no gradient, and for a tensor that an op computed.
+        """
+        if requires_grad and not self.is_floating_point():
+            raise RuntimeError(f"only floating point tensors can require a gradient, this one is {self.dtype}.")
+        if not requires_grad and self.source is not None:
+            raise RuntimeError("a tensor that an op computed cannot stop requiring a gradient: use detach().")
+        self.requires_grad = requires_grad
+        return self
+
+    def backward(self, gradient: Tensor | None = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+        """Add the gradient of this tensor with respect to every leaf into ``leaf.grad``.
+
+        Args:
+            gradient: the gradient of the objective with respect to this tensor, of the same shape;
+                may be left out for a tensor of one element, where it is 1.
+            retain_graph: keep what the forward saved, so that backward can run again.
+
+        Raises:
+            RuntimeError: without ``gradient`` on several elements, on a tensor with no history, with a
+                gradient of another shape, or a second time through a freed tape.
+            NotImplementedError: for ``create_graph``: the backward functions are not themselves recorded.
+        """
+        if create_graph:
+            raise NotImplementedError("create_graph=True: tensorlite's backward functions are plain array code and are not recorded.")
+        if not self.requires_grad:
+            raise RuntimeError("backward() on a tensor that does not require a gradient, and was not computed from one that does.")
+        if gradient is None:
+            if self.data.size != 1:
+                raise RuntimeError(
+                    f"backward() on a tensor of shape {self.shape} needs a gradient of that shape; "
+                    "reduce it to one number first, with mean() or sum()."
+                )
+            dy = array_module(self.data).ones_like(self.data)
+        else:
+            if gradient.shape != self.shape:
+                raise RuntimeError(f"backward() got a gradient of shape {gradient.shape} for a tensor of shape {self.shape}.")
+            dy = gradient.data.astype(self.dtype, copy=False)
+        tape.backward(self, dy, retain_graph)
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of a tensor in the middle of the graph in ``grad``, as if it were a leaf."""
+        if not self.requires_grad:
+            raise RuntimeError("retain_grad() on a tensor that does not require a gradient.")
+        if self.source is None:
+            return
+        me = weakref.ref(self)  # the tape must not keep this tensor alive
+
+        def keep(grad: Tensor) -> None:
+            tensor = me()
+            if tensor is not None:
+                tensor.grad = Tensor.wrap(grad.data.copy() if tensor.grad is None else tensor.grad.data + grad.data)
+
+        self.register_hook(keep)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> HookHandle:
+        """Call ``hook(grad)`` when the gradient of this tensor is complete; what it returns replaces it.
+
+        Returns:
+            A handle whose ``remove()`` takes the hook away.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("register_hook() on a tensor that does not require a gradient.")
+
+        def on_arrays(dy: Array) -> Array | None:
+            replaced = hook(Tensor.wrap(dy))
+            return None if replaced is None else replaced.data
+
+        number = next(_hook_numbers)
+        if self.source is None:
+            self._hooks = hooks = self._hooks or {}
+        else:
+            node, position = self.source
+            hooks = node.hooks.setdefault(position, {})
+        hooks[number] = on_arrays
+        return HookHandle(hooks, number)
+
+    @property
+    def hooks(self) -> dict[int, tape.Hook]:
+        """The hooks of a leaf (those of a computed tensor belong to its node)."""
+        return self._hooks or {}
+
+    # --- in place -----------------------------------------------------------------------------------
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Write in place. Tensors on the tape refuse: their old values may be needed by a backward."""
+        if self.requires_grad and tape.is_grad_enabled():
+            raise RuntimeError(
+                "writing in place to a tensor that requires a gradient would falsify its gradient: "
+                "use where() or masked_fill(), or write inside no_grad()."
+            )
+        self.version.count += 1
+        self.data[unwrap(index)] = unwrap(value)
+
+    # --- as a Python object -------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len() of a 0-dimensional tensor.")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        if self.data.size != 1:
+            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous: use .any() or .all() of its data.")
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.data.dtype.kind not in "iub":
+            raise TypeError(f"only integer tensors of one element can be an index, this one is {self.dtype}.")
+        return int(self.item())
+
+    __hash__ = object.__hash__  # == compares elements, so identity is what sets and dicts go by
+
+    def __repr__(self) -> str:
+        values = np.array2string(to_numpy(self.data), precision=4, separator=", ", prefix="tensor(", threshold=200, edgeitems=3)
+        parts = [values]
+        if self.dtype not in (np.float32, np.int64, np.bool_):
+            parts.append(f"dtype={self.dtype}")
+        if array_module(self.data) is not np:
+            parts.append(f"device='{self.device}'")
+        if self.source is not None:
+            parts.append(f"from={self.source[0].name}")
+        elif self.requires_grad:
+            parts.append("requires_grad=True")
+        return f"tensor({', '.join(parts)})"
+
+    if TYPE_CHECKING:  # what tensorlite.ops.methods puts here, for the type checker only
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+
+
+class HookHandle:
+    """What `Tensor.register_hook` returns."""
+
+    def __init__(self, hooks: dict[int, tape.Hook], number: int) -> None:
+        self._hooks, self._number = hooks, number
+
+    def remove(self) -> None:
+        """Take the hook away; a second call does nothing."""
+        self._hooks.pop(self._number, None)
+
+
+def unwrap(x: Any) -> Any:
+    """Arrays instead of tensors, also inside tuples and lists (as in an index)."""
+    if isinstance(x, Tensor):
+        return x.data
+    if isinstance(x, tuple | list):
+        return type(x)(unwrap(item) for item in x)
+    return x
+
+
+def is_floating(dtype: Any) -> bool:
+    """Whether ``dtype`` is a floating point type; bfloat16, which NumPy does not know, is one."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
