@@ -1,0 +1,1 @@
+"""A GPT on tensorlite: the model, how it is trained, and how it writes."""
