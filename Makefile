@@ -1,0 +1,47 @@
+# `make train` and `make test` need nothing but make and Python 3.11 or newer: they build .venv in this folder
+# the first time, and again when pyproject.toml changes. ARGS="…" is handed on to the program.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+WORKERS ?= 2
+INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --editable
+
+.PHONY: help train test lint format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make train    train a small GPT, about three minutes    make train ARGS='--steps 300'"
+	@echo "make test     prove every gradient                      make test ARGS='-k layernorm'"
+	@echo "make lint     ruff and mypy;  make format: let ruff lay the code out"
+	@echo "make clean    remove .venv and caches (not runs/)"
+
+train: $(VENV)/.train
+	$(PY) -m gpt.train $(ARGS)
+
+# One BLAS thread for each of the WORKERS processes, or they fight over the cores.
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.lint
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(VENV)/.lint
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+# A stamp stands for a set of packages installed as this pyproject.toml says.
+$(VENV)/.train: EXTRAS = plot
+$(VENV)/.test: EXTRAS = plot,test
+$(VENV)/.lint: EXTRAS = dev
+$(VENV)/.train $(VENV)/.test $(VENV)/.lint: pyproject.toml $(PY)
+	@echo "Installing the dependencies of tensorlite[$(EXTRAS)] into $(VENV) (once; some minutes for the tests, whose oracle is torch) …"
+	$(INSTALL) ".[$(EXTRAS)]"
+	@touch $@
+
+$(PY):
+	@sh scripts/make_venv.sh $(VENV)
