@@ -1,0 +1,216 @@
+"""What can be chosen: the shape of the model, how it is trained, and presets that fix both at once.
+
+Every field carries its own help text; the command line (`gpt.options`) is made of these two dataclasses and nothing else.
+A setting that cannot work is refused where it is made, with one sentence that says why.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+MODELS = ("gpt", "bigram")
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh")
+POSITIONS = ("learned", "sinusoidal")
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with a help text."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a model. The defaults are the preset ``tiny``.
+
+    Raises:
+        ValueError: for a combination that cannot work.
+    """
+
+    model: str = option("gpt", "gpt, or bigram: a table that looks at one character only")
+    vocab_size: int = option(256, "how many different tokens there are; training takes it from the tokenizer")
+    block_size: int = option(64, "the longest context, in tokens")
+    n_layer: int = option(4, "blocks of attention and feed-forward, one after the other")
+    n_head: int = option(4, "attention heads in a block; they share n_embd between them")
+    n_embd: int = option(128, "width: how many numbers describe a token")
+    dropout: float = option(0.0, "share of the activations set to zero while training")
+    bias: bool = option(False, "biases in the linear layers and layer norms")
+    activation: str = option("gelu", "of the feed-forward layer: relu, gelu (exact) or gelu_tanh (as GPT-2)")
+    positions: str = option("learned", "learned (a table), or sinusoidal (fixed waves)")
+    tied_head: bool = option(True, "let the output layer be the token embedding itself")
+    head_bias: bool = option(False, "a bias on the output layer")
+    scaled_init: bool = option(True, "GPT-2's start: projections into the residual stream are smaller by sqrt(2 n_layer)")
+
+    def __post_init__(self) -> None:
+        require_name("model", self.model, MODELS)
+        require_name("activation", self.activation, ACTIVATIONS)
+        require_name("positions", self.positions, POSITIONS)
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            require_at_least(1, name, getattr(self, name))
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
+        if self.n_embd % self.n_head:
+            fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0]
+            nearest = min(fits, key=lambda h: abs(h - self.n_head))
+            raise ValueError(
+                f"n_embd must be divisible by n_head, so that each head gets an equal share: "
+                f"{self.n_embd} is not divisible by {self.n_head} (n_head {nearest} would do)."
+            )
+        if self.positions == "sinusoidal" and self.n_embd % 2:
+            raise ValueError(f"sinusoidal positions come in pairs of sine and cosine: n_embd must be even, got {self.n_embd}.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained, on what, and where the result goes. The defaults are the preset ``tiny``.
+
+    Raises:
+        ValueError: for a setting that cannot work.
+    """
+
+    data: str | None = option(None, "a UTF-8 text file; without one, the text of Python's own language reference")
+    preset: str = option("tiny", "where all other settings start from: bigram, tiny, course or gpt2")
+    backend: str = option("numpy", "numpy (the CPU) or cupy (an NVIDIA GPU)")
+    seed: int = option(1337, "of the initial weights, the order of the data and the dropout")
+    steps: int = option(1700, "updates of the weights")
+    batch_size: int = option(24, "sequences of block_size tokens in one step")
+    learning_rate: float = option(2e-3, "the largest, reached after the warmup")
+    min_learning_rate: float = option(1e-4, "where the schedule ends")
+    warmup_steps: int = option(100, "steps in which the learning rate grows from 0")
+    schedule: str = option("cosine", "after the warmup: constant, linear or cosine")
+    beta1: float = option(0.9, "AdamW: how slowly the running mean of the gradient forgets")
+    beta2: float = option(0.99, "AdamW: how slowly the running mean of its square forgets")
+    weight_decay: float = option(0.1, "AdamW: pull towards zero; on matrices only, never on biases and layer norms")
+    grad_clip: float = option(1.0, "longest gradient; a longer one is scaled down to it; 0 leaves all as they are")
+    val_fraction: float = option(0.1, "share of the text, from its end, that is kept for validation")
+    eval_interval: int = option(250, "steps between two evaluations")
+    eval_iters: int = option(40, "batches in one evaluation, of each half")
+    log_interval: int = option(10, "steps between two looks at the training loss")
+    sample_length: int = option(500, "characters written at the end; 0 for none")
+    out: str | None = option(None, "folder for the result; without one, runs/<preset>, or with -2, -3, … if that exists")
+
+    def __post_init__(self) -> None:
+        require_name("preset", self.preset, PRESETS)
+        require_name("schedule", self.schedule, SCHEDULES)
+        for name in ("steps", "batch_size", "eval_interval", "eval_iters", "log_interval"):
+            require_at_least(1, name, getattr(self, name))
+        for name in ("seed", "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "sample_length"):
+            require_at_least(0, name, getattr(self, name))
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        if self.schedule != "constant" and self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate must not be above learning_rate: {self.min_learning_rate} is above {self.learning_rate}."
+            )
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction must be between 0 and 1, got {self.val_fraction}.")
+
+
+# A preset changes the defaults above; whatever is said on the command line or in a file changes the preset.
+PRESETS: dict[str, dict[str, Any]] = {
+    # One row of logits for each character, so it can learn exactly what counting pairs would tell.
+    "bigram": {
+        "model": "bigram",
+        "batch_size": 256,
+        "steps": 2000,
+        "learning_rate": 5e-2,
+        "min_learning_rate": 0.0,
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "grad_clip": 0.0,
+    },
+    # Two minutes on two cores.
+    "tiny": {},
+    # The model of Karpathy's lecture "Let's build GPT".
+    "course": {
+        "block_size": 256,
+        "n_layer": 6,
+        "n_head": 6,
+        "n_embd": 384,
+        "dropout": 0.2,
+        "bias": True,
+        "activation": "relu",
+        "tied_head": False,
+        "head_bias": True,
+        "scaled_init": False,
+        "batch_size": 64,
+        "steps": 5000,
+        "learning_rate": 3e-4,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "beta2": 0.999,
+        "weight_decay": 0.01,
+        "grad_clip": 0.0,
+        "eval_interval": 500,
+        "eval_iters": 200,
+    },
+    # GPT-2 small, 124 million parameters.
+    "gpt2": {
+        "vocab_size": 50257,
+        "block_size": 1024,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_embd": 768,
+        "bias": True,
+        "activation": "gelu_tanh",
+        "batch_size": 4,
+        "steps": 1000,
+        "learning_rate": 6e-4,
+        "min_learning_rate": 6e-5,
+        "warmup_steps": 100,
+        "beta2": 0.95,
+        "eval_iters": 10,
+    },
+}
+
+
+def from_preset(name: str, **changes: Any) -> tuple[GPTConfig, TrainConfig]:
+    """Both configs of a preset, with ``changes`` to either.
+
+    Raises:
+        ValueError: for an unknown preset or setting, naming the nearest known one, and for settings that cannot work.
+    """
+    require_name("preset", name, PRESETS)
+    settings = {**PRESETS[name], **changes, "preset": name}
+    model_fields, train_fields = GPTConfig.__dataclass_fields__, TrainConfig.__dataclass_fields__
+    for setting in settings:
+        require_name("setting", setting, (*model_fields, *train_fields))
+    return (
+        GPTConfig(**{name: value for name, value in settings.items() if name in model_fields}),
+        TrainConfig(**{name: value for name, value in settings.items() if name in train_fields}),
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that ``name`` was probably meant to be."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def require_name(what: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not known.
+
+    Raises:
+        ValueError: naming the nearest known one, or all.
+    """
+    known = list(known)
+    if name not in known:
+        meant = nearest(name, known)
+        raise ValueError(f"unknown {what} {name!r}: " + (f"did you mean {meant!r}?" if meant else f"it is one of {', '.join(known)}."))
+
+
+def require_at_least(least: int, name: str, value: float) -> None:
+    """Refuse a number that is too small, or none at all.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if not value >= least:  # also true of nan
+        raise ValueError(f"{name} must be at least {least}, got {value}.")

@@ -1,0 +1,215 @@
+"""The models: a GPT, and the bigram table it has to beat.
+
+    idx (B, T)  ->  wte + wpe  ->  n_layer blocks  ->  ln_f  ->  lm_head  ->  logits (B, T, V)
+
+Axes: B batch, T time, C channels (n_embd), H heads, D = C / H head size, V vocabulary. The names (wte, wpe, h, ln_1, attn.c_attn,
+attn.c_proj, ln_2, mlp.c_fc, mlp.c_proj, ln_f, lm_head) are those of GPT-2, so that its published weights fit one to one.
+Gradients are not mentioned anywhere on this page: every line is an op of `tensorlite.ops`, which knows its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+import tensorlite as tl
+from gpt.config import GPTConfig
+from tensorlite import Tensor, nn, random
+from tensorlite.nn import functional as F
+
+
+class CausalSelfAttention(nn.Module):
+    """Every token looks back: it asks a query, earlier tokens answer to it with a key, and it takes in their values."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.attn_dropout = config.dropout
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        heads = (B, T, self.n_head, C // self.n_head)
+        q, k, v = self.c_attn(x).split(C, dim=2)
+        q, k, v = (part.reshape(heads).transpose(1, 2) for part in (q, k, v))  # (B, H, T, D)
+        dropout = self.attn_dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    """Every token by itself works on what it has gathered, in a space four times as wide."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.activation = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU(approximate="tanh")}[config.activation]
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
+
+
+class Block(nn.Module):
+    """Talk to the others, then think. Both only *add* to x, so the gradient has a straight way back."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class LanguageModel(nn.Module):
+    """What both models share: a loss, and a way to write. A subclass says how ids become logits."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def logits(self, idx: Tensor) -> Tensor:
+        """For each token the scores of all that could come next: (B, T) -> (B, T, V)."""
+        raise NotImplementedError
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The logits, and with targets the mean over all B · T positions of -log p(target), in nats.
+
+        Shapes: idx, targets (B, T) integers below vocab_size, T at most block_size; logits (B, T, V); loss ().
+        Raises: ValueError for another number of axes or too many tokens; IndexError for an id that is not in the vocabulary.
+        """
+        if idx.ndim != 2:
+            raise ValueError(f"the model takes ids of shape (B, T), got {idx.shape}.")
+        if idx.shape[1] > self.config.block_size:
+            raise ValueError(f"{idx.shape[1]} tokens are more than block_size, {self.config.block_size}: crop them to the last ones.")
+        logits = self.logits(idx)
+        if targets is None:
+            return logits, None
+        if targets.shape != idx.shape:
+            raise ValueError(f"targets need the shape of the ids, {idx.shape}, got {targets.shape}.")
+        return logits, F.cross_entropy(logits.reshape(-1, self.config.vocab_size), targets.reshape(-1))
+
+    @tl.no_grad()
+    def generate(
+        self,
+        idx: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: np.random.Generator | None = None,
+    ) -> Tensor:
+        """Append ``max_new_tokens`` ids to ``idx`` (B, T), each drawn from what the model predicts after the last block_size ids.
+
+        Args:
+            temperature: below 1 keeps to the likely, above 1 dares more; 0 always takes the likeliest.
+            top_k: draw only from the k likeliest.
+            generator: where the luck comes from; without one, from the thread's stream (see `tensorlite.manual_seed`).
+        """
+        for _ in range(max_new_tokens):
+            logits, _ = self(idx[:, -self.config.block_size :])
+            scores = logits.numpy()[:, -1, :].astype(np.float64)  # (B, V)
+            following = sample(scores, temperature, top_k, generator)
+            idx = tl.cat([idx, tl.tensor(following[:, None], dtype=idx.dtype, device=idx.device)], dim=1)
+        return idx
+
+    def num_parameters(self) -> int:
+        """How many numbers training adjusts; a shared one counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class GPT(LanguageModel):
+    """Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", at any size."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.positions == "learned":
+            self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        else:
+            self.register_buffer("waves", tl.tensor(sinusoids(config.block_size, config.n_embd), dtype=tl.float32), persistent=False)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
+        if config.tied_head:
+            self.lm_head.weight = self.wte.weight  # the same vectors read tokens in and write them out
+        initialise(self)
+
+    def logits(self, idx: Tensor) -> Tensor:
+        T = idx.shape[1]
+        positions = self.wpe.weight if self.config.positions == "learned" else self.waves
+        x = self.drop(self.wte(idx) + positions[:T])  # (B, T, C) + (T, C)
+        for block in self.h:
+            x = block(x)
+        return self.lm_head(self.ln_f(x))
+
+
+class BigramLanguageModel(LanguageModel):
+    """Predicts from the last token alone: row i of the table holds the logits of what follows token i."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.wte = nn.Embedding(config.vocab_size, config.vocab_size)
+        initialise(self)
+
+    def logits(self, idx: Tensor) -> Tensor:
+        return self.wte(idx)
+
+
+def build_model(config: GPTConfig) -> LanguageModel:
+    """The model that ``config`` describes, its weights drawn from the thread's stream (see `tensorlite.manual_seed`)."""
+    return GPT(config) if config.model == "gpt" else BigramLanguageModel(config)
+
+
+def initialise(model: LanguageModel) -> None:
+    """Weights from N(0, 0.02), biases 0, layer norms 1 and 0.
+
+    With ``scaled_init`` the layers that add to the residual stream (two in each block) start smaller by sqrt(2 n_layer): the sum
+    of 2 n_layer independent terms then has the same spread, however deep the model is.
+    """
+    rng = random.generator()
+    config = model.config
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            narrow = config.scaled_init and name.endswith("c_proj.weight")
+            std = 0.02 / math.sqrt(2 * config.n_layer) if narrow else 0.02
+            parameter.data[...] = std * rng.standard_normal(parameter.shape, dtype=np.float32)
+        elif name.endswith("bias"):
+            parameter.data[...] = 0
+
+
+def sinusoids(block_size: int, n_embd: int) -> np.ndarray:
+    """sin(t ω), cos(t ω) for n_embd / 2 frequencies ω from 1 down to nearly 1/10000: a clock with many hands.
+
+    Shapes: (block_size, n_embd), sines in the even columns and cosines in the odd ones.
+    Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
+    """
+    frequencies = 10000.0 ** (-np.arange(0, n_embd, 2) / n_embd)  # (C/2,)
+    angles = np.arange(block_size)[:, None] * frequencies  # (T, C/2)
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(block_size, n_embd)
+
+
+def sample(scores: np.ndarray, temperature: float, top_k: int | None, generator: np.random.Generator | None) -> np.ndarray:
+    """Draw one id from each row of scores, with probability softmax(scores / temperature): (B, V) -> (B,).
+
+    Adding Gumbel noise and taking the largest is the same as drawing from the softmax, without computing it.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature must not be negative, got {temperature}.")
+    if top_k is not None:
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}.")
+        smallest = np.sort(scores, axis=-1)[:, -min(top_k, scores.shape[-1]), None]
+        scores = np.where(scores < smallest, -np.inf, scores)
+    if temperature > 0:
+        scores = scores / temperature + (generator or random.generator()).gumbel(size=scores.shape)
+    return scores.argmax(axis=-1)
