@@ -1,0 +1,142 @@
+"""Cross-entropy: how surprised the model is by what came next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array, array_module
+from tensorlite.op import Op
+
+
+def cross_entropy_forward(
+    x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
+) -> tuple[Array, Any]:
+    """loss = -Σᵥ q_v log p_v,   p = softmax(x),   q = 1 at the target, 0 elsewhere
+
+    which, for such a q, is -log p_target: the number of nats needed to tell what came next. A model that
+    knows nothing of V tokens pays log V. With label smoothing ε, q = 1 - ε + ε/V at the target and ε/V elsewhere.
+    ``reduction`` is "mean" over the rows whose target is not ``ignore_index``, "sum", or "none".
+
+    log p is computed as x - max(x) - log Σ exp(x - max(x)), never as the log of a probability, which may round to 0.
+
+    Shapes: x (N, V), or (V,), or (N, V, d1, ...) with the classes on axis 1; target as x without the class axis.
+        loss 0-d, or the shape of target for "none".
+    Saves: p (the shape of x), target, what was kept, the divisor.
+    Raises: ValueError if shapes or options do not fit; TypeError for targets that are not integers; IndexError for a
+        target that is no class (on the CPU only, see `embedding_forward`).
+    Source: Shannon 1948; equals torch.nn.functional.cross_entropy.
+    """
+    rows, classes_at = _rows_of_classes("cross_entropy", x, target)  # (..., V)
+    kept, index = _kept_targets("cross_entropy", target, rows.shape[-1], ignore_index)  # (...,)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing is between 0 and 1, got {label_smoothing}.")
+    xp = array_module(x)
+    shifted = rows - rows.max(axis=-1, keepdims=True)
+    exponentials = xp.exp(shifted)
+    total = exponentials.sum(axis=-1, keepdims=True)
+    log_total = xp.log(total)[..., 0]
+    loss = log_total - xp.take_along_axis(shifted, index[..., None], axis=-1)[..., 0]  # -log p_target
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - shifted.mean(axis=-1))
+    loss, divisor = _reduced("cross_entropy", loss, kept, reduction)
+    return loss, (exponentials / total, index, kept, divisor, label_smoothing, classes_at)
+
+
+def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
+    """dx = (p - q) · dy / divisor
+
+    Per row, loss = -Σᵥ q_v log p_v with log p_v = x_v - log Σ exp(x). The derivative of log Σ exp(x) with respect
+    to x_v is exp(x_v) / Σ exp(x) = p_v, so
+        ∂log p_u/∂x_v = δ_uv - p_v
+        ∂loss/∂x_v = -Σᵤ q_u (δ_uv - p_v) = p_v Σᵤ q_u - q_v = p_v - q_v
+    since q sums to 1. The softmax's Jacobian of rank one and the logarithm's 1/p have cancelled.
+
+    In words: the gradient is what the model believed minus what was true. It pushes the target's score up by
+    the probability that was missing and every other down by the probability it held; a row adds up to 0. A
+    prediction that was right has no gradient left. "mean" divides every row by the same number of rows, and
+    rows that were ignored get 0.
+
+    Shapes: dy as the loss, dx as x.
+    """
+    p, index, kept, divisor, label_smoothing, classes_at = saved
+    xp = array_module(p)
+    dx = p - label_smoothing / p.shape[-1] if label_smoothing else p.copy()
+    at_target = xp.take_along_axis(dx, index[..., None], axis=-1)
+    xp.put_along_axis(dx, index[..., None], at_target - (1 - label_smoothing), axis=-1)
+    dx *= (dy * kept / divisor)[..., None]
+    return xp.moveaxis(dx, -1, classes_at), None
+
+
+cross_entropy = Op(cross_entropy_forward, cross_entropy_backward)
+
+
+def nll_loss_forward(x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean") -> tuple[Array, Any]:
+    """loss = -x_target, where x are log-probabilities: the second half of cross-entropy.
+
+    Shapes: as `cross_entropy_forward`.
+    Saves: the shape and dtype of x, target, what was kept, the divisor.
+    Raises: as `cross_entropy_forward`.
+    Source: equals torch.nn.functional.nll_loss.
+    """
+    rows, classes_at = _rows_of_classes("nll_loss", x, target)
+    kept, index = _kept_targets("nll_loss", target, rows.shape[-1], ignore_index)
+    loss = -array_module(x).take_along_axis(rows, index[..., None], axis=-1)[..., 0]
+    loss, divisor = _reduced("nll_loss", loss, kept, reduction)
+    return loss, (rows.shape, index, kept, divisor, classes_at)
+
+
+def nll_loss_backward(dy: Array, saved: Any) -> tuple[Array, None]:
+    """dx is -dy / divisor at each row's target, and 0 elsewhere: the loss reads nothing else."""
+    shape, index, kept, divisor, classes_at = saved
+    xp = array_module(dy)
+    dx = xp.zeros(shape, dy.dtype)
+    xp.put_along_axis(dx, index[..., None], -(dy * kept / divisor)[..., None], axis=-1)
+    return xp.moveaxis(dx, -1, classes_at), None
+
+
+nll_loss = Op(nll_loss_forward, nll_loss_backward)
+
+
+def _rows_of_classes(op: str, x: Array, target: Array) -> tuple[Array, int]:
+    """x with its class axis last, and where it was.
+
+    Raises:
+        ValueError: if x has no axes, or target is not x without its class axis.
+    """
+    classes_at = 1 if x.ndim > 1 else 0
+    if x.ndim == 0 or target.shape != x.shape[:classes_at] + x.shape[classes_at + 1 :]:
+        raise ValueError(f"{op}: x {x.shape} needs a target of its shape without the class axis (axis {classes_at}), got {target.shape}.")
+    return array_module(x).moveaxis(x, classes_at, -1), classes_at
+
+
+def _kept_targets(op: str, target: Array, classes: int, ignore_index: int) -> tuple[Array, Array]:
+    """Which rows count, and the targets as indices (0 where the row does not count).
+
+    Raises:
+        TypeError: if targets are not integers.
+        IndexError: for a target that is no class, where looking is free of a wait (NumPy).
+    """
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"{op}: targets must be class numbers (integers), got {target.dtype}.")
+    xp = array_module(target)
+    kept = target != ignore_index
+    index = xp.where(kept, target, 0).astype(np.int64)
+    if xp is np and index.size and (index.min() < 0 or index.max() >= classes):
+        wrong = index.min() if index.min() < 0 else index.max()
+        raise IndexError(f"{op}: target {wrong} is out of range: there are {classes} classes, 0 to {classes - 1}.")
+    return kept, index
+
+
+def _reduced(op: str, loss: Array, kept: Array, reduction: str) -> tuple[Array, Any]:
+    """The loss of all rows as ``reduction`` says, and what each row was divided by."""
+    loss = array_module(loss).where(kept, loss, 0)
+    if reduction == "mean":  # of no rows at all: 0/0, not a number, as in torch
+        rows = kept.sum().astype(loss.dtype)
+        return (loss / rows).sum(), rows
+    if reduction == "sum":
+        return loss.sum(), 1
+    if reduction == "none":
+        return loss, 1
+    raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', got {reduction!r}.")

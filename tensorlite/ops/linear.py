@@ -1,0 +1,69 @@
+"""The linear layer: nearly all the arithmetic of a GPT is here."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tensorlite.backend import Array, array_module
+from tensorlite.op import Op
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
+    """y = x · weightᵀ + bias
+
+    All leading axes are only a list of rows, so x is seen as one matrix: a single large product is what
+    the machine does best, on a CPU as on a GPU.
+
+    Shapes: x (..., in), weight (out, in), bias (out,) or None, y (..., out).
+    Saves: x, weight.
+    Raises: ValueError if the shapes do not fit.
+    Source: equals torch.nn.functional.linear; the weight's layout is torch's.
+    """
+    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: x {x.shape} does not fit weight {weight.shape}: it is (..., in) and (out, in).")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: weight {weight.shape} needs a bias of shape {weight.shape[:1]}, got {bias.shape}.")
+    y = _as_rows(x) @ weight.T  # (rows, out)
+    if bias is not None:
+        y += bias  # y is ours
+    return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bias is not None)
+
+
+def linear_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True, True)) -> tuple[Array | None, ...]:
+    """dx = dy · weight        dweight = dyᵀ · x        dbias = Σ dy
+
+    Write one output of one row:  y_o = Σᵢ weight_oᵢ xᵢ + bias_o.
+    - xᵢ goes into every output o of its row with the factor weight_oᵢ:      dxᵢ = Σ_o dy_o weight_oᵢ.
+    - weight_oᵢ goes into output o of *every row* with the factor xᵢ:    dweight_oᵢ = Σ_rows dy_o xᵢ.
+    - bias_o goes into output o of every row with the factor 1:            dbias_o = Σ_rows dy_o.
+
+    In words: a gradient travels back along the same wires the value came on, with the same strength; hence
+    the same weight, transposed. And whatever is shared (weight and bias are, by all B·T rows) collects
+    the gradients of all its uses: dyᵀ · x is that sum, one outer product dy xᵀ a row, done by a single product.
+
+    Shapes: dy (..., out), dx (..., in), dweight (out, in), dbias (out,).
+    """
+    x, weight, has_bias = saved
+    dy_rows = _as_rows(dy)  # (rows, out)
+    dx = (dy_rows @ weight).reshape(x.shape) if needs[0] else None
+    dweight = dy_rows.T @ _as_rows(x) if needs[1] else None
+    dbias = sum_rows(dy_rows) if has_bias and needs[2] else None
+    return dx, dweight, dbias
+
+
+linear = Op(linear_forward, linear_backward)
+
+
+def sum_rows(x: Array) -> Array:
+    """Σ over the rows of a matrix, as the product 1ᵀ · x.
+
+    In float32 this is several times faster than ``x.sum(axis=0)`` and closer to the truth: the product adds
+    in blocks, whereas the sum runs down each column and lets rounding errors pile up.
+    """
+    return array_module(x).ones(len(x), x.dtype) @ x
+
+
+def _as_rows(x: Array) -> Array:
+    """(..., C) as (rows, C); no -1, which could not be told where C is 0."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

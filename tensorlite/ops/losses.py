@@ -1,0 +1,38 @@
+"""Mean squared error. (Cross-entropy has a page of its own.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.backend import Array
+from tensorlite.op import Op
+from tensorlite.ops.broadcasting import broadcast_shape, promote, unbroadcast
+
+
+def mse_loss_forward(x: Array, target: Array, reduction: str = "mean") -> tuple[Array, Any]:
+    """loss = (x - target)², averaged over all elements, added up, or left as it is.
+
+    Shapes: x and target broadcast; loss 0-d, or their common shape for reduction "none".
+    Saves: x - target.
+    Raises: ValueError if the shapes do not broadcast, or for an unknown reduction.
+    Source: equals torch.nn.functional.mse_loss.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"mse_loss: reduction is 'mean', 'sum' or 'none', got {reduction!r}.")
+    broadcast_shape("mse_loss", x.shape, target.shape)
+    shapes = x.shape, target.shape
+    x, target = promote(x, target)
+    difference = x - target
+    square = difference * difference
+    loss = square if reduction == "none" else square.sum() if reduction == "sum" else square.mean()
+    return loss, (difference, reduction, shapes)
+
+
+def mse_loss_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
+    """dx = 2 (x - target) · dy (/ n for the mean), and the target, on the other side of the minus, gets -dx."""
+    difference, reduction, (x_shape, target_shape) = saved
+    dx = 2 * difference * (dy / difference.size if reduction == "mean" else dy)
+    return unbroadcast(dx, x_shape), unbroadcast(-dx, target_shape)
+
+
+mse_loss = Op(mse_loss_forward, mse_loss_backward)

@@ -1,0 +1,42 @@
+"""RMS normalisation: layer normalisation that leaves the mean alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.backend import Array, array_module
+from tensorlite.op import Op
+
+
+def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = None) -> tuple[Array, Any]:
+    """y = x̂ · weight,   x̂ = x / r,   r = sqrt(mean(x²) + eps)
+
+    Shapes: x, y (..., C); weight (C,) or None, which stands for 1.
+    Saves: x̂ (..., C), 1/r (..., 1), weight. ``eps=None`` is the smallest step of the dtype, as in torch.
+    Raises: ValueError if weight is not (C,).
+    Source: Zhang, Sennrich 2019, "Root Mean Square Layer Normalization"; equals torch.nn.functional.rms_norm.
+    """
+    if weight is not None and weight.shape != x.shape[-1:]:
+        raise ValueError(f"rmsnorm: x {x.shape} needs a weight of shape {x.shape[-1:]}, got {weight.shape}.")
+    xp = array_module(x)
+    eps = float(xp.finfo(x.dtype).eps) if eps is None else eps
+    inverse_rms = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
+    x_hat = x * inverse_rms
+    return (x_hat if weight is None else x_hat * weight), (x_hat, inverse_rms, weight)
+
+
+def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None]:
+    """dweight = Σ dy · x̂   and, with g = dy · weight,   dx = (1/r) · (g - x̂ · mean(g · x̂)).
+
+    As in layer normalisation, but without a mean to drag along: ∂r/∂xⱼ = x̂ⱼ/C, so
+        ∂x̂ᵢ/∂xⱼ = (1/r) (δᵢⱼ - x̂ᵢ x̂ⱼ / C).
+    Only the length of the row is fixed, so only the part of g along the row itself is removed.
+    """
+    x_hat, inverse_rms, weight = saved
+    g = dy if weight is None else dy * weight
+    dx = inverse_rms * (g - x_hat * (g * x_hat).mean(axis=-1, keepdims=True))
+    dweight = None if weight is None else (dy * x_hat).sum(axis=tuple(range(dy.ndim - 1)))
+    return dx, dweight
+
+
+rmsnorm = Op(rmsnorm_forward, rmsnorm_backward)
