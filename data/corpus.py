@@ -1,0 +1,135 @@
+"""A corpus: one text to learn from.
+
+Any UTF-8 text file will do. A machine without one still has `pydoc`: the reference of the Python language, which the
+interpreter carries for its ``help()``, about 465,000 characters of English prose.
+
+Whatever cannot be text is refused here, in one sentence, so that no NUL, no byte order mark and no half-decoded
+character can find its way into a vocabulary unseen.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import errno
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import DataError
+
+_NAMED = ("pydoc",)
+
+
+class CorpusError(DataError):
+    """A corpus that cannot be had; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text and where it came from.
+
+    Attributes:
+        name: short, fit for the name of a folder.
+        text: line ends are ``\\n``; there is no byte order mark.
+        source: for people: the path, or what a named corpus is.
+    """
+
+    name: str
+    text: str
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.name!r}, {len(self.text):,} characters, from {self.source})"
+
+
+def load_corpus(source: str | os.PathLike[str] = "pydoc") -> Corpus:
+    """The corpus called ``source``: ``"pydoc"``, or the path of a UTF-8 text file (a file named pydoc is ``./pydoc``).
+
+    A byte order mark is dropped, and Windows line ends become ``\\n``.
+
+    Raises:
+        CorpusError: if there is no such file, it may not be read, or what is in it is not UTF-8 text.
+    """
+    if source == "pydoc":
+        return _pydoc()
+    path = Path(source).expanduser()
+    return Corpus(name=path.stem, text=_decode(_read(path), path), source=str(path))
+
+
+def _pydoc() -> Corpus:
+    """The language reference of the running interpreter; its text differs a little from one Python to the next."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise CorpusError(
+            "this Python comes without pydoc_data, the text of its language reference; give a text file of your own instead."
+        ) from error
+    text = "\n".join(topics[name] for name in sorted(topics))
+    return Corpus("pydoc", text, f"the language reference in Python {platform.python_version()}'s pydoc_data.topics")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CorpusError(_missing(path)) from error
+    except IsADirectoryError as error:
+        raise CorpusError(_folder(path)) from error
+    except PermissionError as error:
+        # Windows reports a folder this way.
+        raise CorpusError(_folder(path) if path.is_dir() else f"{path} may not be read (permission denied): chmod +r it.") from error
+    except OSError as error:
+        if error.errno == errno.ENOTDIR:
+            raise CorpusError(_missing(path)) from error
+        raise CorpusError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a NUL in the name
+        raise CorpusError(f"{str(path)!r} is not a possible file name.") from error
+
+
+def _decode(raw: bytes, path: Path) -> str:
+    if not raw:
+        raise CorpusError(f"{path} is empty; a corpus needs some text to learn from.")
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise CorpusError(f"{path} is UTF-16 text, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8.")
+    nul = raw.find(b"\0")
+    if nul >= 0:
+        raise CorpusError(f"{path} is a binary file, not text: it has a NUL at byte {nul:,}.")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        offset = error.start + (len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0)
+        raise CorpusError(
+            f"{path} is not UTF-8 text: byte 0x{raw[offset]:02x} at offset {offset:,} does not fit ({error.reason}); "
+            "if you know its encoding, convert it with iconv -f ENCODING -t UTF-8."
+        ) from error
+    text = text.replace("\r\n", "\n")
+    if not text.strip():
+        raise CorpusError(f"{path} is empty but for white space; a corpus needs some text to learn from.")
+    return text
+
+
+def _missing(path: Path) -> str:
+    """Names the nearest thing that does exist: most missing files are misspelt ones."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no file {path}: its folder {folder} does not exist."
+    try:
+        names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
+    except OSError:
+        names = []
+    if folder == Path():
+        names += _NAMED
+    nearest = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    if nearest:
+        return f"there is no file {path}; did you mean {folder / nearest[0]}?"
+    return f"there is no file {path}, and nothing of a similar name in its folder."
+
+
+def _folder(path: Path) -> str:
+    example = next((entry for entry in sorted(path.iterdir()) if entry.is_file()), None) if os.access(path, os.R_OK) else None
+    return f"{path} is a folder, not a text file; name a file in it" + (f", such as {example}." if example else ".")
