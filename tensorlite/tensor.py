@@ -16,6 +16,7 @@ import numpy as np
 
 from tensorlite import tape
 from tensorlite.backend import Array, Device, array_module, device_of, to_numpy
+from tensorlite.index import resolve_index
 
 _hook_numbers = itertools.count()
 
@@ -223,8 +224,18 @@ class Tensor:
                 "writing in place to a tensor that requires a gradient would falsify its gradient: "
                 "use where() or masked_fill(), or write inside no_grad()."
             )
+        if isinstance(value, Tensor) and value.requires_grad and tape.is_grad_enabled():
+            raise RuntimeError(
+                "a value that requires a gradient is written into a tensor that would not pass it on: "
+                "use where(), cat() or stack(), or write value.detach()."
+            )
+        index = unwrap(index)
+        basic, advanced, _ = resolve_index(self.data, index if isinstance(index, tuple) else (index,))
         self.version.count += 1
-        self.data[unwrap(index)] = unwrap(value)
+        if advanced is None:
+            self.data[basic] = unwrap(value)
+        else:
+            self.data[basic][advanced] = unwrap(value)
 
     # --- as a Python object -------------------------------------------------------------------------
 

@@ -1,0 +1,249 @@
+"""Indexing: reading is choosing.
+
+Reading is multiplication by a matrix of zeros and ones, one row for each number read, with a single 1
+where it came from. The gradient multiplies by the transpose: each number of dy goes back to the place
+its value was read from, and places that were not read get zero.
+
+A place that was read twice is the one trap here. Its value went two ways, so its gradient is the sum of
+both. ``dx[index] += dy`` does *not* add them up: NumPy and CuPy read ``dx[index]`` once, add, and write
+back, so that for a repeated index the last write wins and the earlier ones are lost, without an error.
+``add.at`` performs one addition for each entry of the index, repeats included. Slices and masks cannot
+name a place twice; for them plain assignment is right, and faster.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.backend import Array, array_module
+from tensorlite.index import resolve_index
+from tensorlite.op import Op
+from tensorlite.ops.axes import axis
+from tensorlite.ops.broadcasting import broadcast_shape, result_dtype, unbroadcast
+from tensorlite.tensor import Tensor
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def getitem_forward(x: Array, *index: Any) -> tuple[Array, Any]:
+    """y = x[index], in two steps: first the integers, slices and None, a view; then the index arrays and masks, a copy.
+
+    The two steps are torch's reading of ``x[0, :, [1, 2]]``: the 0 takes its axis away first. (NumPy counts
+    it among the index arrays, and moves their axis to the front.)
+
+    Saves: the shape of x, and the index of each step.
+    Raises: IndexError if an index is out of range, or a mask does not fit.
+    Source: equals torch.Tensor.__getitem__; negative steps are NumPy's, torch has none.
+    """
+    basic, advanced, repeats = resolve_index(x, index)
+    y = x[basic]
+    if advanced is not None:
+        y = y[advanced]
+    return y, (x.shape, basic, advanced, repeats)
+
+
+def getitem_backward(dy: Array, saved: Any) -> Array:
+    """Put back where it was read; see the top of this page for why repeats need ``add.at``."""
+    shape, basic, advanced, repeats = saved
+    xp = array_module(dy)
+    dx = xp.zeros(shape, dy.dtype)
+    seen = dx[basic]  # a view: what is written here is written to dx
+    if advanced is None:
+        seen[...] = dy
+    elif not repeats:
+        seen[advanced] = dy
+    else:
+        xp.add.at(seen, advanced, dy)
+    return dx
+
+
+_getitem = Op(getitem_forward, getitem_backward)
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """``x[index]``. The parts of the index are arguments of the op, so that tensors among them are seen by the tape."""
+    return _getitem(x, *(index if isinstance(index, tuple) else (index,)))
+
+
+def select(x: Tensor, dim: int, index: int) -> Tensor:
+    """Position ``index`` of axis ``dim``, without that axis; a view."""
+    d = axis("select", dim, x.ndim)
+    return _getitem(x, *(slice(None),) * d, int(index))
+
+
+def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """``length`` positions of axis ``dim`` from ``start`` on; a view.
+
+    Raises: IndexError if that reaches outside the axis.
+    """
+    d = axis("narrow", dim, x.ndim)
+    n = x.size(d)
+    first = start + n if start < 0 else start
+    if length < 0 or not 0 <= first <= n - length:
+        raise IndexError(f"narrow: {length} positions from {start} do not lie within axis {d} of {x.shape}.")
+    return _getitem(x, *(slice(None),) * d, slice(first, first + length))
+
+
+def index_select_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
+    """The positions ``index`` of axis ``dim``, in that order, repeats allowed.
+
+    Shapes: x (..., n, ...); index (k,) of integers from 0 to n - 1; y (..., k, ...).
+    Raises: IndexError if an index is out of range; ValueError if ``index`` is not one-dimensional.
+    Source: equals torch.index_select.
+    """
+    d = axis("index_select", dim, x.ndim)
+    if index.ndim > 1:
+        raise ValueError(f"index_select: index must have one axis, its shape is {index.shape}.")
+    _check_range("index_select", index, d, x.shape)
+    places = index.reshape(-1)
+    return array_module(x).take(x, places, axis=d), (x.shape, d, places)
+
+
+def index_select_backward(dy: Array, saved: Any) -> Array:
+    """Slice k of dy is *added* to slice index[k] of dx: a slice that was chosen twice has two gradients."""
+    shape, d, places = saved
+    xp = array_module(dy)
+    dx = xp.zeros(shape, dy.dtype)
+    xp.add.at(dx, (*(slice(None),) * d, places), dy)
+    return dx
+
+
+index_select = Op(index_select_forward, index_select_backward)
+
+
+def gather_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
+    """y has the shape of ``index``; along axis ``dim`` it looks up where to read. With dim = 1 of 3:
+
+        y[i, j, k] = x[i, index[i, j, k], k]
+
+    Shapes: index, y: as many axes as x, none longer than in x but ``dim``.
+    Raises: IndexError if an index is out of range; ValueError if the shapes do not fit.
+    Source: equals torch.gather.
+    """
+    d = axis("gather", dim, x.ndim)
+    longer = [i for i in range(min(x.ndim, index.ndim)) if i != d and index.shape[i] > x.shape[i]]
+    if index.ndim != x.ndim or (longer and index.size):
+        raise ValueError(f"gather: the index {index.shape} must have the axes of {x.shape}, none longer except dim {d}.")
+    _check_range("gather", index, d, x.shape)
+    xp = array_module(x)
+    # For each axis, where to read: its own position (0, 1, 2, ... along that axis, broadcast along the others).
+    places = [xp.arange(n).reshape((-1,) + (1,) * (x.ndim - 1 - i)) for i, n in enumerate(index.shape)]
+    if places:
+        places[d] = index
+    return x[tuple(places)] if places else x.copy(), (x.shape, tuple(places))
+
+
+def gather_backward(dy: Array, saved: Any) -> Array:
+    """dx[i, index[i, j, k], k] collects dy[i, j, k] from every j that looked there."""
+    shape, places = saved
+    if not places:
+        return dy
+    xp = array_module(dy)
+    dx = xp.zeros(shape, dy.dtype)
+    xp.add.at(dx, places, dy)
+    return dx
+
+
+gather = Op(gather_forward, gather_backward)
+
+
+# --- choosing by a mask ---------------------------------------------------------------------------------
+
+
+def tril_forward(x: Array, diagonal: int = 0) -> tuple[Array, Any]:
+    """Keep what lies on or below a diagonal of the last two axes (0 the main one, positive above it), zero the rest."""
+    _check_matrix("tril", x)
+    return array_module(x).tril(x, diagonal), diagonal
+
+
+def tril_backward(dy: Array, saved: Any) -> Array:
+    """What was multiplied by 1 has gradient dy, what was multiplied by 0 has none."""
+    return array_module(dy).tril(dy, saved)
+
+
+def triu_forward(x: Array, diagonal: int = 0) -> tuple[Array, Any]:
+    """Keep what lies on or above a diagonal of the last two axes, zero the rest."""
+    _check_matrix("triu", x)
+    return array_module(x).triu(x, diagonal), diagonal
+
+
+def triu_backward(dy: Array, saved: Any) -> Array:
+    """As for `tril`, on the other side."""
+    return array_module(dy).triu(dy, saved)
+
+
+tril = Op(tril_forward, tril_backward)
+triu = Op(triu_forward, triu_backward)
+
+
+def masked_fill_forward(x: Array, mask: Array, value: Any) -> tuple[Array, Any]:
+    """y = value where mask, else x; in the dtype of x.
+
+    Shapes: mask broadcasts with x; value is a number or 0-d.
+    Raises: ValueError if the shapes do not broadcast; TypeError if mask is not boolean or value does not fit the dtype.
+    Source: equals torch.masked_fill.
+    """
+    _check_mask("masked_fill", mask)
+    broadcast_shape("masked_fill", x.shape, mask.shape)
+    if getattr(value, "ndim", 0) != 0:
+        raise ValueError(f"masked_fill: value must be a number or a 0-d tensor, its shape is {value.shape}; use where().")
+    if result_dtype(x, value).kind != x.dtype.kind:
+        raise TypeError(f"masked_fill: the value {value} does not fit a tensor of {x.dtype}.")
+    xp = array_module(x)
+    return xp.where(mask, xp.asarray(value, x.dtype), x), (mask, x.shape)
+
+
+def masked_fill_backward(dy: Array, saved: Any) -> tuple[Array, None, Array]:
+    """Where x was replaced it had no influence: zero. The value had its influence there, and only there."""
+    mask, shape = saved
+    xp = array_module(dy)
+    return unbroadcast(xp.where(mask, 0, dy), shape), None, xp.where(mask, dy, 0).sum()
+
+
+masked_fill = Op(masked_fill_forward, masked_fill_backward)
+
+
+def where_forward(condition: Array, x: Any, y: Any) -> tuple[Array, Any]:
+    """out = x where condition, else y.
+
+    Shapes: all three broadcast together; x and y may be numbers, and are promoted as in arithmetic.
+    Raises: ValueError if the shapes do not broadcast; TypeError if condition is not boolean.
+    Source: equals torch.where.
+    """
+    _check_mask("where", condition)
+    xp, dtype = array_module(condition), result_dtype(x, y)
+    x, y = xp.asarray(x, dtype), xp.asarray(y, dtype)
+    broadcast_shape("where", condition.shape, x.shape, y.shape)
+    return xp.where(condition, x, y), (condition, x.shape, y.shape)
+
+
+def where_backward(dy: Array, saved: Any) -> tuple[None, Array, Array]:
+    """Each gradient goes to the one that was chosen. The choice itself is a jump: it has no gradient."""
+    condition, x_shape, y_shape = saved
+    xp = array_module(dy)
+    return None, unbroadcast(xp.where(condition, dy, 0), x_shape), unbroadcast(xp.where(condition, 0, dy), y_shape)
+
+
+where = Op(where_forward, where_backward)
+
+
+# --- checks ---------------------------------------------------------------------------------------------
+
+
+def _check_range(op: str, index: Array, d: int, shape: tuple[int, ...]) -> None:
+    """Refuse what NumPy would count from the end, and CuPy would silently wrap around."""
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"{op}: index must hold integers, it holds {index.dtype}.")
+    n = shape[d] if shape else 1
+    if index.size and (index.min() < 0 or index.max() >= n):
+        raise IndexError(f"{op}: indices from {index.min()} to {index.max()} are out of range for axis {d} of {shape}: 0 to {n - 1}.")
+
+
+def _check_matrix(op: str, x: Array) -> None:
+    if x.ndim < 2:
+        raise ValueError(f"{op}: a tensor of shape {x.shape} is not a matrix, nor a batch of them.")
+
+
+def _check_mask(op: str, mask: Array) -> None:
+    if mask.dtype.kind != "b":
+        raise TypeError(f"{op}: the mask must be boolean, it is {mask.dtype}; compare to get one, as in x > 0.")

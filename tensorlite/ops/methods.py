@@ -1,0 +1,86 @@
+"""The operators and methods of Tensor: what ``x + y``, ``x[i]`` and ``x.sum()`` mean.
+
+Tensor itself knows no op; this page hangs them on it when the package is imported. A method is the function
+of the same name with the tensor as its first argument, so ``x.softmax(-1)`` is ``softmax(x, -1)``.
+
+There is no ``__iadd__`` and none of its kin, on purpose: without them Python reads ``x += y`` as ``x = x + y``,
+a new tensor under the old name. Nothing that a backward still needs is overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tensorlite.ops import activation, arithmetic, indexing, matmul, reduction, shape, softmax
+from tensorlite.tensor import Tensor
+
+METHODS: dict[Any, str] = {
+    arithmetic: """
+        add sub mul div pow neg abs exp log sqrt rsqrt square reciprocal sin cos clamp maximum minimum
+        eq ne lt le gt ge
+    """,
+    reduction: "sum mean var std prod amax amin max min logsumexp cumsum",
+    shape: """
+        reshape view flatten unflatten squeeze unsqueeze permute transpose flip roll expand broadcast_to repeat
+        split chunk unbind clone contiguous to
+    """,
+    indexing: "select narrow index_select gather tril triu masked_fill",
+    matmul: "matmul mm bmm",
+    activation: "relu sigmoid tanh",
+    softmax: "softmax log_softmax",
+}
+
+OPERATORS: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "__add__": arithmetic.add,
+    "__sub__": arithmetic.sub,
+    "__mul__": arithmetic.mul,
+    "__truediv__": arithmetic.div,
+    "__floordiv__": lambda x, y: arithmetic.div(x, y, rounding_mode="floor"),
+    "__pow__": arithmetic.pow,
+    "__matmul__": matmul.matmul,
+    "__radd__": lambda x, y: arithmetic.add(y, x),
+    "__rsub__": lambda x, y: arithmetic.sub(y, x),
+    "__rmul__": lambda x, y: arithmetic.mul(y, x),
+    "__rtruediv__": lambda x, y: arithmetic.div(y, x),
+    "__rfloordiv__": lambda x, y: arithmetic.div(y, x, rounding_mode="floor"),
+    "__rpow__": lambda x, y: arithmetic.pow(y, x),
+    "__rmatmul__": lambda x, y: matmul.matmul(y, x),
+    "__eq__": arithmetic.eq,
+    "__ne__": arithmetic.ne,
+    "__lt__": arithmetic.lt,
+    "__le__": arithmetic.le,
+    "__gt__": arithmetic.gt,
+    "__ge__": arithmetic.ge,
+}
+
+CASTS = {"double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32", "bool": "bool"}
+
+
+def _operator(function: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor, Any], Any]:
+    """``function`` for tensors, arrays and numbers; of anything else Python says itself that it does not fit."""
+
+    def method(x: Tensor, y: Any) -> Any:
+        return function(x, y) if isinstance(y, Tensor | int | float) or hasattr(y, "dtype") else NotImplemented
+
+    return method
+
+
+def _cast(dtype: str) -> Callable[[Tensor], Tensor]:
+    return lambda x: shape.to(x, dtype=dtype)
+
+
+for _page, _names in METHODS.items():
+    for _name in _names.split():
+        setattr(Tensor, _name, getattr(_page, _name))
+for _name, _function in OPERATORS.items():
+    setattr(Tensor, _name, _operator(_function))
+for _name, _dtype in CASTS.items():
+    setattr(Tensor, _name, _cast(_dtype))
+
+Tensor.__getitem__ = indexing.getitem  # type: ignore[method-assign]
+Tensor.__neg__ = arithmetic.neg  # type: ignore[method-assign, assignment]
+Tensor.__abs__ = arithmetic.abs
+Tensor.where = lambda x, condition, other: indexing.where(condition, x, other)
+Tensor.T = property(shape.plain_transpose)
+Tensor.mT = property(shape.matrix_transpose)

@@ -1,0 +1,472 @@
+"""Shape: the same numbers, arranged differently.
+
+Every op on this page moves numbers and computes nothing. Number i of x lands at some place in y; its
+gradient is found at that same place in dy. So the backward moves them back: a reshape is undone by
+the reshape to the old shape, a permutation by the inverse permutation, cutting by gluing and gluing by
+cutting. Only where a number was *copied* (expand, repeat) do several gradients come home, and there
+they are added.
+
+Where NumPy can, y is a view: it shares the memory of x, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array, Device, array_module, device_of
+from tensorlite.op import Op
+from tensorlite.ops.axes import axes, axis
+from tensorlite.ops.broadcasting import result_dtype, unbroadcast
+from tensorlite.tensor import Tensor
+
+# --- the same order, other axes -------------------------------------------------------------------------
+
+
+def reshape_forward(x: Array, shape: tuple[int, ...]) -> tuple[Array, Any]:
+    """y has the numbers of x in the same (row-major) order, in a new shape; one length may be -1: "what is left".
+
+    A view where the strides of x allow it, otherwise a copy.
+
+    Raises: ValueError if the number of elements differs.
+    Source: equals torch.reshape.
+    """
+    return x.reshape(_filled("reshape", x.shape, shape)), x.shape
+
+
+def reshape_backward(dy: Array, saved: Any) -> Array:
+    """The order did not change, so the old shape is all it takes."""
+    return dy.reshape(saved)
+
+
+def view_forward(x: Array, shape: tuple[int, ...]) -> tuple[Array, Any]:
+    """`reshape` that promises to share memory.
+
+    Raises: ValueError if the number of elements differs, or if only a copy could have that shape.
+    Source: equals torch.Tensor.view.
+    """
+    y = x.reshape(_filled("view", x.shape, shape))
+    if x.size and not array_module(x).may_share_memory(x, y):
+        raise ValueError(
+            f"view: the numbers of {x.shape} lie in memory in an order (strides {x.strides}) that {y.shape} cannot show "
+            "without a copy: use reshape()."
+        )
+    return y, x.shape
+
+
+_reshape = Op(reshape_forward, reshape_backward)
+_view = Op(view_forward, reshape_backward)
+
+
+def reshape(x: Tensor, *shape: Any) -> Tensor:
+    """``reshape(x, (2, -1))`` or ``x.reshape(2, -1)``."""
+    return _reshape(x, _integers(shape))
+
+
+def view(x: Tensor, *shape: Any) -> Tensor:
+    """``x.view(2, -1)``: shares the memory of x, or raises."""
+    return _view(x, _integers(shape))
+
+
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """Make one axis of the axes from ``start_dim`` to ``end_dim``, both included."""
+    first, last = axis("flatten", start_dim, x.ndim), axis("flatten", end_dim, x.ndim)
+    if first > last:
+        raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} in a tensor of shape {x.shape}.")
+    return _reshape(x, (*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
+
+
+def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """Make several axes, of lengths ``sizes``, of one; the inverse of `flatten`."""
+    d = axis("unflatten", dim, x.ndim)
+    return _reshape(x, (*x.shape[:d], *_filled("unflatten", x.shape[d : d + 1], _integers((sizes,))), *x.shape[d + 1 :]))
+
+
+def squeeze(x: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+    """Drop the axes of length 1: all of them, or those of ``dim`` that are (the others stay, as in torch)."""
+    dropped = [d for d in (range(x.ndim) if dim is None else _axes("squeeze", dim, x.ndim)) if x.shape[d] == 1]
+    return _reshape(x, tuple(n for d, n in enumerate(x.shape) if d not in dropped))
+
+
+def unsqueeze(x: Tensor, dim: int) -> Tensor:
+    """Insert an axis of length 1 so that it becomes axis ``dim``."""
+    d = axis("unsqueeze", dim, x.ndim + 1)
+    return _reshape(x, (*x.shape[:d], 1, *x.shape[d:]))
+
+
+# --- the same axes, another order -----------------------------------------------------------------------
+
+
+def permute_forward(x: Array, dims: tuple[int, ...]) -> tuple[Array, Any]:
+    """Axis i of y is axis dims[i] of x; a view.
+
+    Raises: ValueError if ``dims`` does not name every axis exactly once.
+    Source: equals torch.permute.
+    """
+    order = tuple(axis("permute", d, x.ndim) for d in dims)
+    if sorted(order) != list(range(x.ndim)):
+        raise ValueError(f"permute: dims {dims} must name each of the {x.ndim} axes of {x.shape} once.")
+    return x.transpose(order), order
+
+
+def permute_backward(dy: Array, saved: Any) -> Array:
+    """The inverse permutation: axis dims[i] of dx is axis i of dy."""
+    return dy.transpose(sorted(range(dy.ndim), key=saved.__getitem__))
+
+
+_permute = Op(permute_forward, permute_backward)
+
+
+def permute(x: Tensor, *dims: Any) -> Tensor:
+    """``permute(x, (2, 0, 1))`` or ``x.permute(2, 0, 1)``."""
+    return _permute(x, _integers(dims))
+
+
+def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Exchange two axes."""
+    a, b = axis("transpose", dim0, x.ndim), axis("transpose", dim1, x.ndim)
+    order = list(range(x.ndim))
+    if order:  # a 0-d tensor has nothing to exchange
+        order[a], order[b] = order[b], order[a]
+    return _permute(x, tuple(order))
+
+
+def matrix_transpose(x: Tensor) -> Tensor:
+    """``x.mT``: the last two axes exchanged, whatever comes before them."""
+    if x.ndim < 2:
+        raise ValueError(f"mT: a tensor of shape {x.shape} is not a matrix, nor a batch of them.")
+    return transpose(x, -2, -1)
+
+
+def plain_transpose(x: Tensor) -> Tensor:
+    """``x.T``: rows and columns of one matrix exchanged."""
+    if x.ndim > 2:
+        raise ValueError(f"T: a tensor of shape {x.shape} is not one matrix: use mT for a batch of them, or permute().")
+    return _permute(x, tuple(reversed(range(x.ndim))))
+
+
+def flip_forward(x: Array, dims: tuple[int, ...]) -> tuple[Array, Any]:
+    """Read the axes ``dims`` from their end to their start; a view (torch.flip copies)."""
+    flipped = _axes("flip", dims, x.ndim)
+    return array_module(x).flip(x, flipped), flipped
+
+
+def flip_backward(dy: Array, saved: Any) -> Array:
+    """Turned around twice is as before."""
+    return array_module(dy).flip(dy, saved)
+
+
+_flip = Op(flip_forward, flip_backward)
+
+
+def flip(x: Tensor, *dims: Any) -> Tensor:
+    """``flip(x, (0, 1))`` or ``x.flip(0, 1)``."""
+    return _flip(x, _integers(dims))
+
+
+def roll_forward(x: Array, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> tuple[Array, Any]:
+    """Shift along ``dims``; what falls off the end comes back at the start. Without ``dims``, as if x were flat.
+
+    Raises: ValueError if there are not as many ``shifts`` as ``dims``.
+    Source: equals torch.roll.
+    """
+    shifts = _integers((shifts,))
+    if dims is None:
+        if len(shifts) != 1:
+            raise ValueError(f"roll: shifts {shifts} without dims must be one number.")
+        return array_module(x).roll(x, shifts[0]), (shifts[0], None)
+    rolled = tuple(axis("roll", d, x.ndim) for d in _integers((dims,)))
+    if len(shifts) != len(rolled):
+        raise ValueError(f"roll: {len(shifts)} shifts {shifts} do not fit {len(rolled)} dims {rolled}.")
+    return array_module(x).roll(x, shifts, rolled), (shifts, rolled)
+
+
+def roll_backward(dy: Array, saved: Any) -> Array:
+    """Shift the other way."""
+    shifts, dims = saved
+    back = -shifts if dims is None else tuple(-n for n in shifts)
+    return array_module(dy).roll(dy, back, dims)
+
+
+roll = Op(roll_forward, roll_backward)
+
+
+# --- one number in several places -----------------------------------------------------------------------
+
+
+def expand_forward(x: Array, shape: tuple[int, ...]) -> tuple[Array, Any]:
+    """Show axes of length 1, and new ones in front, as if they were longer; -1 keeps a length. A read-only view.
+
+    Raises: ValueError if an axis that is not 1 would have to change.
+    Source: equals torch.Tensor.expand.
+    """
+    new_axes = len(shape) - x.ndim
+    kept = (-1,) * new_axes + x.shape  # -1 stays where there is no length to keep, and is refused below
+    target = tuple(kept[i] if n == -1 else n for i, n in enumerate(shape)) if new_axes >= 0 else shape
+    if new_axes < 0 or -1 in target or any(old not in (1, n) for old, n in zip(x.shape, target[new_axes:], strict=True)):
+        raise ValueError(f"expand: {x.shape} cannot become {shape}: counted from the right, lengths must be equal, or 1 in the tensor.")
+    return array_module(x).broadcast_to(x, target), x.shape
+
+
+def expand_backward(dy: Array, saved: Any) -> Array:
+    """One number shown n times gets n gradients: their sum."""
+    return unbroadcast(dy, saved)
+
+
+_expand = Op(expand_forward, expand_backward)
+
+
+def expand(x: Tensor, *shape: Any) -> Tensor:
+    """``x.expand(4, -1)``: broadcasting by hand."""
+    return _expand(x, _integers(shape))
+
+
+def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same as `expand`."""
+    return _expand(x, _integers((shape,)))
+
+
+def repeat_forward(x: Array, repeats: tuple[int, ...]) -> tuple[Array, Any]:
+    """Lay ``repeats[i]`` copies of x side by side along axis i; more repeats than axes make new axes in front.
+
+    Raises: ValueError for fewer repeats than axes, or a negative one.
+    Source: equals torch.Tensor.repeat (numpy.tile, not numpy.repeat).
+    """
+    if len(repeats) < x.ndim or any(n < 0 for n in repeats):
+        raise ValueError(f"repeat: {repeats} must give a count of at least 0 for each axis of {x.shape}.")
+    return array_module(x).tile(x, repeats), (x.shape, repeats)
+
+
+def repeat_backward(dy: Array, saved: Any) -> Array:
+    """Split every axis in (copy, place within the copy) and add up the copies."""
+    shape, repeats = saved
+    padded = (1,) * (len(repeats) - len(shape)) + shape
+    split_axes = [n for pair in zip(repeats, padded, strict=True) for n in pair]  # r0 n0 r1 n1 ...
+    return dy.reshape(split_axes).sum(axis=tuple(range(0, 2 * len(repeats), 2))).reshape(shape)
+
+
+_repeat = Op(repeat_forward, repeat_backward)
+
+
+def repeat(x: Tensor, *repeats: Any) -> Tensor:
+    """``x.repeat(2, 1)``: x twice, one below the other."""
+    return _repeat(x, _integers(repeats))
+
+
+# --- gluing and cutting ---------------------------------------------------------------------------------
+
+
+def cat_forward(*xs: Array, dim: int = 0) -> tuple[Array, Any]:
+    """Lay arrays end to end along axis ``dim``.
+
+    Shapes: equal but for axis ``dim``.
+    Saves: the length of each along that axis.
+    Raises: ValueError if there are none, or their shapes do not fit.
+    Source: equals torch.cat.
+    """
+    if not xs:
+        raise ValueError("cat: there is nothing to put together: the list of tensors is empty.")
+    if any(x.ndim == 0 for x in xs):
+        raise ValueError("cat: a 0-dimensional tensor has no axis to be put together along: use stack().")
+    d = axis("cat", dim, xs[0].ndim)
+    for x in xs[1:]:
+        if x.shape[:d] != xs[0].shape[:d] or x.shape[d + 1 :] != xs[0].shape[d + 1 :]:
+            raise ValueError(f"cat: the shapes {xs[0].shape} and {x.shape} differ elsewhere than along dim {dim}.")
+    return array_module(xs[0]).concatenate(_one_dtype(xs), axis=d), (d, [x.shape[d] for x in xs])
+
+
+def cat_backward(dy: Array, saved: Any) -> tuple[Array, ...]:
+    """Cut where it was glued."""
+    d, lengths = saved
+    return _cut(dy, d, lengths)
+
+
+_cat = Op(cat_forward, cat_backward)
+
+
+def cat(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
+    """``cat([x, y], dim=1)``."""
+    return _cat(*tensors, dim=dim)
+
+
+def stack_forward(*xs: Array, dim: int = 0) -> tuple[Array, Any]:
+    """Lay arrays of one shape side by side along a new axis ``dim``.
+
+    Raises: ValueError if there are none, or their shapes differ.
+    Source: equals torch.stack.
+    """
+    if not xs:
+        raise ValueError("stack: there is nothing to put together: the list of tensors is empty.")
+    for x in xs[1:]:
+        if x.shape != xs[0].shape:
+            raise ValueError(f"stack: the shapes {xs[0].shape} and {x.shape} differ; only cat() takes different lengths.")
+    d = axis("stack", dim, xs[0].ndim + 1)
+    return array_module(xs[0]).stack(_one_dtype(xs), axis=d), d
+
+
+def stack_backward(dy: Array, saved: Any) -> tuple[Array, ...]:
+    """Slice i of dy belongs to argument i."""
+    return _slices(dy, saved)
+
+
+_stack = Op(stack_forward, stack_backward)
+
+
+def stack(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
+    """``stack([x, y])``: a new first axis of length 2."""
+    return _stack(*tensors, dim=dim)
+
+
+def split_forward(x: Array, split_size: int | Sequence[int], dim: int = 0) -> tuple[tuple[Array, ...], Any]:
+    """Cut x along axis ``dim`` into views: pieces of length ``split_size`` (the last may be shorter), or of the lengths listed.
+
+    Raises: ValueError if the lengths do not add up to that of the axis, or are negative.
+    Source: equals torch.split.
+    """
+    d = _real_axis("split", dim, x.shape)
+    n = x.shape[d]
+    if isinstance(split_size, int):
+        if split_size < 0 or (split_size == 0 and n > 0):
+            raise ValueError(f"split: pieces of length {split_size} do not cut up axis {d} of {x.shape}: give a length of at least 1.")
+        lengths = [min(split_size, n - start) for start in range(0, n, split_size or 1)] or [0]
+    else:
+        lengths = list(_integers((split_size,)))
+        if sum(lengths) != n or any(length < 0 for length in lengths):
+            raise ValueError(f"split: lengths {lengths} must be at least 0 and add up to {n}, the length of axis {d} of {x.shape}.")
+    return _cut(x, d, lengths), d
+
+
+def split_backward(dy: tuple[Array, ...], saved: Any) -> Array:
+    """Glue where it was cut. A piece that nobody used arrives as zeros."""
+    return array_module(dy[0]).concatenate(dy, axis=saved)
+
+
+split = Op(split_forward, split_backward)
+
+
+def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """Cut into at most ``chunks`` pieces of one length, ceil(n / chunks); the last may be shorter."""
+    if chunks < 1:
+        raise ValueError(f"chunk: the number of chunks must be at least 1, got {chunks}.")
+    n = x.shape[_real_axis("chunk", dim, x.shape)]
+    if n == 0:
+        return split(x, [0] * chunks, dim)
+    return split(x, math.ceil(n / chunks), dim)
+
+
+def unbind_forward(x: Array, dim: int = 0) -> tuple[tuple[Array, ...], Any]:
+    """Take x apart along axis ``dim``: one view without that axis for each of its positions.
+
+    Source: equals torch.unbind.
+    """
+    d = _real_axis("unbind", dim, x.shape)
+    return _slices(x, d), (d, x.shape, x.dtype, array_module(x))
+
+
+def unbind_backward(dy: tuple[Array, ...], saved: Any) -> Array:
+    """Stack what was unbound."""
+    d, shape, dtype, xp = saved
+    return xp.stack(dy, axis=d) if dy else xp.zeros(shape, dtype)
+
+
+unbind = Op(unbind_forward, unbind_backward)
+
+
+# --- another place in memory, another type --------------------------------------------------------------
+
+
+def clone_forward(x: Array) -> tuple[Array, Any]:
+    """A copy, in row-major order; the gradient passes through."""
+    return x.copy(), None
+
+
+def clone_backward(dy: Array, saved: Any) -> Array:
+    """∂y/∂x = 1."""
+    return dy
+
+
+clone = Op(clone_forward, clone_backward)
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """The tensor itself if it lies in memory in row-major order, else a copy that does."""
+    return x if x.data.flags.c_contiguous else clone(x)
+
+
+def to_forward(x: Array, dtype: Any, device: Device) -> tuple[Array, Any]:
+    """x in another dtype, on another device, or both."""
+    return device.asarray(x, dtype), (x.dtype, device_of(x))
+
+
+def to_backward(dy: Array, saved: Any) -> Array:
+    """The gradient of x has the dtype of x and lives where x lives: the same journey back."""
+    dtype, device = saved
+    return device.asarray(dy, dtype)
+
+
+_to = Op(to_forward, to_backward)
+
+
+def to(x: Tensor, *targets: Any, dtype: Any = None, device: Device | str | None = None) -> Tensor:
+    """``x.to(dtype)``, ``x.to(device)``, ``x.to(device, dtype)`` or ``x.to(other)``; x itself if nothing changes."""
+    for target in targets:
+        if isinstance(target, Tensor):
+            dtype, device = target.dtype, target.device
+        elif isinstance(target, str | Device):
+            device = target
+        else:
+            dtype = target
+    new_dtype = x.dtype if dtype is None else np.dtype(dtype)
+    new_device = x.device if device is None else Device(device)
+    return x if (new_dtype, new_device) == (x.dtype, x.device) else _to(x, new_dtype, new_device)
+
+
+# --- helpers --------------------------------------------------------------------------------------------
+
+
+def _integers(arguments: tuple[Any, ...]) -> tuple[int, ...]:
+    """Both spellings of several integers: ``(2, 3)`` and ``((2, 3),)``."""
+    if len(arguments) == 1 and isinstance(arguments[0], tuple | list):
+        arguments = tuple(arguments[0])
+    return tuple(operator.index(n) for n in arguments)
+
+
+def _axes(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
+    """`axes`, for ops where no axes at all means none (elsewhere it means every axis)."""
+    return axes(op, dim, ndim) if dim != () and dim != [] else ()
+
+
+def _real_axis(op: str, dim: int, shape: tuple[int, ...]) -> int:
+    if not shape:
+        raise ValueError(f"{op}: a 0-dimensional tensor has no axis to be taken apart along.")
+    return axis(op, dim, len(shape))
+
+
+def _filled(op: str, old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+    """``new`` with its -1 replaced by the length that keeps the number of elements."""
+    size, known = math.prod(old), math.prod(n for n in new if n != -1)
+    if new.count(-1) == 1 and known and size % known == 0:
+        return tuple(size // known if n == -1 else n for n in new)
+    if -1 in new or known != size or any(n < 0 for n in new):
+        raise ValueError(f"{op}: the {size} element(s) of {old} do not fit the shape {new}.")
+    return new
+
+
+def _one_dtype(xs: tuple[Array, ...]) -> list[Array]:
+    dtype = result_dtype(*xs)
+    return [x.astype(dtype, copy=False) for x in xs]
+
+
+def _cut(x: Array, d: int, lengths: Sequence[int]) -> tuple[Array, ...]:
+    """Views of consecutive pieces of axis ``d``."""
+    before, stops = (slice(None),) * d, np.cumsum(lengths).tolist()
+    return tuple(x[(*before, slice(stop - length, stop))] for length, stop in zip(lengths, stops, strict=True))
+
+
+def _slices(x: Array, d: int) -> tuple[Array, ...]:
+    """Views of x at every position of axis ``d``; the Ellipsis keeps a 0-d slice an array."""
+    return tuple(x[(*(slice(None),) * d, i, ...)] for i in range(x.shape[d]))
