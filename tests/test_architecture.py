@@ -1,0 +1,259 @@
+"""The shape of the house, kept by a test: who may import whom, what is documented, and that importing does no work.
+
+`ROOMS` is the drawing in docs/architecture.md as a table. A new arrow between rooms is a decision: make it here, and
+draw it there.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("tensorlite", "gpt", "data")
+ENGINE = {"tensorlite.backend", "tensorlite.random", "tensorlite.tape", "tensorlite.tensor", "tensorlite.op", "tensorlite.creation"}
+
+# Room -> what it may import besides itself and the standard library. The longest matching name is a module's room.
+ROOMS: dict[str, set[str]] = {
+    "tensorlite.backend": {"numpy", "cupy"},
+    "tensorlite.random": {"numpy"},
+    "tensorlite.tape": {"tensorlite.backend"},
+    "tensorlite.index": {"tensorlite.backend"},
+    "tensorlite.tensor": {"tensorlite.tape", "tensorlite.index", "tensorlite.backend", "numpy"},
+    "tensorlite.op": {"tensorlite.tensor", "tensorlite.tape", "tensorlite.backend"},
+    "tensorlite.creation": {"tensorlite.tensor", "tensorlite.random", "tensorlite.backend", "numpy", "ml_dtypes"},
+    "tensorlite.ops": {"tensorlite.op", "tensorlite.tensor", "tensorlite.index", "tensorlite.random", "tensorlite.backend", "numpy"},
+    "tensorlite.kernels": {"tensorlite.op", "tensorlite.backend", "numpy"},
+    "tensorlite.kernels.cuda": {"tensorlite.kernels", "tensorlite.op", "tensorlite.backend", "numpy", "cupy"},
+    "tensorlite.nn": ENGINE | {"tensorlite.ops", "numpy"},
+    "tensorlite.optim": ENGINE | {"tensorlite.nn", "numpy"},
+    "tensorlite.testing": ENGINE | {"tensorlite.ops", "numpy"},
+    "tensorlite": {"tensorlite.*"},
+    "data": {"numpy", "tqdm", "py7zr", "tokenizers", "tiktoken"},
+    "gpt": {"tensorlite", "tensorlite.*", "data", "numpy", "tqdm", "safetensors", "threadpoolctl", "jsonargparse", "yaml", "matplotlib"},
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: ``module`` names ``target`` in ``line``."""
+
+    module: str
+    target: str
+    line: int
+    for_types_only: bool
+    at_import: bool
+
+    def __str__(self) -> str:
+        return f"{self.module}, line {self.line}: imports {self.target}"
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the three packages: dotted name -> file."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+TREES = {name: ast.parse(path.read_text(encoding="utf-8"), str(path)) for name, path in MODULES.items()}
+
+
+def imports(module: str) -> Iterator[Import]:
+    """Every import in a module: at its top, inside functions, for type checkers, and by ``import_module("name")``."""
+
+    def walk(node: ast.AST, types_only: bool, at_import: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            targets: list[str] = []
+            if isinstance(child, ast.Import):
+                targets = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom):
+                assert not child.level, f"{module}, line {child.lineno}: relative imports are not used here"
+                source = child.module or ""
+                targets = [f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source for alias in child.names]
+            elif isinstance(child, ast.Call) and ast.unparse(child.func).endswith(("import_module", "__import__")):
+                targets = [arg.value for arg in child.args[:1] if isinstance(arg, ast.Constant)]
+            for target in dict.fromkeys(targets):
+                yield Import(module, target, child.lineno, types_only, at_import)
+            guarded = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+            in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from walk(child, types_only or guarded, at_import and not in_function)
+
+    yield from walk(TREES[module], types_only=False, at_import=True)
+
+
+def room(module: str) -> str:
+    """The longest name in `ROOMS` that ``module`` is in; outside our packages the top-level name."""
+    names = [name for name in ROOMS if module == name or module.startswith(name + ".")]
+    return max(names, key=len) if names else module.partition(".")[0]
+
+
+def forbidden(arrow: Import) -> bool:
+    source, target = room(arrow.module), room(arrow.target)
+    if source == "tensorlite" and arrow.module != "tensorlite":
+        return True  # a new module at the top of the package needs a room of its own
+    if target == source or target in sys.stdlib_module_names and target not in PACKAGES:
+        return False
+    if arrow.for_types_only and (arrow.module, target) == ("tensorlite.tape", "tensorlite.tensor"):
+        return False
+    allowed = ROOMS[source]
+    return not (target in allowed or target.startswith("tensorlite.") and "tensorlite.*" in allowed)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_import_follows_an_arrow(module):
+    wrong = [str(arrow) for arrow in imports(module) if forbidden(arrow)]
+    assert not wrong, f"not among the arrows of docs/architecture.md: {wrong}"
+
+
+def test_a_new_arrow_would_be_noticed():
+    def arrow(module: str, target: str, types: bool = False) -> Import:
+        return Import(module, target, 1, types, True)
+
+    for module, target in [
+        ("tensorlite.ops.linear", "torch"),
+        ("tensorlite.ops.linear", "cupy"),
+        ("tensorlite.ops.linear", "scipy.special"),
+        ("tensorlite.ops.linear", "tensorlite.nn"),
+        ("tensorlite.ops.linear", "tensorlite"),
+        ("tensorlite.op", "tensorlite.ops.linear"),
+        ("tensorlite.op", "tensorlite.kernels"),
+        ("tensorlite.tape", "tensorlite.tensor"),
+        ("tensorlite.kernels.cpu.linear", "tensorlite.ops.linear"),
+        ("tensorlite.kernels.cpu.linear", "cupy"),
+        ("tensorlite.nn.module", "gpt.model"),
+        ("tensorlite.new_module", "tensorlite.op"),
+        ("data.loader", "tensorlite"),
+        ("gpt.model", "torch"),
+        ("gpt.model", "cupy"),
+    ]:
+        assert forbidden(arrow(module, target)), f"{module} -> {target} should be refused"
+    assert not forbidden(arrow("tensorlite.tape", "tensorlite.tensor", types=True))
+    assert not forbidden(arrow("tensorlite.kernels.cuda.linear", "cupy"))
+    assert not forbidden(arrow("gpt.model", "tensorlite.nn.functional"))
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    graph = {
+        module: {arrow.target for arrow in imports(module) if arrow.at_import and not arrow.for_types_only and arrow.target in MODULES}
+        for module in MODULES
+    }
+    finished: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"a circle: {' -> '.join([*path[path.index(module) :], module])}"
+        if module not in finished:
+            for target in sorted(graph[module]):
+                visit(target, (*path, module))
+            finished.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_everything_public_has_a_docstring(module):
+    tree = TREES[module]
+    missing = [] if ast.get_docstring(tree) else ["the module itself"]
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node):
+            missing.append(f"{node.name}, line {node.lineno}")
+    assert not missing, f"{module}: no docstring on {missing}"
+
+
+HEART = {
+    "linear": "linear",
+    "embedding": "embedding",
+    "layernorm": "layernorm",
+    "softmax": "softmax",
+    "attention": "scaled_dot_product_attention",
+    "activation": "gelu",
+    "cross_entropy": "cross_entropy",
+}
+
+
+@pytest.mark.parametrize("page", HEART)
+def test_the_heart_of_the_book_is_derived(page):
+    functions = {node.name: node for node in TREES[f"tensorlite.ops.{page}"].body if isinstance(node, ast.FunctionDef)}
+    forward = ast.get_docstring(functions[f"{HEART[page]}_forward"]) or ""
+    for part in ("Shapes:", "Saves:", "Source:"):
+        assert part in forward, f"the docstring of {HEART[page]}_forward does not say what it {part.lower().rstrip(':')}"
+    backward = ast.get_docstring(functions[f"{HEART[page]}_backward"]) or ""
+    assert len(backward.split()) > 60, f"the docstring of {HEART[page]}_backward is no derivation"
+
+
+def test_an_op_is_two_plain_functions_on_one_page():
+    import tensorlite
+    from tensorlite.op import REGISTRY
+
+    assert tensorlite
+    for name, op in REGISTRY.items():
+        forward, backward = op.book.forward, op.book.backward
+        for function, kind in ((forward, "forward"), (backward, "backward")):
+            assert type(function).__name__ == "function", f"{name}: the book's {kind} is a {type(function).__name__}"
+            assert function.__name__.removeprefix("_").endswith(f"_{kind}"), f"{name}: {function.__name__} is not named *_{kind}"
+            assert function.__closure__ is None, f"{name}: {function.__name__} keeps something unseen in a closure"
+            assert function.__doc__, f"{name}: {function.__name__} has no docstring"
+        assert forward.__module__ == op.__module__, f"{name}: its Op and its forward are on different pages"
+        assert forward.__module__.startswith("tensorlite.ops."), f"{name} is not in the book"
+
+
+def test_the_model_fits_on_a_few_screens():
+    assert len(MODULES["gpt.model"].read_text(encoding="utf-8").splitlines()) < 250
+
+
+@pytest.mark.parametrize("package", ["tensorlite", "gpt.model", "data"])
+def test_importing_does_no_work(package):
+    """Heavy or optional packages come in when they are used; no thread starts, no random stream moves, nothing is printed."""
+    program = f"""
+import random, sys, threading
+import numpy as np
+state = random.getstate(), np.random.get_state()[1].tolist()
+import {package}
+heavy = {{"cupy", "cupyx", "torch", "matplotlib", "scipy", "jsonargparse", "tokenizers", "tiktoken", "py7zr"}} & set(sys.modules)
+assert not heavy, f"imported {{sorted(heavy)}}"
+assert threading.active_count() == 1, threading.enumerate()
+assert state == (random.getstate(), np.random.get_state()[1].tolist()), "the global random streams were used"
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""
+
+
+# The words are cut in two here so that this file does not hold what it looks for.
+NOT_FOR_THE_PUBLIC = re.compile(
+    "|".join(
+        [
+            r"(?<![\w.])/(?:wo" + r"rk|ro" + r"ot|ho" + r"me)/\w",  # a path of somebody's machine
+            r"pypi\.o" + r"rg|pythonhosted\.o" + r"rg|download\.pytorch\.o" + r"rg|anaconda\.o" + r"rg|registry\.npmjs",
+            r"BEGIN [A-Z ]*PRIVATE K" + r"EY",
+        ]
+    )
+)
+
+
+def test_no_file_names_somebodys_machine_or_a_package_host():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so which files belong to the project is not known")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    found = []
+    for name in filter(None, listed):
+        path = ROOT / name
+        if not path.is_file():
+            continue  # deleted, and not committed yet
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # a picture
+        found += [f"{name}: {match.group()}" for match in NOT_FOR_THE_PUBLIC.finditer(text)]
+    assert not found
