@@ -70,17 +70,22 @@ def _cast(dtype: str) -> Callable[[Tensor], Tensor]:
     return lambda x: shape.to(x, dtype=dtype)
 
 
-for _page, _names in METHODS.items():
-    for _name in _names.split():
-        setattr(Tensor, _name, getattr(_page, _name))
-for _name, _function in OPERATORS.items():
-    setattr(Tensor, _name, _operator(_function))
-for _name, _dtype in CASTS.items():
-    setattr(Tensor, _name, _cast(_dtype))
+def _put(methods: dict[str, Any]) -> None:
+    for name, method in methods.items():
+        setattr(Tensor, name, method)
 
-Tensor.__getitem__ = indexing.getitem  # type: ignore[method-assign]
-Tensor.__neg__ = arithmetic.neg  # type: ignore[method-assign, assignment]
-Tensor.__abs__ = arithmetic.abs
-Tensor.where = lambda x, condition, other: indexing.where(condition, x, other)
-Tensor.T = property(shape.plain_transpose)
-Tensor.mT = property(shape.matrix_transpose)
+
+for _page, _names in METHODS.items():
+    _put({name: getattr(_page, name) for name in _names.split()})
+_put({name: _operator(function) for name, function in OPERATORS.items()})
+_put({name: _cast(dtype) for name, dtype in CASTS.items()})
+_put(
+    {
+        "__getitem__": indexing.getitem,
+        "__neg__": arithmetic.neg,
+        "__abs__": arithmetic.abs,
+        "where": lambda x, condition, other: indexing.where(condition, x, other),
+        "T": property(shape.plain_transpose),
+        "mT": property(shape.matrix_transpose),
+    }
+)
