@@ -72,7 +72,7 @@ class TrainConfig:
         ValueError: for a setting that cannot work.
     """
 
-    data: str | None = option(None, "a UTF-8 text file; without one, the text of Python's own language reference")
+    data: str = option("pydoc", "a UTF-8 text file, or pydoc: the language reference that Python carries for its help()")
     preset: str = option("tiny", "where all other settings start from: bigram, tiny, course or gpt2")
     backend: str = option("numpy", "numpy (the CPU) or cupy (an NVIDIA GPU)")
     seed: int = option(1337, "of the initial weights, the order of the data and the dropout")
@@ -103,9 +103,7 @@ class TrainConfig:
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
         if self.schedule != "constant" and self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate must not be above learning_rate: {self.min_learning_rate} is above {self.learning_rate}."
-            )
+            raise ValueError(f"min_learning_rate must not be above learning_rate: {self.min_learning_rate} is above {self.learning_rate}.")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")

@@ -1,0 +1,78 @@
+"""The command line: one option for each field of the two dataclasses in `gpt.config`, and nothing more.
+
+A setting is looked up in this order: the command line, a YAML file (``--config``), the preset, the dataclass.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import typing
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import fields
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from gpt.config import GPTConfig, TrainConfig, from_preset, nearest
+from gpt.errors import fail
+
+NOT_OPTIONS = ("vocab_size",)  # the tokenizer decides
+
+
+def parse_options(argv: Sequence[str] | None, prog: str, description: str) -> tuple[GPTConfig, TrainConfig]:
+    """Both configs as the user wants them. ``--help`` prints and exits, as usual.
+
+    Raises:
+        UserError: for an unknown option, preset or name (with the nearest known one), or a value that cannot work.
+    """
+    parser = _parser(prog, description)
+    argv = [_with_dashes(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    try:
+        given = parser.parse_args(argv, defaults=False).as_dict()
+        given.pop("config", None)
+        return from_preset(given.pop("preset", "tiny"), **given)
+    except ArgumentError as error:
+        fail(_explain(error.message, parser))
+    except ValueError as error:
+        fail(str(error))
+
+
+def _parser(prog: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of these settings, one a line: n_layer: 6")
+    for title, config in (("training", TrainConfig), ("model", GPTConfig)):
+        group = parser.add_argument_group(f"{title} (the defaults shown are those of the preset tiny)")
+        types = typing.get_type_hints(config)
+        for field in fields(config):
+            if field.name not in NOT_OPTIONS:
+                group.add_argument(
+                    "--" + field.name.replace("_", "-"), type=types[field.name], default=field.default, help=field.metadata["help"]
+                )
+    return parser
+
+
+def _with_dashes(argument: str) -> str:
+    """``--batch_size=8`` is ``--batch-size=8``: both spellings are common."""
+    if not argument.startswith("--") or argument.startswith("--print_config"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _explain(message: str, parser: ArgumentParser) -> str:
+    """The parser's complaint as one sentence, with the nearest option where one is unknown."""
+    message = " ".join(message.split()).rstrip(".")
+    message = re.sub(r"^Parser key \"(.+?)\": Expected an? <class '(\w+)'>. Got value: (.*)", r"\1 must be of type \2, got \3", message)
+    unknown = re.match(
+        r"unrecognized arguments: (?P<option>--[^\s=]+)|unrecognized arguments: (\S+)|Option '(?P<key>\S+)' is not accepted", message
+    )
+    if unknown is None:
+        return message + "."
+    if unknown[2]:
+        return f"unexpected {unknown[2]!r}: options start with two dashes; see --help."
+    names = [action.option_strings[-1] for action in parser._actions if action.option_strings]
+    if unknown["key"]:
+        names = [name.removeprefix("--").replace("-", "_") for name in names]
+    meant = nearest(unknown["option"] or unknown["key"], names)
+    return f"unknown option {unknown['option'] or unknown['key']}: " + (f"did you mean {meant}?" if meant else "see --help.")
