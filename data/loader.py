@@ -66,11 +66,11 @@ class RandomBatches:
         self.batch_size = batch_size
         self.block_size = block_size
         self.generator = generator
+        self._windows = np.lib.stride_tricks.sliding_window_view(tokens, block_size + 1)  # (N - T, T + 1), a view
 
     def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """The next ``x`` and ``y``, int64 (B, T); ``y`` is ``x`` one token later."""
-        offsets = self.generator.integers(len(self.tokens) - self.block_size, size=self.batch_size)
-        windows = self.tokens[offsets[:, None] + np.arange(self.block_size + 1)]  # (B, T + 1)
+        windows = self._windows[self.generator.integers(len(self._windows), size=self.batch_size)]  # (B, T + 1)
         return windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
 
     def state_dict(self) -> dict[str, Any]:

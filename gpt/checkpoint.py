@@ -1,0 +1,213 @@
+"""What a training run leaves behind, and how to get it back.
+
+    runs/<name>/
+        model.safetensors   the weights; its metadata holds the model's config and the tokenizer
+        config.json         for people: the settings of model and training, and the versions
+        tokenizer.json      for people and other programs: the tokenizer
+
+`load_model` reads model.safetensors and nothing else. All that is needed to write text sits in one file, which is replaced
+in one step, so weights can never meet the tokenizer or the config of another run. The format can hold numbers and text but no code: a
+checkpoint from a stranger may be wrong, not dangerous.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+import tensorlite as tl
+from data.errors import DataError
+from data.tokenizer import Tokenizer, tokenizer_from_dict
+from gpt.config import GPTConfig
+from gpt.errors import UserError
+from gpt.files import explain, write_atomically
+from gpt.model import LanguageModel, build_model
+from tensorlite import random
+from tensorlite.backend import Device
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written, or cannot be read; the message says why, and what to do."""
+
+
+def save_model(
+    folder: str | os.PathLike[str], model: LanguageModel, tokenizer: Tokenizer, training: Any = None, **facts: Any
+) -> Path:
+    """Write ``model`` and all that is needed to use it into ``folder``, which is made if need be; returns the folder.
+
+    Args:
+        training: the training config, a dataclass or a mapping; for the record.
+        facts: anything else for config.json, such as the step or the loss.
+
+    Raises:
+        CheckpointError: if the folder cannot be written to. Each file that was there is then still whole.
+    """
+    folder = Path(folder)
+    config = dataclasses.asdict(model.config)
+    record = {"model": config, "training": _as_dict(training), **facts, "tokenizer_hash": tokenizer.hash, "versions": versions()}
+    metadata = {"config": json.dumps(config), "tokenizer": json.dumps(tokenizer.to_dict()), "versions": json.dumps(versions())}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / CONFIG, json.dumps(record, indent=2, default=str) + "\n")
+        write_atomically(folder / TOKENIZER, json.dumps(tokenizer.to_dict()) + "\n")
+        write_atomically(folder / WEIGHTS, safetensors.numpy.save(_weights(model), metadata))
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint cannot be saved: {explain(error, folder)}") from error
+    return folder
+
+
+def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> tuple[LanguageModel, Tokenizer, GPTConfig]:
+    """The model in ``path``, a folder of `save_model` or the safetensors file alone, ready to write text (in eval mode).
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged, or it does not fit together.
+        DeviceUnavailableError: if there is no such device.
+    """
+    file = _find(Path(path).expanduser())
+    metadata, weights = _read(file)
+    config = _config_in(metadata, file)
+    tokenizer = _tokenizer_in(metadata, file)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{file} does not fit together: its tokenizer has {tokenizer.vocab_size:,} ids, but its model knows {config.vocab_size:,}."
+        )
+    with random.use_generator(random.make_generator(0)):  # the first weights are thrown away, and cost the caller's stream nothing
+        model = build_model(config)
+    if any(array.dtype == np.float64 for array in weights.values()):
+        model.to(dtype=np.float64)
+    _fill(model, weights, file)
+    return model.to(device=device).eval(), tokenizer, config
+
+
+def versions() -> dict[str, str]:
+    """Of everything that the numbers may depend on."""
+    return {"tensorlite": tl.__version__, "numpy": np.__version__, "python": platform.python_version(), "platform": platform.platform()}
+
+
+# --- writing ------------------------------------------------------------------------------------------
+
+
+def _weights(model: LanguageModel) -> dict[str, np.ndarray]:
+    """The weights by name. One with two names (a tied head) is stored once, under the first."""
+    weights = {}
+    stored = set()
+    for name, tensor in model.state_dict().items():
+        if id(tensor.data) not in stored:
+            stored.add(id(tensor.data))
+            # safetensors writes the memory as it lies: of a transposed array, the wrong numbers, and no warning.
+            weights[name] = np.array(tensor.numpy(), order="C")
+    return weights
+
+
+def _as_dict(settings: Any) -> Any:
+    return dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) and not isinstance(settings, type) else settings
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+def _find(path: Path) -> Path:
+    """The file of weights that ``path`` means."""
+    try:
+        if path.is_dir():
+            return _in_folder(path)
+        if path.exists():
+            return path
+        siblings = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    except OSError as error:
+        raise CheckpointError(f"there is no reading {path}: {(error.strerror or str(error)).lower()}.") from error
+    nearest = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.5)
+    if nearest:
+        raise CheckpointError(f"there is no checkpoint {path}; did you mean {path.parent / nearest[0]}?")
+    runs = [name for name in siblings if (path.parent / name / WEIGHTS).exists()]
+    there = f"{path.parent} has {', '.join(runs[:5])}" if runs else "train a model first: python -m gpt.train"
+    raise CheckpointError(f"there is no checkpoint {path}; {there}.")
+
+
+def _in_folder(folder: Path) -> Path:
+    if (folder / WEIGHTS).exists():
+        return folder / WEIGHTS
+    runs = sorted(entry.name for entry in folder.iterdir() if (entry / WEIGHTS).exists())
+    there = f"; did you mean {folder / runs[0]}?" if runs else ": its training has not saved any weights yet, or this is no run's folder."
+    raise CheckpointError(f"{folder} has no {WEIGHTS}{there}")
+
+
+def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The metadata and the tensors of a safetensors file, or one sentence about what it is instead."""
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(16)
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            return opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except OSError as error:
+        raise CheckpointError(f"there is no reading {file}: {(error.strerror or str(error)).lower()}.") from error
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{file} {_what_instead(start, file.stat().st_size)} ({error}).") from error
+
+
+def _what_instead(start: bytes, size: int) -> str:
+    if not start:
+        return "is empty: it was not written to its end; train again, or use a copy"
+    if start[:1] == b"\x80" or start[:2] == b"PK":
+        return "is a pickle or a torch file, which can run code when it is opened and is therefore not read; convert it to safetensors"
+    if start[8:9] == b"{" and size < 8 + int.from_bytes(start[:8], "little"):
+        return "is cut short, within its header; use a copy, or train again"
+    if start[8:9] == b"{":
+        return "is damaged or cut short; use a copy, or train again"
+    return "is not a safetensors file; name a folder that python -m gpt.train has written"
+
+
+def _config_in(metadata: Mapping[str, str], file: Path) -> GPTConfig:
+    if "config" not in metadata or "tokenizer" not in metadata:
+        raise CheckpointError(f"{file} holds weights but no config and tokenizer: it was not written by python -m gpt.train.")
+    try:
+        return GPTConfig(**json.loads(metadata["config"]))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the model config in {file} is not one that this version knows ({error}).") from error
+
+
+def _tokenizer_in(metadata: Mapping[str, str], file: Path) -> Tokenizer:
+    try:
+        return tokenizer_from_dict(json.loads(metadata["tokenizer"]))
+    except (DataError, ValueError) as error:
+        raise CheckpointError(f"the tokenizer in {file} cannot be used ({error}).") from error
+
+
+def _fill(model: LanguageModel, weights: dict[str, np.ndarray], file: Path) -> None:
+    """Copy the weights into the model, after checking that each has its place."""
+    own = model.state_dict()
+    first_name: dict[int, str] = {}
+    for name, tensor in own.items():
+        stored_as = first_name.setdefault(id(tensor.data), name)
+        if stored_as in weights:
+            weights.setdefault(name, weights[stored_as])
+    missing = [name for name in own if name not in weights]
+    unexpected = [name for name in weights if name not in own]
+    misshapen = [
+        f"{name} is {weights[name].dtype} {weights[name].shape} and should be {tensor.dtype} {tensor.shape}"
+        for name, tensor in own.items()
+        if name in weights and (weights[name].shape != tensor.shape or weights[name].dtype.kind != np.dtype(tensor.dtype).kind)
+    ]
+    complaints = [f"{_some(names)} {verb}" for names, verb in ((missing, "missing"), (unexpected, "too many")) if names]
+    complaints += [_some(misshapen)] if misshapen else []
+    if complaints:
+        raise CheckpointError(f"the weights in {file} do not fit its config: {'; '.join(complaints)}.")
+    model.load_state_dict(weights)
+
+
+def _some(names: list[str], shown: int = 4) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
