@@ -96,8 +96,7 @@ class Op:
         several = isinstance(y, tuple)
         outputs = [Tensor(array) for array in (y if several else (y,))]
         for output in outputs:
-            if output.data.base is not None:
-                _share_version(output, tensors)
+            _share_version(output, tensors)
 
         if is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
             self._record(pair, tensors, outputs, saved, several)
@@ -118,7 +117,7 @@ class Op:
             parents=[(t if t.source is None else t.source) if t is not None and t.requires_grad else None for t in tensors],
             inputs=[(t.data.shape, t.data.dtype) if t is not None else None for t in tensors],
             outputs=[(out.data.shape, out.data.dtype, array_module(out.data)) for out in outputs],
-            versions=[(t.version, t.version.count) for t in tensors if t is not None],
+            versions=[(t.version, t.version.count) for t in (*tensors, *outputs) if t is not None],
         )
         for position, output in enumerate(outputs):
             if output.is_floating_point():
@@ -159,8 +158,8 @@ def choose(op: Op, arrays: list[Any], options: dict[str, Any]) -> Pair:
 
 
 @contextlib.contextmanager
-def kernels(mode: str) -> Iterator[None]:
-    """``with kernels("book"):`` runs everything through the book; ``"fast"`` allows the faster pairs again.
+def use_kernels(mode: str) -> Iterator[None]:
+    """``with use_kernels("book"):`` runs everything through the book; ``"fast"`` allows the faster pairs again.
 
     The environment variable TENSORLITE_KERNELS sets what holds outside such a block.
     """
@@ -182,7 +181,7 @@ def kernel_table() -> dict[str, list[str]]:
 
 
 def _share_version(output: Tensor, tensors: list[Tensor | None]) -> None:
-    """Let a view count in-place writes together with the tensor whose memory it shows."""
+    """Let a view, or an input handed through, count in-place writes together with the tensor whose memory it shows."""
     owner = output.data if output.data.base is None else output.data.base
     for tensor in tensors:
         if tensor is not None and (tensor.data is owner or tensor.data.base is owner):
@@ -190,4 +189,4 @@ def _share_version(output: Tensor, tensors: list[Tensor | None]) -> None:
             return
 
 
-__all__ = ["REGISTRY", "Op", "Pair", "choose", "kernel_table", "kernels", "register"]
+__all__ = ["REGISTRY", "Op", "Pair", "choose", "kernel_table", "register", "use_kernels"]

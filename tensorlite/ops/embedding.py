@@ -8,7 +8,6 @@ import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.indexing import add_at
 
 
 def embedding_forward(ids: Array, weight: Array, padding_idx: int | None = None) -> tuple[Array, Any]:
@@ -36,14 +35,15 @@ def embedding_backward(dy: Array, saved: Any) -> tuple[None, Array]:
     The line that comes to mind first,
         dweight[ids] += dy
     is wrong: NumPy reads the rows, adds, and writes them back, so of a token's hundred gradients the last one
-    written survives and ninety-nine are lost, silently. `add_at` adds one after the other.
+    written survives and ninety-nine are lost, silently. `add.at` performs one addition after the other.
     Rows whose token does not occur stay 0. Whole numbers have no gradient, so ids get None.
 
     Shapes: dy (..., C), dweight (V, C).
     """
     ids, shape, padding_idx = saved
-    dweight = array_module(dy).zeros(shape, dy.dtype)
-    add_at(dweight, ids.reshape(-1), dy.reshape(-1, shape[1]) if dy.size else dy.reshape(ids.size, shape[1]))
+    xp = array_module(dy)
+    dweight = xp.zeros(shape, dy.dtype)
+    xp.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, shape[1]))
     if padding_idx is not None:
         dweight[padding_idx] = 0
     return None, dweight
