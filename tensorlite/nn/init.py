@@ -1,0 +1,94 @@
+"""Initial values, written into a tensor in place.
+
+The numbers are drawn on the CPU, from the calling thread's stream (`tensorlite.manual_seed`) unless a
+generator is given, and then moved: one seed means the same model on both devices.
+
+How wide should they be? A layer sums ``fan_in`` products, so the variance of its output is fan_in times
+that of a weight (times that of its input); a variance of 1/fan_in keeps signals the same size from layer
+to layer. Going backward, the sum runs over ``fan_out`` instead. Xavier takes the mean of the two; Kaiming
+takes fan_in and a ``gain`` that makes up for what the activation cuts off (relu: half, so √2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tensorlite import random
+from tensorlite.backend import device_of
+from tensorlite.tensor import Tensor
+
+_GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2)}
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Normal numbers; returns the tensor itself, as all of these do."""
+    return _write(tensor, mean + std * (generator or random.generator()).standard_normal(tensor.shape))
+
+
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Uniform numbers on [a, b)."""
+    return _write(tensor, (generator or random.generator()).uniform(a, b, tensor.shape))
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    return _write(tensor, np.zeros(()))
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    return _write(tensor, np.ones(()))
+
+
+def constant_(tensor: Tensor, val: float) -> Tensor:
+    return _write(tensor, np.full((), val))
+
+
+def kaiming_uniform_(
+    tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: np.random.Generator | None = None
+) -> Tensor:
+    """Uniform on ±gain · √(3 / fan): the variance is gain² / fan.
+
+    Args:
+        a: the slope of a leaky relu below zero; only used with that nonlinearity.
+        mode: ``fan_in`` keeps the size of the activations, ``fan_out`` that of the gradients.
+
+    Source: He et al. 2015, "Delving Deep into Rectifiers"; torch.nn.init.kaiming_uniform_.
+    """
+    fan_in, fan_out = _fans(tensor)
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"kaiming_uniform_: unknown mode {mode!r}: it is 'fan_in' or 'fan_out'.")
+    bound = calculate_gain(nonlinearity, a) * math.sqrt(3 / (fan_in if mode == "fan_in" else fan_out))
+    return uniform_(tensor, -bound, bound, generator)
+
+
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Uniform on ±gain · √(6 / (fan_in + fan_out)).
+
+    Source: Glorot, Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks".
+    """
+    bound = gain * math.sqrt(6 / sum(_fans(tensor)))
+    return uniform_(tensor, -bound, bound, generator)
+
+
+def calculate_gain(nonlinearity: str, param: float = 0.01) -> float:
+    """By how much weights must grow to make up for the activation that follows."""
+    if nonlinearity == "leaky_relu":
+        return math.sqrt(2 / (1 + param**2))
+    if nonlinearity not in _GAINS:
+        raise ValueError(f"unknown nonlinearity {nonlinearity!r}: it is 'leaky_relu' or one of {', '.join(map(repr, _GAINS))}.")
+    return _GAINS[nonlinearity]
+
+
+def _fans(tensor: Tensor) -> tuple[int, int]:
+    """Inputs and outputs of a weight (out, in, ...)."""
+    if tensor.ndim < 2:
+        raise ValueError(f"fan_in and fan_out need a weight of at least 2 axes, got shape {tensor.shape}.")
+    area = math.prod(tensor.shape[2:])
+    return tensor.shape[1] * area, tensor.shape[0] * area
+
+
+def _write(tensor: Tensor, values: np.ndarray) -> Tensor:
+    tensor.data[...] = device_of(tensor.data).asarray(values, tensor.dtype)
+    tensor.version.count += 1
+    return tensor

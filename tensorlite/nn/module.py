@@ -1,0 +1,309 @@
+"""A module: parameters, buffers and other modules under names, and a forward.
+
+Everything a module can do for its user (list its parameters, save and load them, move them) follows from
+one trick: assigning an attribute files it. ``self.weight = Parameter(...)`` goes to the parameters,
+``self.layer = Linear(...)`` to the children, and a walk over the children gives every value a dotted
+name, ``transformer.h.0.attn.c_attn.weight``. Those names are torch's, so torch's checkpoints load here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from tensorlite.backend import Device, device_of
+from tensorlite.nn.parameter import Parameter
+from tensorlite.tensor import Tensor, is_floating
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `Module.load_state_dict` could not match; both lists are empty when it was strict."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Module:
+    """The base of every layer and model. A subclass calls ``super().__init__()``, assigns its parts, and defines ``forward``.
+
+    Attributes:
+        training: whether dropout drops; set by `train` and `eval`.
+    """
+
+    training: bool
+    _parameters: dict[str, Parameter | None]
+    _buffers: dict[str, Tensor | None]
+    _modules: dict[str, Module | None]
+
+    def __init__(self) -> None:
+        # past our own __setattr__, which needs these to be there
+        for name, value in (("training", True), ("_parameters", {}), ("_buffers", {}), ("_transient", set()), ("_modules", {})):
+            object.__setattr__(self, name, value)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes; call the module itself, ``model(x)``, rather than this."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward(): define one.")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    # --- attributes are filed by what they are --------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_modules" not in self.__dict__:
+            raise AttributeError(f"cannot assign {name!r}: {type(self).__name__} must call super().__init__() first.")
+        if isinstance(value, Parameter):
+            self._file(self._parameters, name, value)
+        elif isinstance(value, Module):
+            self._file(self._modules, name, value)
+        elif name in self._parameters and value is not None:
+            raise TypeError(f"cannot assign {type(value).__name__} to the parameter {name!r}: it takes a Parameter or None.")
+        elif name in self._buffers and not isinstance(value, Tensor | None):
+            raise TypeError(f"cannot assign {type(value).__name__} to the buffer {name!r}: it takes a Tensor or None.")
+        else:
+            for drawer in (self._parameters, self._buffers, self._modules):
+                if name in drawer:
+                    drawer[name] = value
+                    return
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:  # asked only when the ordinary look-up found nothing
+        for drawer in ("_parameters", "_buffers", "_modules"):
+            found = self.__dict__.get(drawer, {})
+            if name in found:
+                return found[name]
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}.")
+
+    def __delattr__(self, name: str) -> None:
+        for drawer in (self._parameters, self._buffers, self._modules):
+            if name in drawer:
+                del drawer[name]
+                self._transient.discard(name)
+                return
+        object.__delattr__(self, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._parameters, *self._buffers, *self._modules})
+
+    def register_parameter(self, name: str, parameter: Parameter | None) -> None:
+        """Add a parameter; None keeps the name for one that is absent, such as the bias of a layer without one."""
+        self._file(self._parameters, name, parameter)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that moves with the module but is not learnt.
+
+        Args:
+            persistent: whether it belongs into `state_dict`.
+        """
+        self._file(self._buffers, name, tensor)
+        if not persistent:
+            self._transient.add(name)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Add a child under a name that is only known at run time."""
+        self._file(self._modules, name, module)
+
+    def _file(self, drawer: dict[str, Any], name: str, value: Any) -> None:
+        if "." in name or not name:
+            raise KeyError(f"a name of a parameter, buffer or module must not be empty or contain a dot, got {name!r}.")
+        for other in (self.__dict__, self._parameters, self._buffers, self._modules):
+            if other is not drawer:
+                other.pop(name, None)
+        self._transient.discard(name)
+        drawer[name] = value
+
+    # --- walks ----------------------------------------------------------------------------------------
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly below this one, each once."""
+        return _unique(self._modules.items())
+
+    def children(self) -> Iterator[Module]:
+        return (child for _, child in self.named_children())
+
+    def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
+        """This module, whose name is ``prefix``, and all below it, parents before children."""
+        walk = self._walk(prefix)
+        return _unique(walk) if remove_duplicate else walk
+
+    def modules(self) -> Iterator[Module]:
+        return (module for _, module in self.named_modules())
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, Module]]:
+        yield prefix, self
+        for name, child in self._modules.items():
+            if child is not None:
+                yield from child._walk(_join(prefix, name))
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter with its dotted name; one that is shared appears once, under its first name."""
+        return self._named("_parameters", prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Every buffer with its dotted name."""
+        return self._named("_buffers", prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def _named(self, drawer: str, prefix: str, recurse: bool, unique: bool) -> Iterator[tuple[str, Any]]:
+        modules = self.named_modules(prefix, unique) if recurse else [(prefix, self)]
+        found = ((_join(path, name), value) for path, module in modules for name, value in getattr(module, drawer).items())
+        return _unique(found) if unique else ((name, value) for name, value in found if value is not None)
+
+    def apply(self, fn: Callable[[Module], Any]) -> Self:
+        """Call ``fn`` on every module, children before parents; returns the module itself."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    # --- saving and loading ---------------------------------------------------------------------------
+
+    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+        """Every parameter and persistent buffer by name, as detached tensors that share the module's memory.
+
+        A parameter with two names (a tied weight) appears under both, as in torch.
+        """
+        state = {}
+        for path, module in self._walk(prefix.removesuffix(".")):
+            for name, value in (*module._parameters.items(), *module._buffers.items()):
+                if value is not None and name not in module._transient:
+                    state[_join(path, name)] = value.detach()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+        """Copy values into the parameters and buffers, which keep their memory, dtype and device.
+
+        Nothing is written before everything has been checked.
+
+        Args:
+            state_dict: tensors or arrays by name.
+            strict: also refuse missing and unexpected names; a wrong shape is always refused.
+
+        Raises:
+            RuntimeError: one message that lists all that is missing, unexpected and misshapen.
+        """
+        own = self.state_dict()
+        given = {name: value.data if isinstance(value, Tensor) else value for name, value in state_dict.items()}
+        missing = [name for name in own if name not in given]
+        unexpected = [name for name in given if name not in own]
+        misshapen = [
+            f"{name}: {np.shape(given[name])} in the state_dict, {own[name].shape} in the module"
+            for name in own
+            if name in given and np.shape(given[name]) != own[name].shape
+        ]
+        complaints = [("misshapen", misshapen)]
+        if strict:
+            complaints = [("missing", missing), ("unexpected", unexpected), *complaints]
+        listed = [f"\n  {kind}: {', '.join(names)}" for kind, names in complaints if names]
+        if listed:
+            raise RuntimeError(f"load_state_dict() into {type(self).__name__} does not fit:{''.join(listed)}")
+        arrays = {name: device_of(own[name].data).asarray(given[name]) for name in own if name in given}
+        for name, array in arrays.items():
+            own[name].data[...] = array
+            own[name].version.count += 1
+        return IncompatibleKeys(missing, unexpected)
+
+    # --- switches -------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Self:
+        """Dropout drops (or, with False, does not) here and in every module below."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """The same as ``train(False)``."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze every parameter, with False, or thaw it."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget every gradient; with ``set_to_none=False`` fill it with zeros."""
+        for parameter in self.parameters():
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.data[...] = 0
+
+    def to(self, *args: Any, device: Device | str | None = None, dtype: Any = None) -> Self:
+        """Move every parameter and buffer to a device, and the floating point ones to a dtype.
+
+        ``to("cupy")``, ``to(tl.float64)`` and ``to("cupy", tl.float64)`` work as well as the keywords. The
+        parameters stay the same objects with new arrays, so an optimizer made before goes on working.
+
+        Raises:
+            TypeError: for a dtype that is not floating point.
+        """
+        for arg in args:
+            if isinstance(arg, Device) or (isinstance(arg, str) and arg.partition(":")[0] in ("numpy", "cupy", "cpu", "cuda")):
+                device = arg
+            elif arg is not None:
+                dtype = arg
+        target = None if device is None else Device(device)
+        dtype = None if dtype is None else np.dtype(dtype)
+        if dtype is not None and not is_floating(dtype):
+            raise TypeError(f"a module can only be moved to a floating point dtype, got {dtype}.")
+        for tensor in (*self.parameters(), *self.buffers()):
+            _move(tensor, target, dtype)
+        return self
+
+    def float(self) -> Self:
+        """The same as ``to(float32)``."""
+        return self.to(dtype=np.float32)
+
+    def double(self) -> Self:
+        """The same as ``to(float64)``."""
+        return self.to(dtype=np.float64)
+
+    # --- as text --------------------------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """What stands between the brackets of the repr; a layer names its sizes here."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [f"({name}): {child!r}" for name, child in self._modules.items()]
+        return self._repr(lines)
+
+    def _repr(self, lines: list[str]) -> str:
+        extra = self.extra_repr()
+        if not lines:
+            return f"{type(self).__name__}({extra})"
+        body = "\n".join([*([extra] if extra else []), *lines]).replace("\n", "\n  ")
+        return f"{type(self).__name__}(\n  {body}\n)"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _unique(named: Any) -> Iterator[tuple[str, Any]]:
+    """Leave out None, and what was there already under another name."""
+    seen = set()
+    for name, value in named:
+        if value is not None and id(value) not in seen:
+            seen.add(id(value))
+            yield name, value
+
+
+def _move(tensor: Tensor, device: Device | None, dtype: Any) -> None:
+    """Give ``tensor``, and its gradient, an array on ``device`` in ``dtype``; the same array where nothing changes."""
+    device = device_of(tensor.data) if device is None else device
+    dtype = dtype if dtype is not None and is_floating(tensor.dtype) else tensor.dtype
+    if device == device_of(tensor.data) and dtype == tensor.dtype:
+        return
+    tensor.data = device.asarray(tensor.data, dtype)
+    tensor.grad_home = None  # the buffer it lay in has the old dtype and device
+    if tensor.grad is not None:
+        tensor.grad = Tensor.wrap(device.asarray(tensor.grad.data, dtype))

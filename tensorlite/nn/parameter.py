@@ -1,0 +1,24 @@
+"""A parameter: a tensor that a model learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A leaf that wants a gradient, and that a `Module` finds among its attributes.
+
+    Args:
+        data: a tensor or an array, whose memory the parameter shares.
+        requires_grad: False for a frozen parameter.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(data, requires_grad)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
