@@ -1,0 +1,29 @@
+"""Proof for whoever adds an op: two functions, both used by this project's own tests.
+
+`gradcheck` compares a backward with central differences of its forward. It needs no second
+implementation, so it is the first thing to call on a new op, with float64 inputs:
+
+    from tensorlite.testing import gradcheck
+    rng = np.random.default_rng(0)
+    gradcheck(my_op, [rng.standard_normal((3, 4)), rng.standard_normal(4)])
+    gradcheck(lambda x: my_op(x, dim=0), [x])                    # options go into a lambda
+
+If the gradient is wrong, the error names the input, the place, both numbers, and what the mistake looks like:
+
+    GradientError: the gradient of my_op is wrong for input 1 (bias): at index (2,) backward says 0.4381,
+    central differences say 1.3143 (relative error 0.67; 4 of 4 numbers differ).
+    It looks like a factor of 0.333333 (1/3, and 3 is a length of an axis): a mean where a sum belongs?
+
+`assert_pairs_agree` holds every faster pair of an op to the book pair on the same arguments, values
+and gradients, in every dtype you name. Call it once for each kind of argument a kernel supports:
+
+    from tensorlite.testing import assert_pairs_agree
+    assert_pairs_agree(tl.ops.layernorm, x, weight, bias, eps=1e-5, dtypes=("float32", "float64"))
+
+Then add one entry to the table in ``tests/case_table/`` and both run on it from then on, with the torch oracle.
+"""
+
+from tensorlite.testing.gradcheck import GradcheckReport, GradientError, gradcheck
+from tensorlite.testing.pairs import PairsDisagreeError, PairsReport, assert_pairs_agree
+
+__all__ = ["GradcheckReport", "GradientError", "PairsDisagreeError", "PairsReport", "assert_pairs_agree", "gradcheck"]

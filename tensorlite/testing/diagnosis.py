@@ -1,0 +1,253 @@
+"""What kind of mistake would give *this* wrong gradient?
+
+The mistakes people make in a backward are few, and each leaves a mark on the whole gradient that one
+wrong number does not show: a factor, a transpose, a difference that is constant along an axis. Every
+suspect below looks for one such mark and returns a sentence, or None. A suspect may only speak if its
+explanation accounts for the entire difference; when none does, nothing is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The gradient by backward, the gradient by differences, and what both were computed from.
+
+    Attributes:
+        analytic, numeric: the two gradients, of the shape of x.
+        x: the input.
+        y, dy: the outputs and their cotangents.
+        contributions: computes, for each number of x and of the first y, what the second adds to the
+            gradient of the first; x.shape + y.shape. Their sum over y is ``numeric`` if there is one output.
+    """
+
+    analytic: np.ndarray
+    numeric: np.ndarray
+    x: np.ndarray
+    y: list[np.ndarray]
+    dy: list[np.ndarray]
+    contributions: Callable[[], np.ndarray]
+
+    @property
+    def difference(self) -> np.ndarray:
+        return self.analytic - self.numeric
+
+    def is_explained_by(self, guess: np.ndarray) -> bool:
+        """Whether the wrong gradient is ``guess``, up to a thousandth of what is wrong with it."""
+        return bool(np.abs(self.analytic - guess).max() <= 1e-3 * np.abs(self.difference).max())
+
+
+def diagnose(evidence: Evidence) -> str | None:
+    """The first suspect's sentence, to follow "It looks like"; None if no suspect fits."""
+    return next((sentence for suspect in _SUSPECTS if (sentence := suspect(evidence))), None)
+
+
+def diagnose_directions(analytic: np.ndarray, numeric: np.ndarray, shapes: list[tuple[int, ...]]) -> str | None:
+    """The same for slopes along random directions, which show only what is wrong everywhere in the same way."""
+    stand_ins = [np.empty(shape) for shape in shapes]
+    evidence = Evidence(analytic, numeric, stand_ins[0], stand_ins[1:], [], lambda: np.empty(0))
+    return next((sentence for suspect in (_nan, _zero, _factor) if (sentence := suspect(evidence))), None)
+
+
+# --- the gradient as a whole ----------------------------------------------------------------------------
+
+
+def _nan(e: Evidence) -> str | None:
+    broken = int((~np.isfinite(e.analytic)).sum())
+    if not broken:
+        return None
+    return f"a division by zero, or an overflow: {broken} of {e.analytic.size} numbers of the gradient are NaN or infinite."
+
+
+def _zero(e: Evidence) -> str | None:
+    if e.analytic.any():
+        return None
+    return "a gradient that was left out: it is zero everywhere."
+
+
+def _factor(e: Evidence) -> str | None:
+    """analytic = c · numeric."""
+    if not e.numeric.any():
+        return None
+    c = float((e.analytic * e.numeric).sum() / (e.numeric * e.numeric).sum())
+    if not e.is_explained_by(c * e.numeric):
+        return None
+    if abs(c + 1) < 1e-6:
+        return "the wrong sign: it is the negative of the right gradient."
+    lengths = sorted({n for a in (e.x, *e.y) for n in (*a.shape, a.size) if n > 2}, reverse=True)
+    for n in (2, *reversed(lengths)):
+        what = "" if n == 2 else f", and {n} is a {'length of an axis' if any(n in a.shape for a in (e.x, *e.y)) else 'number of elements'}"
+        named = (
+            (n, f"{n}{what}", "" if n == 2 else ": a sum where a mean belongs?"),
+            (1 / n, f"1/{n}{what}", "" if n == 2 else ": a mean where a sum belongs?"),
+            (n**0.5, f"√{n}{what}", ": a scale of 1/√n that was left out?"),
+            (n**-0.5, f"1/√{n}{what}", ": a scale of 1/√n too many?"),
+        )
+        for value, name, guess in named:
+            for sign in (1, -1):
+                if abs(c / (sign * value) - 1) < 1e-6:
+                    return f"a factor of {c:.6g} ({'-' if sign < 0 else ''}{name}){guess or '.'}"
+    if np.count_nonzero(e.numeric) > 2:  # any one or two numbers could be a factor
+        return f"a constant factor of {c:.6g}."
+    return None
+
+
+# --- the right numbers in the wrong places --------------------------------------------------------------
+
+
+def _transpose(e: Evidence) -> str | None:
+    """Two axes of equal length are exchanged; with different lengths the tape has refused the shape already."""
+    for i in range(e.x.ndim):
+        for j in range(i + 1, e.x.ndim):
+            if e.x.shape[i] == e.x.shape[j] and e.is_explained_by(e.numeric.swapaxes(i, j)):
+                return f"a transpose: axes {i} and {j} are exchanged."
+    return None
+
+
+def _moved(e: Evidence) -> str | None:
+    for k in _axes(e, 2):
+        if e.is_explained_by(np.flip(e.numeric, k)):
+            return f"the order reversed along axis {k}."
+        for shift in (1, -1):
+            if e.is_explained_by(np.roll(e.numeric, shift, k)):
+                return f"a shift by one along axis {k}."
+    return None
+
+
+# --- sums -----------------------------------------------------------------------------------------------
+
+
+def _extra_sum(e: Evidence) -> str | None:
+    """The sum (or mean) over an axis stands at each of its places."""
+    for k in _axes(e, 2):
+        total = np.broadcast_to(e.numeric.sum(axis=k, keepdims=True), e.x.shape)
+        if e.is_explained_by(total):
+            return f"a sum too many: each number is the sum of the right ones over axis {k}."
+        if e.is_explained_by(total / e.x.shape[k]):
+            return f"a mean too many: each number is the mean of the right ones over axis {k}."
+    return None
+
+
+def _missing_sum(e: Evidence) -> str | None:
+    """Only one slice of the output contributed, where the sum over all of them belongs."""
+    if len(e.y) != 1 or e.x.size * e.y[0].size > 1_000_000:
+        return None
+    terms = e.contributions()
+    for k in range(e.x.ndim, terms.ndim):
+        for i in (0, terms.shape[k] - 1):
+            if terms.shape[k] > 1 and e.is_explained_by(_sum_over_y(e, terms.take([i], axis=k))):
+                return f"a missing sum over a broadcast axis: only slice {i} along axis {k - e.x.ndim} of the output counts."
+    flat = terms.reshape(e.x.size, -1)
+    if (np.count_nonzero(flat, axis=1) > 1).any():
+        for which, pick in (("first", _first_nonzero), ("last", lambda rows: _first_nonzero(rows[:, ::-1]))):
+            if e.is_explained_by(pick(flat).reshape(e.x.shape)):
+                return (
+                    f"lost repeats: where a number was used more than once, only its {which} use counts. "
+                    "(dx[index] = dy and dx[index] += dy keep one; the gradients of all uses add up.)"
+                )
+    return None
+
+
+# --- wrong in one place only ----------------------------------------------------------------------------
+
+
+def _one_region(e: Evidence) -> str | None:
+    wrong = np.abs(e.difference) > 1e-6 * np.abs(e.difference).max()
+    for name, region in (("negative", e.x < 0), ("positive", e.x > 0)):
+        if wrong[region].any() and not wrong[~region].any() and wrong.sum() > 2 and (~wrong[~region]).sum() > 2:
+            return f"a mistake in one branch: the gradient is wrong only where the input is {name}."
+    for k in _axes(e, 3):
+        places = wrong.any(axis=tuple(i for i in range(e.x.ndim) if i != k)).nonzero()[0]
+        if len(places) == 1:
+            return f"a mistake at a border or a single index: all wrong numbers are at {places[0]} of {e.x.shape[k]} along axis {k}."
+    return None
+
+
+# --- a missing term -------------------------------------------------------------------------------------
+
+
+def _factor_per_row(e: Evidence) -> str | None:
+    """analytic = c · numeric with another c in each row."""
+    for k in _axes(e, 3):
+        if e.is_explained_by(_along(e.analytic, e.numeric, k)) and not _is_constant(e.difference, k, e):
+            return f"a factor that is the same along axis {k} but differs between its rows: a 1/σ or 1/Σ that is missing, or there twice?"
+    return None
+
+
+def _constant_term(e: Evidence) -> str | None:
+    """analytic - numeric is constant along an axis, as when "- mean(g)" is missing."""
+    for k in reversed(list(_axes(e, 2))):
+        if _is_constant(e.difference, k, e):
+            return f'a missing term like a mean: the difference is the same along axis {k} (layernorm without "- mean(g)"?).'
+    return None
+
+
+def _proportional_term(e: Evidence) -> str | None:
+    """analytic - numeric is, row by row, a multiple of something known: a term of rank one is missing."""
+    for k in reversed(list(_axes(e, 3))):
+        known = [(f'the output (softmax without "- Σ dy·y" along axis {k}?)', y) for y in e.y]
+        known += [("the input (rms_norm without its second term?)", e.x)]
+        known += [('the input less its mean (layernorm without "- x̂·mean(g·x̂)"?)', e.x - e.x.mean(axis=k, keepdims=True))]
+        known += [("the incoming gradient: dy itself is added, or left out.", dy) for dy in e.dy]
+        for name, direction in known:
+            if direction.shape == e.x.shape and e.is_explained_by(e.numeric + _along(e.difference, direction, k)):
+                return f"a missing term of rank one: along axis {k} the difference is a multiple of {name}"
+    return None
+
+
+def _factor_per_element(e: Evidence) -> str | None:
+    """The chain rule with one link missing, or one twice."""
+    for name, values in [("the output", y) for y in e.y] + [("the input", e.x)]:
+        if values.shape == e.x.shape and (values != 0).all():
+            if e.is_explained_by(e.numeric * values):
+                return f"a factor too many, element by element: {name}."
+            if e.is_explained_by(e.numeric / values):
+                return f"a factor left out, element by element: {name}."
+    for dy in e.dy:
+        if dy.shape == e.x.shape and e.is_explained_by(dy):
+            return "dy itself: the derivative of the function is left out."
+    return None
+
+
+_SUSPECTS = (
+    _nan,
+    _zero,
+    _factor,
+    _transpose,
+    _moved,
+    _extra_sum,
+    _missing_sum,
+    _one_region,
+    _factor_per_row,
+    _constant_term,
+    _proportional_term,
+    _factor_per_element,
+)
+
+
+def _axes(e: Evidence, shortest: int) -> Iterator[int]:
+    """The axes of x long enough to show a pattern."""
+    return (k for k, n in enumerate(e.x.shape) if n >= shortest)
+
+
+def _is_constant(d: np.ndarray, axis: int, e: Evidence) -> bool:
+    return e.is_explained_by(e.numeric + np.broadcast_to(d.mean(axis=axis, keepdims=True), d.shape))
+
+
+def _along(a: np.ndarray, direction: np.ndarray, axis: int) -> np.ndarray:
+    """The part of each row of ``a`` that points along the same row of ``direction``."""
+    length = (direction * direction).sum(axis=axis, keepdims=True)
+    return direction * (a * direction).sum(axis=axis, keepdims=True) / np.where(length == 0, 1, length)
+
+
+def _sum_over_y(e: Evidence, terms: np.ndarray) -> np.ndarray:
+    return terms.sum(axis=tuple(range(e.x.ndim, terms.ndim)))
+
+
+def _first_nonzero(rows: np.ndarray) -> np.ndarray:
+    return rows[np.arange(len(rows)), (rows != 0).argmax(axis=1)]
