@@ -1,0 +1,149 @@
+"""The character tokenizer: there and back over all of Unicode, and what it says to characters it never saw."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.tokenizer import CharTokenizer, TokenizerError, UnknownCharacterError, load_tokenizer, tokenizer_from_dict
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), min_size=1)  # half surrogate pairs, NULs, unassigned: everything
+
+
+@given(ANY_TEXT)
+def test_round_trip(text: str) -> None:
+    tokenizer = CharTokenizer.train(text)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert ids.tolist() == [sorted(set(text)).index(char) for char in text]
+
+
+@given(ANY_TEXT)
+def test_round_trip_of_the_tokenizer(text: str) -> None:
+    tokenizer = CharTokenizer.train(text)
+    again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+    assert again == tokenizer
+    assert again.hash == tokenizer.hash
+    assert again.decode(tokenizer.encode(text)) == text
+
+
+def test_round_trip_of_every_code_point() -> None:
+    text = "".join(map(chr, range(sys.maxunicode + 1)))
+    tokenizer = CharTokenizer.train(text)
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.uint32
+    np.testing.assert_array_equal(ids, np.arange(sys.maxunicode + 1))
+    assert tokenizer.decode(ids) == text
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_unknown_characters_are_named_at_their_first_position(seen: str, text: str) -> None:
+    tokenizer = CharTokenizer.train(seen)
+    unseen = {char: text.index(char) for char in text if char not in seen}
+    if not unseen:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        return
+    with pytest.raises(UnknownCharacterError) as raised:
+        tokenizer.encode(text)
+    assert list(raised.value.characters.items()) == list(unseen.items())  # in the order of the text
+
+
+def test_ids_are_in_sorted_order() -> None:
+    tokenizer = CharTokenizer.train("hello\n")
+    assert tokenizer.vocab_size == 5
+    ids = tokenizer.encode("hello\n")
+    assert ids.dtype == np.uint16
+    assert ids.tolist() == [2, 1, 3, 3, 4, 0]
+
+
+def test_the_type_of_ids_follows_the_vocabulary() -> None:
+    characters = [chr(point) for point in range(2**16 + 1)]
+    full = CharTokenizer(characters[:-1])
+    assert full.encode(characters[-2]).dtype == np.uint16
+    assert full.encode(characters[-2]).tolist() == [2**16 - 1]
+    assert CharTokenizer(characters).encode(characters[-1]).tolist() == [2**16]
+
+
+def test_empty_text() -> None:
+    tokenizer = CharTokenizer.train("ab")
+    assert tokenizer.encode("").shape == (0,)
+    assert tokenizer.decode([]) == ""
+    with pytest.raises(TokenizerError, match="training text is empty"):
+        CharTokenizer.train("")
+
+
+def test_the_message_about_unknown_characters() -> None:
+    tokenizer = CharTokenizer.train("abc")
+    with pytest.raises(UnknownCharacterError) as raised:
+        tokenizer.encode("aéb\té")
+    assert str(raised.value) == (
+        "the tokenizer never saw these characters: 'é' (U+00E9) at position 1, '\\t' (U+0009) at position 3; "
+        "it knows the 3 different characters of its training text."
+    )
+    with pytest.raises(UnknownCharacterError, match=r"never saw this character: '😀' \(U\+1F600\) at position 0;"):
+        tokenizer.encode("😀😀")
+
+
+def test_many_unknown_characters_make_no_long_message() -> None:
+    with pytest.raises(UnknownCharacterError, match="and 992 more") as raised:
+        CharTokenizer.train("abc").encode("".join(chr(0x4E00 + i) for i in range(1000)))
+    assert len(raised.value.characters) == 1000
+
+
+@pytest.mark.parametrize("ids", [[3], [-1], [0, 1, 2, 3, 0], np.array([65535], np.uint16), np.array([2**40])])
+def test_ids_out_of_range(ids: list[int]) -> None:
+    with pytest.raises(TokenizerError, match=r"there is no token (3|-1|65535|1099511627776): .* from 0 to 2"):
+        CharTokenizer.train("abc").decode(ids)
+
+
+def test_ids_that_are_no_integers() -> None:
+    with pytest.raises(TokenizerError, match="integers, got float64"):
+        CharTokenizer.train("abc").decode([0.5])
+
+
+def test_decode_takes_numbers_and_arrays_of_any_shape() -> None:
+    tokenizer = CharTokenizer.train("abc")
+    assert tokenizer.decode(2) == "c"
+    assert tokenizer.decode(np.array([[0, 1], [2, 0]])) == "abca"
+    assert tokenizer.decode(np.array([0, 1, 2, 0], np.uint8)[::2]) == "ac"
+
+
+def test_the_hash_is_stable() -> None:
+    assert CharTokenizer.train("hello").hash == "6097744749d8509569c3e1af295856ff2f1690b1fac4edaaa86f304cf8f26ed1"
+    assert CharTokenizer.train("olleh").hash == CharTokenizer.train("hello").hash
+    assert CharTokenizer(list("hlo")).hash != CharTokenizer(list("hol")).hash
+
+
+def test_files(tmp_path: Path) -> None:
+    tokenizer = CharTokenizer.train("naïve — 😀\n\ud800")
+    tokenizer.save(tmp_path / "tokenizer.json")
+    assert load_tokenizer(tmp_path / "tokenizer.json") == tokenizer
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "does not hold JSON"),
+        ("[]", "should be 'char', got None"),
+        ('{"type": "bpe"}', "should be 'char', got 'bpe'"),
+        ('{"type": "char"}', "no list of characters"),
+        ('{"type": "char", "characters": "abc"}', "no list of characters"),
+        ('{"type": "char", "characters": []}', "at least one character"),
+        ('{"type": "char", "characters": ["a", "bc"]}', "got 'bc'"),
+        ('{"type": "char", "characters": ["a", 7]}', "got 7"),
+        ('{"type": "char", "characters": ["a", "b", "a"]}', "'a' is there twice"),
+    ],
+)
+def test_files_that_are_no_tokenizer(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="No such file"):
+        load_tokenizer(tmp_path / "tokenizer.json")
