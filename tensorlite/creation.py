@@ -63,14 +63,14 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return Tensor.wrap(array)
 
 
-def zeros(*shape: Any, dtype: Any = float32, device: Device | str = "numpy", requires_grad: bool = False) -> Tensor:
+def zeros(*shape: Any, dtype: Any = None, device: Device | str = "numpy", requires_grad: bool = False) -> Tensor:
     """A tensor of zeros: ``zeros(2, 3)`` or ``zeros((2, 3))``."""
-    return full(_shape(shape), 0, dtype=dtype, device=device, requires_grad=requires_grad)
+    return full(_shape(shape), 0.0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def ones(*shape: Any, dtype: Any = float32, device: Device | str = "numpy", requires_grad: bool = False) -> Tensor:
+def ones(*shape: Any, dtype: Any = None, device: Device | str = "numpy", requires_grad: bool = False) -> Tensor:
     """A tensor of ones: ``ones(2, 3)`` or ``ones((2, 3))``."""
-    return full(_shape(shape), 1, dtype=dtype, device=device, requires_grad=requires_grad)
+    return full(_shape(shape), 1.0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def full(
@@ -104,25 +104,27 @@ def arange(
 def rand(
     *shape: Any,
     generator: np.random.Generator | None = None,
-    dtype: Any = float32,
+    dtype: Any = None,
     device: Device | str = "numpy",
     requires_grad: bool = False,
 ) -> Tensor:
     """Uniform on [0, 1), from ``generator`` or else the thread's stream (see `tensorlite.manual_seed`)."""
-    values = (generator or random.generator()).random(_shape(shape))
+    dtype = float32 if dtype is None else np.dtype(dtype)
+    # float32 draws have 24 bits; a float64 just under 1 would be rounded to 1.
+    values = (generator or random.generator()).random(_shape(shape), dtype=np.float64 if dtype == float64 else np.float32)
     return Tensor(Device(device).asarray(values, dtype), requires_grad)
 
 
 def randn(
     *shape: Any,
     generator: np.random.Generator | None = None,
-    dtype: Any = float32,
+    dtype: Any = None,
     device: Device | str = "numpy",
     requires_grad: bool = False,
 ) -> Tensor:
     """Normal with mean 0 and standard deviation 1, from ``generator`` or else the thread's stream."""
     values = (generator or random.generator()).standard_normal(_shape(shape))
-    return Tensor(Device(device).asarray(values, dtype), requires_grad)
+    return Tensor(Device(device).asarray(values, float32 if dtype is None else dtype), requires_grad)
 
 
 def randint(

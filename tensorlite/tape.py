@@ -53,7 +53,7 @@ class Node:
         parents: for each argument, where its gradient goes: a leaf tensor, a (node, position), or None.
         inputs: for each argument (shape, dtype) or None: what its gradient must look like.
         outputs: (shape, dtype, array module) of each output, to stand in zeros for one that was not used.
-        versions: (counter, value seen at forward) of every tensor the forward read.
+        versions: (counter, value seen at forward) of every tensor the forward read or made: it may have saved either.
         hooks: position of an output -> functions that see, and may replace, its gradient.
     """
 
@@ -159,8 +159,8 @@ def _accumulate(leaf: Tensor, dx: Array) -> None:
 
 
 def _run_hooks(hooks: dict[int, Hook], dx: Array) -> Array:
-    """Show ``dx`` to every hook in turn; a hook that returns an array replaces it."""
-    for hook in list(hooks.values()):
+    """Show ``dx`` to every hook in turn, by number; a hook that returns an array replaces it."""
+    for _, hook in sorted(hooks.items()):
         replaced = hook(dx)
         dx = dx if replaced is None else replaced
     return dx
@@ -175,7 +175,7 @@ def _check_usable(node: Node) -> None:
     for version, seen in node.versions:
         if version.count != seen:
             raise RuntimeError(
-                f"{node.name} needs an input for its gradient that was since written to in place "
+                f"{node.name} cannot give its gradient: its input or its result was since written to in place "
                 f"({version.count - seen} time(s)); change a clone() instead."
             )
 

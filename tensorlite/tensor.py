@@ -8,6 +8,7 @@ operators and methods, ``x + y`` or ``x.sum()``, are put on this class by `tenso
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from tensorlite.backend import Array, Device, array_module, device_of, to_numpy
 from tensorlite.index import resolve_index
 
 _hook_numbers = itertools.count()
+_AFTER_ALL_HOOKS = sys.maxsize  # retain_grad keeps what the hooks made of the gradient, and twice is as once
 
 
 class Tensor:
@@ -181,12 +183,13 @@ class Tensor:
             return
         me = weakref.ref(self)  # the tape must not keep this tensor alive
 
-        def keep(grad: Tensor) -> None:
+        def keep(dy: Array) -> None:
             tensor = me()
             if tensor is not None:
-                tensor.grad = Tensor.wrap(grad.data.copy() if tensor.grad is None else tensor.grad.data + grad.data)
+                tensor.grad = Tensor.wrap(dy.copy() if tensor.grad is None else tensor.grad.data + dy)
 
-        self.register_hook(keep)
+        node, position = self.source
+        node.hooks.setdefault(position, {})[_AFTER_ALL_HOOKS] = keep
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> HookHandle:
         """Call ``hook(grad)`` when the gradient of this tensor is complete; what it returns replaces it.
