@@ -49,9 +49,7 @@ class RandomBatches:
         BatchError: if batch_size or block_size is below 1, or there are fewer than block_size + 1 tokens.
     """
 
-    def __init__(
-        self, tokens: np.ndarray, batch_size: int, block_size: int, generator: np.random.Generator, name: str = "corpus"
-    ) -> None:
+    def __init__(self, tokens: np.ndarray, batch_size: int, block_size: int, generator: np.random.Generator, name: str = "corpus") -> None:
         for setting, value in (("batch_size", batch_size), ("block_size", block_size)):
             if value < 1:
                 raise BatchError(f"{setting} must be at least 1, got {value}.")

@@ -44,9 +44,7 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be written, or cannot be read; the message says why, and what to do."""
 
 
-def save_model(
-    folder: str | os.PathLike[str], model: LanguageModel, tokenizer: Tokenizer, training: Any = None, **facts: Any
-) -> Path:
+def save_model(folder: str | os.PathLike[str], model: LanguageModel, tokenizer: Tokenizer, training: Any = None, **facts: Any) -> Path:
     """Write ``model`` and all that is needed to use it into ``folder``, which is made if need be; returns the folder.
 
     Args:

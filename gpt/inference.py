@@ -38,9 +38,7 @@ def generate_text(
     generator: np.random.Generator | None = None,
 ) -> str:
     """``prompt`` and how the model goes on from it; see `stream_text`, which gives the continuation alone."""
-    pieces = stream_text(
-        model, tokenizer, prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
-    )
+    pieces = stream_text(model, tokenizer, prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     return prompt + "".join(pieces)
 
 
@@ -134,7 +132,7 @@ def _predicting(model: LanguageModel) -> Iterator[None]:
     """In eval mode and off the tape; afterwards every module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     with tl.no_grad():
-        for module, training in modes:
+        for module, _ in modes:
             module.training = False
         try:
             yield

@@ -16,7 +16,9 @@ def generator(seed: int = 0) -> np.random.Generator:
 # --- the split ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("length", "fraction", "cut"), [(100, 0.1, 90), (1_115_394, 0.1, 1_003_854), (7, 0.5, 3), (10, 0, 10), (0, 0.1, 0)])
+@pytest.mark.parametrize(
+    ("length", "fraction", "cut"), [(100, 0.1, 90), (1_115_394, 0.1, 1_003_854), (7, 0.5, 3), (10, 0, 10), (0, 0.1, 0)]
+)
 def test_split_keeps_the_order(length: int, fraction: float, cut: int) -> None:
     train, val = split_tokens(np.arange(length), fraction)
     assert len(train) == cut  # of Tiny Shakespeare, nanoGPT's own 1,003,854
@@ -129,7 +131,9 @@ def test_far_too_short(length: int) -> None:
         RandomBatches(np.arange(length), 4, 8, generator())
 
 
-@pytest.mark.parametrize(("batch_size", "block_size", "name"), [(0, 8, "batch_size"), (-1, 8, "batch_size"), (4, 0, "block_size"), (4, -3, "block_size")])
+@pytest.mark.parametrize(
+    ("batch_size", "block_size", "name"), [(0, 8, "batch_size"), (-1, 8, "batch_size"), (4, 0, "block_size"), (4, -3, "block_size")]
+)
 def test_sizes_below_one(batch_size: int, block_size: int, name: str) -> None:
     with pytest.raises(BatchError, match=rf"{name} must be at least 1, got -?\d"):
         RandomBatches(np.arange(100), batch_size, block_size, generator())
