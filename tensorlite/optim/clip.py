@@ -1,0 +1,105 @@
+"""Keeping gradients from growing too large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array, array_module
+from tensorlite.optim.flat import whole_buffer
+from tensorlite.tensor import Tensor
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Tensor:
+    """Shorten the vector of all gradients to length ``max_norm`` if it is longer; its direction stays.
+
+        g ← g · min(1, max_norm / (|g| + 1e-6))
+
+    Numbers whose squares overflow are no obstacle: gradients of 1e30 in float32 are clipped as they should be.
+    On a GPU nothing here waits for the device, unless ``error_if_nonfinite`` asks to look.
+
+    Args:
+        parameters: those without a gradient do not count.
+        norm_type: 2 for the length, ``inf`` for the largest magnitude, p for (Σ |g|ᵖ)^(1/p).
+        error_if_nonfinite: raise if the norm is infinite or not a number, before anything is changed.
+
+    Returns:
+        The norm before clipping, a tensor of no axes.
+
+    Raises:
+        RuntimeError: see ``error_if_nonfinite``.
+        ValueError: if max_norm is negative or norm_type is not positive.
+
+    Source: Pascanu, Mikolov, Bengio 2013; equals torch.nn.utils.clip_grad_norm_.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"clip_grad_norm_: max_norm must not be negative, got {max_norm}.")
+    if not norm_type > 0:
+        raise ValueError(f"clip_grad_norm_: norm_type is a positive number or inf, got {norm_type}.")
+    gradients = _gradients(parameters)
+    if not gradients:
+        return Tensor.wrap(np.zeros((), np.float32))
+    xp = array_module(gradients[0])
+    norms = [_norm(g, norm_type) for g in gradients]
+    norm = norms[0] if len(norms) == 1 else _norm(xp.stack(norms), norm_type)  # the norm of all is the norm of the norms
+    if error_if_nonfinite and not math.isfinite(float(norm)):
+        raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {float(norm)}, so they cannot be clipped.")
+    coefficient = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    if xp is not np or coefficient != 1:  # on the CPU looking is free, and most steps need no clipping
+        for g in gradients:
+            g *= coefficient.astype(g.dtype)
+    return Tensor.wrap(xp.asarray(norm, gradients[0].dtype))
+
+
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
+    """Bring every number of every gradient into [-clip_value, clip_value].
+
+    Raises:
+        ValueError: if clip_value is negative.
+    """
+    if not clip_value >= 0:
+        raise ValueError(f"clip_grad_value_: clip_value must not be negative, got {clip_value}.")
+    for g in _gradients(parameters):
+        array_module(g).clip(g, -clip_value, clip_value, out=g)
+
+
+def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Array]:
+    """The gradients as few arrays as possible: one, if they fill a flat buffer."""
+    listed = [parameters] if isinstance(parameters, Tensor) else list({id(p): p for p in parameters}.values())
+    listed = [p for p in listed if p.grad is not None]
+    whole = whole_buffer(listed)
+    return [p.grad.data for p in listed if p.grad is not None] if whole is None else [whole]
+
+
+def _norm(g: Array, p: float) -> Any:
+    """The p-norm of all numbers in ``g``, as a float64 of no axes on g's device.
+
+    |g| = s · |g / s| for any s > 0. With s the largest magnitude, the powers of g/s lie between 0 and 1: none
+    overflows, and one that underflows was too small to count. On the CPU, where the result can be looked
+    at, the plain sum of squares is tried first.
+    """
+    xp = array_module(g)
+    g = g.reshape(-1)
+    if g.size == 0:
+        return xp.zeros((), np.float64)
+    if p == 2 and xp is np and g.dtype.itemsize >= 4:
+        square, limits = float(np.dot(g, g)), np.finfo(g.dtype)
+        if float(limits.tiny) / float(limits.eps) ** 2 < square < float(limits.max):
+            return np.float64(math.sqrt(square))
+    largest = xp.maximum(g.max(), -g.min())
+    if math.isinf(p):
+        return largest.astype(np.float64)
+    s = xp.where(xp.isfinite(largest) & (largest > 0), largest, 1)  # inf and nan go through the sum as they are
+    scaled = g / s.astype(g.dtype)
+    total = xp.dot(scaled, scaled) if p == 2 and g.dtype.itemsize >= 4 else (xp.abs(scaled) ** p).sum(dtype=np.float64)
+    return largest_times_root(s, total, p)
+
+
+def largest_times_root(s: Any, total: Any, p: float) -> Any:
+    """s · total^(1/p) in float64, whose exponents have room for both."""
+    return s.astype(np.float64) * total.astype(np.float64) ** (1 / p)

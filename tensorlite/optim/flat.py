@@ -1,0 +1,142 @@
+"""One buffer for all parameters, and one for all their gradients.
+
+A GPT has a hundred parameter arrays. Updating them one by one is a hundred times a dozen small array
+operations; laid end to end in one long array they are a dozen large ones. So the parameters *are* laid
+end to end: every ``p.data`` becomes a view into one flat array, and every gradient is written by backward
+straight into its place in a second one (``p.grad_home``, see `tensorlite.tape`). Nothing is gathered or
+scattered at a step, the norm of all gradients is the norm of one vector, and workers that train on shares
+of a batch have one array each to exchange.
+
+    flat.data   [ wte .............. | wpe ... | h.0.ln_1.weight | ... ]
+    flat.grad   [ dwte ............. | dwpe .. | ...
+
+The price: a gradient that is kept across ``zero_grad()`` is overwritten by the next backward, because the
+next one is written to the same place. Keep a ``clone()``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tensorlite.backend import Array, Device, array_module, device_of
+from tensorlite.tensor import Tensor
+
+ALIGNMENT = 64  # bytes: where a cache line, and the fastest loads of a GPU, begin
+
+
+class FlatParameters:
+    """The memory of several parameters of one dtype on one device, end to end in the order given.
+
+    Every parameter begins at a multiple of `ALIGNMENT` bytes from the start; the few numbers in between are
+    0 in both arrays, and stay 0 under every update that maps (0, 0) to 0.
+
+    Args:
+        parameters: distinct leaves; their values are kept, their ``data`` becomes a view.
+
+    Attributes:
+        data, grad: the two flat arrays.
+        parameters: in order.
+        starts: where each begins; one more entry holds the end.
+
+    Raises:
+        ValueError: if there are none, if one occurs twice, or if they differ in dtype or device.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise ValueError("FlatParameters needs at least one parameter.")
+        if len({id(p) for p in self.parameters}) != len(self.parameters):
+            raise ValueError("FlatParameters got a parameter twice; named_parameters() lists a shared one once.")
+        kinds = {kind_of(p) for p in self.parameters}
+        if len(kinds) != 1:
+            listed = " and ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+            raise ValueError(f"FlatParameters needs one dtype and one device, got {listed}.")
+        self.dtype, self.device = kind_of(self.parameters[0])
+
+        unit = max(1, ALIGNMENT // self.dtype.itemsize)
+        self.starts = [0]
+        for p in self.parameters:
+            self.starts.append(self.starts[-1] + math.ceil(p.numel() / unit) * unit)
+        self.data = self._zeros()
+        self.grad = self._zeros()
+        self._views = [self.view(self.data, i) for i in range(len(self.parameters))]
+        self._homes = [self.view(self.grad, i) for i in range(len(self.parameters))]
+        for i, p in enumerate(self.parameters):
+            self._adopt(i, p)
+
+    def _zeros(self) -> Array:
+        return array_module(self.parameters[0].data).zeros(self.starts[-1], self.dtype)
+
+    def _adopt(self, i: int, p: Tensor) -> None:
+        """Move parameter ``i`` in, values and all. A gradient that it has stays where it is; the next one comes here."""
+        self._views[i][...] = self.device.asarray(p.data)
+        p.data = self._views[i]
+        p.grad_home = self._homes[i]
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def slice_of(self, i: int) -> slice:
+        """Where the numbers of parameter ``i`` lie in a flat array."""
+        return slice(self.starts[i], self.starts[i] + self.parameters[i].numel())
+
+    def view(self, flat: Array, i: int) -> Array:
+        """The part of a flat array that belongs to parameter ``i``, in the parameter's shape."""
+        return flat[self.slice_of(i)].reshape(self.parameters[i].shape)
+
+    def fits(self) -> bool:
+        """Whether every parameter still has the dtype and the device that the buffers have."""
+        return all(p.data is view or kind_of(p) == (self.dtype, self.device) for p, view in zip(self.parameters, self._views, strict=True))
+
+    def refresh(self) -> list[int]:
+        """Make the two arrays agree with what the parameters hold now, and say which have a gradient.
+
+        Whoever gave a parameter a new array, or set ``p.grad`` to a tensor of their own, finds it respected:
+        the values are copied in. Where all is as backward left it, this copies nothing.
+
+        Raises:
+            ValueError: if a parameter or its gradient has another shape than before; nothing is changed then.
+        """
+        for p, view in zip(self.parameters, self._views, strict=True):
+            if p.data.shape != view.shape:
+                raise ValueError(f"a parameter of shape {view.shape} was given data of shape {p.data.shape} after the optimizer was made.")
+            if p.grad is not None and p.grad.shape != view.shape:
+                raise ValueError(f"a parameter of shape {view.shape} has a gradient of shape {p.grad.shape}.")
+        present = []
+        for i, p in enumerate(self.parameters):
+            home = self._homes[i]
+            if p.data is not self._views[i] or p.grad_home is not home:
+                self._adopt(i, p)
+            if p.grad is not None:
+                present.append(i)
+                if p.grad.data is not home:
+                    home[...] = self.device.asarray(p.grad.data)
+        return present
+
+
+def kind_of(p: Tensor) -> tuple[Any, Device]:
+    """What parameters in one buffer have in common: dtype and device."""
+    return p.dtype, device_of(p.data)
+
+
+def whole_buffer(parameters: Sequence[Tensor]) -> Array | None:
+    """The flat gradient array of which these parameters' gradients are all there is, or None.
+
+    Only then may it stand for them: it holds their gradients, zeros in the gaps, and nothing else.
+    """
+    base = None
+    for p in parameters:
+        home = p.grad_home
+        if home is None or p.grad is None or p.grad.data is not home or home.base is None:
+            return None
+        if base is None:
+            base = home.base
+        elif home.base is not base:
+            return None
+    if base is None or base.ndim != 1:
+        return None
+    unit = max(1, ALIGNMENT // base.dtype.itemsize)
+    return base if sum(math.ceil(p.numel() / unit) * unit for p in parameters) == base.size else None

@@ -1,0 +1,277 @@
+"""What all optimizers share: parameter groups, the state kept for each parameter, and the walk over the flat buffer.
+
+A subclass says which arrays it keeps for a parameter (`Optimizer.state_names`) and how one step changes a
+stretch of numbers (`Optimizer.update`). It never sees a parameter: all the rules here act on each number by
+itself, so they run over whole groups laid end to end (`tensorlite.optim.flat`), cut wherever it suits the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array, array_module, to_numpy
+from tensorlite.optim.flat import FlatParameters, kind_of
+from tensorlite.tape import enable_grad
+from tensorlite.tensor import Tensor
+
+TILE = 16384  # numbers updated at a time on the CPU: all arrays of one update then stay in the L2 cache
+
+
+class Optimizer:
+    """The base of SGD, Adam and AdamW.
+
+    Args:
+        params: parameters, or dicts ``{"params": [...], "lr": ..., ...}`` with options of their own.
+        defaults: the options of a group that does not name them.
+
+    Attributes:
+        param_groups: one dict for each group, with its parameters and its options. Options may be
+            changed between steps, which is what a learning-rate schedule does.
+
+    Raises:
+        ValueError: for no parameters, one that occurs twice, an unknown option, or one out of range.
+        TypeError: for what is not a tensor.
+    """
+
+    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
+        if isinstance(params, Tensor):
+            raise TypeError("an optimizer takes a list of parameters, not one tensor: put it in a list.")
+        self.defaults = defaults
+        listed: list[Any] = list(params)
+        if not listed:
+            raise ValueError("an optimizer needs at least one parameter, got an empty list.")
+        groups = listed if isinstance(listed[0], dict) else [{"params": listed}]
+        self.param_groups: list[dict[str, Any]] = []
+        for group in groups:
+            self.param_groups.append(self._checked_group(group))
+        self._lay_out({})
+
+    # --- for subclasses -------------------------------------------------------------------------------
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The arrays kept for each parameter of ``group``; they begin as zeros."""
+        return ()
+
+    def update(self, group: dict[str, Any], step: int, p: Array, g: Array, *state: Array) -> None:
+        """Change ``p`` and ``state`` in place, given the gradient ``g``, which stays as it is.
+
+        Args:
+            step: which step this is for these numbers, counted from 1.
+            state: the arrays that `state_names` lists.
+        """
+        raise NotImplementedError
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise a ValueError for options out of range."""
+
+    # --- for users ------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Change every parameter that has a gradient; those whose ``grad`` is None are left out, as in torch.
+
+        Args:
+            closure: called first, to compute the loss and its gradients; its result is returned.
+        """
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        if not all(stretch.flat.fits() for stretch in self._stretches):
+            self._lay_out(self.state_dict()["state"])
+        for stretch in self._stretches:  # everything that can be refused is refused before anything is changed
+            stretch.present = stretch.flat.refresh()
+        for group, parts in zip(self.param_groups, self._parts, strict=True):
+            for stretch, first, last in parts:
+                for i, j in stretch.runs(first, last):
+                    self._update_run(group, stretch, i, j)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget every gradient; with ``set_to_none=False`` fill it with zeros."""
+        for p in self._parameters():
+            if set_to_none:
+                p.grad = None
+            elif p.grad is not None:
+                p.grad.data[...] = 0
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, such as layers that were frozen until now."""
+        group = self._checked_group(param_group)
+        state = self.state_dict()["state"]
+        self.param_groups.append(group)
+        self._lay_out(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot: what `load_state_dict` needs to continue exactly here.
+
+        Returns:
+            ``state``: for each parameter that was ever changed, by its number, ``step`` and its arrays (NumPy);
+            ``param_groups``: the options, with numbers instead of parameters. The layout is torch's.
+        """
+        state = {}
+        for number, (stretch, i) in enumerate(self._places):
+            if stretch.steps[i]:
+                arrays = {name: np.array(to_numpy(stretch.flat.view(flat, i))) for name, flat in stretch.state.items()}
+                state[number] = {"step": stretch.steps[i], **arrays}
+        groups, number = [], 0
+        for group in self.param_groups:
+            count = len(group["params"])
+            groups.append({**group, "params": list(range(number, number + count))})
+            number += count
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`; values are copied. Nothing is changed unless all of it fits.
+
+        Raises:
+            ValueError: if groups, parameters, shapes or options do not fit.
+        """
+        groups = [dict(group) for group in state_dict["param_groups"]]
+        ours = [len(group["params"]) for group in self.param_groups]
+        theirs = [len(group["params"]) for group in groups]
+        if ours != theirs:
+            raise ValueError(f"the state_dict is for groups of {theirs} parameters, this optimizer has groups of {ours}.")
+        for group in groups:
+            self._check_names(group)
+            self.check_options({**self.defaults, **group})
+        # a parameter is known by its number in *their* groups, which another program may have numbered otherwise
+        numbers = [number for group in groups for number in group["params"]]
+        found = {str(key): value for key, value in state_dict["state"].items()}  # JSON turns numbers into strings
+        state = {place: found[str(number)] for place, number in enumerate(numbers) if str(number) in found}
+        self._check_state(state)
+        for group, new in zip(self.param_groups, groups, strict=True):
+            group.update({name: value for name, value in new.items() if name != "params"})
+        self._restore(state)
+
+    def __repr__(self) -> str:
+        lines = [
+            ", ".join([f"{len(group['params'])} parameters", *(f"{name}={value}" for name, value in group.items() if name != "params")])
+            for group in self.param_groups
+        ]
+        return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
+
+    # --- groups ---------------------------------------------------------------------------------------
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups for p in group["params"])
+
+    def _checked_group(self, group: Any) -> dict[str, Any]:
+        """``group`` with the defaults filled in, after checking it."""
+        if not isinstance(group, dict) or "params" not in group:
+            raise TypeError(f"a parameter group is a dict with a list under 'params', got {type(group).__name__}.")
+        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        known = {id(p) for p in self._parameters()}
+        for p in params:
+            if not isinstance(p, Tensor):
+                raise TypeError(f"an optimizer takes tensors, got {type(p).__name__}.")
+            if p.source is not None:
+                raise ValueError(f"an optimizer takes leaves; a tensor of shape {p.shape} was computed by {p.source[0].name}.")
+            if not p.is_floating_point():
+                raise ValueError(f"an optimizer takes floating point tensors, got one of dtype {p.dtype}.")
+            if id(p) in known:
+                raise ValueError(f"a parameter of shape {p.shape} was given to the optimizer twice.")
+            known.add(id(p))
+        complete = {"params": params, **self.defaults, **{name: value for name, value in group.items() if name != "params"}}
+        self._check_names(complete)
+        self.check_options(complete)
+        return complete
+
+    def _check_names(self, group: dict[str, Any]) -> None:
+        unknown = [name for name in group if name not in self.defaults and name not in ("params", "initial_lr", "name")]
+        if unknown:
+            options = ", ".join(self.defaults)
+            raise ValueError(f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}; its options are {options}.")
+
+    # --- memory ---------------------------------------------------------------------------------------
+
+    def _lay_out(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+        """Make the flat buffers, one for each dtype and device, each group's parameters side by side; then put ``state`` in."""
+        by_kind: dict[Any, list[Tensor]] = {}
+        for p in self._parameters():
+            by_kind.setdefault(kind_of(p), []).append(p)
+        stretches = {kind: _Stretch(FlatParameters(parameters)) for kind, parameters in by_kind.items()}
+        self._stretches = list(stretches.values())
+        self._places: list[tuple[_Stretch, int]] = []  # for each parameter, by number: its buffer and place there
+        self._parts: list[list[tuple[_Stretch, int, int]]] = []  # for each group: stretches of buffers, first and last + 1
+        filled = dict.fromkeys(stretches, 0)
+        for group in self.param_groups:
+            before = dict(filled)
+            for p in group["params"]:
+                kind = kind_of(p)
+                self._places.append((stretches[kind], filled[kind]))
+                filled[kind] += 1
+            self._parts.append([(stretches[kind], before[kind], filled[kind]) for kind in stretches if filled[kind] > before[kind]])
+        self._restore(state)
+
+    def _check_state(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+        known = {name for group in self.param_groups for name in (*self.state_names(group), *self._all_state_names())}
+        for number, entry in state.items():
+            stretch, i = self._places[number]
+            shape = stretch.flat.parameters[i].shape
+            for name, value in entry.items():
+                if name != "step" and value is not None and name not in known:
+                    raise ValueError(f"the state_dict has {name!r} for parameter {number}, which {type(self).__name__} does not keep.")
+                if name != "step" and value is not None and np.shape(value) != shape:
+                    raise ValueError(f"the state_dict has {name} {np.shape(value)} for parameter {number}, whose shape is {shape}.")
+
+    def _all_state_names(self) -> tuple[str, ...]:
+        """Every array that some setting of the options keeps."""
+        return ()
+
+    def _restore(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+        for stretch in self._stretches:
+            stretch.steps = [0] * len(stretch.flat)
+            stretch.state = {}
+        for number, entry in state.items():
+            stretch, i = self._places[number]
+            stretch.steps[i] = int(entry.get("step", 1))
+            for name, value in entry.items():
+                if name != "step" and value is not None:
+                    stretch.flat.view(stretch.array(name), i)[...] = stretch.flat.device.asarray(value)
+
+    def _update_run(self, group: dict[str, Any], stretch: _Stretch, i: int, j: int) -> None:
+        """One step for the parameters from ``i`` up to but without ``j``, which lie side by side."""
+        flat = stretch.flat
+        step = stretch.steps[i] + 1
+        arrays = [flat.data, flat.grad, *(stretch.array(name) for name in self.state_names(group))]
+        start, stop = flat.starts[i], flat.starts[j]
+        tile = TILE if array_module(flat.data) is np else max(1, stop - start)
+        for k in range(start, stop, tile):
+            self.update(group, step, *(array[k : min(k + tile, stop)] for array in arrays))
+        for k in range(i, j):
+            stretch.steps[k] = step
+            flat.parameters[k].version.count += 1
+
+
+class _Stretch:
+    """A flat buffer, and what is kept for it: how many steps each parameter has made, and arrays as long as the buffer."""
+
+    def __init__(self, flat: FlatParameters) -> None:
+        self.flat = flat
+        self.steps = [0] * len(flat)
+        self.state: dict[str, Array] = {}
+        self.present: list[int] = []  # the parameters that have a gradient now
+
+    def array(self, name: str) -> Array:
+        """The array of that name; zeros when it is asked for the first time."""
+        if name not in self.state:
+            self.state[name] = array_module(self.flat.data).zeros_like(self.flat.data)
+        return self.state[name]
+
+    def runs(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Cut the parameters from ``first`` to ``last`` (excluded) into runs of neighbours that can be updated as one.
+
+        They all need a gradient, and to have made the same number of steps; as a rule that is one run.
+        """
+        runs: list[tuple[int, int]] = []
+        for i in self.present:
+            if not first <= i < last:
+                continue
+            if runs and runs[-1][1] == i and self.steps[i] == self.steps[i - 1]:
+                runs[-1] = (runs[-1][0], i + 1)
+            else:
+                runs.append((i, i + 1))
+        return runs

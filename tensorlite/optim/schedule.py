@@ -1,0 +1,150 @@
+"""Learning rates that change with the step.
+
+A schedule is a pure function of the step, which returns what to multiply the learning rate with. That is
+all there is to know about it: it can be plotted, and resumed at any step, without having run the ones
+before. `LRScheduler` only applies it to the groups of an optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tensorlite.optim.optimizer import Optimizer
+
+
+def constant(step: int, factor: float = 1.0, total_steps: int = 0) -> float:
+    """``factor`` for ``total_steps`` steps, then 1."""
+    return factor if step < total_steps else 1.0
+
+
+def linear(step: int, start_factor: float, end_factor: float, total_steps: int) -> float:
+    """From ``start_factor`` in a straight line to ``end_factor`` at ``total_steps``, and that from then on."""
+    share = min(step, total_steps) / total_steps if total_steps > 0 else 1.0
+    return start_factor + (end_factor - start_factor) * share
+
+
+def cosine(step: int, total_steps: int, final_factor: float = 0.0) -> float:
+    """Half a cosine, from 1 down to ``final_factor`` at ``total_steps``, and that from then on."""
+    share = min(step, total_steps) / total_steps if total_steps > 0 else 1.0
+    return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * share)) / 2
+
+
+def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final_factor: float = 0.0) -> float:
+    """Up in a straight line for ``warmup_steps``, then down along half a cosine to ``final_factor`` at ``total_steps``.
+
+    The first step, number 0, already moves: its factor is 1 / (warmup_steps + 1). Adam's running means are
+    poor estimates in the first steps, which is why those are kept small; a slow end lets the noise average out.
+
+    Source: Loshchilov, Hutter 2017, "SGDR", for the cosine; Goyal et al. 2017 for the warmup.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return cosine(step - warmup_steps, total_steps - warmup_steps, final_factor)
+
+
+class LRScheduler:
+    """Sets the learning rate of every group; call ``step()`` after each ``optimizer.step()``.
+
+    A group's own learning rate when the first schedule is made is its ``initial_lr``; the schedule is relative to it.
+
+    Attributes:
+        last_epoch: the step that the learning rates now belong to, counted from 0 (torch's name).
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
+        self.last_epoch = 0
+        self._apply()
+
+    def learning_rate(self, base: float, group: int) -> float:
+        """The learning rate at ``last_epoch`` for a group that began with ``base``."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Go on to the next step."""
+        self.last_epoch += 1
+        self._apply()
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rates that are set now, one for each group."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule stands; what it is, is up to the program that makes it again."""
+        return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict`, and set the learning rates accordingly.
+
+        Raises:
+            ValueError: if it is for another number of groups.
+        """
+        base_lrs = list(state_dict["base_lrs"])
+        if len(base_lrs) != len(self.base_lrs):
+            raise ValueError(f"the schedule's state is for {len(base_lrs)} groups, the optimizer has {len(self.base_lrs)}.")
+        self.last_epoch, self.base_lrs = int(state_dict["last_epoch"]), base_lrs
+        self._apply()
+
+    def _apply(self) -> None:
+        for number, (group, base) in enumerate(zip(self.optimizer.param_groups, self.base_lrs, strict=True)):
+            group["lr"] = self.learning_rate(base, number)
+
+
+class LambdaLR(LRScheduler):
+    """The initial learning rate times a function of the step: ``LambdaLR(optimizer, lambda step: warmup_cosine(step, 100, 2000, 0.1))``.
+
+    Args:
+        lr_lambda: one function, or a list with one for each group.
+    """
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | list[Callable[[int], float]]) -> None:
+        groups = len(optimizer.param_groups)
+        self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, list | tuple) else [lr_lambda] * groups
+        if len(self.lr_lambdas) != groups:
+            raise ValueError(f"LambdaLR got {len(self.lr_lambdas)} functions for {groups} parameter groups.")
+        super().__init__(optimizer)
+
+    def learning_rate(self, base: float, group: int) -> float:
+        return base * self.lr_lambdas[group](self.last_epoch)
+
+
+class ConstantLR(LRScheduler):
+    """``factor`` times the learning rate for ``total_iters`` steps, then the learning rate itself."""
+
+    def __init__(self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5) -> None:
+        self.factor, self.total_iters = factor, total_iters
+        super().__init__(optimizer)
+
+    def learning_rate(self, base: float, group: int) -> float:
+        return base * constant(self.last_epoch, self.factor, self.total_iters)
+
+
+class LinearLR(LRScheduler):
+    """From ``start_factor`` to ``end_factor`` times the learning rate, over ``total_iters`` steps."""
+
+    def __init__(self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> None:
+        if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1:
+            raise ValueError(f"LinearLR: factors are between 0 and 1, and the first not 0, got {start_factor} and {end_factor}.")
+        self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
+        super().__init__(optimizer)
+
+    def learning_rate(self, base: float, group: int) -> float:
+        return base * linear(self.last_epoch, self.start_factor, self.end_factor, self.total_iters)
+
+
+class CosineAnnealingLR(LRScheduler):
+    """Half a cosine from the learning rate down to ``eta_min`` at step ``T_max``, and up again after it, as in torch."""
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
+        if T_max <= 0:
+            raise ValueError(f"CosineAnnealingLR: T_max must be positive, got {T_max}.")
+        self.T_max, self.eta_min = T_max, eta_min
+        super().__init__(optimizer)
+
+    def learning_rate(self, base: float, group: int) -> float:
+        return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * self.last_epoch / self.T_max)) / 2

@@ -1,0 +1,89 @@
+"""Gradient descent, with momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tensorlite.backend import Array
+from tensorlite.optim.optimizer import Optimizer
+from tensorlite.tensor import Tensor
+
+
+def sgd_update(
+    p: Array,
+    g: Array,
+    velocity: Array | None,
+    step: int,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> None:
+    """p ← p - lr · v,   v ← momentum · v + (1 - dampening) · g,   g + weight_decay · p in place of g
+
+    To first order the objective changes by g · Δp, which for a Δp of given length is least along -g: go that way.
+    Momentum goes where the gradients of many steps agree. In a narrow valley they alternate across it and
+    cancel in v, but add up along it, to 1 / (1 - momentum) times a single one.
+
+    Nesterov looks ahead: momentum will carry p on by momentum · v anyway, so the step is g + momentum · v.
+    Weight decay is the gradient of weight_decay/2 · |p|², a pull towards 0.
+    The first step has no earlier v and takes g whole, without dampening.
+
+    Shapes: p, g, velocity alike; p and velocity are changed in place. velocity may be None where momentum is 0.
+    Source: Polyak 1964; Sutskever et al. 2013; equals torch.optim.SGD.
+    """
+    if weight_decay:
+        g = g + weight_decay * p
+    if momentum and velocity is not None:
+        if step == 1:
+            velocity[...] = g
+        else:
+            velocity *= momentum
+            velocity += (1 - dampening) * g
+        g = g + momentum * velocity if nesterov else velocity
+    p -= lr * g
+
+
+class SGD(Optimizer):
+    """Gradient descent; see `sgd_update` for the rule.
+
+    Args:
+        params: parameters or groups, see `Optimizer`.
+        maximize: go up instead of down.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov}
+        super().__init__(params, {**options, "maximize": maximize})
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        for name in ("lr", "momentum", "weight_decay"):
+            if not options[name] >= 0:
+                raise ValueError(f"SGD: {name} must not be negative, got {options[name]}.")
+        if options["nesterov"] and (options["momentum"] <= 0 or options["dampening"] != 0):
+            raise ValueError(
+                f"SGD: nesterov needs momentum > 0 and dampening 0, got momentum {options['momentum']} and dampening {options['dampening']}."
+            )
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] else ()
+
+    def _all_state_names(self) -> tuple[str, ...]:
+        return ("momentum_buffer",)
+
+    def update(self, group: dict[str, Any], step: int, p: Array, g: Array, *state: Array) -> None:
+        g = -g if group["maximize"] else g
+        velocity = state[0] if state else None
+        sgd_update(p, g, velocity, step, group["lr"], group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])
