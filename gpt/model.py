@@ -15,7 +15,8 @@ import numpy as np
 
 import tensorlite as tl
 from gpt.config import GPTConfig
-from tensorlite import Tensor, nn, random
+from gpt.sampling import sample
+from tensorlite import Tensor, nn
 from tensorlite.nn import functional as F
 
 
@@ -105,19 +106,17 @@ class LanguageModel(nn.Module):
         max_new_tokens: int,
         temperature: float = 1.0,
         top_k: int | None = None,
-        generator: np.random.Generator | None = None,
+        top_p: float | None = None,
+        rng: np.random.Generator | None = None,
     ) -> Tensor:
-        """Append ``max_new_tokens`` ids to ``idx`` (B, T), each drawn from what the model predicts after the last block_size ids.
+        """``idx`` (B, T) and ``max_new_tokens`` more ids, each drawn from what the model predicts after the last block_size ones.
 
-        Args:
-            temperature: below 1 keeps to the likely, above 1 dares more; 0 always takes the likeliest.
-            top_k: draw only from the k likeliest.
-            generator: where the luck comes from; without one, from the thread's stream (see `tensorlite.manual_seed`).
+        The model stays in the mode it is in: call ``eval()`` before, or dropout takes part. How the draw goes, and what temperature,
+        top_k and top_p do to it, is told in `gpt.sampling.sample`; without ``rng`` the thread's stream is used.
         """
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])
-            scores = logits.numpy()[:, -1, :].astype(np.float64)  # (B, V)
-            following = sample(scores, temperature, top_k, generator)
+            following = sample(logits.data[:, -1], temperature, top_k, top_p, rng)  # (B,)
             idx = tl.cat([idx, tl.tensor(following[:, None], dtype=idx.dtype, device=idx.device)], dim=1)
         return idx
 
@@ -176,15 +175,14 @@ def initialise(model: LanguageModel) -> None:
     With ``scaled_init`` the layers that add to the residual stream (two in each block) start smaller by sqrt(2 n_layer): the sum
     of 2 n_layer independent terms then has the same spread, however deep the model is.
     """
-    rng = random.generator()
     config = model.config
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             narrow = config.scaled_init and name.endswith("c_proj.weight")
             std = 0.02 / math.sqrt(2 * config.n_layer) if narrow else 0.02
-            parameter.data[...] = std * rng.standard_normal(parameter.shape, dtype=np.float32)
+            nn.init.normal_(parameter, std=std)
         elif name.endswith("bias"):
-            parameter.data[...] = 0
+            nn.init.zeros_(parameter)
 
 
 def sinusoids(block_size: int, n_embd: int) -> np.ndarray:
@@ -196,20 +194,3 @@ def sinusoids(block_size: int, n_embd: int) -> np.ndarray:
     frequencies = 10000.0 ** (-np.arange(0, n_embd, 2) / n_embd)  # (C/2,)
     angles = np.arange(block_size)[:, None] * frequencies  # (T, C/2)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(block_size, n_embd)
-
-
-def sample(scores: np.ndarray, temperature: float, top_k: int | None, generator: np.random.Generator | None) -> np.ndarray:
-    """Draw one id from each row of scores, with probability softmax(scores / temperature): (B, V) -> (B,).
-
-    Adding Gumbel noise and taking the largest is the same as drawing from the softmax, without computing it.
-    """
-    if temperature < 0:
-        raise ValueError(f"temperature must not be negative, got {temperature}.")
-    if top_k is not None:
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}.")
-        smallest = np.sort(scores, axis=-1)[:, -min(top_k, scores.shape[-1]), None]
-        scores = np.where(scores < smallest, -np.inf, scores)
-    if temperature > 0:
-        scores = scores / temperature + (generator or random.generator()).gumbel(size=scores.shape)
-    return scores.argmax(axis=-1)

@@ -1,0 +1,90 @@
+"""The folder of one training run: what goes in, and what happens when it cannot.
+
+    runs/<name>/
+        metrics.jsonl       one line for each look at the loss, appended as training goes
+        loss.png            the same as a curve
+        model.safetensors, config.json, tokenizer.json      see `gpt.checkpoint`
+
+A run that nobody can keep is worth nothing, so the folder is tried before the work begins. After that, the weights come
+first: a line of metrics that cannot be written is reported once and costs nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from gpt.errors import fail
+from gpt.files import explain
+from gpt.plot import HOW_TO_GET_IT, can_plot, plot_losses
+
+METRICS = "metrics.jsonl"
+PLOT = "loss.png"
+
+
+class RunFolder:
+    """A new folder, for one run alone. What was in a folder of that name before is left alone.
+
+    Args:
+        wanted: the path; where that exists and is not empty, the first free one of path-2, path-3, … is taken.
+
+    Attributes:
+        path: the folder taken.
+        records: all that was logged, whether or not it could be written.
+
+    Raises:
+        UserError: if the folder cannot be made or written to.
+    """
+
+    def __init__(self, wanted: Path) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._complained = False
+        try:
+            self.path = _first_free(wanted)
+            (self.path / METRICS).touch(exist_ok=False)
+        except OSError as error:
+            fail(f"the run folder cannot be written: {explain(error, wanted)}")
+
+    def log(self, **record: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        self.records.append(record)
+        try:
+            with open(self.path / METRICS, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            self._complain_once(f"the metrics are not being written ({explain(error, self.path / METRICS)}) Training goes on.")
+
+    def plot(self) -> None:
+        """Draw loss.png, or say in one line why not."""
+        if not can_plot():
+            print(HOW_TO_GET_IT)
+            return
+        try:
+            plot_losses(self.records, self.path / PLOT, title=self.path.name)
+        except OSError as error:
+            print(f"loss.png cannot be written: {explain(error, self.path / PLOT)}", file=sys.stderr)
+
+    def _complain_once(self, message: str) -> None:
+        if not self._complained:
+            self._complained = True
+            print(f"\nwarning: {message}", file=sys.stderr)
+
+
+def _first_free(wanted: Path) -> Path:
+    """``wanted`` or the first of wanted-2, wanted-3, … that could be made, or was there but empty."""
+    wanted = wanted.expanduser()
+    wanted = wanted if wanted.name else wanted.resolve()  # "." has no name to put a number to
+    for number in itertools.count(1):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            if any(path.iterdir()):
+                continue
+        return path
+    raise AssertionError  # there is always another number
