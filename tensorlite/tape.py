@@ -57,7 +57,7 @@ class Node:
         hooks: position of an output -> functions that see, and may replace, its gradient.
     """
 
-    __slots__ = ("backward", "hooks", "inputs", "name", "number", "outputs", "parents", "versions")
+    __slots__ = ("__weakref__", "backward", "hooks", "inputs", "name", "number", "outputs", "parents", "versions")
 
     def __init__(
         self,

@@ -271,6 +271,8 @@ class Tensor:
     def __repr__(self) -> str:
         values = np.array2string(to_numpy(self.data), precision=4, separator=", ", prefix="tensor(", threshold=200, edgeitems=3)
         parts = [values]
+        if self.data.size == 0 and self.ndim > 1:
+            parts.append(f"size={self.shape}")  # which the brackets cannot show
         if self.dtype not in (np.float32, np.int64, np.bool_):
             parts.append(f"dtype={self.dtype}")
         if array_module(self.data) is not np:

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tensorlite.ops import activation, arithmetic, indexing, matmul, reduction, shape, softmax
+from tensorlite.ops import activation, arithmetic, comparison, elementary, indexing, matmul, reduction, shape, softmax
 from tensorlite.tensor import Tensor
 
 METHODS: dict[Any, str] = {
-    arithmetic: """
-        add sub mul div pow neg abs exp log sqrt rsqrt square reciprocal sin cos clamp maximum minimum
-        eq ne lt le gt ge
-    """,
+    arithmetic: "add sub mul div neg pow",
+    elementary: "abs exp log sqrt rsqrt square reciprocal sin cos",
+    comparison: "eq ne lt le gt ge maximum minimum clamp isnan isinf isfinite logical_not logical_and logical_or",
     reduction: "sum mean var std prod amax amin max min logsumexp cumsum",
     shape: """
         reshape view flatten unflatten squeeze unsqueeze permute transpose flip roll expand broadcast_to repeat
@@ -46,12 +45,12 @@ OPERATORS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "__rfloordiv__": lambda x, y: arithmetic.div(y, x, rounding_mode="floor"),
     "__rpow__": lambda x, y: arithmetic.pow(y, x),
     "__rmatmul__": lambda x, y: matmul.matmul(y, x),
-    "__eq__": arithmetic.eq,
-    "__ne__": arithmetic.ne,
-    "__lt__": arithmetic.lt,
-    "__le__": arithmetic.le,
-    "__gt__": arithmetic.gt,
-    "__ge__": arithmetic.ge,
+    "__eq__": comparison.eq,
+    "__ne__": comparison.ne,
+    "__lt__": comparison.lt,
+    "__le__": comparison.le,
+    "__gt__": comparison.gt,
+    "__ge__": comparison.ge,
 }
 
 CASTS = {"double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32", "bool": "bool"}
@@ -83,7 +82,7 @@ _put(
     {
         "__getitem__": indexing.getitem,
         "__neg__": arithmetic.neg,
-        "__abs__": arithmetic.abs,
+        "__abs__": elementary.abs,
         "where": lambda x, condition, other: indexing.where(condition, x, other),
         "T": property(shape.plain_transpose),
         "mT": property(shape.matrix_transpose),

@@ -11,6 +11,7 @@ Where NumPy can, y is a view: it shares the memory of x, and costs nothing.
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Iterable, Sequence
@@ -463,7 +464,7 @@ def _one_dtype(xs: tuple[Array, ...]) -> list[Array]:
 
 def _cut(x: Array, d: int, lengths: Sequence[int]) -> tuple[Array, ...]:
     """Views of consecutive pieces of axis ``d``."""
-    before, stops = (slice(None),) * d, np.cumsum(lengths).tolist()
+    before, stops = (slice(None),) * d, itertools.accumulate(lengths)
     return tuple(x[(*before, slice(stop - length, stop))] for length, stop in zip(lengths, stops, strict=True))
 
 

@@ -1,0 +1,497 @@
+"""The tape: gradients add up where paths meet, nothing recurses, nothing leaks, nothing stale is used."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+import tensorlite as tl
+from tensorlite.op import REGISTRY, Op
+
+
+def leaves(*arrays):
+    """Each array as a leaf of ours and as one of torch's."""
+    ours = [tl.tensor(np.asarray(a, "float64"), requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(np.asarray(a, "float64"), requires_grad=True) for a in arrays]
+    return ours, theirs
+
+
+def assert_same_gradients(ours, theirs):
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine.grad is None) == (other.grad is None)
+        if mine.grad is not None:
+            np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), rtol=1e-14, atol=1e-14)
+
+
+# --- paths that meet ------------------------------------------------------------------------------------
+
+GRAPHS = {
+    "used twice by one op": lambda t, x, y: (x * x).sum(),
+    "used in two places": lambda t, x, y: (x * y + x.exp()).sum(),
+    "diamond": lambda t, x, y: (lambda h: (h.exp() * h.sin()).sum())(x * y),
+    "diamond of unequal depth": lambda t, x, y: (lambda h: (h.exp().sin().exp() * h).sum())(x * y),
+    "diamond in a diamond": lambda t, x, y: (lambda h: (lambda g: g * h * x)(h.sin() * h.cos()))(x + y).sum(),
+    "leaf at both ends": lambda t, x, y: (((x * y).sin() * y) * x).sum(),
+    "a leaf that does not matter": lambda t, x, y: (x * 2).sum(),
+    "a branch cut off": lambda t, x, y: (x * y.detach() + y).sum(),
+    "several outputs": lambda t, x, y: (lambda a, b, c: (a * c * y[0]).sum() + b.sum())(*x.unbind()),
+    "several outputs, some unused": lambda t, x, y: (lambda a, b, c: (a * a).sum() + y.sum())(*(x * y).unbind()),
+    "several outputs, one used twice": lambda t, x, y: (lambda a, b: (a * a.exp()).sum())(*x.split([1, 2])),
+    "views of one leaf": lambda t, x, y: (x[0] * x[1:] * x.T[0].sum()).sum(),
+}
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
+def test_gradients_add_up_where_paths_meet(graph):
+    rng = np.random.default_rng(0)
+    ours, theirs = leaves(rng.standard_normal((3, 3)), rng.standard_normal((3, 3)))
+    for _ in range(2):  # the second backward adds to the first
+        graph(tl, *ours).backward()
+        graph(torch, *theirs).backward()
+    assert_same_gradients(ours, theirs)
+
+
+def test_random_graphs_agree_with_torch():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        ours, theirs = leaves(*rng.uniform(-1, 1, (3, 4)))
+        plan = [(rng.integers(4), rng.random(2)) for _ in range(30)]
+
+        def run(values, plan=plan):
+            values = list(values)
+            for kind, picks in plan:
+                a, b = (values[int(p * len(values))] for p in picks)
+                values.append([lambda a, b: a * b, lambda a, b: a + b, lambda a, b: a.sin(), lambda a, b: a - b.cos()][kind](a, b))
+            return values[-1] * values[-2] + values[-3]
+
+        cotangent = rng.standard_normal(4)
+        run(ours).backward(tl.tensor(cotangent))
+        run(theirs).backward(torch.tensor(cotangent))
+        assert_same_gradients(ours, theirs)
+
+
+def test_a_leaf_is_its_own_root():
+    ours, theirs = leaves(2.0)
+    ours[0].backward()
+    theirs[0].backward()
+    assert_same_gradients(ours, theirs)
+
+
+def test_gradients_that_an_op_shares_are_not_written_to():
+    x, y = tl.tensor([1.0], requires_grad=True), tl.tensor([1.0], requires_grad=True)
+    cotangent = tl.tensor([1.0])
+    (x + y).backward(cotangent)  # add hands one and the same array to both
+    (x * 5).backward(cotangent)
+    assert (x.grad.tolist(), y.grad.tolist(), cotangent.tolist()) == ([6], [1], [1])
+    assert not np.shares_memory(x.grad.data, y.grad.data)
+
+
+def test_an_expanded_gradient_becomes_an_array_that_can_be_written_to():
+    x = tl.ones(3, requires_grad=True)
+    x.sum().backward()
+    x.sum().backward()
+    assert x.grad.tolist() == [2, 2, 2]
+
+
+def test_gradients_go_to_the_flat_buffer():
+    flat = np.full(5, 9.0, dtype="float32")
+    x, y = tl.ones(2, requires_grad=True), tl.ones(3, requires_grad=True)
+    x.grad_home, y.grad_home = flat[:2], flat[2:]
+    for _ in range(2):
+        (x.sum() * 3).backward()
+    y.sum().backward()
+    assert flat.tolist() == [6, 6, 1, 1, 1]
+    assert np.shares_memory(x.grad.data, flat)
+
+
+# --- depth ----------------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_ops_do_not_recurse():
+    x = tl.tensor(1.0, dtype=tl.float64, requires_grad=True)
+    y = x
+    for _ in range(10_000):
+        y = y * 1.0001 + 0.0
+    y.backward()
+    assert x.grad.item() == pytest.approx(1.0001**10_000, rel=1e-9)
+
+
+def test_a_deep_graph_that_nobody_walked_can_be_dropped():
+    x = tl.tensor(1.0, requires_grad=True)
+    y = x
+    for _ in range(100_000):
+        y = y + 1.0
+    first = weakref.ref(y.source[0])
+    del y
+    gc.collect()
+    assert first() is None
+
+
+# --- one walk, or several -------------------------------------------------------------------------------
+
+
+def test_a_second_backward_needs_retain_graph():
+    ours, theirs = leaves([1.0, 2.0])
+    mine, other = (ours[0] * ours[0]).exp().sum(), (theirs[0] * theirs[0]).exp().sum()
+    for loss in (mine, other):
+        loss.backward(retain_graph=True)
+        loss.backward()
+    assert_same_gradients(ours, theirs)
+    with pytest.raises(RuntimeError, match=r"reached sum a second time.*freed by the first; pass retain_graph=True"):
+        mine.backward()
+
+
+def test_two_losses_through_one_freed_node():
+    x = tl.tensor([1.0, 2.0], requires_grad=True)
+    h = x.exp()
+    h.sum().backward()
+    with pytest.raises(RuntimeError, match="reached exp a second time"):
+        (h * 2).sum().backward()
+
+
+def test_create_graph_is_refused_by_name():
+    x = tl.tensor(1.0, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="create_graph=True"):
+        (x * x).backward(create_graph=True)
+
+
+# --- where to start -------------------------------------------------------------------------------------
+
+
+def test_backward_without_a_gradient_needs_one_element():
+    x = tl.ones(2, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"on a tensor of shape \(2, 3\) needs a gradient of that shape.*mean\(\) or sum\(\)"):
+        (x * 2).backward()
+    (x.sum().reshape(1, 1) * 2).backward()
+    assert x.grad.tolist() == [[2] * 3] * 2
+
+
+def test_backward_with_a_gradient_of_another_shape():
+    x = tl.ones(2, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"gradient of shape \(3,\) for a tensor of shape \(2, 3\)"):
+        (x * 2).backward(tl.ones(3))
+
+
+def test_backward_without_history():
+    for y in (tl.ones(1), tl.ones(1, requires_grad=True).detach() * 2):
+        with pytest.raises(RuntimeError, match="does not require a gradient"):
+            y.backward()
+
+
+def test_a_gradient_of_another_dtype_is_converted():
+    x = tl.ones(2, requires_grad=True)
+    (x * 2).backward(tl.tensor([0.5, 1.5], dtype=tl.float64))
+    assert x.grad.dtype == tl.float32
+    assert x.grad.tolist() == [1, 3]
+
+
+# --- a backward that is wrong ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken_op():
+    """Makes ops with a backward of one's choice, and forgets them afterwards."""
+    made = []
+
+    def make(backward):
+        def broken_forward(x, y):
+            return x + y, None
+
+        made.append(Op(broken_forward, backward))
+        return made[-1]
+
+    yield make
+    for op in made:
+        del REGISTRY[op.name]
+
+
+def test_a_gradient_of_the_wrong_shape_is_refused(broken_op):
+    op = broken_op(lambda dy, saved: (dy, dy))  # forgets to sum over the axis along which y was repeated
+    y = tl.ones(3, requires_grad=True)
+    out = op(tl.ones(2, 3), y)
+    message = r"backward of broken returned .* shape \(2, 3\) for argument 1, whose shape is \(3,\): was the sum over a broadcast axis"
+    with pytest.raises(RuntimeError, match=message):
+        out.backward(tl.ones(2, 3))
+
+
+def test_a_missing_gradient_is_refused(broken_op):
+    x = tl.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="broken has no gradient for its argument 1"):
+        broken_op(lambda dy, saved: (dy, None))(tl.ones(3), x).sum().backward()
+
+
+# --- hooks and retain_grad ------------------------------------------------------------------------------
+
+
+def hooked(t, x):
+    """Hooks of every kind; returns what each of them saw."""
+    seen = []
+
+    def note(name, result=None):
+        def hook(grad):
+            seen.append((name, grad.tolist()))
+            return None if result is None else result(grad)
+
+        return hook
+
+    h = x * 3
+    h.retain_grad()
+    h.retain_grad()  # twice is as once
+    h.register_hook(note("middle"))
+    h.register_hook(note("middle doubles", lambda g: g * 2))
+    removed = h.register_hook(note("removed"))
+    removed.remove()
+    removed.remove()
+    a, b = h.split(1)
+    a.register_hook(note("first output"))
+    x.register_hook(note("leaf"))
+    x.register_hook(note("leaf halves", lambda g: g / 2))
+    ((a * b).sum() + (h * x).sum() + x.sum()).backward()
+    return seen, h.grad.tolist(), x.grad.tolist()
+
+
+def test_hooks_see_and_replace_what_torch_hooks_do():
+    ours, theirs = leaves([1.0, 2.0])
+    assert hooked(tl, ours[0]) == hooked(torch, theirs[0])
+
+
+def test_a_leaf_hook_is_called_once_with_the_whole_sum():
+    x, calls = tl.tensor([1.0], requires_grad=True), []
+    x.register_hook(lambda g: calls.append(g.item()))
+    y = x * 1
+    for _ in range(10):
+        y = y + x
+    y.backward()
+    assert calls == [11]
+
+
+def test_hooks_and_retain_grad_need_a_gradient():
+    with pytest.raises(RuntimeError, match="does not require a gradient"):
+        tl.ones(2).register_hook(print)
+    with pytest.raises(RuntimeError, match="does not require a gradient"):
+        tl.ones(2).retain_grad()
+
+
+def test_retain_grad_adds_up_over_walks():
+    ours, theirs = leaves([1.0, 2.0])
+    grads = []
+    for x in (ours[0], theirs[0]):
+        h = x * 2
+        h.retain_grad()
+        (h * h).sum().backward(retain_graph=True)
+        (h * h).sum().backward()
+        grads.append(h.grad.tolist())
+    assert grads[0] == grads[1]
+
+
+def test_without_retain_grad_the_middle_keeps_nothing():
+    x = tl.ones(2, requires_grad=True)
+    h = x * 2
+    h.sum().backward()
+    assert h.grad is None
+
+
+# --- switching the tape off -----------------------------------------------------------------------------
+
+
+def test_no_grad_and_enable_grad_as_contexts():
+    x = tl.ones(2, requires_grad=True)
+    with tl.no_grad():
+        assert not (x * 2).requires_grad
+        with tl.enable_grad():
+            assert (x * 2).requires_grad
+        assert not (x * 2).requires_grad
+    assert (x * 2).requires_grad
+    with pytest.raises(KeyError), tl.no_grad():
+        raise KeyError
+    assert tl.is_grad_enabled()
+
+
+def test_no_grad_as_a_decorator():
+    @tl.no_grad()
+    def double(x, depth):
+        return double(x, depth - 1) if depth else x * 2
+
+    x = tl.ones(2, requires_grad=True)
+    assert not double(x, 3).requires_grad
+    assert (x * 2).requires_grad
+
+
+def test_no_grad_belongs_to_the_thread():
+    x, inside, done, seen = tl.ones(2, requires_grad=True), threading.Event(), threading.Event(), []
+
+    def quiet():
+        with tl.no_grad():
+            inside.set()
+            done.wait(10)
+            seen.append((x * 2).requires_grad)
+
+    thread = threading.Thread(target=quiet)
+    thread.start()
+    inside.wait(10)
+    seen.append((x * 2).requires_grad)
+    done.set()
+    thread.join()
+    assert seen == [True, False]
+
+
+def test_threads_walk_their_own_graphs():
+    results = {}
+
+    def work(n):
+        x = tl.tensor(np.full(50, float(n)), requires_grad=True)
+        for _ in range(50):
+            (x * x * x).sum().backward()
+        results[n] = x.grad.numpy()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n, grad in results.items():
+        np.testing.assert_allclose(grad, 50 * 3 * n**2)
+
+
+# --- writing in place -----------------------------------------------------------------------------------
+
+
+def test_setitem_writes_what_torch_writes():
+    index_arrays = [[0, 2], ([1, 0], slice(None), [3, 1]), (0, slice(None), [1, 3]), (slice(None), np.array([True, False, True]))]
+    for index in [0, (1, -1), (slice(None), slice(1, None), 2), (..., None, 0), *index_arrays]:
+        mine, other = tl.zeros(3, 3, 4), torch.zeros(3, 3, 4)
+        shape = tuple(other[index].shape)
+        values = np.random.default_rng(0).standard_normal(shape).astype("float32")
+        mine[index], other[index] = tl.tensor(values), torch.tensor(values)
+        np.testing.assert_array_equal(mine.numpy(), other.numpy())
+        mine[index] = -1
+        other[index] = -1
+        np.testing.assert_array_equal(mine.numpy(), other.numpy())
+
+
+def test_setitem_through_a_mask_tensor():
+    x = tl.tensor([1.0, -2.0, 3.0])
+    x[x < 0] = 0
+    assert x.tolist() == [1, 0, 3]
+
+
+def test_setitem_on_the_tape_is_refused():
+    x = tl.ones(2, requires_grad=True)
+    for tensor in (x, x * 2):
+        with pytest.raises(RuntimeError, match=r"in place to a tensor that requires a gradient.*where\(\) or masked_fill\(\)"):
+            tensor[0] = 5
+    with tl.no_grad():
+        x[0] = 5
+    assert x.tolist() == [5, 1]
+
+
+def test_setitem_of_a_value_on_the_tape_is_refused():
+    x, value = tl.zeros(2), tl.ones(1, requires_grad=True)
+    with pytest.raises(RuntimeError, match="a value that requires a gradient is written into a tensor that would not pass it on"):
+        x[:1] = value
+    x[:1] = value.detach()
+    assert x.tolist() == [1, 0]
+
+
+STALE = {
+    "an input": lambda x, c: (x * c, c),
+    "a view of an input": lambda x, c: (x * c, c[1:]),
+    "a view of a view": lambda x, c: (x * c, c.view(3, 1)[1:].T),
+    "what an input is a view of": lambda x, c: (x[:2] * c[1:], c),
+    "an input, detached": lambda x, c: (x * x, x.detach()),
+    "a result": lambda x, c: (lambda y: (y, y.detach()))(x.exp()),
+    "a view of a result": lambda x, c: (lambda y: (y, y.detach()[0:1]))(x.exp()),
+}
+
+
+@pytest.mark.parametrize("make", STALE.values(), ids=STALE.keys())
+def test_what_was_overwritten_after_the_forward_is_not_used(make):
+    ours, theirs = leaves([1.0, 2.0, 3.0])
+    for x, t in ((ours[0], tl), (theirs[0], torch)):
+        y, written = make(x, t.ones(3, dtype=t.float64))
+        written[0] = 7
+        with pytest.raises(RuntimeError, match="in place" if t is tl else "inplace"):
+            y.sum().backward()
+
+
+def test_the_message_about_overwritten_memory_names_the_op_and_the_way_out():
+    x, c = tl.ones(2, requires_grad=True), tl.ones(2)
+    y = (x * c).sum()
+    c[0] = c[1] = 2
+    with pytest.raises(RuntimeError, match=r"mul cannot give its gradient: .* in place \(2 time\(s\)\); change a clone\(\) instead"):
+        y.backward()
+
+
+def test_writing_before_the_forward_or_elsewhere_is_fine():
+    x, c, other = tl.ones(2, requires_grad=True), tl.ones(2), tl.ones(2)
+    c[0] = 3
+    y = (x * c).sum()
+    other[0] = 5
+    c.clone()[0] = 7
+    y.backward()
+    assert x.grad.tolist() == [3, 1]
+
+
+# --- memory ---------------------------------------------------------------------------------------------
+
+
+def test_backward_frees_what_the_forward_saved():
+    x = tl.ones(1000, requires_grad=True)
+    h = x.exp()
+    loss = (h * h).sum()
+    saved = weakref.ref(h.data)
+    del h
+    assert saved() is not None
+    loss.backward()
+    assert saved() is None  # though the loss still lives
+
+
+def test_dropping_the_loss_frees_the_graph_without_the_garbage_collector():
+    x = tl.ones(1000, requires_grad=True)
+    gc.collect()
+    gc.disable()
+    try:
+        h = x.exp()
+        h.retain_grad()
+        h.register_hook(lambda g: None)
+        loss = (h * h).sum()
+        node, saved = weakref.ref(h), weakref.ref(h.data)
+        del h, loss
+        assert node() is None
+        assert saved() is None
+    finally:
+        gc.enable()
+
+
+def test_memory_is_flat_over_many_steps():
+    rng = np.random.default_rng(0)
+    w = tl.tensor(rng.standard_normal((32, 32)), requires_grad=True)
+    x = tl.tensor(rng.standard_normal((8, 32)))
+
+    def step():
+        h = x
+        for part in (w, w.T, w):
+            h = (h @ part).tanh()
+        a, _unused = h.split(16, 1)
+        (a * a).mean().backward()
+        w.grad = None
+
+    for _ in range(20):
+        step()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(200):
+            step()
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 4096, f"{grown} bytes more after 200 steps; one step's arrays alone are about 30000"
