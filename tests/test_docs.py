@@ -1,9 +1,10 @@
-"""What the documents say is run: every ``python`` block of README, CONTRIBUTING and docs, file by file, top to bottom."""
+"""What the documents say is done: their code is run, their steps are taken, the lines they quote are there."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,25 +20,63 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if blocks(name, "python")])
-def test_the_code_in_the_documents_runs(document, tmp_path):
-    # In a process of its own: an example may define an op, and the list of ops belongs to the whole process.
-    script = tmp_path / "example.py"
-    script.write_text("\n".join(blocks(document, "python")), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def run_python(*arguments: str, tree: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in ``tree`` with the packages that are there. In a process of its own, since the list of ops belongs to a process."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {"PYTHONPATH": str(tree)}
+    return subprocess.run([sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of what a contributor edits."""
+    for name in ("tensorlite", "gpt", "data", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_the_tour_in_the_readme_runs():
+    (tour,) = blocks("README.md", "python")
+    done = run_python("-W", "error", "-c", tour, tree=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_five_steps_add_an_op(tree):
+    scripts = []
+    for block in blocks("CONTRIBUTING.md", "python"):
+        first_line, _, rest = block.partition("\n")
+        if first_line.startswith("# "):  # this block belongs in a file
+            with (tree / first_line.removeprefix("# ")).open("a", encoding="utf-8") as file:
+                file.write(rest)
+        else:
+            scripts.append(block)
+    done = run_python("-W", "error", "-c", "\n".join(scripts), tree=tree)
+    assert done.returncode == 0, done.stderr
+    done = run_python("-m", "pytest", "tests", "-q", "-k", "softplus", "-p", "no:cacheprovider", tree=tree)
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 5, "the entry in the table was not taken up"
+
+
+def test_a_broken_backward_is_caught_with_the_words_that_the_page_promises(tree):
+    (diff,) = blocks("CONTRIBUTING.md", "diff")
+    removed, added = (re.search(rf"^{sign}(.*\n)", diff, re.MULTILINE)[1] for sign in (r"-", r"\+"))
+    page = tree / "tensorlite" / "ops" / "layernorm.py"
+    source = page.read_text(encoding="utf-8")
+    assert source.count(removed) == 1
+    page.write_text(source.replace(removed, added), encoding="utf-8")
+    done = run_python("-m", "pytest", "tests", "-q", "-k", "layernorm and gradcheck", "-p", "no:cacheprovider", tree=tree)
+    assert done.returncode == 1, done.stdout
+    for promised in blocks("CONTRIBUTING.md", "text"):
+        for line in promised.splitlines():
+            assert line in done.stdout
 
 
 def test_the_page_shown_in_the_readme_is_the_page_in_the_book():
     (excerpt,) = blocks("README.md", "py")
     source = iter((ROOT / "tensorlite" / "ops" / "layernorm.py").read_text(encoding="utf-8").splitlines())
     for line in excerpt.splitlines():
-        if not line or "…" in line:  # an ellipsis stands for lines left out
-            continue
-        assert line in source, f"not in layernorm.py, or not in this order: {line!r}"  # `in` moves the iterator on
+        if line and "…" not in line:  # an ellipsis stands for lines left out
+            assert line in source, f"not in layernorm.py, or not in this order: {line!r}"  # `in` moves the iterator on
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -53,6 +92,6 @@ def test_links_lead_somewhere(document):
 def test_the_files_named_in_the_documents_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:tensorlite|gpt|data|tests|docs|benchmarks|scripts)/[\w./]+)`", text))
-    allowed = {"tensorlite/ops/softplus.py", "tests/case_table/softplus.py"}  # the worked example of CONTRIBUTING
-    missing = sorted(name for name in named - allowed if not (ROOT / name).exists())
+    example = {"tensorlite/ops/softplus.py", "tests/case_table/softplus.py"}  # the new op of CONTRIBUTING
+    missing = sorted(name for name in named - example if not (ROOT / name).exists())
     assert not missing
