@@ -40,6 +40,23 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
         raise ValueError(f"{op}: the shapes {listed} do not broadcast: counted from the right, lengths must be equal or 1.") from None
 
 
+def shape_of(x: Any) -> tuple[int, ...] | None:
+    """The shape of an array; None for a Python number, which has no gradient and needs no `unbroadcast`."""
+    return getattr(x, "shape", None)
+
+
+def operands(op: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Two operands, each an array or a Python number, promoted and seen to broadcast.
+
+    Raises:
+        ValueError: if their shapes do not, naming the op and the shapes.
+    """
+    a_shape, b_shape = shape_of(a), shape_of(b)
+    if a_shape != b_shape and a_shape is not None and b_shape is not None:
+        broadcast_shape(op, a_shape, b_shape)
+    return promote(a, b)
+
+
 def promote(a: Any, b: Any) -> tuple[Any, Any]:
     """Two operands, each an array or a Python number, in the dtype torch computes with.
 
@@ -47,8 +64,13 @@ def promote(a: Any, b: Any) -> tuple[Any, Any]:
     with axes beats a 0-d array beats a Python number; only between equals does the larger type win.
     (NumPy alone would make int64 · float32 a float64, and a float32 array times a 0-d float64 one too.)
     """
+    # The two everyday pairs first: arrays of one dtype, and a floating point array with a number, which never changes it.
     a_dtype, b_dtype = getattr(a, "dtype", None), getattr(b, "dtype", None)
-    if a_dtype == b_dtype and a_dtype is not None:
+    if a_dtype is None or b_dtype is None:
+        dtype = b_dtype if a_dtype is None else a_dtype
+        if dtype is not None and dtype.kind == "f":
+            return a, b
+    elif a_dtype == b_dtype:
         return a, b
     dtype = result_dtype(a, b)
     return _as(a, dtype), _as(b, dtype)
@@ -72,6 +94,11 @@ def result_dtype(*operands: Any) -> Any:
     if strongest == 0:  # only Python numbers are of this kind: torch's default types
         return np.dtype(("bool", "int64", "float32")[highest])
     return np.result_type(*(x.dtype for x in deciding if priority(x) == strongest))
+
+
+def floating(x: Any) -> Any:
+    """``x`` itself if it is floating point, or a number; integers and bools become float32, as in torch."""
+    return x if shape_of(x) is None or is_floating(x.dtype) else x.astype(np.float32)
 
 
 def _as(x: Any, dtype: Any) -> Any:

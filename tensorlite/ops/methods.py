@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tensorlite.ops import activation, arithmetic, comparison, elementary, indexing, matmul, reduction, shape, softmax
+from tensorlite.ops import activation, arithmetic, comparison, elementary, extremum, indexing, matmul, reduction, shape, softmax
 from tensorlite.tensor import Tensor
 
 METHODS: dict[Any, str] = {
     arithmetic: "add sub mul div neg pow",
     elementary: "abs exp log sqrt rsqrt square reciprocal sin cos",
     comparison: "eq ne lt le gt ge maximum minimum clamp isnan isinf isfinite logical_not logical_and logical_or",
-    reduction: "sum mean var std prod amax amin max min logsumexp cumsum",
+    reduction: "sum mean var std prod logsumexp cumsum all any",
+    extremum: "amax amin max min argmax argmin",
     shape: """
         reshape view flatten unflatten squeeze unsqueeze permute transpose flip roll expand broadcast_to repeat
         split chunk unbind clone contiguous to

@@ -1,0 +1,185 @@
+"""Comparison: maximum, minimum and clamp, which choose; and the questions whose answer is a bool.
+
+An op that chooses passes the gradient to what it chose and 0 to the rest. The one question is what to do
+at a tie, where the graph has a kink and any split is defensible: here, as in torch, maximum and minimum
+share equally, and clamp gives all to the value that it clamps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.backend import Array, array_module
+from tensorlite.op import Op
+from tensorlite.ops.broadcasting import operands, shape_of, unbroadcast
+from tensorlite.tensor import Tensor, unwrap
+
+
+def maximum_forward(x: Array, other: Any) -> tuple[Array, Any]:
+    """y = the larger of x and other; nan if one is nan
+
+    Shapes: any two that broadcast.
+    Saves: both operands.
+    Raises: ValueError if they do not broadcast.
+    Source: equals torch.maximum, and also takes a number.
+    """
+    a, b = operands("maximum", x, other)
+    return array_module(x).maximum(a, b), (a, b, shape_of(x), shape_of(other))
+
+
+def maximum_backward(dy: Array, saved: Any) -> tuple[Array | None, Array | None]:
+    """The larger one gets the gradient; equal ones get half each, so that max(x, x) = x has derivative 1."""
+    a, b, x_shape, other_shape = saved
+    return _shares(dy, a < b, b < a, a == b, x_shape, other_shape)
+
+
+maximum = Op(maximum_forward, maximum_backward)
+
+
+def minimum_forward(x: Array, other: Any) -> tuple[Array, Any]:
+    """y = the smaller of x and other; nan if one is nan
+
+    Shapes, Saves, Raises: as maximum.
+    Source: equals torch.minimum, and also takes a number.
+    """
+    a, b = operands("minimum", x, other)
+    return array_module(x).minimum(a, b), (a, b, shape_of(x), shape_of(other))
+
+
+def minimum_backward(dy: Array, saved: Any) -> tuple[Array | None, Array | None]:
+    """As maximum, with the order turned round."""
+    a, b, x_shape, other_shape = saved
+    return _shares(dy, b < a, a < b, a == b, x_shape, other_shape)
+
+
+minimum = Op(minimum_forward, minimum_backward)
+
+
+def clamp_forward(x: Array, min: Any = None, max: Any = None) -> tuple[Array, Any]:
+    """y = x where min ≤ x ≤ max, and the nearer bound elsewhere; max, where min > max
+
+    Shapes: x, and bounds that are None, numbers, or arrays; all broadcast together.
+    Saves: x and the bounds.
+    Raises: ValueError if both bounds are None, or if the shapes do not broadcast.
+    Source: equals torch.clamp.
+    """
+    if min is None and max is None:
+        raise ValueError("clamp: give min, max or both.")
+    xp = array_module(x)
+    y = x
+    if min is not None:
+        y = xp.maximum(*operands("clamp", y, min))
+    if max is not None:
+        y = xp.minimum(*operands("clamp", y, max))
+    return y, (x, min, max)
+
+
+def clamp_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Array | None]:
+    """x gets the gradient where it lies within the bounds, the bounds included; a bound gets it where it was put in x's place.
+
+    With min > max, y is max whatever x is, so max gets everything.
+    """
+    x, low, high = saved
+    where = array_module(dy).where
+    above_low = True if low is None else x >= low
+    below_high = True if high is None else x <= high
+    dx = unbroadcast(where(above_low & below_high, dy, 0), x.shape)
+    dlow = dhigh = None
+    if shape_of(low) is not None:
+        chosen = x < low if high is None else (x < low) & (low < high)
+        dlow = unbroadcast(where(chosen, dy, 0), low.shape)
+    if shape_of(high) is not None:
+        chosen = x > high if low is None else (x > high) | (high < low)
+        dhigh = unbroadcast(where(chosen, dy, 0), high.shape)
+    return dx, dlow, dhigh
+
+
+clamp = Op(clamp_forward, clamp_backward)
+
+
+# --- Questions: their answers are bools, which have no gradient, so these are plain functions, not ops. ---
+
+
+def eq(x: Any, other: Any) -> Tensor:
+    """x = other, element by element."""
+    a, b = _pair("eq", x, other)
+    return Tensor(a == b)
+
+
+def ne(x: Any, other: Any) -> Tensor:
+    """x ≠ other, element by element."""
+    a, b = _pair("ne", x, other)
+    return Tensor(a != b)
+
+
+def lt(x: Any, other: Any) -> Tensor:
+    """x < other, element by element."""
+    a, b = _pair("lt", x, other)
+    return Tensor(a < b)
+
+
+def le(x: Any, other: Any) -> Tensor:
+    """x ≤ other, element by element."""
+    a, b = _pair("le", x, other)
+    return Tensor(a <= b)
+
+
+def gt(x: Any, other: Any) -> Tensor:
+    """x > other, element by element."""
+    a, b = _pair("gt", x, other)
+    return Tensor(a > b)
+
+
+def ge(x: Any, other: Any) -> Tensor:
+    """x ≥ other, element by element."""
+    a, b = _pair("ge", x, other)
+    return Tensor(a >= b)
+
+
+def isnan(x: Any) -> Tensor:
+    """Where x is not a number."""
+    x = unwrap(x)
+    return Tensor(array_module(x).isnan(x))
+
+
+def isinf(x: Any) -> Tensor:
+    """Where x is ∞ or -∞."""
+    x = unwrap(x)
+    return Tensor(array_module(x).isinf(x))
+
+
+def isfinite(x: Any) -> Tensor:
+    """Where x is neither infinite nor nan."""
+    x = unwrap(x)
+    return Tensor(array_module(x).isfinite(x))
+
+
+def logical_not(x: Any) -> Tensor:
+    """Where x is 0 or False."""
+    x = unwrap(x)
+    return Tensor(array_module(x).logical_not(x))
+
+
+def logical_and(x: Any, other: Any) -> Tensor:
+    """Where both are True, or not 0."""
+    a, b = _pair("logical_and", x, other)
+    return Tensor(array_module(a).logical_and(a, b))
+
+
+def logical_or(x: Any, other: Any) -> Tensor:
+    """Where one or both are True, or not 0."""
+    a, b = _pair("logical_or", x, other)
+    return Tensor(array_module(a).logical_or(a, b))
+
+
+def _shares(dy: Array, x_loses: Array, other_loses: Array, tie: Array, x_shape: Any, other_shape: Any) -> tuple[Array | None, Array | None]:
+    """0 to the loser, half at a tie, the rest to the winner; a number, whose shape is None, takes no gradient."""
+    xp = array_module(dy)
+    share = xp.where(tie, dy / 2, dy)
+    dx = None if x_shape is None else unbroadcast(xp.where(x_loses, 0, share), x_shape)
+    dother = None if other_shape is None else unbroadcast(xp.where(other_loses, 0, share), other_shape)
+    return dx, dother
+
+
+def _pair(op: str, x: Any, other: Any) -> tuple[Any, Any]:
+    return operands(op, unwrap(x), unwrap(other))

@@ -1,0 +1,162 @@
+"""Elementary functions: one number in, one number out.
+
+Every output depends on one input only, so backward is dx = dy · f'(x), element by element. The one
+decision is what to keep: the output where f' is a simple expression in it (exp, sqrt), and the input otherwise.
+Integers become float32 first, except where integers stay integers (abs, square).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.backend import Array, array_module
+from tensorlite.op import Op
+from tensorlite.ops.broadcasting import floating
+
+
+def abs_forward(x: Array) -> tuple[Array, Any]:
+    """y = |x|"""
+    return array_module(x).abs(x), x
+
+
+def abs_backward(dy: Array, saved: Any) -> Array:
+    """dx = dy · sign(x). At the kink, x = 0, sign gives 0: the middle of the slopes -1 and 1."""
+    x = saved
+    return dy * array_module(x).sign(x)
+
+
+abs = Op(abs_forward, abs_backward)
+
+
+def exp_forward(x: Array) -> tuple[Array, Any]:
+    """y = eˣ
+
+    Saves: y.
+    """
+    y = array_module(x).exp(floating(x))
+    return y, y
+
+
+def exp_backward(dy: Array, saved: Any) -> Array:
+    """exp is its own derivative: dx = dy · y."""
+    y = saved
+    return dy * y
+
+
+exp = Op(exp_forward, exp_backward)
+
+
+def log_forward(x: Array) -> tuple[Array, Any]:
+    """y = ln x
+
+    Saves: x.
+    """
+    x = floating(x)
+    return array_module(x).log(x), x
+
+
+def log_backward(dy: Array, saved: Any) -> Array:
+    """dx = dy / x"""
+    x = saved
+    return dy / x
+
+
+log = Op(log_forward, log_backward)
+
+
+def sqrt_forward(x: Array) -> tuple[Array, Any]:
+    """y = √x
+
+    Saves: y.
+    """
+    y = array_module(x).sqrt(floating(x))
+    return y, y
+
+
+def sqrt_backward(dy: Array, saved: Any) -> Array:
+    """y² = x, so 2y dy/dx = 1 and dx = dy / 2y. At x = 0 the graph is vertical, and the gradient infinite."""
+    y = saved
+    return dy / (2 * y)
+
+
+sqrt = Op(sqrt_forward, sqrt_backward)
+
+
+def rsqrt_forward(x: Array) -> tuple[Array, Any]:
+    """y = 1/√x
+
+    Saves: y.
+    """
+    y = 1 / array_module(x).sqrt(floating(x))
+    return y, y
+
+
+def rsqrt_backward(dy: Array, saved: Any) -> Array:
+    """dy/dx = -½ x^(-3/2) = -½ y³"""
+    y = saved
+    return dy * (-0.5 * y * y * y)
+
+
+rsqrt = Op(rsqrt_forward, rsqrt_backward)
+
+
+def square_forward(x: Array) -> tuple[Array, Any]:
+    """y = x²"""
+    return x * x, x
+
+
+def square_backward(dy: Array, saved: Any) -> Array:
+    """dx = dy · 2x"""
+    x = saved
+    return dy * (2 * x)
+
+
+square = Op(square_forward, square_backward)
+
+
+def reciprocal_forward(x: Array) -> tuple[Array, Any]:
+    """y = 1/x
+
+    Saves: y.
+    """
+    y = 1 / floating(x)
+    return y, y
+
+
+def reciprocal_backward(dy: Array, saved: Any) -> Array:
+    """dy/dx = -1/x² = -y²"""
+    y = saved
+    return -dy * (y * y)
+
+
+reciprocal = Op(reciprocal_forward, reciprocal_backward)
+
+
+def sin_forward(x: Array) -> tuple[Array, Any]:
+    """y = sin x"""
+    x = floating(x)
+    return array_module(x).sin(x), x
+
+
+def sin_backward(dy: Array, saved: Any) -> Array:
+    """dx = dy · cos x"""
+    x = saved
+    return dy * array_module(x).cos(x)
+
+
+sin = Op(sin_forward, sin_backward)
+
+
+def cos_forward(x: Array) -> tuple[Array, Any]:
+    """y = cos x"""
+    x = floating(x)
+    return array_module(x).cos(x), x
+
+
+def cos_backward(dy: Array, saved: Any) -> Array:
+    """dx = -dy · sin x"""
+    x = saved
+    return -dy * array_module(x).sin(x)
+
+
+cos = Op(cos_forward, cos_backward)

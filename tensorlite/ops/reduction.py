@@ -1,0 +1,284 @@
+"""Reductions: many numbers to one, along some axes or all.
+
+Every input of a sum reaches the same output, so its gradient is that output's, copied back along the
+axes that are gone: the backward of "sum" is "repeat", as the backward of "repeat" is "sum" (see
+`broadcasting`). The other reductions multiply that copy by their own derivative.
+
+The largest and the smallest are on the page `extremum`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.backend import Array, array_module
+from tensorlite.op import Op
+from tensorlite.ops.axes import axes, axis
+from tensorlite.ops.broadcasting import floating
+from tensorlite.tensor import Tensor, is_floating, unwrap
+
+
+def sum_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Array, Any]:
+    """y = Σ x,   over the axes ``dim``: None for all, a number, or several
+
+    Integers and bools add up to int64.
+
+    Shapes: x any; y without the axes ``dim``, or with length 1 there if ``keepdim``.
+    Saves: the shape of x, the axes.
+    Raises: IndexError if an axis does not exist, ValueError if one is named twice.
+    Source: equals torch.sum.
+    """
+    over = axes("sum", dim, x.ndim)
+    return x.sum(axis=over, dtype=_accumulator(x), keepdims=keepdim), (x.shape, over)
+
+
+def sum_backward(dy: Array, saved: Any) -> Array:
+    """∂y/∂xᵢ = 1 for every i: dy, copied to all that was summed. A view does it; nothing is multiplied or moved."""
+    shape, over = saved
+    return _spread(dy, shape, over)
+
+
+sum = Op(sum_forward, sum_backward)
+
+
+def mean_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Array, Any]:
+    """y = (1/n) Σ x,   n numbers along the axes ``dim``; nan if there are none
+
+    Shapes, Raises: as sum; also RuntimeError for integers, whose mean has no obvious type.
+    Saves: the shape of x, the axes.
+    Source: equals torch.mean.
+    """
+    _require_floating("mean", x)
+    over = axes("mean", dim, x.ndim)
+    n = _count(x.shape, over)
+    return x.sum(axis=over, keepdims=keepdim) / n, (x.shape, over)
+
+
+def mean_backward(dy: Array, saved: Any) -> Array:
+    """Each input counts 1/n: dx = dy / n. The division comes before the copying, while there is little to divide."""
+    shape, over = saved
+    return _spread(dy / _count(shape, over), shape, over)
+
+
+mean = Op(mean_forward, mean_backward)
+
+
+def var_forward(x: Array, dim: Any = None, correction: float = 1, keepdim: bool = False) -> tuple[Array, Any]:
+    """y = Σ (x - μ)² / (n - correction),   μ the mean of the n numbers along the axes ``dim``
+
+    ``correction=1`` makes the variance of a sample an unbiased estimate of the variance of what it was
+    drawn from; 0 gives the mean squared distance from the mean.
+
+    Shapes, Raises: as mean.
+    Saves: x - μ, the axes, the divisor.
+    Source: equals torch.var.
+    """
+    variance, centred, over, divisor = _variance("var", x, dim, correction)
+    return variance if keepdim else variance.squeeze(over), (centred, over, divisor)
+
+
+def var_backward(dy: Array, saved: Any) -> Array:
+    """dx = dy · 2 (x - μ) / (n - correction)
+
+    x also moves μ, but that costs nothing: the distances from the mean sum to 0, so to first order the
+    sum of their squares does not change when μ alone does.
+    """
+    centred, over, divisor = saved
+    return _spread(2 * dy, centred.shape, over) * centred / divisor
+
+
+var_op = Op(var_forward, var_backward)
+
+
+def std_forward(x: Array, dim: Any = None, correction: float = 1, keepdim: bool = False) -> tuple[Array, Any]:
+    """y = √var
+
+    Shapes, Raises: as mean.
+    Saves: x - μ, the axes, the divisor, y.
+    Source: equals torch.std.
+    """
+    variance, centred, over, divisor = _variance("std", x, dim, correction)
+    y = array_module(x).sqrt(variance)
+    return y if keepdim else y.squeeze(over), (centred, over, divisor, y)
+
+
+def std_backward(dy: Array, saved: Any) -> Array:
+    """y² = var, so 2y dy = d(var), and  dx = dy · (x - μ) / (y · (n - correction)).
+
+    Where all inputs are equal, y = 0: the graph is the tip of a cone, and the gradient is taken as 0.
+    """
+    centred, over, divisor, y = saved
+    xp = array_module(dy)
+    slope = xp.where(y == 0, 0, centred / xp.where(y == 0, 1, y)) / divisor
+    return _spread(dy, centred.shape, over) * slope
+
+
+std_op = Op(std_forward, std_backward)
+
+
+def var(x: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float = 1) -> Tensor:
+    """`var_forward` on tensors, with torch's older spelling too: ``unbiased`` means ``correction`` 1 or 0."""
+    dim, correction = _older_spelling(dim, unbiased, correction)
+    return var_op(x, dim, correction, keepdim)
+
+
+def std(x: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float = 1) -> Tensor:
+    """`std_forward` on tensors, with torch's older spelling too: ``unbiased`` means ``correction`` 1 or 0."""
+    dim, correction = _older_spelling(dim, unbiased, correction)
+    return std_op(x, dim, correction, keepdim)
+
+
+def prod_forward(x: Array, dim: int | None = None, keepdim: bool = False) -> tuple[Array, Any]:
+    """y = Π x,   along one axis or over everything
+
+    Integers and bools multiply to int64.
+
+    Shapes: as sum.
+    Saves: x, the axis.
+    Raises: IndexError if the axis does not exist; NotImplementedError for several.
+    Source: equals torch.prod.
+    """
+    if isinstance(dim, tuple | list):
+        raise NotImplementedError(f"prod: dim={dim!r} names several axes; take the product over one, or over all (dim=None).")
+    over = axes("prod", dim, x.ndim)
+    return x.prod(axis=over, dtype=_accumulator(x), keepdims=keepdim), (x, over)
+
+
+def prod_backward(dy: Array, saved: Any) -> Array:
+    """∂y/∂xᵢ = Π_{j≠i} xⱼ,   the product of all the others.
+
+    That is y/xᵢ, until some x is 0. With one zero, only the zero itself has a gradient; with two, nobody
+    has. So nothing is divided: the others are those before i and those after i, and the products of
+    both kinds are running products, one from the front and one from the back.
+    """
+    x, over = saved
+    xp = array_module(x)
+    rows = x.reshape(-1) if len(over) != 1 else xp.moveaxis(x, over[0], -1)  # (..., n)
+    ones = xp.ones((*rows.shape[:-1], 1), rows.dtype)
+    before = xp.cumprod(xp.concatenate((ones, rows[..., :-1]), axis=-1)[..., : rows.shape[-1]], axis=-1)
+    after = xp.cumprod(xp.concatenate((ones, rows[..., :0:-1]), axis=-1)[..., : rows.shape[-1]], axis=-1)[..., ::-1]
+    others = before * after
+    others = others.reshape(x.shape) if len(over) != 1 else xp.moveaxis(others, -1, over[0])
+    return _spread(dy, x.shape, over) * others
+
+
+prod = Op(prod_forward, prod_backward)
+
+
+def logsumexp_forward(x: Array, dim: Any, keepdim: bool = False) -> tuple[Array, Any]:
+    """y = log Σ exp(x) = m + log Σ exp(x - m),   for any m
+
+    m is the largest x along the axes ``dim``. Then the largest term of the sum is exactly 1: nothing
+    overflows, and the logarithm never sees a sum that rounded to 0. The largest x may itself be
+    infinite; m = 0 in its place then keeps ∞ - ∞ out, and a row of nothing but -∞ has y = -∞.
+
+    Shapes, Raises: as sum.
+    Saves: x, y, the axes.
+    Source: equals torch.logsumexp.
+    """
+    x = floating(x)
+    xp = array_module(x)
+    over = axes("logsumexp", dim, x.ndim)
+    if not _count(x.shape, over):
+        y = xp.log(xp.exp(x).sum(axis=over, keepdims=True))
+        return y if keepdim else y.squeeze(over), (x, y, over)
+    largest = x.max(axis=over, keepdims=True)
+    m = xp.where(xp.isfinite(largest), largest, 0)
+    total = xp.exp(x - m).sum(axis=over, keepdims=True)
+    y = xp.where(total == 0, largest, m + xp.log(xp.where(total == 0, 1, total)))
+    return y if keepdim else y.squeeze(over), (x, y, over)
+
+
+def logsumexp_backward(dy: Array, saved: Any) -> Array:
+    """dx = dy · exp(x - y),   which is dy · softmax(x)
+
+    In words: y is close to the largest x, and each x gets the gradient in proportion to its share in
+    the sum. A row of nothing but -∞ has no shares, and gets 0.
+    """
+    x, y, over = saved
+    xp = array_module(x)
+    return _spread(dy, x.shape, over) * xp.exp(x - xp.where(y == -xp.inf, 0, y))
+
+
+logsumexp = Op(logsumexp_forward, logsumexp_backward)
+
+
+def cumsum_forward(x: Array, dim: int) -> tuple[Array, Any]:
+    """yᵢ = x₀ + … + xᵢ,   along the axis ``dim``
+
+    Shapes: x, y of one shape.
+    Saves: the axis.
+    Raises: IndexError if the axis does not exist.
+    Source: equals torch.cumsum.
+    """
+    along = axis("cumsum", dim, x.ndim)
+    return x.cumsum(axis=along, dtype=_accumulator(x)).reshape(x.shape), along
+
+
+def cumsum_backward(dy: Array, saved: Any) -> Array:
+    """dxᵢ = dyᵢ + … + dyₙ: xᵢ is in every sum from its own on. The same running sum, from the other end."""
+    along = saved
+    if dy.ndim == 0:
+        return dy
+    xp = array_module(dy)
+    return xp.flip(xp.cumsum(xp.flip(dy, along), axis=along), along)
+
+
+cumsum = Op(cumsum_forward, cumsum_backward)
+
+
+def all(x: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Whether everything along the axes ``dim`` is True, or not 0. Off the tape: a bool has no gradient."""
+    x = unwrap(x)
+    return Tensor(x.all(axis=axes("all", dim, x.ndim), keepdims=keepdim))
+
+
+def any(x: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Whether something along the axes ``dim`` is True, or not 0. Off the tape: a bool has no gradient."""
+    x = unwrap(x)
+    return Tensor(x.any(axis=axes("any", dim, x.ndim), keepdims=keepdim))
+
+
+def _spread(dy: Array, shape: tuple[int, ...], over: tuple[int, ...]) -> Array:
+    """Copy ``dy`` back along the axes that a reduction removed. The copies share one memory: do not write to them."""
+    kept = tuple(1 if i in over else n for i, n in enumerate(shape))
+    return array_module(dy).broadcast_to(dy.reshape(kept), shape)
+
+
+def _count(shape: tuple[int, ...], over: tuple[int, ...]) -> int:
+    """How many numbers go into one."""
+    n = 1
+    for i in over:
+        n *= shape[i]
+    return n
+
+
+def _accumulator(x: Array) -> Any:
+    """The dtype of a sum or product: int64 for integers and bools, as in torch; otherwise that of ``x``."""
+    return x.dtype if is_floating(x.dtype) else "int64"
+
+
+def _require_floating(op: str, x: Array) -> None:
+    if not is_floating(x.dtype):
+        raise RuntimeError(f"{op}: the input must be floating point, got {x.dtype}; convert it with .to(float32).")
+
+
+def _variance(op: str, x: Array, dim: Any, correction: float) -> tuple[Array, Array, tuple[int, ...], float]:
+    """The variance with its axes kept, x - μ, the axes, n - correction.
+
+    Two passes: first μ, then the mean of squared distances from it. E[x²] - E[x]² would subtract two
+    large, nearly equal numbers, and in float32 little that is true would be left.
+    """
+    _require_floating(op, x)
+    over = axes(op, dim, x.ndim)
+    n = _count(x.shape, over)
+    centred = x - x.sum(axis=over, keepdims=True) / n
+    divisor = max(n - correction, 0)
+    return (centred * centred).sum(axis=over, keepdims=True) / divisor, centred, over, divisor
+
+
+def _older_spelling(dim: Any, unbiased: bool | None, correction: float) -> tuple[Any, float]:
+    """torch also allows ``var(x, unbiased)`` and ``var(x, dim, unbiased)``."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    return dim, correction if unbiased is None else int(unbiased)
