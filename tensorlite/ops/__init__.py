@@ -3,8 +3,11 @@
 Read it in this order. Each page stands on its own.
 
     layernorm       a good first page: one formula, three gradients, one of them surprising
-    arithmetic      + - · / and the elementary functions; what broadcasting does to a gradient
-    reduction       sum, mean, variance, maximum, logsumexp
+    arithmetic      + - · / and powers; what broadcasting does to a gradient
+    elementary      exp, log, roots, sine and cosine
+    comparison      maximum, minimum, clamp: ops that choose
+    reduction       sum, mean, variance, logsumexp
+    extremum        the largest and the smallest
     shape           reshaping moves numbers, so its gradient moves them back
     indexing        reading is choosing; its gradient puts back, and adds where one value was read twice
     linear          matrix products: why the transposes stand where they stand
