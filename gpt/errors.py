@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -34,6 +35,8 @@ def run_main(main: Callable[[], int | None]) -> int:
     A `UserError`, a `data.errors.DataError` or a missing device becomes one sentence on stderr and exit code 2. Whoever
     closes our output early (``… | head``) has seen enough, which is no error. Everything else is a bug and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
     try:
         code = main() or 0
         sys.stdout.flush()

@@ -6,8 +6,13 @@ import math
 
 import numpy as np
 
+from gpt.errors import UserError
 from tensorlite import random
 from tensorlite.backend import Array, to_numpy
+
+
+class DivergedError(UserError, ValueError):
+    """The model's predictions are not numbers any more."""
 
 
 def sample(
@@ -29,13 +34,16 @@ def sample(
         generator: where the luck comes from; without one, from the thread's stream (see `tensorlite.manual_seed`).
 
     Raises:
-        ValueError: if an option is out of its range, or the logits leave nothing to choose from (nan, or all -inf).
+        ValueError: if an option is out of its range.
+        DivergedError: if the logits leave nothing to choose from: a nan, an infinity, or nothing but -inf.
     """
     check_sampling(temperature, top_k, top_p)
     scores = to_numpy(logits).astype(np.float64)  # a copy
     best = scores.max(axis=-1, keepdims=True)
     if not np.isfinite(best).all():  # max() hands on a nan
-        raise ValueError("the logits hold nan or infinity, so nothing can be drawn from them: the model has probably diverged.")
+        raise DivergedError(
+            "the logits hold nan or infinity: the model has diverged in training; train again with a smaller learning rate."
+        )
     if temperature == 0:
         return scores.argmax(axis=-1)
     with np.errstate(over="ignore"):  # at a tiny temperature all but the best go to -inf, as they should

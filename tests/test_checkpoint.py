@@ -1,0 +1,357 @@
+"""Saving and loading: the same bits come back, nothing is lost, and damage is told in one sentence."""
+
+import dataclasses
+import errno
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tensorlite as tl
+from data.tokenizer import CharTokenizer, load_tokenizer
+from gpt.checkpoint import CONFIG, TOKENIZER, WEIGHTS, CheckpointError, load_model, save_model
+from gpt.config import GPTConfig, TrainConfig
+from gpt.errors import UserError
+from gpt.model import LanguageModel, build_model
+from tensorlite import random
+
+TOKEN = CharTokenizer.train("the quick brown fox\n")
+SMALL = GPTConfig(vocab_size=TOKEN.vocab_size, block_size=8, n_layer=2, n_head=2, n_embd=8)
+CONFIGS = {
+    "tied": SMALL,
+    "course": dataclasses.replace(SMALL, tied_head=False, bias=True, head_bias=True, activation="relu", dropout=0.2),
+    "sinusoidal": dataclasses.replace(SMALL, positions="sinusoidal", tied_head=False),
+    "tied with a bias": dataclasses.replace(SMALL, bias=True, head_bias=True),
+    "bigram": dataclasses.replace(SMALL, model="bigram"),
+    "padded vocabulary": dataclasses.replace(SMALL, vocab_size=64),
+}
+
+
+def make(config: GPTConfig = SMALL, seed: int = 0) -> LanguageModel:
+    """A model in which no weight is 0 or 1, as most are at first."""
+    with random.use_generator(random.make_generator(seed)) as rng:
+        model = build_model(config)
+        for parameter in model.parameters():
+            parameter.data[...] = 0.5 * rng.standard_normal(parameter.shape)
+    return model
+
+
+def logits(model: LanguageModel) -> np.ndarray:
+    return model(tl.tensor([[1, 2, 3, 4, 5]]))[0].numpy()
+
+
+def complaint(path: str | Path) -> str:
+    with pytest.raises(CheckpointError) as raised:
+        load_model(path)
+    message = str(raised.value)
+    assert isinstance(raised.value, UserError)
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+    return message
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "runs" / "small", make(), TOKEN)
+
+
+def rewrite(folder: Path, tensors: dict | None = None, **metadata: str) -> None:
+    """Change something in the file of weights, which stays a valid safetensors file."""
+    with safetensors.safe_open(folder / WEIGHTS, framework="numpy") as file:
+        old_metadata = file.metadata()
+        old_tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    new = {name: value for name, value in {**old_tensors, **(tensors or {})}.items() if value is not None}
+    (folder / WEIGHTS).write_bytes(safetensors.numpy.save(new, {**old_metadata, **metadata}))
+
+
+# --- there and back -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_the_same_bits_come_back(tmp_path: Path, config: GPTConfig) -> None:
+    model = make(config).eval()
+    save_model(tmp_path, model, TOKEN)
+    for path in (tmp_path, str(tmp_path), tmp_path / WEIGHTS):
+        again, tokenizer, config_again = load_model(path)
+        assert config_again == config == again.config
+        assert tokenizer == TOKEN
+        assert not any(module.training for module in again.modules())
+        np.testing.assert_array_equal(logits(again), logits(model))
+        for (name, a), (name_again, b) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+            assert name == name_again
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_one_file_is_enough(saved: Path, tmp_path: Path) -> None:
+    (saved / WEIGHTS).rename(tmp_path / "alone")
+    model, tokenizer, _ = load_model(tmp_path / "alone")
+    np.testing.assert_array_equal(logits(model), logits(make()))
+    assert tokenizer == TOKEN
+
+
+def test_a_tied_weight_is_stored_once_and_still_tied(saved: Path) -> None:
+    names = safetensors.numpy.load_file(saved / WEIGHTS).keys()
+    assert "wte.weight" in names
+    assert "lm_head.weight" not in names
+    model, _, _ = load_model(saved)
+    assert model.lm_head.weight is model.wte.weight
+
+
+def test_a_file_that_has_the_tied_weight_twice_loads_too(saved: Path) -> None:
+    rewrite(saved, {"lm_head.weight": safetensors.numpy.load_file(saved / WEIGHTS)["wte.weight"]})
+    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make()))
+
+
+def test_weights_of_any_memory_layout(tmp_path: Path) -> None:
+    model = make(CONFIGS["course"])
+    before = logits(model.eval())
+    for parameter in model.parameters():
+        parameter.data = np.asfortranarray(parameter.data)
+    assert not model.lm_head.weight.data.flags.c_contiguous
+    save_model(tmp_path, model, TOKEN)
+    np.testing.assert_allclose(logits(load_model(tmp_path)[0]), before, rtol=1e-5)
+    np.testing.assert_array_equal(safetensors.numpy.load_file(tmp_path / WEIGHTS)["lm_head.weight"], model.lm_head.weight.data)
+
+
+def test_double_precision_is_kept(tmp_path: Path) -> None:
+    model = make(CONFIGS["course"]).to(dtype=tl.float64).eval()
+    model.wte.weight.data[0, 0] = 1 + 2**-40
+    save_model(tmp_path, model, TOKEN)
+    again, _, _ = load_model(tmp_path)
+    assert {parameter.dtype for parameter in again.parameters()} == {np.dtype("float64")}
+    np.testing.assert_array_equal(logits(again), logits(model))
+
+
+def test_saving_over_an_older_checkpoint(saved: Path) -> None:
+    save_model(saved, make(seed=1), TOKEN)
+    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make(seed=1)))
+    assert sorted(os.listdir(saved)) == [CONFIG, WEIGHTS, TOKENIZER]
+
+
+def test_loading_draws_nothing_from_the_callers_stream(saved: Path) -> None:
+    tl.manual_seed(7)
+    expected = random.generator().random(3)
+    tl.manual_seed(7)
+    load_model(saved)
+    np.testing.assert_array_equal(random.generator().random(3), expected)
+
+
+def test_saving_leaves_the_model_as_it_is(tmp_path: Path) -> None:
+    model = make().train()
+    before = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+    save_model(tmp_path, model, TOKEN)
+    assert model.training
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), before[name])
+
+
+def test_what_is_written_for_people(tmp_path: Path) -> None:
+    training = TrainConfig(steps=7)
+    save_model(tmp_path, make(), TOKEN, training, step=7, val_loss=1.5)
+    record = json.loads((tmp_path / CONFIG).read_text())
+    assert GPTConfig(**record["model"]) == SMALL
+    assert TrainConfig(**record["training"]) == training
+    assert (record["step"], record["val_loss"]) == (7, 1.5)
+    assert record["tokenizer_hash"] == TOKEN.hash
+    assert record["versions"].keys() == {"tensorlite", "numpy", "python", "platform"}
+    assert load_tokenizer(tmp_path / TOKENIZER) == TOKEN
+
+
+# --- a disk that does not take it ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", [0, 1, 2])
+def test_a_full_disk_loses_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch, file: int) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    calls = iter(range(100))
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if next(calls) == 2 * file:  # each file is synced, then its folder
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=rf"{saved.name}: no space left on device; free some space or choose another folder\."):
+        save_model(saved, make(seed=1), TOKEN)
+    assert sorted(os.listdir(saved)) == sorted(before)  # no temporary file is left
+    assert (saved / WEIGHTS).read_bytes() == before[WEIGHTS]
+    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make()))
+
+
+def test_ctrl_c_while_saving_loses_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(saved, make(seed=1), TOKEN)
+    assert sorted(os.listdir(saved)) == [CONFIG, WEIGHTS, TOKENIZER]
+    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make()))
+
+
+def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    for folder in (tmp_path / "run", tmp_path / "run" / "inner"):
+        with pytest.raises(CheckpointError, match="a file of that name is in the way"):
+            save_model(folder, make(), TOKEN)
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, mode: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("gpt.files.open", denied, raising=False)  # root may write everywhere, so no chmod would show it
+    with pytest.raises(CheckpointError, match=r"cannot be saved: .*: permission denied; choose a folder that you may write to"):
+        save_model(tmp_path, make(), TOKEN)
+
+
+# --- nothing there ------------------------------------------------------------------------------------
+
+
+def test_a_misspelt_folder(saved: Path) -> None:
+    assert complaint(saved.parent / "smal").endswith(f"did you mean {saved}?")
+
+
+def test_a_missing_folder_among_others(saved: Path) -> None:
+    assert complaint(saved.parent / "zzzzzz").endswith("runs has small.")
+
+
+def test_a_missing_folder_and_no_runs(tmp_path: Path) -> None:
+    assert "train a model first" in complaint(tmp_path / "runs" / "tiny")
+    assert "train a model first" in complaint(tmp_path / "zzzzzz")
+
+
+def test_the_folder_of_all_runs(saved: Path) -> None:
+    assert complaint(saved.parent).endswith(f"has no model.safetensors; did you mean {saved}?")
+
+
+def test_a_folder_without_weights(saved: Path) -> None:
+    (saved / WEIGHTS).unlink()
+    assert "has not saved any weights yet" in complaint(saved)
+
+
+def test_no_permission_to_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, mode: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("gpt.checkpoint.open", denied, raising=False)
+    assert "permission denied" in complaint(saved)
+
+
+# --- damaged ------------------------------------------------------------------------------------------
+
+
+def test_cut_short_anywhere(saved: Path) -> None:
+    whole = (saved / WEIGHTS).read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for length in (0, 1, 7, 8, 9, header // 2, header - 1, header, header + 1, len(whole) // 2, len(whole) - 1):
+        (saved / WEIGHTS).write_bytes(whole[:length])
+        message = complaint(saved)
+        assert ("is empty" if length == 0 else "not a safetensors file" if length < 9 else "cut short") in message
+
+
+def test_something_behind_the_end(saved: Path) -> None:
+    with open(saved / WEIGHTS, "ab") as file:
+        file.write(b"more")
+    assert "damaged" in complaint(saved)
+
+
+@pytest.mark.parametrize("content", [pickle.dumps({"weights": 1}), b"PK\x03\x04" + bytes(100)], ids=["pickle", "torch"])
+def test_pickles_are_never_opened(saved: Path, content: bytes) -> None:
+    (saved / "model.pt").write_bytes(content)
+    message = complaint(saved / "model.pt")
+    assert "can run code" in message
+    assert "convert it to safetensors" in message
+
+
+def test_a_text_file(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("To be, or not to be, that is the question")
+    assert "is not a safetensors file" in complaint(tmp_path / "notes.txt")
+
+
+def test_weights_of_another_program(tmp_path: Path) -> None:
+    (tmp_path / WEIGHTS).write_bytes(safetensors.numpy.save({"weight": np.zeros(3)}))
+    assert "no config and tokenizer" in complaint(tmp_path)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_all_named(saved: Path) -> None:
+    rewrite(
+        saved,
+        {
+            "ln_f.weight": None,
+            "extra.weight": np.zeros(3, np.float32),
+            "wpe.weight": np.zeros((7, 8), np.float32),
+            "h.0.ln_1.weight": np.ones(8, np.int64),
+        },
+    )
+    message = complaint(saved)
+    assert "ln_f.weight missing" in message
+    assert "extra.weight too many" in message
+    assert "wpe.weight is float32 (7, 8) and should be float32 (8, 8)" in message
+    assert "h.0.ln_1.weight is int64 (8,) and should be float32 (8,)" in message
+
+
+def test_a_missing_tied_weight(saved: Path) -> None:
+    rewrite(saved, {"wte.weight": None})
+    assert "wte.weight, lm_head.weight missing" in complaint(saved)
+
+
+def test_many_missing_tensors_make_no_long_message(saved: Path) -> None:
+    rewrite(saved, config=json.dumps(dataclasses.asdict(dataclasses.replace(SMALL, n_layer=50))))
+    message = complaint(saved)
+    assert "more missing" in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["{", "[]", "null", "7", '{"n_layers": 3}', '{"n_head": 3, "n_embd": 8}', '{"n_embd": "wide"}', '{"activation": "swoosh"}'],
+)
+def test_a_config_that_cannot_be(saved: Path, config: str) -> None:
+    rewrite(saved, config=config)
+    assert f"the model config in {saved / WEIGHTS} is not one that this version knows" in complaint(saved)
+
+
+@pytest.mark.parametrize("tokenizer", ["{", "[]", '{"type": "bpe"}', '{"type": "char", "characters": []}'])
+def test_a_tokenizer_that_cannot_be(saved: Path, tokenizer: str) -> None:
+    rewrite(saved, tokenizer=tokenizer)
+    assert "the tokenizer in" in complaint(saved)
+
+
+def test_a_tokenizer_too_large_for_the_model(saved: Path) -> None:
+    rewrite(saved, tokenizer=json.dumps(CharTokenizer.train("".join(map(chr, range(32, 127)))).to_dict()))
+    assert f"its tokenizer has 95 ids, but its model knows {TOKEN.vocab_size}" in complaint(saved)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = save_model(tmp_path_factory.mktemp("run"), make(), TOKEN)
+    return (folder / WEIGHTS).read_bytes()
+
+
+@given(st.data())
+def test_a_changed_byte_in_the_header_is_an_error_or_changes_no_weight(
+    tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject
+) -> None:
+    header = 8 + int.from_bytes(whole[:8], "little")
+    damaged = bytearray(whole)
+    damaged[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    path.write_bytes(damaged)
+    try:
+        model, _, _ = load_model(path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        for name, tensor in make().state_dict().items():
+            np.testing.assert_array_equal(model.state_dict()[name].numpy(), tensor.numpy())
