@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +82,7 @@ def _run(op: Op, pair: Pair, arrays: list[Any], options: dict[str, Any], seed: i
     """Outputs and gradients by name; fails if an argument or a cotangent was written to."""
     before = [x.copy() if hasattr(x, "dtype") else x for x in arrays]
     with random.use_generator(random.make_generator(seed)):
-        y, saved = pair.forward(*arrays, **options)
+        y, saved = pair.forward(*map(_fresh, arrays), **{name: _fresh(value) for name, value in options.items()})
     several = isinstance(y, tuple)
     outputs = y if several else (y,)
     rng = np.random.default_rng(seed)
@@ -101,6 +102,11 @@ def _run(op: Op, pair: Pair, arrays: list[Any], options: dict[str, Any], seed: i
         if needed:
             results[f"gradient {i}"] = gradients[i] if i < len(gradients) else None
     return results
+
+
+def _fresh(value: Any) -> Any:
+    """A generator among the arguments is copied, so that every pair draws the same numbers from it."""
+    return copy.deepcopy(value) if isinstance(value, np.random.Generator) else value
 
 
 def _compare(what: str, found: Array | None, right: Array | None) -> float:
