@@ -44,7 +44,7 @@ def make(config: GPTConfig = SMALL, seed: int = 0) -> LanguageModel:
 
 
 def logits(model: LanguageModel) -> np.ndarray:
-    return model(tl.tensor([[1, 2, 3, 4, 5]]))[0].numpy()
+    return model(tl.tensor([[1, 2, 3, 4, 5]]))[0].detach().numpy()
 
 
 def complaint(path: str | Path) -> str:
