@@ -84,11 +84,17 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
     return _rmsnorm.rmsnorm(_flat(input, shape), _flat(weight, shape), eps).reshape(input.shape)
 
 
-def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zeros at random while training, the input itself otherwise; see `tensorlite.ops.dropout`."""
+def dropout(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, generator: np.random.Generator | None = None
+) -> Tensor:
+    """Zeros at random while training, the input itself otherwise; see `tensorlite.ops.dropout`.
+
+    Args:
+        generator: where the random bits come from, by default the thread's stream (torch has no such argument).
+    """
     _unsupported("dropout", inplace=inplace)
     check_probability("dropout", p)
-    return _dropout.dropout(input, p) if training and p > 0 else input
+    return _dropout.dropout(input, p, generator=generator) if training and p > 0 else input
 
 
 def check_probability(name: str, p: float) -> None:
@@ -217,16 +223,21 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    generator: np.random.Generator | None = None,
 ) -> Tensor:
     """Attention of (…, T, D) queries to (…, S, D) keys; see `tensorlite.ops.attention`.
 
     Args:
         attn_mask: booleans, True where a query may look, or numbers added to the scores.
         dropout_p: applied whenever it is not 0; pass 0 outside of training, as in torch.
+        generator: where dropout's random bits come from, by default the thread's stream (torch has no such argument).
     """
     _unsupported("scaled_dot_product_attention", enable_gqa=enable_gqa)
     check_probability("scaled_dot_product_attention", dropout_p)
-    return _attention.attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale, dropout_p=dropout_p)
+    return _attention.attention(
+        query, key, value, attn_mask, is_causal=is_causal, scale=scale, dropout_p=dropout_p, generator=generator
+    )
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
