@@ -27,3 +27,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     except DeviceUnavailableError as error:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the loops over the table of cases measured, in one line; and the planted faults, if they ran."""
+    measured: dict[str, list[tuple[float, str]]] = {}
+    faults: list[tuple[str, str]] = []
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") != "call":
+                continue
+            for name, value in report.user_properties:  # these travel from pytest-xdist's workers, too
+                if name == "caught":
+                    faults.append(tuple(value))
+                elif isinstance(value, float):
+                    case = report.nodeid.partition("[")[2].rstrip("]")
+                    measured.setdefault(name, []).append((value, case))
+    for name, text in (
+        ("float64", "cases, value and gradients against torch in float64: worst relative error {worst:.1e} ({case})"),
+        ("float32", "values and gradients in float32, against the truth: at worst {worst:.1f} times as far off as torch's ({case})"),
+        ("gradcheck", "cases, gradients against central differences in float64: worst relative error {worst:.1e} ({case})"),
+    ):
+        if name in measured:
+            worst, case = max(measured[name])
+            terminalreporter.write_line(f"{len(measured[name])} " + text.format(worst=worst, case=case))
