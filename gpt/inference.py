@@ -130,15 +130,15 @@ def _last_logits(model: LanguageModel, ids: np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def _predicting(model: LanguageModel) -> Iterator[None]:
     """In eval mode and off the tape; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
+    in_training = [module for module in model.modules() if module.training]
     with tl.no_grad():
-        for module, _ in modes:
+        for module in in_training:
             module.training = False
         try:
             yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module in in_training:
+                module.training = True
 
 
 def _start(tokenizer: Tokenizer) -> np.ndarray:
