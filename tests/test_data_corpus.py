@@ -1,7 +1,6 @@
 """The corpus: what it gives, and one clear sentence for whatever cannot be text."""
 
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -26,14 +25,14 @@ def test_pydoc_is_the_language_reference() -> None:
     assert corpus == load_corpus()
     assert corpus.name == "pydoc"
     assert len(corpus) == len(corpus.text) > 300_000
-    assert "The import statement" in re.sub(r"\W+", " ", corpus.text) or "import" in corpus.text
+    assert corpus.text.startswith('The "assert" statement\n')
     assert "\0" not in corpus.text
     assert "\r" not in corpus.text
 
 
-def test_pydoc_is_joined_in_sorted_order() -> None:
-    topics = pytest.importorskip("pydoc_data.topics").topics
-    assert load_corpus("pydoc").text == "\n".join(topics[name] for name in sorted(topics))
+def test_pydoc_is_joined_in_sorted_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pydoc_data.topics.topics", {"while": "last\n", "assert": "first\n", "pass": "then\n"})
+    assert load_corpus("pydoc").text == "first\n\nthen\n\nlast\n"
 
 
 def test_a_python_without_its_reference(monkeypatch: pytest.MonkeyPatch) -> None:
