@@ -28,11 +28,12 @@ def plot_losses(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for name, label, style in (
+    curves: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("loss", "training, single batches", {"color": "0.8", "linewidth": 1}),
         ("train_loss", "training", {"color": "C0", "marker": "o", "markersize": 3}),
         ("val_loss", "validation", {"color": "C1", "marker": "o", "markersize": 3}),
-    ):
+    )
+    for name, label, style in curves:
         points = [(record["step"], record[name]) for record in records if name in record]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)

@@ -49,6 +49,8 @@ class Device:
     """
 
     __slots__ = ("index", "name")
+    name: str
+    index: int
 
     def __init__(self, spec: str | Device = "numpy") -> None:
         if isinstance(spec, Device):

@@ -33,14 +33,17 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: np.rando
 
 
 def zeros_(tensor: Tensor) -> Tensor:
+    """All 0."""
     return _write(tensor, np.zeros(()))
 
 
 def ones_(tensor: Tensor) -> Tensor:
+    """All 1."""
     return _write(tensor, np.ones(()))
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
+    """All ``val``."""
     return _write(tensor, np.full((), val))
 
 

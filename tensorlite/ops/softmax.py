@@ -20,10 +20,10 @@ def softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
     Raises: IndexError if ``dim`` does not exist.
     Source: Bridle 1990; equals torch.nn.functional.softmax.
     """
-    dim = axis("softmax", dim, x.ndim) - x.ndim if x.ndim else None
-    exponentials = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
-    y = exponentials / exponentials.sum(axis=dim, keepdims=True)
-    return y, (y, dim)
+    along = axis("softmax", dim, x.ndim) - x.ndim if x.ndim else None
+    exponentials = array_module(x).exp(x - x.max(axis=along, keepdims=True))
+    y = exponentials / exponentials.sum(axis=along, keepdims=True)
+    return y, (y, along)
 
 
 def softmax_backward(dy: Array, saved: Any) -> Array:
@@ -60,10 +60,10 @@ def log_softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
     Source: equals torch.nn.functional.log_softmax.
     """
     xp = array_module(x)
-    dim = axis("log_softmax", dim, x.ndim) - x.ndim if x.ndim else None
-    shifted = x - x.max(axis=dim, keepdims=True)
-    y = shifted - xp.log(xp.exp(shifted).sum(axis=dim, keepdims=True))
-    return y, (y, dim)
+    along = axis("log_softmax", dim, x.ndim) - x.ndim if x.ndim else None
+    shifted = x - x.max(axis=along, keepdims=True)
+    y = shifted - xp.log(xp.exp(shifted).sum(axis=along, keepdims=True))
+    return y, (y, along)
 
 
 def log_softmax_backward(dy: Array, saved: Any) -> Array:

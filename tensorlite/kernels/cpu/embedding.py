@@ -32,6 +32,7 @@ def embedding_backward(dy: Array, saved: Any) -> tuple[None, Array]:
 
 
 def supports(ids: Array, weight: Array, padding_idx: int | None = None) -> bool:
+    """NumPy arrays of any type."""
     return isinstance(weight, np.ndarray)
 
 
