@@ -267,12 +267,14 @@ def _variance(op: str, x: Array, dim: Any, correction: float) -> tuple[Array, Ar
     """The variance with its axes kept, x - μ, the axes, n - correction.
 
     Two passes: first μ, then the mean of squared distances from it. E[x²] - E[x]² would subtract two
-    large, nearly equal numbers, and in float32 little that is true would be left.
+    large, nearly equal numbers, and in float32 little that is true would be left. μ itself is rounded too,
+    so the distances do not quite sum to 0; taking their own mean away as well makes that good.
     """
     _require_floating(op, x)
     over = axes(op, dim, x.ndim)
     n = _count(x.shape, over)
     centred = x - x.sum(axis=over, keepdims=True) / n
+    centred = centred - centred.sum(axis=over, keepdims=True) / n
     divisor = max(n - correction, 0)
     return (centred * centred).sum(axis=over, keepdims=True) / divisor, centred, over, divisor
 
