@@ -137,9 +137,7 @@ def cross_entropy(
     if target.is_floating_point():
         return _with_probabilities(input, target, weight, reduction, label_smoothing)
     if weight is None:
-        return _cross_entropy.cross_entropy(
-            input, target, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
-        )
+        return _cross_entropy.cross_entropy(input, target, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
     classes_at = _class_axis(input)
     log_p = log_softmax(input, classes_at)
     loss = nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction="none")
@@ -235,9 +233,7 @@ def scaled_dot_product_attention(
     """
     _unsupported("scaled_dot_product_attention", enable_gqa=enable_gqa)
     check_probability("scaled_dot_product_attention", dropout_p)
-    return _attention.attention(
-        query, key, value, attn_mask, is_causal=is_causal, scale=scale, dropout_p=dropout_p, generator=generator
-    )
+    return _attention.attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale, dropout_p=dropout_p, generator=generator)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

@@ -88,7 +88,8 @@ def _norm(g: Array, p: float) -> Any:
     if g.size == 0:
         return xp.zeros((), np.float64)
     if p == 2 and xp is np and g.dtype.itemsize >= 4:
-        square, limits = float(np.dot(g, g)), np.finfo(g.dtype)
+        with np.errstate(over="ignore"):
+            square, limits = float(np.dot(g, g)), np.finfo(g.dtype)
         if float(limits.tiny) / float(limits.eps) ** 2 < square < float(limits.max):
             return np.float64(math.sqrt(square))
     largest = xp.maximum(g.max(), -g.min())
@@ -97,9 +98,4 @@ def _norm(g: Array, p: float) -> Any:
     s = xp.where(xp.isfinite(largest) & (largest > 0), largest, 1)  # inf and nan go through the sum as they are
     scaled = g / s.astype(g.dtype)
     total = xp.dot(scaled, scaled) if p == 2 and g.dtype.itemsize >= 4 else (xp.abs(scaled) ** p).sum(dtype=np.float64)
-    return largest_times_root(s, total, p)
-
-
-def largest_times_root(s: Any, total: Any, p: float) -> Any:
-    """s · total^(1/p) in float64, whose exponents have room for both."""
     return s.astype(np.float64) * total.astype(np.float64) ** (1 / p)
