@@ -22,6 +22,7 @@ import tensorlite as tl
 from data.tokenizer import Tokenizer, UnknownCharacterError
 from gpt.model import LanguageModel
 from gpt.sampling import check_sampling, sample
+from tensorlite.backend import Array
 
 __all__ = ["generate_text", "sample", "stream_text", "stream_tokens"]
 
@@ -119,12 +120,12 @@ def stream_tokens(
     return steps(context)
 
 
-def _last_logits(model: LanguageModel, ids: np.ndarray) -> np.ndarray:
+def _last_logits(model: LanguageModel, ids: np.ndarray) -> Array:
     """What the model predicts to follow: (B, T) -> (B, V)."""
     device = next(iter(model.parameters())).device
     with _predicting(model):
         logits, _ = model(tl.tensor(ids, device=device))
-    return logits.numpy()[:, -1]
+    return logits.data[:, -1]
 
 
 @contextlib.contextmanager

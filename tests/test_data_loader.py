@@ -125,6 +125,11 @@ def test_too_short() -> None:
     )
 
 
+def test_too_short_by_one() -> None:
+    with pytest.raises(BatchError, match=r"it has 8 tokens, but one example takes block_size \+ 1 = 9"):
+        RandomBatches(np.arange(8), 4, 8, generator())
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_far_too_short(length: int) -> None:
     with pytest.raises(BatchError, match="use a longer text, or give it a larger share of the text"):

@@ -94,7 +94,7 @@ def test_many_unknown_characters_make_no_long_message() -> None:
     assert len(raised.value.characters) == 1000
 
 
-@pytest.mark.parametrize("ids", [[3], [-1], [0, 1, 2, 3, 0], np.array([65535], np.uint16), np.array([2**40])])
+@pytest.mark.parametrize("ids", [[3], [-1], [0, -1, 2], [0, 1, 2, 3, 0], np.array([65535], np.uint16), np.array([2**40])])
 def test_ids_out_of_range(ids: list[int]) -> None:
     with pytest.raises(TokenizerError, match=r"there is no token (3|-1|65535|1099511627776): .* from 0 to 2"):
         CharTokenizer.train("abc").decode(ids)

@@ -15,6 +15,7 @@ from gpt.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, User
 from gpt.inference import generate_text
 from gpt.model import build_model
 from tensorlite import random
+from tensorlite.backend import DeviceUnavailableError
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = CharTokenizer.train("the quick brown fox – naïve\n")
@@ -151,6 +152,14 @@ def test_no_checkpoint(capsys: pytest.CaptureFixture) -> None:
 )
 def test_impossible_options(run: Path, capsys: pytest.CaptureFixture, options: list[str], message: str) -> None:
     assert message in complaint(capsys, "--checkpoint", run, *options)
+
+
+def test_a_gpu_that_is_not_there(run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(index: int) -> None:
+        raise DeviceUnavailableError("there is no GPU here.")
+
+    monkeypatch.setattr("tensorlite.backend._usable_cupy", unavailable)
+    assert complaint(capsys, "--checkpoint", run, "--backend", "cupy") == "error: there is no GPU here."
 
 
 def test_the_exit_code_of_the_program(run: Path) -> None:
