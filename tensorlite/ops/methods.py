@@ -57,11 +57,14 @@ OPERATORS: dict[str, Callable[[Tensor, Any], Tensor]] = {
 CASTS = {"double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32", "bool": "bool"}
 
 
+_OPERANDS = (Tensor, int, float)
+
+
 def _operator(function: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor, Any], Any]:
     """``function`` for tensors, arrays and numbers; of anything else Python says itself that it does not fit."""
 
     def method(x: Tensor, y: Any) -> Any:
-        return function(x, y) if isinstance(y, Tensor | int | float) or hasattr(y, "dtype") else NotImplemented
+        return function(x, y) if isinstance(y, _OPERANDS) or hasattr(y, "dtype") else NotImplemented
 
     return method
 
