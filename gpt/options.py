@@ -39,7 +39,7 @@ def parse_options(argv: Sequence[str] | None, prog: str, description: str) -> tu
 
 
 def _parser(prog: str, description: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of these settings, one a line: n_layer: 6")
     for title, config in (("training", TrainConfig), ("model", GPTConfig)):
         group = parser.add_argument_group(f"{title} (the defaults shown are those of the preset tiny)")

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any, Self
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - it is no error
     """The user asked to stop, and it is a good moment."""
 
 

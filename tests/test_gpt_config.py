@@ -1,0 +1,168 @@
+"""The settings: presets are what they claim to be, and what cannot work is refused with a sentence that helps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from gpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
+from gpt.errors import UserError
+from gpt.model import build_model
+from gpt.options import parse_options
+
+SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"n_embd": 128, "n_head": 3}, "128 is not divisible by 3 (n_head 2 would do)"),
+        ({"n_layer": 0}, "n_layer must be at least 1, got 0."),
+        ({"n_head": -2}, "n_head must be at least 1, got -2."),
+        ({"block_size": 0}, "block_size must be at least 1, got 0."),
+        ({"vocab_size": 0}, "vocab_size must be at least 1, got 0."),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0."),
+        ({"dropout": float("nan")}, "dropout must be at least 0 and below 1, got nan."),
+        ({"activation": "gleu"}, "unknown activation 'gleu': did you mean 'gelu'?"),
+        ({"positions": "rotary"}, "unknown positions 'rotary': it is one of learned, sinusoidal."),
+        ({"model": "bigrams"}, "unknown model 'bigrams': did you mean 'bigram'?"),
+        ({"positions": "sinusoidal", "n_embd": 9, "n_head": 3}, "n_embd must be even, got 9."),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(settings, sentence):
+    with pytest.raises(ValueError) as caught:
+        GPTConfig(**settings)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
+        ({"batch_size": -12}, "batch_size must be at least 1, got -12."),
+        ({"steps": 0}, "steps must be at least 1, got 0."),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0."),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan."),
+        ({"learning_rate": 1e-5}, "min_learning_rate must not be above learning_rate"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'?"),
+        ({"beta2": 1.0}, "beta2 must be at least 0 and below 1, got 1.0."),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1."),
+        ({"grad_clip": -1.0}, "grad_clip must be at least 0, got -1.0."),
+        ({"val_fraction": 0.0}, "val_fraction must be between 0 and 1, got 0.0."),
+        ({"seed": -1}, "seed must be at least 0, got -1."),
+        ({"preset": "curse"}, "unknown preset 'curse': did you mean 'course'?"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(settings, sentence):
+    with pytest.raises(ValueError) as caught:
+        TrainConfig(**settings)
+    assert sentence in str(caught.value)
+
+
+def test_every_field_has_a_help_text():
+    for config in (GPTConfig, TrainConfig):
+        assert all(len(field.metadata["help"]) > 10 for field in dataclasses.fields(config))
+
+
+# --- presets ------------------------------------------------------------------------------------------
+
+
+def test_tiny_is_nanogpts_small_model():
+    config, _ = from_preset("tiny", vocab_size=65)
+    assert build_model(config).num_parameters() == 65 * 128 + 64 * 128 + 4 * (12 * 128**2 + 2 * 128) + 128
+
+
+def test_course_is_the_model_of_the_lecture():
+    """The lecture's own count is 10,788,929: there only q, k and v have no bias, which makes 6 · 3 · 384 fewer."""
+    config, training = from_preset("course", vocab_size=65)
+    assert build_model(config).num_parameters() == 10_788_929 + 6 * 3 * 384
+    assert (config.n_layer, config.n_head, config.n_embd, config.block_size, config.dropout) == (6, 6, 384, 256, 0.2)
+    assert (config.activation, config.positions, config.tied_head, config.head_bias) == ("relu", "learned", False, True)
+    assert (training.batch_size, training.steps, training.learning_rate) == (64, 5000, 3e-4)
+    assert (training.eval_interval, training.eval_iters) == (500, 200)
+
+
+def test_gpt2_has_as_many_parameters_as_gpt2():
+    config, _ = from_preset("gpt2")
+    assert build_model(config).num_parameters() == 124_439_808
+    assert config.tied_head
+    assert config.bias
+    assert config.activation == "gelu_tanh"
+
+
+def test_bigram_is_one_table():
+    config, _ = from_preset("bigram", vocab_size=65)
+    assert build_model(config).num_parameters() == 65**2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_changes_beat_the_preset(name):
+    config, training = from_preset(name, dropout=0.5, steps=7)
+    assert (config.dropout, training.steps, training.preset) == (0.5, 7, name)
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown setting 'n_layers': did you mean 'n_layer'\?"):
+        from_preset("tiny", n_layers=3)
+
+
+# --- the command line ---------------------------------------------------------------------------------
+
+
+def parse(*argv):
+    return parse_options(argv, "train", "")
+
+
+def test_no_options_mean_the_preset_tiny():
+    assert parse() == from_preset("tiny")
+
+
+def test_options_beat_the_file_which_beats_the_preset(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("preset: course\nn_layer: 3\ndropout: 0.1\nlearning_rate: 1e-2\n")
+    config, training = parse("--config", str(file), "--dropout", "0", "--batch_size=5")
+    assert (config.n_embd, config.n_layer, config.dropout) == (384, 3, 0.0)
+    assert (training.steps, training.learning_rate, training.batch_size) == (5000, 0.01, 5)
+
+
+@pytest.mark.parametrize(
+    "argv, sentence",
+    [
+        (["--stepz", "3"], "unknown option --stepz: did you mean --steps?"),
+        (["--learning_rat=3"], "unknown option --learning-rat: did you mean --learning-rate?"),
+        (["--qqqq"], "unknown option --qqqq: see --help."),
+        (["text.txt"], "unexpected 'text.txt': options start with two dashes; see --help."),
+        (["--preset", "tinny"], "unknown preset 'tinny': did you mean 'tiny'?"),
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0."),
+        (["--batch-size", "-1"], "batch_size must be at least 1, got -1."),
+        (["--batch-size", "many"], "batch_size must be of type int, got many."),
+        (["--n-head", "5"], "128 is not divisible by 5"),
+        (["--config", "/nowhere/my.yaml"], "does not exist"),
+        (["--vocab-size", "5"], "unknown option --vocab-size"),
+    ],
+)
+def test_a_command_line_that_cannot_be_understood_gets_one_sentence(argv, sentence):
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_setting_in_a_file_names_the_nearest(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("n_layr: 3\n")
+    with pytest.raises(UserError, match=r"unknown option n_layr: did you mean n_layer\?"):
+        parse("--config", str(file))
+
+
+def test_help_shows_every_option_with_its_text(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for config in (GPTConfig, TrainConfig):
+        for field in dataclasses.fields(config):
+            if field.name != "vocab_size":
+                assert "--" + field.name.replace("_", "-") in shown
+                assert field.metadata["help"] in shown
