@@ -152,7 +152,7 @@ def pow_forward(x: Any, exponent: Any) -> tuple[Array, Any]:
     """
     a, b = operands("pow", x, exponent)
     x_shape, exponent_shape = shape_of(x), shape_of(exponent)
-    y = a**b
+    y = _power(a, b)
     return y, (a, b, None if exponent_shape is None else y, x_shape, exponent_shape)
 
 
@@ -173,7 +173,7 @@ def pow_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) 
             lowered = exponent - 1 if exponent != 0 else 0
         else:
             lowered = xp.where(exponent == 0, 0, exponent - 1)
-        dx = unbroadcast(dy * (exponent * x**lowered), x_shape)
+        dx = unbroadcast(dy * (exponent * _power(x, lowered)), x_shape)
     if needs[1] and exponent_shape is not None:
         x = xp.asarray(x, dtype=y.dtype)  # a number as base, say 2 ** x
         flat = (x == 0) & (exponent >= 0)
@@ -190,3 +190,8 @@ def _truncated(a: Any, b: Any) -> Array:
     if is_floating(xp.result_type(a, b)):
         return xp.trunc(a / b)
     return xp.sign(a) * xp.sign(b) * (abs(a) // abs(b))
+
+
+def _power(x: Any, exponent: Any) -> Array:
+    """x ** exponent. The square is a product to NumPy, but the cube a call of pow() an element: many times slower."""
+    return x * x * x if shape_of(exponent) is None and exponent == 3 else x**exponent

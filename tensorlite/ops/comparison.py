@@ -80,17 +80,16 @@ def clamp_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Array | 
     With min > max, y is max whatever x is, so max gets everything.
     """
     x, low, high = saved
-    where = array_module(dy).where
     above_low = True if low is None else x >= low
     below_high = True if high is None else x <= high
-    dx = unbroadcast(where(above_low & below_high, dy, 0), x.shape)
+    dx = unbroadcast(dy * (above_low & below_high), x.shape)
     dlow = dhigh = None
     if shape_of(low) is not None:
         chosen = x < low if high is None else (x < low) & (low < high)
-        dlow = unbroadcast(where(chosen, dy, 0), low.shape)
+        dlow = unbroadcast(dy * chosen, low.shape)
     if shape_of(high) is not None:
         chosen = x > high if low is None else (x > high) | (high < low)
-        dhigh = unbroadcast(where(chosen, dy, 0), high.shape)
+        dhigh = unbroadcast(dy * chosen, high.shape)
     return dx, dlow, dhigh
 
 
@@ -175,9 +174,9 @@ def logical_or(x: Any, other: Any) -> Tensor:
 def _shares(dy: Array, x_loses: Array, other_loses: Array, tie: Array, x_shape: Any, other_shape: Any) -> tuple[Array | None, Array | None]:
     """0 to the loser, half at a tie, the rest to the winner; a number, whose shape is None, takes no gradient."""
     xp = array_module(dy)
-    share = xp.where(tie, dy / 2, dy)
-    dx = None if x_shape is None else unbroadcast(xp.where(x_loses, 0, share), x_shape)
-    dother = None if other_shape is None else unbroadcast(xp.where(other_loses, 0, share), other_shape)
+    share = dy - dy / 2 * tie
+    dx = None if x_shape is None else unbroadcast(share * xp.logical_not(x_loses), x_shape)
+    dother = None if other_shape is None else unbroadcast(share * xp.logical_not(other_loses), other_shape)
     return dx, dother
 
 

@@ -39,7 +39,7 @@ def amax_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Arra
 def amax_backward(dy: Array, saved: Any) -> Array:
     """dx = dy / (number of equals) for each x that equals the largest, else 0.
 
-    Were the gradient given to all of them in full, x₀ = x₁ = … would count many times what one step can win.
+    If k inputs are equal and all of them rise by ε, the largest rises by ε once, not k times: so the shares add up to dy.
     """
     x, y, over = saved
     chosen = x == y
