@@ -248,7 +248,9 @@ class Tensor:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self[i] for i in range(len(self)))
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-dimensional tensor.")
+        return iter(self.unbind())  # one op, and not one for each element
 
     def __bool__(self) -> bool:
         if self.data.size != 1:
@@ -269,7 +271,8 @@ class Tensor:
     __hash__ = object.__hash__  # == compares elements, so identity is what sets and dicts go by
 
     def __repr__(self) -> str:
-        values = np.array2string(to_numpy(self.data), precision=4, separator=", ", prefix="tensor(", threshold=200, edgeitems=3)
+        shown = to_numpy(self.data).astype(np.float32) if self.dtype.name == "bfloat16" else to_numpy(self.data)
+        values = np.array2string(shown, precision=4, separator=", ", prefix="tensor(", threshold=200, edgeitems=3)
         parts = [values]
         if self.data.size == 0 and self.ndim > 1:
             parts.append(f"size={self.shape}")  # which the brackets cannot show

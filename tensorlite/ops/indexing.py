@@ -92,6 +92,7 @@ def index_select_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
     Source: equals torch.index_select.
     """
     d = axis("index_select", dim, x.ndim)
+    _check_dtype("index_select", "index", index, "integers", "iu")
     if index.ndim > 1:
         raise ValueError(f"index_select: index must have one axis, its shape is {index.shape}.")
     _check_range("index_select", index, d, x.shape)
@@ -121,6 +122,7 @@ def gather_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
     Source: equals torch.gather.
     """
     d = axis("gather", dim, x.ndim)
+    _check_dtype("gather", "index", index, "integers", "iu")
     longer = [i for i in range(min(x.ndim, index.ndim)) if i != d and index.shape[i] > x.shape[i]]
     if index.ndim != x.ndim or (longer and index.size):
         raise ValueError(f"gather: the index {index.shape} must have the axes of {x.shape}, none longer except dim {d}.")
@@ -183,7 +185,7 @@ def masked_fill_forward(x: Array, mask: Array, value: Any) -> tuple[Array, Any]:
     Raises: ValueError if the shapes do not broadcast; TypeError if mask is not boolean or value does not fit the dtype.
     Source: equals torch.masked_fill.
     """
-    _check_mask("masked_fill", mask)
+    _check_dtype("masked_fill", "mask", mask, "booleans", "b")
     broadcast_shape("masked_fill", x.shape, mask.shape)
     if getattr(value, "ndim", 0) != 0:
         raise ValueError(f"masked_fill: value must be a number or a 0-d tensor, its shape is {value.shape}; use where().")
@@ -210,7 +212,7 @@ def where_forward(condition: Array, x: Any, y: Any) -> tuple[Array, Any]:
     Raises: ValueError if the shapes do not broadcast; TypeError if condition is not boolean.
     Source: equals torch.where.
     """
-    _check_mask("where", condition)
+    _check_dtype("where", "condition", condition, "booleans", "b")
     xp, dtype = array_module(condition), result_dtype(x, y)
     x, y = xp.asarray(x, dtype), xp.asarray(y, dtype)
     broadcast_shape("where", condition.shape, x.shape, y.shape)
@@ -232,8 +234,6 @@ where = Op(where_forward, where_backward)
 
 def _check_range(op: str, index: Array, d: int, shape: tuple[int, ...]) -> None:
     """Refuse what NumPy would count from the end, and CuPy would silently wrap around."""
-    if index.dtype.kind not in "iu":
-        raise TypeError(f"{op}: index must hold integers, it holds {index.dtype}.")
     n = shape[d] if shape else 1
     if index.size and (index.min() < 0 or index.max() >= n):
         raise IndexError(f"{op}: indices from {index.min()} to {index.max()} are out of range for axis {d} of {shape}: 0 to {n - 1}.")
@@ -244,6 +244,6 @@ def _check_matrix(op: str, x: Array) -> None:
         raise ValueError(f"{op}: a tensor of shape {x.shape} is not a matrix, nor a batch of them.")
 
 
-def _check_mask(op: str, mask: Array) -> None:
-    if mask.dtype.kind != "b":
-        raise TypeError(f"{op}: the mask must be boolean, it is {mask.dtype}; compare to get one, as in x > 0.")
+def _check_dtype(op: str, name: str, x: Any, wanted: str, kinds: str) -> None:
+    if not hasattr(x, "dtype") or x.dtype.kind not in kinds:
+        raise TypeError(f"{op}: {name} must be a tensor of {wanted}, got {x.dtype if hasattr(x, 'dtype') else type(x).__name__}.")
