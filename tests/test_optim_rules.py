@@ -262,15 +262,14 @@ def test_what_cannot_be_is_refused(error, match, call):
         call()
 
 
-def changed(state, what):
-    what(state)
-    return state
-
-
 BAD_STATES = [
     ("groups of", lambda s: s["param_groups"][0].update(params=[0, 1])),
-    (r"exp_avg \(7,\) for parameter 2, whose shape is \(5,\)", lambda s: s["state"][2].update(exp_avg=np.zeros(7))),
-    ("'momentum_buffer' for parameter 0, which Adam does not keep", lambda s: s["state"][0].update(momentum_buffer=np.zeros((4, 3)))),
+    (r"for parameter 2 of shape \(5,\), exp_avg of shape \(7,\)", lambda s: s["state"][2].update(exp_avg=np.zeros(7))),
+    ("'momentum_buffer', which Adam does not keep", lambda s: s["state"][0].update(momentum_buffer=np.zeros((4, 3)))),
+    ("for parameter 1 of .* no exp_avg_sq", lambda s: s["state"][1].pop("exp_avg_sq")),
+    ("exp_avg of shape .* and dtype <U4", lambda s: s["state"][1].update(exp_avg=np.array("much"))),
+    ("a number of steps of -1", lambda s: s["state"][4].update(step=-1)),
+    ("no max_exp_avg_sq", lambda s: s["param_groups"][0].update(amsgrad=True)),
     ("betas are two numbers", lambda s: s["param_groups"][0].update(betas=(2, 3))),
     ("no option 'momentum'", lambda s: s["param_groups"][0].update(momentum=0.9)),
 ]

@@ -92,6 +92,8 @@ class Adam(Optimizer):
         maximize: go up instead of down.
     """
 
+    arrays = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # m, v and v_max, under torch's names
+
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
@@ -114,11 +116,8 @@ class Adam(Optimizer):
         if len(options["betas"]) != 2 or not all(0 <= beta < 1 for beta in options["betas"]):
             raise ValueError(f"{name}: betas are two numbers from 0 up to but without 1, got {options['betas']}.")
 
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return self._all_state_names() if group["amsgrad"] else self._all_state_names()[:2]
-
-    def _all_state_names(self) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    def arrays_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self.arrays if group["amsgrad"] else self.arrays[:2]
 
     def update(self, group: dict[str, Any], step: int, p: Array, g: Array, *state: Array) -> None:
         g = -g if group["maximize"] else g

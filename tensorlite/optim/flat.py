@@ -16,6 +16,7 @@ next one is written to the same place. Keep a ``clone()``.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -56,10 +57,7 @@ class FlatParameters:
             raise ValueError(f"FlatParameters needs one dtype and one device, got {listed}.")
         self.dtype, self.device = kind_of(self.parameters[0])
 
-        unit = max(1, ALIGNMENT // self.dtype.itemsize)
-        self.starts = [0]
-        for p in self.parameters:
-            self.starts.append(self.starts[-1] + math.ceil(p.numel() / unit) * unit)
+        self.starts = [0, *itertools.accumulate(_room(p) for p in self.parameters)]
         self.data = self._zeros()
         self.grad = self._zeros()
         self._views = [self.view(self.data, i) for i in range(len(self.parameters))]
@@ -138,5 +136,10 @@ def whole_buffer(parameters: Sequence[Tensor]) -> Array | None:
             return None
     if base is None or base.ndim != 1:
         return None
-    unit = max(1, ALIGNMENT // base.dtype.itemsize)
-    return base if sum(math.ceil(p.numel() / unit) * unit for p in parameters) == base.size else None
+    return base if sum(_room(p) for p in parameters) == base.size else None
+
+
+def _room(p: Tensor) -> int:
+    """How many numbers lie between the start of ``p`` and that of the next parameter."""
+    unit = max(1, ALIGNMENT // p.dtype.itemsize)
+    return math.ceil(p.numel() / unit) * unit

@@ -1,6 +1,6 @@
 """What all optimizers share: parameter groups, the state kept for each parameter, and the walk over the flat buffer.
 
-A subclass says which arrays it keeps for a parameter (`Optimizer.state_names`) and how one step changes a
+A subclass says which arrays it keeps for a parameter (`Optimizer.arrays`) and how one step changes a
 stretch of numbers (`Optimizer.update`). It never sees a parameter: all the rules here act on each number by
 itself, so they run over whole groups laid end to end (`tensorlite.optim.flat`), cut wherever it suits the cache.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from tensorlite.backend import Array, array_module, to_numpy
 from tensorlite.optim.flat import FlatParameters, kind_of
 from tensorlite.tape import enable_grad
-from tensorlite.tensor import Tensor
+from tensorlite.tensor import Tensor, is_floating
 
 TILE = 16384  # numbers updated at a time on the CPU: all arrays of one update then stay in the L2 cache
 
@@ -51,16 +51,18 @@ class Optimizer:
 
     # --- for subclasses -------------------------------------------------------------------------------
 
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """The arrays kept for each parameter of ``group``; they begin as zeros."""
-        return ()
+    arrays: tuple[str, ...] = ()  # the names of all arrays that may be kept for a parameter
+
+    def arrays_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """Those of `arrays` that the options of ``group`` need; they begin as zeros."""
+        return self.arrays
 
     def update(self, group: dict[str, Any], step: int, p: Array, g: Array, *state: Array) -> None:
         """Change ``p`` and ``state`` in place, given the gradient ``g``, which stays as it is.
 
         Args:
             step: which step this is for these numbers, counted from 1.
-            state: the arrays that `state_names` lists.
+            state: the arrays that `arrays_of` lists.
         """
         raise NotImplementedError
 
@@ -79,14 +81,14 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        if not all(stretch.flat.fits() for stretch in self._stretches):
+        if not all(buffer.flat.fits() for buffer in self._buffers):
             self._lay_out(self.state_dict()["state"])
-        for stretch in self._stretches:  # everything that can be refused is refused before anything is changed
-            stretch.present = stretch.flat.refresh()
+        for buffer in self._buffers:  # everything that can be refused is refused before anything is changed
+            buffer.present = buffer.flat.refresh()
         for group, parts in zip(self.param_groups, self._parts, strict=True):
-            for stretch, first, last in parts:
-                for i, j in stretch.runs(first, last):
-                    self._update_run(group, stretch, i, j)
+            for buffer, first, last in parts:
+                for i, j in buffer.runs(first, last):
+                    self._update_run(group, buffer, i, j)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -112,10 +114,10 @@ class Optimizer:
             ``param_groups``: the options, with numbers instead of parameters. The layout is torch's.
         """
         state = {}
-        for number, (stretch, i) in enumerate(self._places):
-            if stretch.steps[i]:
-                arrays = {name: np.array(to_numpy(stretch.flat.view(flat, i))) for name, flat in stretch.state.items()}
-                state[number] = {"step": stretch.steps[i], **arrays}
+        for number, (buffer, i) in enumerate(self._places):
+            if buffer.steps[i]:
+                arrays = {name: np.array(to_numpy(buffer.flat.view(flat, i))) for name, flat in buffer.state.items()}
+                state[number] = {"step": buffer.steps[i], **arrays}
         groups, number = [], 0
         for group in self.param_groups:
             count = len(group["params"])
@@ -134,16 +136,20 @@ class Optimizer:
         theirs = [len(group["params"]) for group in groups]
         if ours != theirs:
             raise ValueError(f"the state_dict is for groups of {theirs} parameters, this optimizer has groups of {ours}.")
-        for group in groups:
+        options = [
+            {**ours, **{name: value for name, value in group.items() if name != "params"}}
+            for ours, group in zip(self.param_groups, groups, strict=True)
+        ]
+        for group in options:
             self._check_names(group)
-            self.check_options({**self.defaults, **group})
+            self.check_options(group)
         # a parameter is known by its number in *their* groups, which another program may have numbered otherwise
         numbers = [number for group in groups for number in group["params"]]
         found = {str(key): value for key, value in state_dict["state"].items()}  # JSON turns numbers into strings
         state = {place: found[str(number)] for place, number in enumerate(numbers) if str(number) in found}
-        self._check_state(state)
-        for group, new in zip(self.param_groups, groups, strict=True):
-            group.update({name: value for name, value in new.items() if name != "params"})
+        state = self._checked_state(state, options)
+        for group, new in zip(self.param_groups, options, strict=True):
+            group.update(new)
         self._restore(state)
 
     def __repr__(self) -> str:
@@ -192,61 +198,69 @@ class Optimizer:
         by_kind: dict[Any, list[Tensor]] = {}
         for p in self._parameters():
             by_kind.setdefault(kind_of(p), []).append(p)
-        stretches = {kind: _Stretch(FlatParameters(parameters)) for kind, parameters in by_kind.items()}
-        self._stretches = list(stretches.values())
-        self._places: list[tuple[_Stretch, int]] = []  # for each parameter, by number: its buffer and place there
-        self._parts: list[list[tuple[_Stretch, int, int]]] = []  # for each group: stretches of buffers, first and last + 1
-        filled = dict.fromkeys(stretches, 0)
+        buffers = {kind: _Buffer(FlatParameters(parameters)) for kind, parameters in by_kind.items()}
+        self._buffers = list(buffers.values())
+        self._places: list[tuple[_Buffer, int]] = []  # for each parameter, by number: its buffer and place there
+        self._parts: list[list[tuple[_Buffer, int, int]]] = []  # for each group: buffer, first, last + 1
+        filled = dict.fromkeys(buffers, 0)
         for group in self.param_groups:
             before = dict(filled)
             for p in group["params"]:
                 kind = kind_of(p)
-                self._places.append((stretches[kind], filled[kind]))
+                self._places.append((buffers[kind], filled[kind]))
                 filled[kind] += 1
-            self._parts.append([(stretches[kind], before[kind], filled[kind]) for kind in stretches if filled[kind] > before[kind]])
+            self._parts.append([(buffers[kind], before[kind], filled[kind]) for kind in buffers if filled[kind] > before[kind]])
         self._restore(state)
 
-    def _check_state(self, state: Mapping[int, Mapping[str, Any]]) -> None:
-        known = {name for group in self.param_groups for name in (*self.state_names(group), *self._all_state_names())}
+    def _checked_state(self, state: Mapping[int, Mapping[str, Any]], groups: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        """``state``, ready to be copied in, after checking it against the parameters and the options it comes with."""
+        group_of = [group for group in groups for _ in group["params"]]
+        checked: dict[int, dict[str, Any]] = {}
         for number, entry in state.items():
-            stretch, i = self._places[number]
-            shape = stretch.flat.parameters[i].shape
-            for name, value in entry.items():
-                if name != "step" and value is not None and name not in known:
-                    raise ValueError(f"the state_dict has {name!r} for parameter {number}, which {type(self).__name__} does not keep.")
-                if name != "step" and value is not None and np.shape(value) != shape:
-                    raise ValueError(f"the state_dict has {name} {np.shape(value)} for parameter {number}, whose shape is {shape}.")
-
-    def _all_state_names(self) -> tuple[str, ...]:
-        """Every array that some setting of the options keeps."""
-        return ()
+            buffer, i = self._places[number]
+            shape = buffer.flat.parameters[i].shape
+            step = int(entry.get("step", 1))  # torch's SGD does not count
+            arrays = {name: np.asarray(value) for name, value in entry.items() if name != "step" and value is not None}
+            where = f"the state_dict has, for parameter {number} of shape {shape},"
+            if step < 0:
+                raise ValueError(f"{where} a number of steps of {step}.")
+            for name, value in arrays.items():
+                if name not in self.arrays:
+                    raise ValueError(f"{where} {name!r}, which {type(self).__name__} does not keep.")
+                if value.shape != shape or not (is_floating(value.dtype) or value.dtype.kind in "iu"):
+                    raise ValueError(f"{where} {name} of shape {value.shape} and dtype {value.dtype}.")
+            missing = [name for name in self.arrays_of(group_of[number]) if name not in arrays]
+            if step and missing:
+                raise ValueError(f"{where} no {' and no '.join(missing)}.")
+            checked[number] = {"step": step, **arrays}
+        return checked
 
     def _restore(self, state: Mapping[int, Mapping[str, Any]]) -> None:
-        for stretch in self._stretches:
-            stretch.steps = [0] * len(stretch.flat)
-            stretch.state = {}
+        for buffer in self._buffers:
+            buffer.steps = [0] * len(buffer.flat)
+            buffer.state = {}
         for number, entry in state.items():
-            stretch, i = self._places[number]
-            stretch.steps[i] = int(entry.get("step", 1))
+            buffer, i = self._places[number]
+            buffer.steps[i] = entry["step"]
             for name, value in entry.items():
-                if name != "step" and value is not None:
-                    stretch.flat.view(stretch.array(name), i)[...] = stretch.flat.device.asarray(value)
+                if name != "step":
+                    buffer.flat.view(buffer.array(name), i)[...] = buffer.flat.device.asarray(value)
 
-    def _update_run(self, group: dict[str, Any], stretch: _Stretch, i: int, j: int) -> None:
+    def _update_run(self, group: dict[str, Any], buffer: _Buffer, i: int, j: int) -> None:
         """One step for the parameters from ``i`` up to but without ``j``, which lie side by side."""
-        flat = stretch.flat
-        step = stretch.steps[i] + 1
-        arrays = [flat.data, flat.grad, *(stretch.array(name) for name in self.state_names(group))]
+        flat = buffer.flat
+        step = buffer.steps[i] + 1
+        arrays = [flat.data, flat.grad, *(buffer.array(name) for name in self.arrays_of(group))]
         start, stop = flat.starts[i], flat.starts[j]
         tile = TILE if array_module(flat.data) is np else max(1, stop - start)
         for k in range(start, stop, tile):
             self.update(group, step, *(array[k : min(k + tile, stop)] for array in arrays))
         for k in range(i, j):
-            stretch.steps[k] = step
+            buffer.steps[k] = step
             flat.parameters[k].version.count += 1
 
 
-class _Stretch:
+class _Buffer:
     """A flat buffer, and what is kept for it: how many steps each parameter has made, and arrays as long as the buffer."""
 
     def __init__(self, flat: FlatParameters) -> None:

@@ -54,6 +54,8 @@ class SGD(Optimizer):
         maximize: go up instead of down.
     """
 
+    arrays = ("momentum_buffer",)
+
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
@@ -73,15 +75,11 @@ class SGD(Optimizer):
             if not options[name] >= 0:
                 raise ValueError(f"SGD: {name} must not be negative, got {options[name]}.")
         if options["nesterov"] and (options["momentum"] <= 0 or options["dampening"] != 0):
-            raise ValueError(
-                f"SGD: nesterov needs momentum > 0 and dampening 0, got momentum {options['momentum']} and dampening {options['dampening']}."
-            )
+            given = f"momentum {options['momentum']} and dampening {options['dampening']}"
+            raise ValueError(f"SGD: nesterov needs momentum > 0 and dampening 0, got {given}.")
 
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("momentum_buffer",) if group["momentum"] else ()
-
-    def _all_state_names(self) -> tuple[str, ...]:
-        return ("momentum_buffer",)
+    def arrays_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self.arrays if group["momentum"] else ()
 
     def update(self, group: dict[str, Any], step: int, p: Array, g: Array, *state: Array) -> None:
         g = -g if group["maximize"] else g
