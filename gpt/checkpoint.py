@@ -26,7 +26,6 @@ import safetensors
 import safetensors.numpy
 
 import tensorlite as tl
-from data.errors import DataError
 from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.config import GPTConfig
 from gpt.errors import UserError
@@ -38,6 +37,7 @@ from tensorlite.backend import Device
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+METADATA = "gpt"  # our entry in the metadata of model.safetensors
 
 
 class CheckpointError(UserError):
@@ -57,12 +57,13 @@ def save_model(folder: str | os.PathLike[str], model: LanguageModel, tokenizer: 
     folder = Path(folder)
     config = dataclasses.asdict(model.config)
     record = {"model": config, "training": _as_dict(training), **facts, "tokenizer_hash": tokenizer.hash, "versions": versions()}
-    metadata = {"config": json.dumps(config), "tokenizer": json.dumps(tokenizer.to_dict()), "versions": json.dumps(versions())}
+    # One entry, not three: safetensors writes entries in a random order, and the same model should give the same bytes.
+    metadata = {METADATA: json.dumps({"config": config, "tokenizer": tokenizer.to_dict(), "versions": versions()})}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS, safetensors.numpy.save(_weights(model), metadata))
         write_atomically(folder / CONFIG, json.dumps(record, indent=2, default=str) + "\n")
         write_atomically(folder / TOKENIZER, json.dumps(tokenizer.to_dict()) + "\n")
-        write_atomically(folder / WEIGHTS, safetensors.numpy.save(_weights(model), metadata))
     except OSError as error:
         raise CheckpointError(f"the checkpoint cannot be saved: {explain(error, folder)}") from error
     return folder
@@ -77,8 +78,7 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
     """
     file = _find(Path(path).expanduser())
     metadata, weights = _read(file)
-    config = _config_in(metadata, file)
-    tokenizer = _tokenizer_in(metadata, file)
+    config, tokenizer = _config_and_tokenizer(metadata, file)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{file} does not fit together: its tokenizer has {tokenizer.vocab_size:,} ids, but its model knows {config.vocab_size:,}."
@@ -107,7 +107,7 @@ def _weights(model: LanguageModel) -> dict[str, np.ndarray]:
         if id(tensor.data) not in stored:
             stored.add(id(tensor.data))
             # safetensors writes the memory as it lies: of a transposed array, the wrong numbers, and no warning.
-            weights[name] = np.array(tensor.numpy(), order="C")
+            weights[name] = np.asarray(tensor.numpy(), order="C")
     return weights
 
 
@@ -169,20 +169,18 @@ def _what_instead(start: bytes, size: int) -> str:
     return "is not a safetensors file; name a folder that python -m gpt.train has written"
 
 
-def _config_in(metadata: Mapping[str, str], file: Path) -> GPTConfig:
-    if "config" not in metadata or "tokenizer" not in metadata:
+def _config_and_tokenizer(metadata: Mapping[str, str], file: Path) -> tuple[GPTConfig, Tokenizer]:
+    if METADATA not in metadata:
         raise CheckpointError(f"{file} holds weights but no config and tokenizer: it was not written by python -m gpt.train.")
     try:
-        return GPTConfig(**json.loads(metadata["config"]))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"the model config in {file} is not one that this version knows ({error}).") from error
+        ours = json.loads(metadata[METADATA])
+        return GPTConfig(**ours["config"]), tokenizer_from_dict(ours["tokenizer"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"the config or tokenizer in {file} is not one that this version knows ({_said(error)}).") from error
 
 
-def _tokenizer_in(metadata: Mapping[str, str], file: Path) -> Tokenizer:
-    try:
-        return tokenizer_from_dict(json.loads(metadata["tokenizer"]))
-    except (DataError, ValueError) as error:
-        raise CheckpointError(f"the tokenizer in {file} cannot be used ({error}).") from error
+def _said(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
 
 
 def _fill(model: LanguageModel, weights: dict[str, np.ndarray], file: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer, load_tokenizer
-from gpt.checkpoint import CONFIG, TOKENIZER, WEIGHTS, CheckpointError, load_model, save_model
+from gpt.checkpoint import CONFIG, METADATA, TOKENIZER, WEIGHTS, CheckpointError, load_model, save_model
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.model import LanguageModel, build_model
@@ -62,13 +62,16 @@ def saved(tmp_path: Path) -> Path:
     return save_model(tmp_path / "runs" / "small", make(), TOKEN)
 
 
-def rewrite(folder: Path, tensors: dict | None = None, **metadata: str) -> None:
-    """Change something in the file of weights, which stays a valid safetensors file."""
+def rewrite(folder: Path, tensors: dict | None = None, **ours: object) -> None:
+    """Change something in the file of weights, which stays a valid safetensors file; None takes it away."""
     with safetensors.safe_open(folder / WEIGHTS, framework="numpy") as file:
-        old_metadata = file.metadata()
-        old_tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    new = {name: value for name, value in {**old_tensors, **(tensors or {})}.items() if value is not None}
-    (folder / WEIGHTS).write_bytes(safetensors.numpy.save(new, {**old_metadata, **metadata}))
+        metadata = json.loads(file.metadata()[METADATA])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata, weights = (
+        {name: value for name, value in {**old, **new}.items() if value is not None}
+        for old, new in ((metadata, ours), (weights, tensors or {}))
+    )
+    (folder / WEIGHTS).write_bytes(safetensors.numpy.save(weights, {METADATA: json.dumps(metadata)}))
 
 
 # --- there and back -----------------------------------------------------------------------------------
@@ -136,6 +139,13 @@ def test_saving_over_an_older_checkpoint(saved: Path) -> None:
     assert sorted(os.listdir(saved)) == [CONFIG, WEIGHTS, TOKENIZER]
 
 
+def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    for _ in range(5):
+        save_model(tmp_path / "again", make(), TOKEN)
+        for file in saved.iterdir():
+            assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
 def test_loading_draws_nothing_from_the_callers_stream(saved: Path) -> None:
     tl.manual_seed(7)
     expected = random.generator().random(3)
@@ -168,23 +178,24 @@ def test_what_is_written_for_people(tmp_path: Path) -> None:
 # --- a disk that does not take it ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", [0, 1, 2])
-def test_a_full_disk_loses_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch, file: int) -> None:
-    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+@pytest.mark.parametrize("room_for", [0, 1, 2])
+def test_a_full_disk_loses_nothing(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_for: int) -> None:
+    save_model(tmp_path / "other", make(seed=1), TOKEN, step=1)
+    old, new = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in (saved, tmp_path / "other"))
     calls = iter(range(100))
     real = os.fsync
 
     def full(descriptor: int) -> None:
-        if next(calls) == 2 * file:  # each file is synced, then its folder
+        if next(calls) == 2 * room_for:  # each file is synced, then its folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=rf"{saved.name}: no space left on device; free some space or choose another folder\."):
-        save_model(saved, make(seed=1), TOKEN)
-    assert sorted(os.listdir(saved)) == sorted(before)  # no temporary file is left
-    assert (saved / WEIGHTS).read_bytes() == before[WEIGHTS]
-    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make()))
+        save_model(saved, make(seed=1), TOKEN, step=1)
+    written = [WEIGHTS, CONFIG, TOKENIZER][:room_for]  # the weights come first
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == {**old, **{name: new[name] for name in written}}
+    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make(seed=1 if written else 0)))
 
 
 def test_ctrl_c_while_saving_loses_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,29 +318,43 @@ def test_a_missing_tied_weight(saved: Path) -> None:
 
 
 def test_many_missing_tensors_make_no_long_message(saved: Path) -> None:
-    rewrite(saved, config=json.dumps(dataclasses.asdict(dataclasses.replace(SMALL, n_layer=50))))
+    rewrite(saved, config=dataclasses.asdict(dataclasses.replace(SMALL, n_layer=50)))
     message = complaint(saved)
     assert "more missing" in message
     assert len(message) < 500
 
 
 @pytest.mark.parametrize(
-    "config",
-    ["{", "[]", "null", "7", '{"n_layers": 3}', '{"n_head": 3, "n_embd": 8}', '{"n_embd": "wide"}', '{"activation": "swoosh"}'],
+    ("ours", "reason"),
+    [
+        ({"config": []}, "must be a mapping"),
+        ({"config": 7}, "must be a mapping"),
+        ({"config": None}, "no 'config'"),
+        ({"config": {"n_layers": 3}}, "n_layers"),
+        ({"config": {"n_head": 3, "n_embd": 8}}, "8 is not divisible by 3"),
+        ({"config": {"n_embd": "wide"}}, "'str' and 'int'"),
+        ({"config": {"activation": "swoosh"}}, "swoosh"),
+        ({"tokenizer": None}, "no 'tokenizer'"),
+        ({"tokenizer": []}, "not a tokenizer"),
+        ({"tokenizer": {"type": "bpe"}}, "got 'bpe'"),
+        ({"tokenizer": {"type": "char", "characters": []}}, "at least one character"),
+    ],
 )
-def test_a_config_that_cannot_be(saved: Path, config: str) -> None:
-    rewrite(saved, config=config)
-    assert f"the model config in {saved / WEIGHTS} is not one that this version knows" in complaint(saved)
+def test_a_config_or_tokenizer_that_cannot_be(saved: Path, ours: dict, reason: str) -> None:
+    rewrite(saved, **ours)
+    message = complaint(saved)
+    assert f"the config or tokenizer in {saved / WEIGHTS} is not one that this version knows" in message
+    assert reason in message
 
 
-@pytest.mark.parametrize("tokenizer", ["{", "[]", '{"type": "bpe"}', '{"type": "char", "characters": []}'])
-def test_a_tokenizer_that_cannot_be(saved: Path, tokenizer: str) -> None:
-    rewrite(saved, tokenizer=tokenizer)
-    assert "the tokenizer in" in complaint(saved)
+@pytest.mark.parametrize("text", ["{", "[]", "null", "7", '"text"'])
+def test_metadata_that_means_nothing(saved: Path, text: str) -> None:
+    (saved / WEIGHTS).write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(saved / WEIGHTS), {METADATA: text}))
+    assert "is not one that this version knows" in complaint(saved)
 
 
 def test_a_tokenizer_too_large_for_the_model(saved: Path) -> None:
-    rewrite(saved, tokenizer=json.dumps(CharTokenizer.train("".join(map(chr, range(32, 127)))).to_dict()))
+    rewrite(saved, tokenizer=CharTokenizer.train("".join(map(chr, range(32, 127)))).to_dict())
     assert f"its tokenizer has 95 ids, but its model knows {TOKEN.vocab_size}" in complaint(saved)
 
 
