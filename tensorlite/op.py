@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
-
 from tensorlite.backend import Array, array_module, device_of
 from tensorlite.tape import Node, is_grad_enabled
 from tensorlite.tensor import Tensor
@@ -175,9 +174,7 @@ def use_kernels(mode: str) -> Iterator[None]:
 
 def kernel_table() -> dict[str, list[str]]:
     """For each op with a faster pair, the pairs in the order in which they are asked; the book comes last."""
-    return {
-        name: ([pair.name for pair in op.faster] if _mode == "fast" else []) + ["book"] for name, op in REGISTRY.items() if op.faster
-    }
+    return {name: ([pair.name for pair in op.faster] if _mode == "fast" else []) + ["book"] for name, op in REGISTRY.items() if op.faster}
 
 
 def _share_version(output: Tensor, tensors: list[Tensor | None]) -> None:

@@ -69,7 +69,7 @@ def log_softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
 def log_softmax_backward(dy: Array, saved: Any) -> Array:
     """The derivative of log Σ exp(x) is softmax(x) = exp(y), so ∂yᵢ/∂xⱼ = δᵢⱼ - exp(yⱼ) and
 
-        dx = dy - exp(y) · Σ dy.
+    dx = dy - exp(y) · Σ dy.
     """
     y, dim = saved
     return dy - array_module(y).exp(y) * dy.sum(axis=dim, keepdims=True)

@@ -26,7 +26,12 @@ CASES = [
     *both("class-dim-1-of-4", [normal(2, 5, 3, 2), integers(2, 3, 2, high=5)]),
     *both("class-dim-1-none", [normal(2, 5, 3), integers(2, 3, high=5)], reduction="none"),
     Case("cross_entropy-far", lambda t, x, y: t.nn.functional.cross_entropy(x, y), [normal(6, 5, std=200), integers(6, high=5)]),
-    Case("cross_entropy-shifted", lambda t, x, y: t.nn.functional.cross_entropy(x, y), [normal(6, 5, mean=1000), integers(6, high=5)], float32=1e-4),
+    Case(
+        "cross_entropy-shifted",
+        lambda t, x, y: t.nn.functional.cross_entropy(x, y),
+        [normal(6, 5, mean=1000), integers(6, high=5)],
+        float32=1e-4,
+    ),
 ]
 for reduction in ("mean", "sum", "none"):
     CASES += [

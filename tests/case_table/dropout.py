@@ -17,9 +17,7 @@ def seeded(p):
     return call, twin
 
 
-CASES = [
-    Case(f"dropout-{p}", call, [normal(4, 9)], torch_call=twin) for p in (0.0, 0.1, 0.5, 0.9, 1.0) for call, twin in [seeded(p)]
-]
+CASES = [Case(f"dropout-{p}", call, [normal(4, 9)], torch_call=twin) for p in (0.0, 0.1, 0.5, 0.9, 1.0) for call, twin in [seeded(p)]]
 CASES += [
     Case("dropout-evaluation", lambda t, x: t.nn.functional.dropout(x, 0.5, training=False), [normal(3, 4)]),
     Case("dropout-empty", seeded(0.5)[0], [lambda rng: np.zeros((0, 3))], torch_call=seeded(0.5)[1]),
