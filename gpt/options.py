@@ -64,15 +64,13 @@ def _explain(message: str, parser: ArgumentParser) -> str:
     """The parser's complaint as one sentence, with the nearest option where one is unknown."""
     message = " ".join(message.split()).rstrip(".")
     message = re.sub(r"^Parser key \"(.+?)\": Expected an? <class '(\w+)'>. Got value: (.*)", r"\1 must be of type \2, got \3", message)
-    unknown = re.match(
-        r"unrecognized arguments: (?P<option>--[^\s=]+)|unrecognized arguments: (\S+)|Option '(?P<key>\S+)' is not accepted", message
-    )
-    if unknown is None:
+    known = [action.option_strings[-1] for action in parser._actions if action.option_strings]
+    if found := re.match(r"unrecognized arguments: ([^\s=]+)", message):
+        if not found[1].startswith("--"):
+            return f"unexpected {found[1]!r}: options start with two dashes; see --help."
+    elif found := re.match(r"Option '(\S+)' is not accepted", message):  # in a file, where names have no dashes
+        known = [name.removeprefix("--").replace("-", "_") for name in known]
+    else:
         return message + "."
-    if unknown[2]:
-        return f"unexpected {unknown[2]!r}: options start with two dashes; see --help."
-    names = [action.option_strings[-1] for action in parser._actions if action.option_strings]
-    if unknown["key"]:
-        names = [name.removeprefix("--").replace("-", "_") for name in names]
-    meant = nearest(unknown["option"] or unknown["key"], names)
-    return f"unknown option {unknown['option'] or unknown['key']}: " + (f"did you mean {meant}?" if meant else "see --help.")
+    meant = nearest(found[1], known)
+    return f"unknown option {found[1]}: " + (f"did you mean {meant}?" if meant else "see --help.")
