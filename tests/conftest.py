@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import hypothesis
 import pytest
 
@@ -10,6 +12,7 @@ try:
 except ImportError as error:  # not a skip: without the oracle a green suite would prove little
     raise pytest.UsageError("the tests need torch (CPU) as their oracle: pip install -e '.[test]', or run `make test`.") from error
 
+pytest.register_assert_rewrite("tests.compare")  # so that its assertions, too, show their values
 torch.set_num_threads(1)  # the worker processes share the cores
 hypothesis.settings.register_profile("tensorlite", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("tensorlite")
@@ -30,24 +33,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the loops over the table of cases measured, in one line; and the planted faults, if they ran."""
-    measured: dict[str, list[tuple[float, str]]] = {}
-    faults: list[tuple[str, str]] = []
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            if getattr(report, "when", "") != "call":
-                continue
-            for name, value in report.user_properties:  # these travel from pytest-xdist's workers, too
-                if name == "caught":
-                    faults.append(tuple(value))
-                elif isinstance(value, float):
-                    case = report.nodeid.partition("[")[2].rstrip("]")
-                    measured.setdefault(name, []).append((value, case))
-    for name, text in (
-        ("float64", "cases, value and gradients against torch in float64: worst relative error {worst:.1e} ({case})"),
-        ("float32", "values and gradients in float32, against the truth: at worst {worst:.1f} times as far off as torch's ({case})"),
-        ("gradcheck", "cases, gradients against central differences in float64: worst relative error {worst:.1e} ({case})"),
+    """What the loops over the table of cases measured, a line each; and who caught the planted faults, with -v one by one."""
+    reports = [r for several in terminalreporter.stats.values() for r in several if getattr(r, "when", "") == "call"]
+    recorded = [(name, value, r.nodeid) for r in reports for name, value in r.user_properties]  # pytest-xdist's workers send them, too
+    write = terminalreporter.write_line
+    for property_name, text in (
+        ("float64", "{} cases, value and gradients in float64 against torch: worst relative error {:.1e} ({})"),
+        ("float32", "{} values and gradients in float32 against the truth: at worst {:.1f} times as far off as torch's ({})"),
+        ("gradcheck", "{} cases, gradients in float64 against central differences: worst relative error {:.1e} ({})"),
     ):
-        if name in measured:
-            worst, case = max(measured[name])
-            terminalreporter.write_line(f"{len(measured[name])} " + text.format(worst=worst, case=case))
+        measured = [(value, nodeid.partition("[")[2].rstrip("]")) for name, value, nodeid in recorded if name == property_name]
+        if measured:
+            write(text.format(len(measured), *max(measured)))
+
+    planted = [r for r in reports if "test_planted_fault_is_caught" in r.nodeid]
+    caught = [value for name, value, _ in recorded if name == "caught"]
+    if planted:
+        write(f"{len(caught)} of {len(planted)} planted faults caught, by which check:")
+    for check, count in Counter(check.partition("[")[0] for _, check in caught).most_common():
+        write(f"{count:4} {check}")
+        if terminalreporter.verbosity > 0:
+            for fault, by in caught:
+                if by.partition("[")[0] == check:
+                    write(f"       {fault:50} {by}")

@@ -19,8 +19,11 @@ def test_every_op_is_run_by_a_case():
     assert not missing, f"no case in tests/case_table runs {sorted(missing)}: add one"
 
 
+STEPS = {"to"}  # rounding to another dtype is a staircase, seen as closely as differences see it
+
+
 def test_every_op_is_run_by_a_case_that_is_checked_by_differences():
-    missing = set(REGISTRY) - ran_by([case for case in all_cases() if case.smooth])
+    missing = set(REGISTRY) - STEPS - ran_by([case for case in all_cases() if case.smooth])
     assert not missing, f"only cases with smooth=False run {sorted(missing)}: add one away from the kinks"
 
 
