@@ -67,11 +67,35 @@ def keep_mask(shape: tuple[int, ...], p: float, stream: np.random.Generator | No
     Raises:
         ValueError: if ``p`` is not in [0, 1].
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"a dropout probability is between 0 and 1, got {p}.")
-    threshold = round(p * 65536)
-    if threshold == 65536:
-        return np.zeros(shape, bool), 0.0
-    size = math.prod(shape)
-    bits = (stream or generator()).bit_generator.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")
-    return (bits[:size] >= threshold).reshape(shape), 65536 / (65536 - threshold)
+    reader = KeepReader(p, stream)
+    return reader.read(shape), reader.factor
+
+
+class KeepReader:
+    """`keep_mask` in pieces, for code that works on a tile at a time: read in order, they are the mask of the whole.
+
+    A piece whose size is no multiple of four leaves some bits of its last draw to the next one.
+
+    Attributes:
+        factor: the factor for what is kept.
+    """
+
+    def __init__(self, p: float, stream: np.random.Generator | None = None) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"a dropout probability is between 0 and 1, got {p}.")
+        self._threshold = round(p * 65536)
+        self._draw = (stream or generator()).bit_generator.random_raw
+        self._left = np.empty(0, "<u2")
+        self.factor = 0.0 if self._threshold == 65536 else 65536 / (65536 - self._threshold)
+
+    def read(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The next booleans."""
+        if self._threshold == 65536:
+            return np.zeros(shape, bool)
+        size = math.prod(shape)
+        missing = max(0, size - self._left.size)
+        bits = self._draw(-(-missing // 4)).astype("<u8", copy=False).view("<u2")
+        if self._left.size:
+            bits = np.concatenate((self._left, bits))
+        self._left = bits[size:].copy()
+        return (bits[:size] >= self._threshold).reshape(shape)

@@ -22,6 +22,7 @@ def attention_forward(
     scale: float | None = None,
     dropout_p: float = 0.0,
     generator: np.random.Generator | None = None,
+    recompute: bool = False,
 ) -> tuple[Array, Any]:
     """y = A · v,   A = dropout(softmax(S)),   S = scale · q · kᵀ + mask
 
@@ -33,32 +34,29 @@ def attention_forward(
     A causal mask lets position t see only positions s ≤ t: the future is not an input. Hidden places get
     S = -inf, hence weight 0. A row that sees nothing gives y = 0.
 
+    The weights are T · S numbers, for a long text far more than q, k and v. With ``recompute`` they are not kept:
+    backward asks every question again. The numbers are the same; it takes longer, and less memory.
+
     Shapes: q (..., T, D), k (..., S, D), v (..., S, E), y (..., T, E); leading axes (B, H) broadcast.
         mask broadcasts to (..., T, S): booleans, True where t may look at s, or numbers to be added to S.
-    Saves: q, k, v, softmax(S) (..., T, S), what dropout kept, the scale.
+    Saves: q, k, v, softmax(S) (..., T, S) unless ``recompute``, what dropout kept, and what S is made with.
     Raises: ValueError if the shapes do not fit, or for a mask together with ``is_causal``.
     Source: Vaswani et al. 2017, "Attention Is All You Need"; equals torch.nn.functional.scaled_dot_product_attention.
     """
     _check_shapes(q, k, v)
     if mask is not None and is_causal:
         raise ValueError("attention: give a mask or is_causal=True, not both.")
-    xp = array_module(q)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scores = (q @ k.swapaxes(-1, -2)) * scale  # (..., T, S)
     if is_causal:
-        mask = xp.tri(*scores.shape[-2:], dtype=bool)
-    if mask is not None:
-        broadcast_shape("attention with a mask", scores.shape, mask.shape)
-        scores = xp.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
-    p = _safe_softmax(scores)
+        mask = array_module(q).tri(q.shape[-2], k.shape[-2], dtype=bool)
+    p = _weights(q, k, mask, scale)
     keep, factor = None, 1.0
     weights = p
     if dropout_p:
         drawn, factor = random.keep_mask(p.shape, dropout_p, generator)
-        keep = xp.asarray(drawn)
+        keep = array_module(q).asarray(drawn)
         weights = p * keep * factor
-    dmask_shape = mask.shape if mask is not None and mask.dtype != bool else None
-    return weights @ v, (q, k, v, p, keep, factor, scale, dmask_shape)
+    return weights @ v, (q, k, v, mask, scale, None if recompute else p, keep, factor)
 
 
 def attention_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array, Array | None]:
@@ -80,7 +78,9 @@ def attention_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array, Arra
 
     Shapes: dy (..., T, E); dq, dk, dv, dmask as their arrays.
     """
-    q, k, v, p, keep, factor, scale, dmask_shape = saved
+    q, k, v, mask, scale, p, keep, factor = saved
+    if p is None:
+        p = _weights(q, k, mask, scale)
     weights = p if keep is None else p * keep * factor
     dv = weights.swapaxes(-1, -2) @ dy  # (..., S, E)
     dp = dy @ v.swapaxes(-1, -2)  # (..., T, S)
@@ -89,11 +89,21 @@ def attention_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array, Arra
     ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))
     dq = (ds @ k) * scale
     dk = (ds.swapaxes(-1, -2) @ q) * scale
-    dmask = None if dmask_shape is None else unbroadcast(ds, dmask_shape)
+    dmask = None if mask is None or mask.dtype == bool else unbroadcast(ds, mask.shape)
     return unbroadcast(dq, q.shape), unbroadcast(dk, k.shape), unbroadcast(dv, v.shape), dmask
 
 
 attention = Op(attention_forward, attention_backward)
+
+
+def _weights(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
+    """softmax(S), with booleans of the mask as 0 and -inf."""
+    xp = array_module(q)
+    scores = (q @ k.swapaxes(-1, -2)) * scale  # (..., T, S)
+    if mask is not None:
+        broadcast_shape("attention with a mask", scores.shape, mask.shape)
+        scores = xp.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
+    return _safe_softmax(scores)
 
 
 def _safe_softmax(scores: Array) -> Array:

@@ -1,5 +1,5 @@
 """Faster pairs in NumPy alone. Importing this package registers them."""
 
-from tensorlite.kernels.cpu import embedding
+from tensorlite.kernels.cpu import attention, embedding
 
-__all__ = ["embedding"]
+__all__ = ["attention", "embedding"]
