@@ -110,6 +110,7 @@ class _Problem:
         if not self.positions:
             raise ValueError("gradcheck: none of the inputs is floating point, so there is no gradient to check.")
 
+        self.op = getattr(fn, "__name__", type(fn).__name__)
         self.y = self.outputs(self.inputs)
         if not self.y:
             raise ValueError("gradcheck: no output of fn is floating point, so there is no gradient to check.")
@@ -137,7 +138,8 @@ class _Problem:
         for i in self.positions:
             tensors[i].requires_grad_()
         outputs = self.run(tensors)
-        self.op = _name_of(self.fn, outputs)
+        if self.op == "<lambda>" and outputs[-1].source:
+            self.op = f"a function ending in {outputs[-1].source[0].name}"
         try:
             for y, dy in zip(outputs, self.dy, strict=True):
                 if y.requires_grad:
@@ -276,13 +278,6 @@ def _unit(x: Array, index: tuple[int, ...]) -> Array:
     e = array_module(x).zeros(x.shape)
     e[index] = 1
     return e
-
-
-def _name_of(fn: Callable[..., Any], outputs: list[Tensor]) -> str:
-    """The function's name; for a lambda, that of the op it ends in."""
-    name = getattr(fn, "name", None) or getattr(fn, "__name__", type(fn).__name__)
-    last = outputs[0].source[0].name if outputs and outputs[0].source else None
-    return f"a function ending in {last}" if name == "<lambda>" and last else str(name)
 
 
 def _parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
