@@ -21,6 +21,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tensorlite.backend import Array, Device, array_module, device_of
 from tensorlite.tensor import Tensor
 
@@ -58,61 +60,70 @@ class FlatParameters:
         self.dtype, self.device = kind_of(self.parameters[0])
 
         self.starts = [0, *itertools.accumulate(_room(p) for p in self.parameters)]
-        self.data = self._zeros()
-        self.grad = self._zeros()
+        self._shapes = [p.shape for p in self.parameters]
+        self.data, self.grad = self.zeros(), self.zeros()
         self._views = [self.view(self.data, i) for i in range(len(self.parameters))]
         self._homes = [self.view(self.grad, i) for i in range(len(self.parameters))]
         for i, p in enumerate(self.parameters):
-            self._adopt(i, p)
+            self._adopt(i, p.data)
 
-    def _zeros(self) -> Array:
-        return array_module(self.parameters[0].data).zeros(self.starts[-1], self.dtype)
+    def _adopt(self, i: int, values: Array) -> None:
+        """Move parameter ``i`` in. A gradient that it has stays where it is; the next one comes here."""
+        p = self.parameters[i]
+        self._views[i][...] = values
+        p.data, p.grad_home = self._views[i], self._homes[i]
 
-    def _adopt(self, i: int, p: Tensor) -> None:
-        """Move parameter ``i`` in, values and all. A gradient that it has stays where it is; the next one comes here."""
-        self._views[i][...] = self.device.asarray(p.data)
-        p.data = self._views[i]
-        p.grad_home = self._homes[i]
+    def zeros(self) -> Array:
+        """A flat array of the same layout, for what an optimizer keeps."""
+        return self.device.asarray(np.zeros(self.starts[-1], self.dtype))
 
     def __len__(self) -> int:
         return len(self.parameters)
 
     def slice_of(self, i: int) -> slice:
         """Where the numbers of parameter ``i`` lie in a flat array."""
-        return slice(self.starts[i], self.starts[i] + self.parameters[i].numel())
+        return slice(self.starts[i], self.starts[i] + math.prod(self._shapes[i]))
 
     def view(self, flat: Array, i: int) -> Array:
         """The part of a flat array that belongs to parameter ``i``, in the parameter's shape."""
-        return flat[self.slice_of(i)].reshape(self.parameters[i].shape)
+        return flat[self.slice_of(i)].reshape(self._shapes[i])
 
     def fits(self) -> bool:
         """Whether every parameter still has the dtype and the device that the buffers have."""
         return all(p.data is view or kind_of(p) == (self.dtype, self.device) for p, view in zip(self.parameters, self._views, strict=True))
+
+    def check(self) -> None:
+        """Raise a ValueError if a parameter or its gradient has another shape than it had."""
+        for p, shape in zip(self.parameters, self._shapes, strict=True):
+            if p.data.shape != shape:
+                raise ValueError(f"a parameter of shape {shape} was given data of shape {p.data.shape} after the optimizer was made.")
+            if p.grad is not None and p.grad.shape != shape:
+                raise ValueError(f"a parameter of shape {shape} has a gradient of shape {p.grad.shape}.")
 
     def refresh(self) -> list[int]:
         """Make the two arrays agree with what the parameters hold now, and say which have a gradient.
 
         Whoever gave a parameter a new array, or set ``p.grad`` to a tensor of their own, finds it respected:
         the values are copied in. Where all is as backward left it, this copies nothing.
-
-        Raises:
-            ValueError: if a parameter or its gradient has another shape than before; nothing is changed then.
         """
-        for p, view in zip(self.parameters, self._views, strict=True):
-            if p.data.shape != view.shape:
-                raise ValueError(f"a parameter of shape {view.shape} was given data of shape {p.data.shape} after the optimizer was made.")
-            if p.grad is not None and p.grad.shape != view.shape:
-                raise ValueError(f"a parameter of shape {view.shape} has a gradient of shape {p.grad.shape}.")
-        present = []
+        present, moved, gathered = [], [], []
         for i, p in enumerate(self.parameters):
-            home = self._homes[i]
-            if p.data is not self._views[i] or p.grad_home is not home:
-                self._adopt(i, p)
+            if p.data is not self._views[i] or p.grad_home is not self._homes[i]:
+                moved.append((i, self._from_outside(p.data, self.data)))
             if p.grad is not None:
                 present.append(i)
-                if p.grad.data is not home:
-                    home[...] = self.device.asarray(p.grad.data)
+                if p.grad.data is not self._homes[i]:
+                    gathered.append((i, self._from_outside(p.grad.data, self.grad)))
+        for i, values in moved:
+            self._adopt(i, values)
+        for i, values in gathered:
+            self._homes[i][...] = values
         return present
+
+    def _from_outside(self, array: Array, flat: Array) -> Array:
+        """``array`` on our device, and copied if it lies in ``flat``: two parameters may have swapped places."""
+        array = self.device.asarray(array)
+        return array.copy() if array_module(array).may_share_memory(array, flat) else array
 
 
 def kind_of(p: Tensor) -> tuple[Any, Device]:

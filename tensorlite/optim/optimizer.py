@@ -17,7 +17,7 @@ from tensorlite.optim.flat import FlatParameters, kind_of
 from tensorlite.tape import enable_grad
 from tensorlite.tensor import Tensor, is_floating
 
-TILE = 16384  # numbers updated at a time on the CPU: all arrays of one update then stay in the L2 cache
+TILE = 32768  # numbers updated at a time on the CPU: all arrays of one update then stay in the L2 cache
 
 
 class Optimizer:
@@ -76,14 +76,19 @@ class Optimizer:
 
         Args:
             closure: called first, to compute the loss and its gradients; its result is returned.
+
+        Raises:
+            ValueError: if a parameter or a gradient has another shape than before; nothing is changed then.
         """
         loss = None
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        for buffer in self._buffers:  # what has to be refused is refused before anything is changed
+            buffer.flat.check()
         if not all(buffer.flat.fits() for buffer in self._buffers):
             self._lay_out(self.state_dict()["state"])
-        for buffer in self._buffers:  # everything that can be refused is refused before anything is changed
+        for buffer in self._buffers:
             buffer.present = buffer.flat.refresh()
         for group, parts in zip(self.param_groups, self._parts, strict=True):
             for buffer, first, last in parts:
@@ -151,6 +156,11 @@ class Optimizer:
         for group, new in zip(self.param_groups, options, strict=True):
             group.update(new)
         self._restore(state)
+
+    @property
+    def flats(self) -> list[FlatParameters]:
+        """The flat buffers that hold the parameters, as a rule one."""
+        return [buffer.flat for buffer in self._buffers]
 
     def __repr__(self) -> str:
         lines = [
@@ -272,7 +282,7 @@ class _Buffer:
     def array(self, name: str) -> Array:
         """The array of that name; zeros when it is asked for the first time."""
         if name not in self.state:
-            self.state[name] = array_module(self.flat.data).zeros_like(self.flat.data)
+            self.state[name] = self.flat.zeros()
         return self.state[name]
 
     def runs(self, first: int, last: int) -> list[tuple[int, int]]:
