@@ -116,8 +116,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # One row of logits for each character, so it can learn exactly what counting pairs would tell.
     "bigram": {
         "model": "bigram",
-        "batch_size": 256,
-        "steps": 2000,
+        "batch_size": 128,
+        "steps": 1000,
         "learning_rate": 5e-2,
         "min_learning_rate": 0.0,
         "warmup_steps": 0,

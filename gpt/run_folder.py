@@ -32,7 +32,7 @@ class RunFolder:
         wanted: the path; where that exists and is not empty, the first free one of path-2, path-3, … is taken.
 
     Attributes:
-        path: the folder taken.
+        wanted, path: the folder asked for and the one taken.
         records: all that was logged, whether or not it could be written.
 
     Raises:
@@ -40,6 +40,7 @@ class RunFolder:
     """
 
     def __init__(self, wanted: Path) -> None:
+        self.wanted = wanted = wanted.expanduser()
         self.records: list[dict[str, Any]] = []
         self._complained = False
         try:
@@ -75,7 +76,6 @@ class RunFolder:
 
 def _first_free(wanted: Path) -> Path:
     """``wanted`` or the first of wanted-2, wanted-3, … that could be made, or was there but empty."""
-    wanted = wanted.expanduser()
     wanted = wanted if wanted.name else wanted.resolve()  # "." has no name to put a number to
     for number in itertools.count(1):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")

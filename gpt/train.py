@@ -19,6 +19,7 @@ from data.loader import split_tokens
 from data.tokenizer import CharTokenizer
 from gpt.checkpoint import CheckpointError, save_model
 from gpt.config import TrainConfig
+from gpt.counting import counted_bigram_loss
 from gpt.errors import EXIT_INTERRUPTED, fail, run_main
 from gpt.inference import stream_text
 from gpt.model import LanguageModel, build_model
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nStopped after step {trainer.step} of {config.steps}. The weights are saved in {folder.path}.")
         return EXIT_INTERRUPTED
     save()
+    if model.config.model == "bigram":
+        print(f"Counting pairs in the training text gives validation loss {counted_bigram_loss(*tokens, tokenizer.vocab_size):.4f}.")
     folder.plot()
     print(f"\nWeights, tokenizer and metrics are in {folder.path}: python -m gpt.generate --checkpoint {folder.path}\n")
     _write_sample(model, tokenizer, config)
@@ -96,7 +99,7 @@ def _describe(corpus: Corpus, tokenizer: CharTokenizer, model: LanguageModel, co
         "model": f"{'bigram table' if shape.model == 'bigram' else layers}: {model.num_parameters():,} parameters",
         "training": f"{config.steps:,} steps of {config.batch_size} x {shape.block_size} tokens on {config.backend}, seed {config.seed}",
         "ops": ", ".join([f"{name}: {pair}" for name, pair in faster.items()] + ["all others: book" if faster else "all from the book"]),
-        "folder": str(folder.path),
+        "folder": f"{folder.path}" + (f" ({folder.wanted} is taken)" if folder.path != folder.wanted else ""),
     }
     return "\n".join(f"{name:<12}{text}" for name, text in rows.items()) + "\n"
 

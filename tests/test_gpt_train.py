@@ -91,7 +91,9 @@ def test_the_weights_that_are_left_have_the_loss_that_was_printed(tmp_path, opti
 
 def test_bigram_from_the_command_line(options, capsys):
     assert run([*options, "--preset=bigram"]) == 0
-    assert f"bigram table: {30 * 30:,} parameters" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"bigram table: {30 * 30:,} parameters" in out
+    assert "Counting pairs in the training text gives validation loss" in out
 
 
 def test_nothing_is_overwritten(tmp_path, options):
