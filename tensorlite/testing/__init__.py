@@ -17,8 +17,9 @@ If the gradient is wrong, the error names the input, the place, both numbers, an
 `assert_pairs_agree` holds every faster pair of an op to the book pair on the same arguments, values
 and gradients, in every dtype you name. Call it once for each kind of argument a kernel supports:
 
+    from tensorlite.ops.embedding import embedding
     from tensorlite.testing import assert_pairs_agree
-    assert_pairs_agree(tl.ops.layernorm, x, weight, bias, eps=1e-5, dtypes=("float32", "float64"))
+    assert_pairs_agree(embedding, ids, weight, padding_idx=0, dtypes=("float32", "float64"))
 
 Then add one entry to the table in ``tests/case_table/`` and both run on it from then on, with the torch oracle.
 """
