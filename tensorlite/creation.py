@@ -73,9 +73,7 @@ def ones(*shape: Any, dtype: Any = None, device: Device | str = "numpy", require
     return full(_shape(shape), 1.0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def full(
-    shape: Any, fill_value: float, dtype: Any = None, device: Device | str = "numpy", requires_grad: bool = False
-) -> Tensor:
+def full(shape: Any, fill_value: float, dtype: Any = None, device: Device | str = "numpy", requires_grad: bool = False) -> Tensor:
     """A tensor in which every element is ``fill_value``; its type, unless given, follows the value's, as in torch."""
     dtype = _dtype_of_numbers(fill_value) if dtype is None else dtype
     return Tensor(Device(device).asarray(np.full(_shape((shape,)), fill_value, dtype)), requires_grad)
