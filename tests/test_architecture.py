@@ -34,6 +34,8 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite.kernels.cuda": {"tensorlite.kernels", "tensorlite.op", "tensorlite.random", "tensorlite.backend", "numpy", "cupy"},
     "tensorlite.nn": ENGINE | {"tensorlite.ops", "numpy"},
     "tensorlite.optim": {"tensorlite.tensor", "tensorlite.tape", "tensorlite.backend", "numpy"},
+    "tensorlite.parallel": ENGINE | {"tensorlite.optim", "numpy", "threadpoolctl"},
+    "tensorlite.memory": set(),
     "tensorlite.testing": ENGINE | {"numpy"},
     "tensorlite": {"tensorlite.*"},
     "data": {"numpy", "tqdm", "py7zr", "tokenizers", "tiktoken"},

@@ -1,0 +1,25 @@
+"""``python -m benchmarks NAME [options]``"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "matmul": "products of square matrices, by size: CPU and, where there is one, GPU",
+    "ops": "each op with a faster pair: that pair, the book, torch",
+    "train_step": "whole training steps beside torch, in turn",
+}
+
+
+def main() -> None:
+    """Run one benchmark, or list them."""
+    if len(sys.argv) < 2 or sys.argv[1] not in BENCHMARKS:
+        width = max(map(len, BENCHMARKS))
+        listed = "\n".join(f"  {name.ljust(width)}  {text}" for name, text in BENCHMARKS.items())
+        sys.exit(f"usage: python -m benchmarks NAME [options]\n{listed}")
+    importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What every benchmark needs: who measured, medians and spreads, tables, and a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+from tensorlite.parallel import available_cores
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The processor, the libraries and their versions: without these a figure says nothing."""
+    versions = {}
+    for package in ("numpy", "torch", "threadpoolctl", "cupy-cuda12x", "cupy-cuda13x"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    np.ones((2, 2)) @ np.ones((2, 2))  # loads the BLAS, so that threadpoolctl sees it
+    blas = [f"{info['internal_api']} {info['version']} ({info.get('architecture', '?')})" for info in threadpool_info() if info["user_api"] == "blas"]
+    return {
+        "date": date.today().isoformat(),
+        "processor": _processor(),
+        "cores": available_cores(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "blas": sorted(set(blas)),
+        **versions,
+    }
+
+
+def _processor() -> str:
+    """The processor's name and, where Linux says so, its widest vector instructions."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor()
+    facts = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    flags = facts.get("flags", "").split()
+    vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
+    return f"{facts.get('model name', platform.machine())} {vectors}".strip()
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, smallest and largest of repeated measurements."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "count": len(values)}
+
+
+def save(name: str, results: Any) -> Path:
+    """Write ``benchmarks/results/<name>.json`` with the machine beside the results."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+    print(f"written to {os.path.relpath(path)}")
+    return path
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of equal keys as a Markdown table."""
+    if not rows:
+        return ""
+    cells = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    cells[1] = ["-" * width for width in widths]
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+def require_torch() -> None:
+    """Exit with one sentence where torch is missing."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        sys.exit("benchmarks compare with torch, which is not installed: pip install 'tensorlite[test]'.")

@@ -1,0 +1,47 @@
+"""The models that are measured, and how many operations a training step of each takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gpt.config import GPTConfig
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A model, a batch, and how many steps make a block of about two seconds."""
+
+    name: str
+    description: str
+    model: GPTConfig
+    batch_size: int
+    steps_in_a_block: int
+
+
+_A = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=True, activation="gelu_tanh", tied_head=False)
+_B = replace(_A, vocab_size=81, block_size=256, n_layer=6, n_head=6, n_embd=384)
+_C = replace(_A, vocab_size=50257, block_size=256, n_layer=2, n_head=12, n_embd=768)
+
+CONFIGURATIONS = {
+    configuration.name: configuration
+    for configuration in (
+        Configuration("A", "4 layers, 128 wide, block 64, batch 12", _A, 12, 60),
+        Configuration("B16", "6 layers, 384 wide, block 256, batch 16", _B, 16, 2),
+        Configuration("B16-dropout", "the same with dropout 0.2", replace(_B, dropout=0.2), 16, 2),
+        Configuration("B", "6 layers, 384 wide, block 256, batch 64, dropout 0.2", replace(_B, dropout=0.2), 64, 1),
+        Configuration("C", "2 layers, 768 wide, block 256, batch 4, vocabulary 50257", _C, 4, 1),
+    )
+}
+
+
+def flops_per_step(configuration: Configuration) -> float:
+    """Multiplications and additions in the matrix products of one step; everything else is small beside them.
+
+    A weight of n numbers takes 2n operations a token forward, and twice that backward (one product for dx, one for
+    dweight): 6n. Causal attention takes two products of T x D and D x T a head, of which the mask leaves half:
+    2 T C operations a token forward, 6 T C with the backward.
+    """
+    model = configuration.model
+    C, T = model.n_embd, model.block_size
+    weights = model.n_layer * 12 * C * C + model.vocab_size * C
+    return configuration.batch_size * T * (6 * weights + model.n_layer * 6 * T * C)
