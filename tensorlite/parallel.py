@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,7 @@ class Workers:
     def parts(self, length: int) -> list[slice]:
         """``length`` numbers cut into one piece for each worker, for work that treats every number alike."""
         ends = [length * i // self.count for i in range(self.count + 1)]
-        return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+        return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 class BatchShards:
@@ -102,11 +103,9 @@ class BatchShards:
         """Which rows of a batch belong to which shard: as even as can be. A batch of fewer rows than shards leaves some empty."""
         count = len(self.replicas) + 1
         ends = [rows * i // count for i in range(count + 1)]
-        return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False) if a < b]
+        return [slice(a, b) for a, b in itertools.pairwise(ends) if a < b]
 
-    def loss_and_gradients(
-        self, batch: tuple[Tensor, ...], stream: Callable[[int], np.random.Generator], scale: float = 1.0
-    ) -> Tensor:
+    def loss_and_gradients(self, batch: tuple[Tensor, ...], stream: Callable[[int], np.random.Generator], scale: float = 1.0) -> Tensor:
         """Forward and backward; the gradients of all shards end up added together in the model's own ``grad``.
 
         Args:
