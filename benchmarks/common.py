@@ -29,7 +29,11 @@ def machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     np.ones((2, 2)) @ np.ones((2, 2))  # loads the BLAS, so that threadpoolctl sees it
-    blas = [f"{info['internal_api']} {info['version']} ({info.get('architecture', '?')})" for info in threadpool_info() if info["user_api"] == "blas"]
+    blas = [
+        f"{info['internal_api']} {info['version']} ({info.get('architecture', '?')})"
+        for info in threadpool_info()
+        if info["user_api"] == "blas"
+    ]
     return {
         "date": date.today().isoformat(),
         "processor": _processor(),

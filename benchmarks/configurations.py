@@ -18,7 +18,9 @@ class Configuration:
     steps_in_a_block: int
 
 
-_A = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=True, activation="gelu_tanh", tied_head=False)
+_A = GPTConfig(
+    vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=True, activation="gelu_tanh", tied_head=False
+)
 _B = replace(_A, vocab_size=81, block_size=256, n_layer=6, n_head=6, n_embd=384)
 _C = replace(_A, vocab_size=50257, block_size=256, n_layer=2, n_head=12, n_embd=768)
 

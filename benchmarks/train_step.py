@@ -109,8 +109,12 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     """``python -m benchmarks train_step [CONFIGURATION ...] [--rounds N] [--steps N] [--compile]``"""
-    parser = argparse.ArgumentParser("python -m benchmarks train_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configurations", nargs="*", default=list(CONFIGURATIONS), help=f"some of {', '.join(CONFIGURATIONS)}; default: all")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks train_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "configurations", nargs="*", default=list(CONFIGURATIONS), help=f"some of {', '.join(CONFIGURATIONS)}; default: all"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="blocks of each side")
     parser.add_argument("--steps", type=int, help="steps in a block; default: about two seconds' worth")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), help=f"default: {', '.join(SIDES)}")
