@@ -76,8 +76,8 @@ class TrainConfig:
     preset: str = option("tiny", "where all other settings start from: bigram, tiny, course or gpt2")
     backend: str = option("numpy", "numpy (the CPU) or cupy (an NVIDIA GPU)")
     seed: int = option(1337, "of the initial weights, the order of the data and the dropout")
-    steps: int = option(1700, "updates of the weights")
-    batch_size: int = option(24, "sequences of block_size tokens in one step")
+    steps: int = option(1500, "updates of the weights")
+    batch_size: int = option(12, "sequences of block_size tokens in one step")
     learning_rate: float = option(2e-3, "the largest, reached after the warmup")
     min_learning_rate: float = option(1e-4, "where the schedule ends")
     warmup_steps: int = option(100, "steps in which the learning rate grows from 0")
@@ -88,7 +88,7 @@ class TrainConfig:
     grad_clip: float = option(1.0, "longest gradient; a longer one is scaled down to it; 0 leaves all as they are")
     val_fraction: float = option(0.1, "share of the text, from its end, that is kept for validation")
     eval_interval: int = option(250, "steps between two evaluations")
-    eval_iters: int = option(40, "batches in one evaluation, of each half")
+    eval_iters: int = option(20, "batches in one evaluation, of each half")
     log_interval: int = option(10, "steps between two looks at the training loss")
     sample_length: int = option(500, "characters written at the end; 0 for none")
     out: str | None = option(None, "folder for the result; without one, runs/<preset>, or with -2, -3, … if that exists")
@@ -118,6 +118,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "bigram",
         "batch_size": 128,
         "steps": 1000,
+        "eval_iters": 40,
         "learning_rate": 5e-2,
         "min_learning_rate": 0.0,
         "warmup_steps": 0,
