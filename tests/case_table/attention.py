@@ -24,6 +24,12 @@ def with_dropout_twin(t, q, k, v):  # torch draws other bits: the same attention
     return (scores.softmax(-1) * torch.from_numpy(keep) * scale) @ v
 
 
+def recomputed(t, q, k, v):
+    from tensorlite.ops.attention import attention
+
+    return attention(q, k, v, is_causal=True, recompute=True)
+
+
 CASES = [
     Case("attention", sdpa, QKV),
     Case("attention-causal", lambda t, *qkv: sdpa(t, *qkv, is_causal=True), QKV),
@@ -37,6 +43,7 @@ CASES = [
     Case("attention-row-that-sees-nothing", sdpa, [*QKV, fixed(np.arange(5)[:, None] > np.zeros(5))]),
     Case("attention-float-mask", sdpa, [*QKV, normal(5, 5)]),
     Case("attention-float-mask-per-head", sdpa, [*QKV, normal(3, 1, 5)]),
+    Case("attention-recompute", recomputed, QKV, torch_call=lambda t, *qkv: sdpa(t, *qkv, is_causal=True)),
     Case("attention-dropout", with_dropout, QKV, torch_call=with_dropout_twin),
     Case("attention-large-scores", lambda t, *qkv: sdpa(t, *qkv, is_causal=True), [normal(1, 5, 4, std=5)] * 3, float32=1e-5),
 ]

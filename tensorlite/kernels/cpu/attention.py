@@ -2,19 +2,19 @@
 
 The mathematics is told in `tensorlite.ops.attention`; this page changes the order of the work, and what is saved.
 
-A *block* owns 64 queries of a few (batch, head) pairs, and all they do from scores to weights. With a causal mask the
-keys behind its last query are hidden from all of them: the block leaves those out, and hides the rest, in the one
+A *block* owns 64 or 128 queries of a few (batch, head) pairs, and all they do from scores to weights. With a causal mask
+the keys behind its last query are hidden from all of them: the block leaves those out, and hides the rest, in the one
 square on the diagonal, under a triangle of -inf. A text of T tokens thereby costs little more than T²/2 scores.
 
 - q, k and v are read where they lie, as a rule in one packed (B, T, 3, H, D) array: BLAS takes a row stride. y, dq, dk
   and dv are laid out so that the heads of a token are neighbours again: the caller's way back to (B, T, C) is free.
-- Softmax stays a fraction. Saved are E = exp(S - shift), half of it in a causal text, and r = 1 / Σₛ E of each row. Rows of
-  E numbers are never divided: y = r (E · v), and backward starts from dy' = r dy. The row sum of softmax's
-  gradient in its short form, δ = Σₑ dy' ∘ y, leaves dS = E ∘ (dy' · vᵀ - δ). Dropout's factor is a factor of r as well.
-- The shift guards exp against overflow. By Cauchy and Schwarz |q · k| ≤ |q| |k|: where the longest q and the longest k
-  cannot make a score above 40, as in a healthy model, nobody has to look for a maximum, nor subtract one.
+- Softmax stays a fraction. Saved are exps = exp(S - shift), of a causal text only half, and r = 1 / Σₛ exps of each row. No row
+  of exps is ever divided: y = r (exps · v), and backward starts from dy' = r dy. With the row sum of softmax's gradient in
+  its short form, δ = Σₑ dy' ∘ y, this leaves dS = exps ∘ (dy' · vᵀ - δ). The factor of dropout is a part of r.
+- The shift, the maximum of the row, guards exp against overflow; in a healthy model there is nothing to guard. A block tries
+  without it, looks at its row sums, and starts again with it if one of them is far from 1: two passes over the scores less.
 - Sums over a row are products with ones: three times as fast as ``sum``, and not less exact.
-- With ``recompute`` a block keeps its shift, r, and one bit for each place that dropout decided about, and makes E again.
+- With ``recompute`` a block keeps its shift, r, and one bit for each place that dropout decided about, and makes exps again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from tensorlite.backend import Array
 from tensorlite.op import Pair, register
 from tensorlite.ops.attention import attention
 
-ROWS = 64  # queries in a block: more leave more hidden scores in the diagonal square, fewer make the products too small
+# Queries in a block. Many make large products, which run faster; few leave less of the diagonal square to be computed for nothing.
+# On a short text the second weighs more.
+ROWS, ROWS_OF_LONG, LONG = 64, 128, 512
 BLOCK_BYTES = 512 * 1024  # for the scores of a block; it takes as many heads as fit
-SAFE_SCORE = 40.0  # exp(±40), and sums and products of such numbers, are far from the limits of float32
+SAFE_SUM = 2.0**50  # sums of exp from 1/SAFE_SUM to SAFE_SUM have lost nothing, and products with them lose nothing in float32
 
 
 @dataclass(slots=True)
@@ -100,20 +102,19 @@ def attention_forward(
     room = max(math.prod(block.shape) for block in groups[0])
     made_anew, dropped = np.empty(room if recompute else 0, dtype), np.empty(room if reader else 0, dtype)
     ones = np.ones((S, 1), dtype)
+    shifted = False  # one block that needs a shift is reason enough for those after it to begin with one
     for blocks in groups:
         heads = blocks[0].heads
         qs, ks, vs, ys, rs = q[heads] * scale, k[heads], v[heads], y[heads], r[heads]  # the first is a small copy, the others views
-        safe = _scores_are_safe(qs, ks)
         for block, keep in zip(blocks, _read_keeps(reader, blocks, S), strict=True):
             rows, seen = block.rows, block.seen
             exps = _shaped(made_anew, block.shape) if recompute else np.empty(block.shape, dtype)
-            _scores(qs, ks, block, is_causal, out=exps)
-            if not safe:
-                block.shift = _finite_maximum(exps)
-                exps -= block.shift
-            np.exp(exps, out=exps)
-            sums = exps @ ones[seen]  # (b, h, rows, 1)
-            if not safe:
+            if not shifted:
+                sums = _exponentials(_scores(qs, ks, block, is_causal, exps), None) @ ones[seen]  # (b, h, rows, 1)
+                shifted = not (sums.min() > 1 / SAFE_SUM and sums.max() < SAFE_SUM)  # so said that nan is not safe
+            if shifted:
+                block.shift = _finite_maximum(_scores(qs, ks, block, is_causal, exps))
+                sums = _exponentials(exps, block.shift) @ ones[seen]
                 sums[sums == 0] = 1  # a row that is -inf throughout gives 0, not 0/0
             np.divide(factor, sums, out=rs[:, :, rows])
             weights = exps if keep is None else np.multiply(exps, keep, out=_shaped(dropped, block.shape))
@@ -151,10 +152,8 @@ def attention_backward(dy: Array, saved: _Saved) -> tuple[Array, ...]:
         for block in reversed(blocks):
             rows, seen, exps, keep = block.rows, block.seen, block.exps, block.keep
             if exps is None:
-                exps = _scores(qs, ks, block, saved.is_causal, out=_shaped(made_anew, block.shape))
-                if block.shift is not None:
-                    exps -= block.shift
-                np.exp(exps, out=exps)
+                exps = _scores(qs, ks, block, saved.is_causal, _shaped(made_anew, block.shape))
+                _exponentials(exps, block.shift)
                 keep = None if keep is None else np.unpackbits(keep, axis=-1, count=block.shape[-1])
             ds = np.matmul(dys[:, :, rows], vs[:, :, seen].swapaxes(-1, -2), out=_shaped(scores, block.shape))
             weights = exps
@@ -207,8 +206,9 @@ def _cut(B: int, H: int, T: int, S: int, is_causal: bool, limit: int) -> list[li
 
     A group is some heads of one text, or all heads of some texts: as many as keep a block at ``limit`` scores, but at least one.
     """
-    rows = [slice(start, min(start + ROWS, T)) for start in range(0, T, ROWS)]
-    pairs = max(1, limit // (min(ROWS, T) * S))
+    step = min(T, ROWS if T <= LONG else ROWS_OF_LONG)
+    rows = [slice(start, min(start + step, T)) for start in range(0, T, step)]
+    pairs = max(1, limit // (step * S))
     texts, heads = (min(pairs // H, B), H) if pairs > H else (1, -(-H // -(-H // pairs)))  # the latter evenly: 3 + 3, not 5 + 1
     groups = []
     for b in range(0, B, texts):
@@ -246,18 +246,20 @@ def _scores(q: Array, k: Array, block: _Block, is_causal: bool, out: Array) -> A
     return out
 
 
+def _exponentials(scores: Array, shift: Array | None) -> Array:
+    """exp(S - shift), in the place of S."""
+    if shift is not None:
+        scores -= shift
+    with np.errstate(over="ignore"):  # inf tells the caller as much
+        return np.exp(scores, out=scores)
+
+
 @functools.cache
 def _triangle(dtype: Any) -> Array:
     """-inf above the diagonal, 0 elsewhere; a constant."""
-    triangle = np.triu(np.full((ROWS, ROWS), -np.inf, dtype), 1)
+    triangle = np.triu(np.full((ROWS_OF_LONG, ROWS_OF_LONG), -np.inf, dtype), 1)
     triangle.flags.writeable = False
     return triangle
-
-
-def _scores_are_safe(q: Array, k: Array) -> bool:
-    """Can no product q · k be larger than SAFE_SCORE? False for what is not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.vecdot(q, q).max() * np.vecdot(k, k).max() <= SAFE_SCORE**2)
 
 
 def _finite_maximum(scores: Array) -> Array:
