@@ -23,6 +23,7 @@ _A = GPTConfig(
 )
 _B = replace(_A, vocab_size=81, block_size=256, n_layer=6, n_head=6, n_embd=384)
 _C = replace(_A, vocab_size=50257, block_size=256, n_layer=2, n_head=12, n_embd=768)
+_SMOKE = replace(_A, vocab_size=17, block_size=16, n_layer=1, n_head=2, n_embd=32)
 
 CONFIGURATIONS = {
     configuration.name: configuration
@@ -32,8 +33,10 @@ CONFIGURATIONS = {
         Configuration("B16-dropout", "the same with dropout 0.2", replace(_B, dropout=0.2), 16, 2),
         Configuration("B", "6 layers, 384 wide, block 256, batch 64, dropout 0.2", replace(_B, dropout=0.2), 64, 1),
         Configuration("C", "2 layers, 768 wide, block 256, batch 4, vocabulary 50257", _C, 4, 1),
+        Configuration("smoke", "1 layer, 32 wide, block 16, batch 4: for the tests", _SMOKE, 4, 1),
     )
 }
+MEASURED = [name for name in CONFIGURATIONS if name != "smoke"]
 
 
 def flops_per_step(configuration: Configuration) -> float:

@@ -6,15 +6,14 @@ Both start from the same weights and draw the same batches.
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from benchmarks.configurations import CONFIGURATIONS, Configuration
-from tensorlite.memory import keep_freed_memory, peak_memory
+from benchmarks.turns import serve
+from tensorlite.memory import keep_freed_memory
 
 LEARNING_RATE = 1e-4
 
@@ -101,18 +100,13 @@ def torch_steps(configuration: Configuration, seed: int, tuned: bool, compiled: 
     return steps
 
 
-def main(side: str, configuration_name: str, seed: str) -> None:
-    """Answer every line of standard input, a number of steps, with a line of JSON."""
+def main(side: str, configuration_name: str, seed: str = "0") -> None:
+    """Make as many training steps as each line of standard input says; answer with the last loss."""
     configuration = CONFIGURATIONS[configuration_name]
     if side in ("ours", "book"):
-        steps = our_steps(configuration, int(seed))
+        serve(our_steps(configuration, int(seed)))
     else:
-        steps = torch_steps(configuration, int(seed), tuned=side != "torch untuned", compiled=side == "torch compiled")
-    for line in sys.stdin:
-        start = time.perf_counter()
-        loss = steps(int(line)) if int(line) else float("nan")
-        answer = {"seconds": time.perf_counter() - start, "loss": loss, "peak_memory": peak_memory()}
-        print(json.dumps(answer), flush=True)
+        serve(torch_steps(configuration, int(seed), tuned=side != "torch untuned", compiled=side == "torch compiled"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Whole training steps, ours and torch's, in turn.
 
-Each side is a process of its own (`benchmarks.side`), so that each has its own malloc, its own threads and a peak memory that
-can be read. The parent lets them work in turn, a block of steps each, round after round: whatever else the machine is doing
-meets all sides alike, and the ratio of two neighbouring blocks is what is believed. The median over the rounds is quoted.
+Each side is a process (`benchmarks.side`); they make a block of steps each, round after round, as `benchmarks.turns` tells. Quoted
+is the median over the rounds, of the time and of the ratio to the reference in the same round.
 
 The sides:
     ours            with all faster pairs, one worker a core
@@ -15,10 +14,6 @@ The sides:
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -26,50 +21,18 @@ import numpy as np
 from benchmarks.common import require_torch, save, spread, table
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.matmul import sgemm_peak
+from benchmarks.turns import Side, in_turn, sides
 
 SIDES = ("ours", "torch", "torch untuned", "book")
 
 
-class Side:
-    """A process that makes training steps when it is told to."""
-
-    def __init__(self, name: str, configuration: str, seed: int = 0) -> None:
-        self.name = name
-        environment = dict(os.environ, TENSORLITE_KERNELS="book" if name == "book" else "fast")
-        command = [sys.executable, "-m", "benchmarks.side", name, configuration, str(seed)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def ask(self, steps: int) -> dict[str, Any]:
-        """Make ``steps`` steps: seconds they took, and the last loss; for 0 steps, the peak memory so far."""
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the side {self.name!r} stopped with exit code {self.process.wait()}.")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def measure(configuration: Configuration, sides: tuple[str, ...], rounds: int, steps: int, peak: float) -> dict[str, Any]:
+def measure(configuration: Configuration, names: tuple[str, ...], rounds: int, steps: int, peak: float) -> dict[str, Any]:
     """Let the sides work in turn; returns what is known of each, and the ratios to the reference."""
-    processes = [Side(name, configuration.name) for name in sides]
-    try:
+    with sides([Side(name, "benchmarks.side", name, configuration.name) for name in names]) as processes:
         for side in processes:
             side.ask(2)  # imports, first touches, caches
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for round_ in range(rounds):
-            for side in processes if round_ % 2 == 0 else reversed(processes):
-                seconds[side.name].append(side.ask(steps)["seconds"] / steps)
+        seconds = {name: [time / steps for time in times] for name, times in in_turn(processes, rounds, steps).items()}
         memory = {side.name: side.ask(0)["peak_memory"] for side in processes}
-    finally:
-        for side in processes:
-            side.close()
     flops = flops_per_step(configuration)
     tokens = configuration.batch_size * configuration.model.block_size
     return {

@@ -1,0 +1,198 @@
+"""Products of square matrices, by size: how many operations a second the machine gives to whoever asks well.
+
+On the CPU in float32 and float64, with one BLAS thread and with all of them. With ``--backend cupy`` on a GPU: float32, float32
+with its factors rounded to tf32, float16 and bfloat16; the way of two matrices to the GPU and back is timed apart. All settings
+of a size are measured in turn, round after round, and the median is quoted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from benchmarks import common
+from benchmarks.common import save, spread, table
+from tensorlite.backend import Device
+from tensorlite.parallel import available_cores
+
+CPU_SIZES = (64, 128, 256, 512, 1024, 2048)
+GPU_SIZES = (256, 512, 1024, 2048, 4096, 8192)
+PEAK_SIZES = (768, 1024, 1536, 2048)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to multiply.
+
+    Attributes:
+        name: for people and JSON.
+        dtype: of the two factors.
+        threads: of the BLAS, on the CPU.
+        tf32: let a GPU round the factors of a float32 product to 10 bits of mantissa.
+    """
+
+    name: str
+    dtype: Any
+    threads: int = 1
+    tf32: bool = False
+
+
+def cpu_settings() -> list[Setting]:
+    """Both types, one thread and all threads."""
+    threads = sorted({1, available_cores()})
+    types = ("float32", np.float32), ("float64", np.float64)
+    return [Setting(f"{name}, {count} thread{'s' * (count > 1)}", dtype, count) for name, dtype in types for count in threads]
+
+
+def gpu_settings() -> list[Setting]:
+    """All that a GPU has special circuits for, and float32, which it computes as it is."""
+    settings = [Setting("float32", np.float32), Setting("tf32", np.float32, tf32=True), Setting("float16", np.float16)]
+    try:
+        import ml_dtypes
+    except ImportError:
+        print("bfloat16 is left out: pip install ml_dtypes.")
+        return settings
+    return [*settings, Setting("bfloat16", ml_dtypes.bfloat16)]
+
+
+def sgemm_peak() -> float:
+    """Operations a second of float32 products on all cores: the best median of a few large squares. Takes a few seconds at most."""
+    best = 0.0
+    for n in PEAK_SIZES:
+        a, b, out = (np.full((n, n), 0.5, np.float32) for _ in range(3))
+        np.matmul(a, b, out=out)
+        times = [_seconds(lambda: np.matmul(a, b, out=out), lambda: None, 1) for _ in range(9)]  # noqa: B023 - called at once
+        best = max(best, 2 * n**3 / statistics.median(times))
+    return best
+
+
+def measure(sizes: list[int], settings: list[Setting], rounds: int, xp: Any = np) -> list[dict[str, Any]]:
+    """GFLOP/s of each setting at each size; of one size all settings in turn."""
+    wait = (lambda: None) if xp is np else xp.cuda.get_current_stream().synchronize
+    results = []
+    for n in sizes:
+        factors = {setting: [_random(xp, n, setting.dtype) for _ in range(3)] for setting in settings}
+        counts: dict[Setting, int] = {}
+        speeds: dict[Setting, list[float]] = {setting: [] for setting in settings}
+        for round_ in range(rounds + 1):
+            for setting in settings:
+                a, b, out = factors[setting]
+                multiply = lambda a=a, b=b, out=out: xp.matmul(a, b, out=out)
+                with _set_up(setting, xp):
+                    if round_ == 0:  # first touches and plans; afterwards as many products as make about 20 ms
+                        multiply()
+                        counts[setting] = max(1, min(1000, round(0.02 / _seconds(multiply, wait, 1))))
+                    else:
+                        speeds[setting].append(2 * n**3 / _seconds(multiply, wait, counts[setting]) / 1e9)
+        results += [{"n": n, "setting": setting.name, "gflops": spread(speeds[setting])} for setting in settings]
+    return results
+
+
+def transfers(sizes: list[int], rounds: int, xp: Any) -> list[dict[str, Any]]:
+    """GB/s of a float32 matrix from NumPy to the GPU, and back."""
+    wait = xp.cuda.get_current_stream().synchronize
+    results = []
+    for n in sizes:
+        on_host = _random(np, n, np.float32)
+        on_gpu = xp.asarray(on_host)
+        ways: dict[str, Callable[[], Any]] = {"to the GPU": lambda x=on_host: xp.asarray(x), "from the GPU": on_gpu.get}
+        speeds: dict[str, list[float]] = {way: [] for way in ways}
+        for round_ in range(rounds + 1):
+            for way, move in ways.items():
+                seconds = _seconds(move, wait, 1)
+                if round_:
+                    speeds[way].append(on_host.nbytes / seconds / 1e9)
+        results += [{"n": n, "way": way, "gigabytes_per_second": spread(values)} for way, values in speeds.items()]
+    return results
+
+
+def rows(results: list[dict[str, Any]], key: str = "setting", value: str = "gflops") -> list[dict[str, Any]]:
+    """One line a size, one column a setting: the median, and from - to."""
+    lines: dict[int, dict[str, Any]] = {}
+    for result in results:
+        numbers = result[value]
+        text = f"{numbers['median']:,.1f} ({numbers['min']:,.1f} - {numbers['max']:,.1f})"
+        lines.setdefault(result["n"], {"size": result["n"]})[result[key]] = text
+    return list(lines.values())
+
+
+def plot(name: str, results: list[dict[str, Any]]) -> None:
+    """``<name>.png`` beside the JSON; without matplotlib a sentence instead."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no plot: pip install matplotlib.")
+        return
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for setting in dict.fromkeys(result["setting"] for result in results):
+        own = [result for result in results if result["setting"] == setting]
+        sizes, speeds = [result["n"] for result in own], [result["gflops"] for result in own]
+        (line,) = axes.plot(sizes, [speed["median"] for speed in speeds], marker="o", label=setting)
+        axes.fill_between(sizes, [s["min"] for s in speeds], [s["max"] for s in speeds], color=line.get_color(), alpha=0.15)
+    axes.set(xscale="log", yscale="log", xlabel="n, of an n x n matrix", ylabel="GFLOP/s", title="Matrix products: median, smallest and largest")
+    axes.set_xscale("log", base=2)
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend()
+    path = common.RESULTS / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: list[str]) -> None:
+    """``python -m benchmarks matmul [--backend numpy|cupy] [--sizes N ...] [--rounds N]``"""
+    parser = argparse.ArgumentParser("python -m benchmarks matmul", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=("numpy", "cupy"), default="numpy")
+    parser.add_argument("--sizes", type=int, nargs="+", help="rows of the square matrices; default: powers of 2")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each setting")
+    options = parser.parse_args(argv)
+    xp = Device(options.backend).module
+    on_cpu = xp is np
+    sizes = options.sizes or list(CPU_SIZES if on_cpu else GPU_SIZES)
+    name = "matmul" if on_cpu else "matmul_gpu"
+    results = {"products": measure(sizes, cpu_settings() if on_cpu else gpu_settings(), options.rounds, xp)}
+    print(table(rows(results["products"])))
+    if not on_cpu:
+        results["transfers"] = transfers(sizes, options.rounds, xp)
+        print("\n" + table(rows(results["transfers"], "way", "gigabytes_per_second")))
+    save(name, results | ({} if on_cpu else {"gpu": xp.cuda.runtime.getDeviceProperties(0)["name"].decode()}))
+    plot(name, results["products"])
+
+
+@contextmanager
+def _set_up(setting: Setting, xp: Any) -> Iterator[None]:
+    """The threads of the BLAS, or what the GPU may do to a float32 factor, for a ``with`` block."""
+    if xp is np:
+        with threadpool_limits(setting.threads, user_api="blas"):
+            yield
+        return
+    core = xp._core
+    before = core.get_compute_type(setting.dtype)
+    kind = core._routines_linalg
+    core.set_compute_type(setting.dtype, kind.COMPUTE_TYPE_TF32 if setting.tf32 else kind.COMPUTE_TYPE_DEFAULT)
+    try:
+        yield
+    finally:
+        core.set_compute_type(setting.dtype, before)
+
+
+def _random(xp: Any, n: int, dtype: Any) -> Any:
+    return xp.asarray(np.random.default_rng(n).random((n, n), np.float32)).astype(dtype)
+
+
+def _seconds(work: Callable[[], Any], wait: Callable[[], Any], count: int) -> float:
+    """Of one of ``count`` pieces of work; ``wait`` returns when a GPU has done them."""
+    wait()
+    start = time.perf_counter()
+    for _ in range(count):
+        work()
+    wait()
+    return (time.perf_counter() - start) / count
