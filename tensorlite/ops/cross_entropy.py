@@ -29,7 +29,7 @@ def cross_entropy_forward(
     Source: Shannon 1948; equals torch.nn.functional.cross_entropy.
     """
     rows, classes_at = _rows_of_classes("cross_entropy", x, target)  # (..., V)
-    kept, index = _kept_targets("cross_entropy", target, rows.shape[-1], ignore_index)  # (...,)
+    kept, index = kept_targets("cross_entropy", target, rows.shape[-1], ignore_index)  # (...,)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing is between 0 and 1, got {label_smoothing}.")
     xp = array_module(x)
@@ -81,7 +81,7 @@ def nll_loss_forward(x: Array, target: Array, ignore_index: int = -100, reductio
     Source: equals torch.nn.functional.nll_loss.
     """
     rows, classes_at = _rows_of_classes("nll_loss", x, target)
-    kept, index = _kept_targets("nll_loss", target, rows.shape[-1], ignore_index)
+    kept, index = kept_targets("nll_loss", target, rows.shape[-1], ignore_index)
     loss = -array_module(x).take_along_axis(rows, index[..., None], axis=-1)[..., 0]
     loss, divisor = _reduced("nll_loss", loss, kept, reduction)
     return loss, (rows.shape, index, kept, divisor, classes_at)
@@ -111,7 +111,7 @@ def _rows_of_classes(op: str, x: Array, target: Array) -> tuple[Array, int]:
     return array_module(x).moveaxis(x, classes_at, -1), classes_at
 
 
-def _kept_targets(op: str, target: Array, classes: int, ignore_index: int) -> tuple[Array, Array]:
+def kept_targets(op: str, target: Array, classes: int, ignore_index: int) -> tuple[Array, Array]:
     """Which rows count, and the targets as indices (0 where the row does not count).
 
     Raises:

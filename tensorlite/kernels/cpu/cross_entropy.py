@@ -1,0 +1,75 @@
+"""Cross-entropy on the CPU: forward already writes the gradient, so that the scores are exponentiated once.
+
+The loss is a mean or a sum, so backward almost always starts from dy = 1, and then the gradient is known before anybody asks
+for it: (p - q) / divisor, one array as large as the scores, the only one. It is saved; backward hands it out, times dy where
+dy is not 1. The mathematics is told in `tensorlite.ops.cross_entropy`.
+
+The book subtracts the largest score of each row before exp, to guard against overflow. A tile whose scores all lie within
+±`SAFE_SCORE`, as in a healthy model, needs no guard: its exponentials, and the sum of as many as there are classes, are far
+from the limits of float32. To know this takes one look at the tile, not one at each row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tensorlite.backend import Array
+from tensorlite.kernels.cpu.tiling import row_tiles
+from tensorlite.op import Pair, register
+from tensorlite.ops.cross_entropy import cross_entropy, kept_targets
+
+SAFE_SCORE = 30.0  # exp(2 · 30) for a million classes is 1e32
+
+
+def cross_entropy_forward(
+    x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
+) -> tuple[Array, Array]:
+    """loss = -log p_target of each row, their mean or sum; saves its gradient with respect to x."""
+    kept, index = kept_targets("cross_entropy", target, x.shape[1], ignore_index)
+    with np.errstate(invalid="ignore"):  # the mean of no rows at all is 0/0, not a number, as in torch
+        row_weights = kept / x.dtype.type(kept.sum() if reduction == "mean" else 1)  # (N,)
+    gradient, loss = np.empty_like(x), np.empty(len(x), x.dtype)
+    ones = np.ones(x.shape[1], x.dtype)
+    for part in row_tiles(len(x), x.shape[1] * x.itemsize):
+        scores, p, weights = x[part], gradient[part], row_weights[part]
+        at_target = np.arange(len(scores)), index[part]
+        if -SAFE_SCORE < scores.min() and scores.max() < SAFE_SCORE:
+            np.exp(scores, out=p)
+            right = p[at_target]
+            total = p @ ones
+            loss[part] = np.log(total / right)
+        else:
+            np.subtract(scores, scores.max(axis=1, keepdims=True), out=p)
+            log_right = p[at_target]
+            np.exp(p, out=p)
+            right = p[at_target]
+            total = p @ ones
+            loss[part] = np.log(total) - log_right
+        p *= (weights / total)[:, None]
+        p[at_target] = (right / total - 1) * weights  # not p - weights: where p is 1, this is 0
+    loss = np.where(kept, loss, 0)
+    return loss if reduction == "none" else (loss * row_weights).sum(), gradient
+
+
+def cross_entropy_backward(dy: Array, saved: Array) -> tuple[Array, None]:
+    """dx = (p - q) · dy / divisor, all but dy known before. What is handed out is read by others, and never written to."""
+    if dy.ndim == 0 and dy == 1:
+        return saved, None
+    return saved * dy[..., None], None
+
+
+def supports(x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0) -> bool:
+    """Scores (N, V) in float32 or float64 and row-major order, any reduction; no label smoothing."""
+    return (
+        isinstance(x, np.ndarray)
+        and x.dtype in (np.float32, np.float64)
+        and x.ndim == 2
+        and x.size > 0
+        and x.flags.c_contiguous
+        and target.shape == x.shape[:1]
+        and reduction in ("mean", "sum", "none")
+        and label_smoothing == 0
+    )
+
+
+register(cross_entropy, Pair("cpu", cross_entropy_forward, cross_entropy_backward, supports))

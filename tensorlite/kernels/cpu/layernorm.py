@@ -1,0 +1,91 @@
+"""Layer normalisation on the CPU: tile by tile, and every sum a product.
+
+x̂, 1/σ and weight are saved, as in the book, where the mathematics is told. What is different:
+
+- All steps of a tile of rows run before the next tile is read: of the large arrays, each is read or written once.
+- Sums along rows and down columns are matrix-vector products. In float32 these are three times as fast as `sum`, and
+  more exact: they add in blocks. And so one product p = dy ∘ x̂ serves two sums, for with g = dy ∘ weight,
+      mean(g) = dy · weight / C,      mean(g ∘ x̂) = p · weight / C,      dweight = 1ᵀ · p.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array
+from tensorlite.kernels.cpu.tiling import row_tiles
+from tensorlite.op import Pair, register
+from tensorlite.ops.layernorm import layernorm
+
+TILE_BYTES = 128 * 1024  # of x
+
+
+def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> tuple[Array, Any]:
+    """y = x̂ · weight + bias; the variance in two passes, like the book."""
+    C = x.shape[-1]
+    y, x_hat = np.empty_like(x), np.empty_like(x)
+    rows, y_rows, x_hat_rows = x.reshape(-1, C), y.reshape(-1, C), x_hat.reshape(-1, C)
+    inverse_std = np.empty((len(rows), 1), x.dtype)
+    mean_weights = np.full((C, 1), 1 / C, x.dtype)
+    for part in row_tiles(len(rows), C * x.itemsize, TILE_BYTES):
+        hat, out, scale = x_hat_rows[part], y_rows[part], inverse_std[part]
+        np.subtract(rows[part], rows[part] @ mean_weights, out=hat)
+        np.multiply(hat, hat, out=out)  # y's place is free until the end
+        np.matmul(out, mean_weights, out=scale)  # the variance
+        scale += eps
+        np.sqrt(scale, out=scale)
+        np.divide(1, scale, out=scale)
+        hat *= scale
+        if weight is None:
+            out[...] = hat
+        else:
+            np.multiply(hat, weight, out=out)
+        if bias is not None:
+            out += bias
+    return y, (x_hat_rows, inverse_std, weight, bias is not None)
+
+
+def layernorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Array | None]:
+    """dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)),   dweight = Σ dy ∘ x̂,   dbias = Σ dy."""
+    x_hat, inverse_std, weight, has_bias = saved
+    (N, C), dtype = x_hat.shape, x_hat.dtype
+    dy_rows = dy.reshape(N, C)
+    dx = np.empty((N, C), dtype)
+    dweight, dbias = np.zeros((2, C), dtype)
+    mean_weights = (np.ones(C, dtype) if weight is None else weight) / dtype.type(C)
+    tiles = list(row_tiles(N, C * dtype.itemsize, TILE_BYTES))
+    scratch, ones = np.empty((tiles[0].stop, C), dtype), np.ones(tiles[0].stop, dtype)
+    for part in tiles:
+        n = part.stop - part.start
+        d, hat, out, products = dy_rows[part], x_hat[part], dx[part], scratch[:n]
+        np.multiply(d, hat, out=products)
+        dweight += ones[:n] @ products
+        dbias += ones[:n] @ d
+        mean_g = (d @ mean_weights)[:, None]  # (n, 1)
+        mean_g_hat = (products @ mean_weights)[:, None]
+        np.multiply(hat, mean_g_hat, out=products)
+        products += mean_g
+        if weight is None:
+            np.subtract(d, products, out=out)
+        else:
+            np.multiply(d, weight, out=out)
+            out -= products
+        out *= inverse_std[part]
+    return dx.reshape(dy.shape), None if weight is None else dweight, dbias if has_bias else None
+
+
+def supports(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> bool:
+    """Rows of float32 or float64 in row-major order, weight and bias of their type; wrong shapes are left to the book to refuse."""
+    return (
+        isinstance(x, np.ndarray)
+        and x.dtype in (np.float32, np.float64)
+        and x.ndim > 0
+        and x.size > 0
+        and x.flags.c_contiguous
+        and all(p is None or (p.shape == x.shape[-1:] and p.dtype == x.dtype) for p in (weight, bias))
+    )
+
+
+register(layernorm, Pair("cpu", layernorm_forward, layernorm_backward, supports))
