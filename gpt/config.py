@@ -118,7 +118,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "bigram",
         "batch_size": 128,
         "steps": 1000,
-        "eval_iters": 40,
+        "eval_iters": 200,
         "learning_rate": 5e-2,
         "min_learning_rate": 0.0,
         "warmup_steps": 0,
