@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
-from tensorlite.backend import Array, array_module, device_of
-from tensorlite.tape import Node, is_grad_enabled
-from tensorlite.tensor import Tensor
+from tensorlite.backend import device_of
+from tensorlite.tape import Node, Parent, is_grad_enabled
+from tensorlite.tensor import Tensor, is_floating
 
 REGISTRY: dict[str, Op] = {}  # every op by name, in the order of the book's pages
 
@@ -86,8 +86,8 @@ class Op:
         """
         if options and any(isinstance(value, Tensor) for value in options.values()):
             args, options = self._bind(args, options)  # F.linear(x, weight=w): its position decides where its gradient is
-        tensors = [arg if isinstance(arg, Tensor) else None for arg in args]
-        arrays = [arg if tensor is None else tensor.data for arg, tensor in zip(args, tensors, strict=True)]
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        arrays = [arg.data if isinstance(arg, Tensor) else arg for arg in args]
         self._check_devices(tensors)
 
         pair = choose(self, arrays, options)
@@ -97,42 +97,31 @@ class Op:
         for output in outputs:
             _share_version(output, tensors)
 
-        if is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-            self._record(pair, tensors, outputs, saved, several)
+        if is_grad_enabled() and any([tensor.requires_grad for tensor in tensors]):
+            node = Node(
+                self.name,
+                pair,
+                saved,
+                parents=[_parent(arg) if isinstance(arg, Tensor) and arg.requires_grad else None for arg in args],
+                outputs=[(output.data.shape, output.data.dtype) for output in outputs],
+                several=several,
+                versions=[(tensor.version, tensor.version.count) for tensor in (*tensors, *outputs)],
+            )
+            for position, output in enumerate(outputs):
+                if is_floating(output.data.dtype):
+                    output.source = (node, position)
+                    output.requires_grad = True
         return tuple(outputs) if several else outputs[0]
-
-    def _record(self, pair: Pair, tensors: list[Tensor | None], outputs: list[Tensor], saved: Any, several: bool) -> None:
-        """Leave a node on the tape for ``outputs = pair.forward(tensors)``."""
-        needs = tuple(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-        def backward(*dys: Array) -> tuple[Array | None, ...]:
-            dy = dys if several else dys[0]
-            gradients = pair.backward(dy, saved, needs) if pair.asks_needs else pair.backward(dy, saved)
-            return gradients if isinstance(gradients, tuple) else (gradients,)
-
-        node = Node(
-            self.name,
-            backward,
-            parents=[(t if t.source is None else t.source) if t is not None and t.requires_grad else None for t in tensors],
-            inputs=[(t.data.shape, t.data.dtype) if t is not None else None for t in tensors],
-            outputs=[(out.data.shape, out.data.dtype, array_module(out.data)) for out in outputs],
-            versions=[(t.version, t.version.count) for t in (*tensors, *outputs) if t is not None],
-        )
-        for position, output in enumerate(outputs):
-            if output.is_floating_point():
-                output.source = (node, position)
-                output.requires_grad = True
 
     def _bind(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         bound = self.__signature__.bind(*args, **options)
         bound.apply_defaults()
         return bound.args, bound.kwargs
 
-    def _check_devices(self, tensors: list[Tensor | None]) -> None:
-        kinds = {type(tensor.data) for tensor in tensors if tensor is not None}
-        if len(kinds) > 1:
-            places = [str(device_of(t.data)) for t in tensors if t is not None]
-            raise RuntimeError(f"{self.name} got tensors on different devices ({', '.join(places)}): move them with .to(device) first.")
+    def _check_devices(self, tensors: list[Tensor]) -> None:
+        if len({type(tensor.data) for tensor in tensors}) > 1:
+            places = ", ".join(str(device_of(tensor.data)) for tensor in tensors)
+            raise RuntimeError(f"{self.name} got tensors on different devices ({places}): move them with .to(device) first.")
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Lets an op be a method: ``Tensor.sum = sum`` makes ``x.sum(dim=1)`` mean ``sum(x, dim=1)``."""
@@ -177,11 +166,16 @@ def kernel_table() -> dict[str, list[str]]:
     return {name: ([pair.name for pair in op.faster] if _mode == "fast" else []) + ["book"] for name, op in REGISTRY.items() if op.faster}
 
 
-def _share_version(output: Tensor, tensors: list[Tensor | None]) -> None:
+def _parent(tensor: Tensor) -> Parent:
+    """Where the gradient of ``tensor`` goes, and what it must look like."""
+    return tensor.source or tensor, tensor.data.shape, tensor.data.dtype
+
+
+def _share_version(output: Tensor, tensors: list[Tensor]) -> None:
     """Let a view, or an input handed through, count in-place writes together with the tensor whose memory it shows."""
     owner = output.data if output.data.base is None else output.data.base
     for tensor in tensors:
-        if tensor is not None and (tensor.data is owner or tensor.data.base is owner):
+        if tensor.data is owner or tensor.data.base is owner:
             output.version = tensor.version
             return
 

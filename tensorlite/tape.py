@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tensorlite.tensor import Tensor
 
 Hook = Callable[[Array], "Array | None"]
+Parent = tuple["Tensor | tuple[Node, int]", tuple[int, ...], Any]  # where a gradient goes, its shape and its dtype
 
 _FREED: Any = object()  # stands where a node's saved arrays were, once backward has used them
 _numbers = itertools.count(1)  # next() on it is atomic, so threads may share it
@@ -49,37 +50,55 @@ class Node:
     Attributes:
         number: position on the tape; inputs always have lower numbers than outputs.
         name: the op's name, for messages.
-        backward: ``(*dys) -> one gradient per parent``; already bound to what the forward saved.
-        parents: for each argument, where its gradient goes: a leaf tensor, a (node, position), or None.
-        inputs: for each argument (shape, dtype) or None: what its gradient must look like.
-        outputs: (shape, dtype, array module) of each output, to stand in zeros for one that was not used.
+        pair: the forward that ran, and its backward (`tensorlite.op.Pair`).
+        saved: what that forward kept for that backward.
+        parents: for each argument None, or where its gradient goes, a leaf tensor or a (node, position), and the
+            shape and dtype that this gradient must have.
+        outputs: (shape, dtype) of each output, to stand in zeros for one that was not used.
+        several: whether the op returns a tuple; its backward then takes one.
         versions: (counter, value seen at forward) of every tensor the forward read or made: it may have saved either.
         hooks: position of an output -> functions that see, and may replace, its gradient.
     """
 
-    __slots__ = ("__weakref__", "backward", "hooks", "inputs", "name", "number", "outputs", "parents", "versions")
+    __slots__ = ("__weakref__", "hooks", "name", "number", "outputs", "pair", "parents", "saved", "several", "versions")
 
     def __init__(
         self,
         name: str,
-        backward: Callable[..., tuple[Array | None, ...]],
-        parents: list[Tensor | tuple[Node, int] | None],
-        inputs: list[tuple[tuple[int, ...], Any] | None],
-        outputs: list[tuple[tuple[int, ...], Any, Any]],
+        pair: Any,
+        saved: Any,
+        parents: list[Parent | None],
+        outputs: list[tuple[tuple[int, ...], Any]],
+        several: bool,
         versions: list[tuple[Version, int]],
     ) -> None:
         self.number = next(_numbers)
         self.name = name
-        self.backward = backward
+        self.pair = pair
+        self.saved = saved
         self.parents = parents
-        self.inputs = inputs
         self.outputs = outputs
+        self.several = several
         self.versions = versions
-        self.hooks: dict[int, dict[int, Hook]] = {}
+        self.hooks: dict[int, dict[int, Hook]] | None = None
+
+    def gradients(self, dys: list[Array]) -> tuple[Array | None, ...]:
+        """Run the op's backward: one gradient for each of its leading arguments."""
+        dy = tuple(dys) if self.several else dys[0]
+        if self.pair.asks_needs:
+            dxs = self.pair.backward(dy, self.saved, tuple(parent is not None for parent in self.parents))
+        else:
+            dxs = self.pair.backward(dy, self.saved)
+        return dxs if isinstance(dxs, tuple) else (dxs,)
+
+    def hooks_of(self, position: int) -> dict[int, Hook]:
+        """The hooks of one output, by number, for reading and adding."""
+        self.hooks = self.hooks or {}
+        return self.hooks.setdefault(position, {})
 
     def free(self) -> None:
         """Let go of everything saved, and of the nodes before this one."""
-        self.backward = _FREED
+        self.saved = _FREED
         self.parents = []
         self.versions = []
 
@@ -101,18 +120,19 @@ def backward(root: Tensor, dy: Array, retain_graph: bool = False) -> None:
         node = heapq.heappop(walk.queue)[1]
         dys = walk.pending.pop(node)
         _check_usable(node)
-        for position, (shape, dtype, xp) in enumerate(node.outputs):
-            if dys[position] is None:
-                dys[position] = xp.zeros(shape, dtype)
-            elif position in node.hooks:
-                dys[position] = _run_hooks(node.hooks[position], dys[position])
-        gradients = node.backward(*dys)
+        if node.hooks:
+            for position, hooks in node.hooks.items():
+                if dys[position] is not None:
+                    dys[position] = _run_hooks(hooks, dys[position])
+        if node.several:
+            _fill_unused(dys, node.outputs)
+        dxs = node.gradients(dys)
         for argument, parent in enumerate(node.parents):
             if parent is not None:
-                walk.deliver(parent, _checked(node, argument, gradients))
+                walk.deliver(parent[0], _checked(node, argument, dxs))
         if not retain_graph:
             node.free()
-        del dys, gradients  # before the next op allocates
+        del dys, dxs  # before the next op allocates
     for leaf, dx in walk.hooked.values():
         _accumulate(leaf, _run_hooks(leaf.hooks, dx))
 
@@ -167,7 +187,7 @@ def _run_hooks(hooks: dict[int, Hook], dx: Array) -> Array:
 
 
 def _check_usable(node: Node) -> None:
-    if node.backward is _FREED:
+    if node.saved is _FREED:
         raise RuntimeError(
             f"backward() reached {node.name} a second time, but what its forward saved was freed by the first; "
             "pass retain_graph=True to the first call, or run the forward again."
@@ -180,14 +200,22 @@ def _check_usable(node: Node) -> None:
             )
 
 
-def _checked(node: Node, argument: int, gradients: tuple[Array | None, ...]) -> Array:
+def _fill_unused(dys: list[Array | None], outputs: list[tuple[tuple[int, ...], Any]]) -> None:
+    """Zeros for the outputs that nothing was computed from: their gradient is 0."""
+    xp = array_module(next(dy for dy in dys if dy is not None))
+    for position, (shape, dtype) in enumerate(outputs):
+        if dys[position] is None:
+            dys[position] = xp.zeros(shape, dtype)
+
+
+def _checked(node: Node, argument: int, dxs: tuple[Array | None, ...]) -> Array:
     """The gradient for one argument, refused with a clear sentence if it cannot be right."""
-    dx = gradients[argument] if argument < len(gradients) else None
+    dx = dxs[argument] if argument < len(dxs) else None
     if dx is None:
         raise RuntimeError(f"{node.name} has no gradient for its argument {argument}, but that tensor requires one.")
-    expected = node.inputs[argument]
-    assert expected is not None
-    shape, dtype = expected
+    parent = node.parents[argument]
+    assert parent is not None
+    _, shape, dtype = parent
     if dx.shape != shape:
         raise RuntimeError(
             f"the backward of {node.name} returned a gradient of shape {dx.shape} for argument {argument}, whose shape is "

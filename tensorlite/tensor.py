@@ -189,7 +189,7 @@ class Tensor:
                 tensor.grad = Tensor.wrap(dy.copy() if tensor.grad is None else tensor.grad.data + dy)
 
         node, position = self.source
-        node.hooks.setdefault(position, {})[_AFTER_ALL_HOOKS] = keep
+        node.hooks_of(position)[_AFTER_ALL_HOOKS] = keep
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> HookHandle:
         """Call ``hook(grad)`` when the gradient of this tensor is complete; what it returns replaces it.
@@ -209,7 +209,7 @@ class Tensor:
             self._hooks = hooks = self._hooks or {}
         else:
             node, position = self.source
-            hooks = node.hooks.setdefault(position, {})
+            hooks = node.hooks_of(position)
         hooks[number] = on_arrays
         return HookHandle(hooks, number)
 

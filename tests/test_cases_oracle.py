@@ -1,13 +1,23 @@
-"""Every value and every gradient against torch: to the last digits in float64, and no worse than torch in float32."""
+"""Every value and every gradient against torch: to the last digits in float64, and no worse than torch in float32.
+
+Twice: by the book alone, and with whatever faster pairs there are.
+"""
 
 import numpy as np
 import pytest
 
+from tensorlite.op import use_kernels
 from tests.cases import all_cases
 from tests.compare import relative_error, run_ours, run_torch, worst_error
 
 FLOAT64 = 1e-9  # relative to the largest number
 STEP = float(np.finfo(np.float32).eps)
+
+
+@pytest.fixture(params=["book", "fast"], autouse=True)
+def kernels(request):
+    with use_kernels(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
