@@ -97,7 +97,7 @@ class Op:
         for output in outputs:
             _share_version(output, tensors)
 
-        if is_grad_enabled() and any([tensor.requires_grad for tensor in tensors]):
+        if is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             node = Node(
                 self.name,
                 pair,

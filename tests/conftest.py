@@ -38,7 +38,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     recorded = [(name, value, r.nodeid) for r in reports for name, value in r.user_properties]  # pytest-xdist's workers send them, too
     write = terminalreporter.write_line
     for property_name, text in (
-        ("float64", "{} cases, value and gradients in float64 against torch, by the book and by the faster pairs: worst relative error {:.1e} ({})"),
+        ("float64", "{} cases, book and faster pairs against torch in float64, value and gradients: worst relative error {:.1e} ({})"),
         ("float32", "{} cases, values and gradients in float32 against the truth: at worst {:.1f} times as far off as torch's ({})"),
         ("gradcheck", "{} cases, gradients in float64 against central differences: worst relative error {:.1e} ({})"),
     ):
