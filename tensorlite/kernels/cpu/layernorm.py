@@ -19,7 +19,7 @@ from tensorlite.kernels.cpu.tiling import row_tiles
 from tensorlite.op import Pair, register
 from tensorlite.ops.layernorm import layernorm
 
-TILE_BYTES = 128 * 1024  # of x
+FAR = 8  # standard deviations; rows whose mean is as far from 0 are centred twice
 
 
 def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> tuple[Array, Any]:
@@ -28,12 +28,17 @@ def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None 
     y, x_hat = np.empty_like(x), np.empty_like(x)
     rows, y_rows, x_hat_rows = x.reshape(-1, C), y.reshape(-1, C), x_hat.reshape(-1, C)
     inverse_std = np.empty((len(rows), 1), x.dtype)
-    mean_weights = np.full((C, 1), 1 / C, x.dtype)
-    for part in row_tiles(len(rows), C * x.itemsize, TILE_BYTES):
+    ones = np.ones((C, 1), x.dtype)
+    for part in row_tiles(len(rows), C * x.itemsize):
         hat, out, scale = x_hat_rows[part], y_rows[part], inverse_std[part]
-        np.subtract(rows[part], rows[part] @ mean_weights, out=hat)
+        mean = rows[part] @ ones  # (n, 1)
+        mean /= C
+        np.subtract(rows[part], mean, out=hat)
         np.multiply(hat, hat, out=out)  # y's place is free until the end
-        np.matmul(out, mean_weights, out=scale)  # the variance
+        np.matmul(out, ones, out=scale)
+        scale /= C  # the variance
+        if (mean * mean > FAR * FAR * scale).any():  # the mean's rounding shows: what is left of it goes, too
+            hat -= (hat @ ones) / C
         scale += eps
         np.sqrt(scale, out=scale)
         np.divide(1, scale, out=scale)
@@ -55,7 +60,7 @@ def layernorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Arra
     dx = np.empty((N, C), dtype)
     dweight, dbias = np.zeros((2, C), dtype)
     mean_weights = (np.ones(C, dtype) if weight is None else weight) / dtype.type(C)
-    tiles = list(row_tiles(N, C * dtype.itemsize, TILE_BYTES))
+    tiles = list(row_tiles(N, C * dtype.itemsize))
     scratch, ones = np.empty((tiles[0].stop, C), dtype), np.ones(tiles[0].stop, dtype)
     for part in tiles:
         n = part.stop - part.start
