@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -84,6 +85,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+def options_of(name: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser for the options of one benchmark, whose --help shows its docstring as it is."""
+    return argparse.ArgumentParser(
+        f"python -m benchmarks {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def require_torch() -> None:

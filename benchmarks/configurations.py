@@ -1,10 +1,10 @@
-"""The models that are measured, and how many operations a training step of each takes."""
+"""What is measured: models, how many operations a training step of each takes, and one whole run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gpt.config import GPTConfig
+from gpt.config import GPTConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,25 @@ CONFIGURATIONS = {
     )
 }
 MEASURED = [name for name in CONFIGURATIONS if name != "smoke"]
+
+# The run that nanoGPT's README proposes for a CPU: config/train_shakespeare_char.py with the options given there. Source:
+# github.com/karpathy/nanoGPT
+NANOGPT_MODEL = GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False, activation="gelu", tied_head=True)
+NANOGPT_TRAINING = TrainConfig(
+    steps=2000,
+    batch_size=12,
+    learning_rate=1e-3,
+    min_learning_rate=1e-4,
+    warmup_steps=100,
+    schedule="cosine",
+    beta1=0.9,
+    beta2=0.99,
+    weight_decay=0.1,
+    grad_clip=1.0,
+    eval_interval=250,
+    eval_iters=20,
+    sample_length=0,
+)
 
 
 def flops_per_step(configuration: Configuration) -> float:

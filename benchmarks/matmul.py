@@ -7,7 +7,7 @@ of a size are measured in turn, round after round, and the median is quoted.
 
 from __future__ import annotations
 
-import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import common
-from benchmarks.common import save, spread, table
+from benchmarks.common import options_of, save, spread, table
 from tensorlite.backend import Device
 from tensorlite.parallel import available_cores
 
@@ -69,14 +69,14 @@ def sgemm_peak() -> float:
     for n in PEAK_SIZES:
         a, b, out = (np.full((n, n), 0.5, np.float32) for _ in range(3))
         np.matmul(a, b, out=out)
-        times = [_seconds(lambda: np.matmul(a, b, out=out), lambda: None, 1) for _ in range(9)]  # noqa: B023 - called at once
+        times = [_seconds(functools.partial(np.matmul, a, b, out=out), _nothing, 1) for _ in range(9)]
         best = max(best, 2 * n**3 / statistics.median(times))
     return best
 
 
 def measure(sizes: list[int], settings: list[Setting], rounds: int, xp: Any = np) -> list[dict[str, Any]]:
     """GFLOP/s of each setting at each size; of one size all settings in turn."""
-    wait = (lambda: None) if xp is np else xp.cuda.get_current_stream().synchronize
+    wait = _nothing if xp is np else xp.cuda.get_current_stream().synchronize
     results = []
     for n in sizes:
         factors = {setting: [_random(xp, n, setting.dtype) for _ in range(3)] for setting in settings}
@@ -85,7 +85,7 @@ def measure(sizes: list[int], settings: list[Setting], rounds: int, xp: Any = np
         for round_ in range(rounds + 1):
             for setting in settings:
                 a, b, out = factors[setting]
-                multiply = lambda a=a, b=b, out=out: xp.matmul(a, b, out=out)
+                multiply = functools.partial(xp.matmul, a, b, out=out)
                 with _set_up(setting, xp):
                     if round_ == 0:  # first touches and plans; afterwards as many products as make about 20 ms
                         multiply()
@@ -103,7 +103,7 @@ def transfers(sizes: list[int], rounds: int, xp: Any) -> list[dict[str, Any]]:
     for n in sizes:
         on_host = _random(np, n, np.float32)
         on_gpu = xp.asarray(on_host)
-        ways: dict[str, Callable[[], Any]] = {"to the GPU": lambda x=on_host: xp.asarray(x), "from the GPU": on_gpu.get}
+        ways: dict[str, Callable[[], Any]] = {"to the GPU": functools.partial(xp.asarray, on_host), "from the GPU": on_gpu.get}
         speeds: dict[str, list[float]] = {way: [] for way in ways}
         for round_ in range(rounds + 1):
             for way, move in ways.items():
@@ -138,7 +138,7 @@ def plot(name: str, results: list[dict[str, Any]]) -> None:
         sizes, speeds = [result["n"] for result in own], [result["gflops"] for result in own]
         (line,) = axes.plot(sizes, [speed["median"] for speed in speeds], marker="o", label=setting)
         axes.fill_between(sizes, [s["min"] for s in speeds], [s["max"] for s in speeds], color=line.get_color(), alpha=0.15)
-    axes.set(xscale="log", yscale="log", xlabel="n, of an n x n matrix", ylabel="GFLOP/s", title="Matrix products: median, smallest and largest")
+    axes.set(yscale="log", xlabel="n, of an n x n matrix", ylabel="GFLOP/s", title="Matrix products: median, smallest and largest")
     axes.set_xscale("log", base=2)
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.legend()
@@ -149,7 +149,7 @@ def plot(name: str, results: list[dict[str, Any]]) -> None:
 
 def main(argv: list[str]) -> None:
     """``python -m benchmarks matmul [--backend numpy|cupy] [--sizes N ...] [--rounds N]``"""
-    parser = argparse.ArgumentParser("python -m benchmarks matmul", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of("matmul", __doc__)
     parser.add_argument("--backend", choices=("numpy", "cupy"), default="numpy")
     parser.add_argument("--sizes", type=int, nargs="+", help="rows of the square matrices; default: powers of 2")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each setting")
@@ -182,6 +182,10 @@ def _set_up(setting: Setting, xp: Any) -> Iterator[None]:
         yield
     finally:
         core.set_compute_type(setting.dtype, before)
+
+
+def _nothing() -> None:
+    """What there is to wait for on the CPU."""
 
 
 def _random(xp: Any, n: int, dtype: Any) -> Any:

@@ -6,6 +6,7 @@ Both start from the same weights and draw the same batches.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 
@@ -53,8 +54,7 @@ def our_steps(configuration: Configuration, seed: int) -> Callable[[int], float]
         with workers:
             for _ in range(count):
                 x, y = (tl.from_numpy(ids) for ids in draw())
-                step = done
-                loss = parallel.loss_and_gradients((x, y), lambda shard, step=step: make_generator(seed, step, shard))
+                loss = parallel.loss_and_gradients((x, y), functools.partial(make_generator, seed, done))
                 tl.optim.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 optimizer.zero_grad()

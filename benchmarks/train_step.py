@@ -13,12 +13,11 @@ The sides:
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import require_torch, save, spread, table
+from benchmarks.common import options_of, require_torch, save, spread, table
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.matmul import sgemm_peak
 from benchmarks.turns import Side, in_turn, sides
@@ -72,9 +71,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     """``python -m benchmarks train_step [CONFIGURATION ...] [--rounds N] [--steps N] [--compile]``"""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks train_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of("train_step", __doc__)
     parser.add_argument(
         "configurations", nargs="*", default=list(CONFIGURATIONS), help=f"some of {', '.join(CONFIGURATIONS)}; default: all"
     )

@@ -65,7 +65,7 @@ def sides(made: Sequence[Side]) -> Iterator[Sequence[Side]]:
 
 
 def in_turn(made: Sequence[Side], rounds: int, count: int) -> dict[str, list[float]]:
-    """Seconds that ``count`` pieces of work took each side in each round. Every second round goes backwards, so that nobody is always first."""
+    """Seconds that ``count`` pieces of work took each side in each round; every second round goes backwards."""
     seconds: dict[str, list[float]] = {side.name: [] for side in made}
     for round_ in range(rounds):
         for side in made if round_ % 2 == 0 else reversed(made):

@@ -1,0 +1,251 @@
+"""Each op that has a faster pair: that pair, the book's, and torch's op, forward and backward together.
+
+On one thread, as each worker of a training step has it, and at the shapes that one of two workers sees in the configurations A, B16
+and C. All three go through their engine: tape, backward, gradients of the inputs. The memory that torch frees is kept, as ours is. The
+three are measured in turn, round after round; quoted are medians of times, and of ratios within a round.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+import tensorlite as tl
+from benchmarks.common import options_of, require_torch, save, spread, table
+from benchmarks.configurations import CONFIGURATIONS
+from tensorlite.memory import keep_freed_memory
+from tensorlite.op import REGISTRY, Op, choose, use_kernels
+
+if TYPE_CHECKING:
+    import torch
+
+NAMES = ("A", "B16", "C")
+SHARDS = 2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one worker has before it: B texts of T tokens, C = H · D channels, V words. Makes arrays of random numbers."""
+
+    B: int
+    T: int
+    C: int
+    H: int
+    V: int
+
+    @classmethod
+    def of(cls, name: str) -> Sizes:
+        """The share of one worker in a configuration."""
+        configuration = CONFIGURATIONS[name]
+        model = configuration.model
+        return cls(configuration.batch_size // SHARDS, model.block_size, model.n_embd, model.n_head, model.vocab_size)
+
+    def normal(self, *shape: int) -> np.ndarray:
+        """Floating point numbers."""
+        return np.random.default_rng(len(shape)).standard_normal(shape, np.float32)
+
+    def ids(self, *shape: int) -> np.ndarray:
+        """Numbers of words."""
+        return np.random.default_rng(len(shape)).integers(0, self.V, shape)
+
+    def heads(self) -> list[np.ndarray]:
+        """q, k and v (B, H, T, D), as they lie in the output (B, T, 3C) of one linear layer."""
+        packed = self.normal(self.B, self.T, 3, self.H, self.C // self.H)
+        return [packed[:, :, i].swapaxes(1, 2) for i in range(3)]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How an op is called in a GPT.
+
+    Attributes:
+        arrays: its array arguments, for the sizes of a configuration.
+        torch: the same in torch, on its tensors.
+        options: its other arguments.
+    """
+
+    arrays: Callable[[Sizes], list[np.ndarray]]
+    torch: Callable[..., Any]
+    options: dict[str, Any]
+
+
+def entries() -> dict[str, Entry]:
+    """One for each op with a faster pair."""
+    from torch.nn import functional as F
+
+    def hidden(s: Sizes) -> list[np.ndarray]:
+        return [s.normal(s.B, s.T, 4 * s.C)]
+
+    return {
+        "attention": Entry(
+            lambda s: s.heads(),
+            lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+            {"is_causal": True},
+        ),
+        "attention with dropout": Entry(
+            lambda s: s.heads(),
+            lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=0.2),
+            {"is_causal": True, "dropout_p": 0.2},
+        ),
+        "layernorm": Entry(
+            lambda s: [s.normal(s.B, s.T, s.C), s.normal(s.C), s.normal(s.C)],
+            lambda x, weight, bias: F.layer_norm(x, weight.shape, weight, bias),
+            {},
+        ),
+        "gelu": Entry(hidden, F.gelu, {}),
+        "gelu by tanh": Entry(hidden, lambda x: F.gelu(x, approximate="tanh"), {"approximate": "tanh"}),
+        "relu": Entry(hidden, F.relu, {}),
+        "dropout": Entry(lambda s: [s.normal(s.B, s.T, s.C)], lambda x: F.dropout(x, 0.2), {"p": 0.2}),
+        "embedding": Entry(lambda s: [s.ids(s.B, s.T), s.normal(s.V, s.C)], F.embedding, {}),
+        "cross_entropy": Entry(lambda s: [s.normal(s.B * s.T, s.V), s.ids(s.B * s.T)], F.cross_entropy, {}),
+    }
+
+
+def op_of(name: str) -> str:
+    """The op that an entry measures: ``gelu by tanh`` is a gelu."""
+    return name.split()[0]
+
+
+def missing() -> list[str]:
+    """Ops with a faster pair that the table above does not know."""
+    known = {op_of(name) for name in entries()}
+    return [name for name, op in REGISTRY.items() if op.faster and name not in known]
+
+
+def measure(name: str, configuration: str, rounds: int, seconds: float = 0.02) -> dict[str, Any]:
+    """Times of the three on one entry, with ``seconds`` of work for each in a round.
+
+    Raises:
+        ValueError: if no faster pair supports the entry's arguments.
+    """
+    entry, op = entries()[name], REGISTRY[op_of(name)]
+    arrays = entry.arrays(Sizes.of(configuration))
+    pair = choose(op, arrays, entry.options)
+    if pair is op.book:
+        raise ValueError(f"no faster pair of {op.name} supports the arguments that benchmarks/ops.py gives it for {name!r}.")
+    y, _ = pair.forward(*arrays, **entry.options)
+    dy = np.empty_like(y)  # laid out in memory as what comes back in a model
+    dy[...] = 1 if y.ndim == 0 else np.random.default_rng(0).standard_normal(y.shape, np.float32)
+    ways = {
+        pair.name: _ours(op, arrays, entry.options, dy, "fast"),
+        "book": _ours(op, arrays, entry.options, dy, "book"),
+        "torch": _torch(entry.torch, arrays, dy),
+    }
+    counts = {}
+    for way, run in ways.items():
+        run(1)
+        counts[way] = max(1, min(1000, round(seconds / run(1))))
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for round_ in range(rounds):
+        for way in list(ways) if round_ % 2 == 0 else reversed(list(ways)):
+            times[way].append(ways[way](counts[way]))
+    return {
+        "op": name,
+        "configuration": configuration,
+        "shapes": [list(array.shape) for array in arrays],
+        "pair": pair.name,
+        "seconds": {("pair" if way == pair.name else way): spread(values) for way, values in times.items()},
+        "speed_relative_to_book": spread([book / own for own, book in zip(times[pair.name], times["book"], strict=True)]),
+        "speed_relative_to_torch": spread([reference / own for own, reference in zip(times[pair.name], times["torch"], strict=True)]),
+    }
+
+
+def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line a measurement, for people."""
+    return [
+        {
+            "op": result["op"],
+            "configuration": result["configuration"],
+            "shapes": ", ".join("x".join(map(str, shape)) for shape in result["shapes"]),
+            "ours, ms": _milliseconds(result["seconds"]["pair"]),
+            "book, ms": _milliseconds(result["seconds"]["book"]),
+            "torch, ms": _milliseconds(result["seconds"]["torch"]),
+            "relative to book": _ratio(result["speed_relative_to_book"]),
+            "relative to torch": _ratio(result["speed_relative_to_torch"]),
+        }
+        for result in results
+    ]
+
+
+def main(argv: list[str]) -> None:
+    """``python -m benchmarks ops [OP ...] [--configurations NAME ...] [--rounds N]``"""
+    parser = options_of("ops", __doc__)
+    parser.add_argument("ops", nargs="*", help="some of them; default: all")
+    parser.add_argument(
+        "--configurations", nargs="+", default=list(NAMES), choices=tuple(CONFIGURATIONS), help=f"default: {' '.join(NAMES)}"
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="measurements of each")
+    options = parser.parse_args(argv)
+    require_torch()
+    if unknown := missing():
+        sys.exit(f"benchmarks/ops.py has no entry for {', '.join(unknown)}, which has a faster pair: add one to its table.")
+    if strange := [name for name in options.ops if op_of(name) not in map(op_of, entries())]:
+        sys.exit(f"no entry {', '.join(strange)}: there are {', '.join(entries())}.")
+    wanted = [name for name in entries() if REGISTRY[op_of(name)].faster and (not options.ops or op_of(name) in map(op_of, options.ops))]
+    import torch
+
+    keep_freed_memory()
+    threads = torch.get_num_threads()
+    results = []
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        for name in wanted:
+            for configuration in options.configurations:
+                print(f"{name} in {configuration} …", file=sys.stderr)
+                results.append(measure(name, configuration, options.rounds))
+    torch.set_num_threads(threads)
+    print(table(rows(results)))
+    save("ops", results)
+
+
+def _ours(op: Op, arrays: list[np.ndarray], options: dict[str, Any], dy: np.ndarray, kernels: str) -> Callable[[int], float]:
+    """``run(count)``: seconds of one call and its backward, over ``count`` of them."""
+    tensors = [tl.from_numpy(array) for array in arrays]
+    for tensor in tensors:
+        tensor.requires_grad = tensor.is_floating_point()
+    gradient = tl.from_numpy(dy)
+
+    def run(count: int) -> float:
+        with use_kernels(kernels):
+            start = time.perf_counter()
+            for _ in range(count):
+                op(*tensors, **options).backward(gradient)
+                for tensor in tensors:
+                    tensor.grad = None
+            return (time.perf_counter() - start) / count
+
+    return run
+
+
+def _torch(function: Callable[..., Any], arrays: list[np.ndarray], dy: np.ndarray) -> Callable[[int], float]:
+    """The same for torch."""
+    import torch
+
+    tensors: list[torch.Tensor] = [torch.from_numpy(array) for array in arrays]
+    for tensor in tensors:
+        tensor.requires_grad_(tensor.is_floating_point())
+    gradient = torch.from_numpy(dy)
+
+    def run(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            function(*tensors).backward(gradient)
+            for tensor in tensors:
+                tensor.grad = None
+        return (time.perf_counter() - start) / count
+
+    return run
+
+
+def _milliseconds(seconds: dict[str, float]) -> float:
+    return 1000 * seconds["median"]
+
+
+def _ratio(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} - {ratio['max']:.2f})"
