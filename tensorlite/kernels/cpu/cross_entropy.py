@@ -33,7 +33,7 @@ def cross_entropy_forward(
     for part in row_tiles(len(x), x.shape[1] * x.itemsize):
         scores, p, weights = x[part], gradient[part], row_weights[part]
         at_target = np.arange(len(scores)), index[part]
-        if -SAFE_SCORE < scores.min() and scores.max() < SAFE_SCORE:
+        if scores.min() > -SAFE_SCORE and scores.max() < SAFE_SCORE:
             np.exp(scores, out=p)
             right = p[at_target]
             total = p @ ones
