@@ -103,6 +103,13 @@ def test_one_array_may_be_q_k_and_v_at_once():
     assert_close(run(fast, x, x, x, dy, is_causal=True), run(book, x, x, x, dy, is_causal=True), 1e-12)
 
 
+@pytest.mark.parametrize("module", [fast, book], ids=["blocks", "book"])
+def test_float32_stays_float32_whatever_number_the_scale_is(module):
+    q, k, v = packed(1, 70, 2, 4)
+    results = run(module, q, k, v, cotangent(q.shape), is_causal=True, dropout_p=0.2, scale=np.float64(0.5))
+    assert {x.dtype for x in results} == {np.dtype(np.float32)}
+
+
 def test_backward_runs_twice_on_what_was_saved():
     q, k, v = packed(1, 70, 2, 4)
     y, saved = attention_forward(q, k, v, is_causal=True, dropout_p=0.2, recompute=True)

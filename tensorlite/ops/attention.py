@@ -46,7 +46,7 @@ def attention_forward(
     _check_shapes(q, k, v)
     if mask is not None and is_causal:
         raise ValueError("attention: give a mask or is_causal=True, not both.")
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     if is_causal:
         mask = array_module(q).tri(q.shape[-2], k.shape[-2], dtype=bool)
     p = _weights(q, k, mask, scale)

@@ -97,7 +97,7 @@ def attention_forward(
     reader = random.KeepReader(dropout_p, generator) if dropout_p else None
     factor = reader.factor if reader else 1.0
     y, r = _heads_inside(B, T, H, E, dtype), np.empty((B, H, T, 1), dtype)
-    groups = _cut(B, H, T, S, is_causal, 0 if recompute and reader else BLOCK_BYTES // dtype.itemsize)
+    groups = _cut(B, H, T, S, is_causal, BLOCK_BYTES // dtype.itemsize)
 
     room = max(math.prod(block.shape) for block in groups[0])
     made_anew, dropped = np.empty(room if recompute else 0, dtype), np.empty(room if reader else 0, dtype)
@@ -223,7 +223,8 @@ def _cut(B: int, H: int, T: int, S: int, is_causal: bool, limit: int) -> list[li
 def _read_keeps(reader: random.KeepReader | None, blocks: list[_Block], S: int) -> Iterator[Array | None]:
     """What dropout keeps of each block of a group: the numbers the book draws, in its order, hidden places included.
 
-    That order is head by head. One head, or one block of all rows, can be read a block at a time; otherwise a group is read as a whole.
+    That order is head by head. One head, or one block of all rows, can be read a block at a time; otherwise a group is read as a
+    whole, which is no more than a million places: long texts are cut into groups of one head.
     """
     b, h = blocks[0].shape[:2]
     if reader is None:
