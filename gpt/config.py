@@ -75,6 +75,8 @@ class TrainConfig:
     data: str = option("pydoc", "a UTF-8 text file, or pydoc: the language reference that Python carries for its help()")
     preset: str = option("tiny", "where all other settings start from: bigram, tiny, course or gpt2")
     backend: str = option("numpy", "numpy (the CPU) or cupy (an NVIDIA GPU)")
+    workers: int | None = option(None, "threads on the CPU, each with a share of the batch; without a number, one for each core")
+    shards: int | None = option(None, "shares the batch is cut into; they, not the workers, decide how sums are rounded; as many as workers")
     seed: int = option(1337, "of the initial weights, the order of the data and the dropout")
     steps: int = option(1500, "updates of the weights")
     batch_size: int = option(12, "sequences of block_size tokens in one step")
@@ -96,8 +98,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_name("preset", self.preset, PRESETS)
         require_name("schedule", self.schedule, SCHEDULES)
-        for name in ("steps", "batch_size", "eval_interval", "eval_iters", "log_interval"):
-            require_at_least(1, name, getattr(self, name))
+        for name in ("steps", "batch_size", "eval_interval", "eval_iters", "log_interval", "workers", "shards"):
+            if getattr(self, name) is not None:
+                require_at_least(1, name, getattr(self, name))
         for name in ("seed", "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "sample_length"):
             require_at_least(0, name, getattr(self, name))
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):

@@ -28,6 +28,7 @@ from gpt.run_folder import RunFolder
 from gpt.stopping import Stopped
 from gpt.trainer import SAMPLE, WEIGHTS, Trainer
 from tensorlite.backend import Device
+from tensorlite.memory import keep_freed_memory
 from tensorlite.op import kernel_table
 from tensorlite.random import make_generator, use_generator
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     save()  # a disk without room shows now, not when all the work is done
     trainer.folder, trainer.keep = folder, lambda: _warn_instead(save)
-    print(_describe(corpus, tokenizer, model, config, folder))
+    print(_describe(corpus, tokenizer, trainer, folder))
     try:
         trainer.train()
     except Stopped:
@@ -87,17 +88,20 @@ def _require_device(backend: str) -> None:
     device.asarray(0)  # the first array asks the driver
 
 
-def _describe(corpus: Corpus, tokenizer: CharTokenizer, model: LanguageModel, config: TrainConfig, folder: RunFolder) -> str:
+def _describe(corpus: Corpus, tokenizer: CharTokenizer, trainer: Trainer, folder: RunFolder) -> str:
     """What is about to happen, as a table."""
+    model, config = trainer.model, trainer.config
     shape = model.config
     first_line = corpus.text.lstrip().partition("\n")[0]
     layers = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} wide, block {shape.block_size}"
     faster = {name: pairs[0] for name, pairs in kernel_table().items() if pairs[0] != "book"}
+    workers = trainer.workers.count
+    shares = f"; {workers} workers share each batch" if workers > 1 else ""
     rows = {
         "corpus": f"{len(corpus):,} characters, {tokenizer.vocab_size} different ones: {corpus.source}",
         "first line": first_line[:100],
         "model": f"{'bigram table' if shape.model == 'bigram' else layers}: {model.num_parameters():,} parameters",
-        "training": f"{config.steps:,} steps of {config.batch_size} x {shape.block_size} tokens on {config.backend}, seed {config.seed}",
+        "training": f"{config.steps:,} steps of {config.batch_size} x {shape.block_size} tokens on {config.backend}, seed {config.seed}{shares}",
         "ops": ", ".join([f"{name}: {pair}" for name, pair in faster.items()] + ["all others: book" if faster else "all from the book"]),
         "folder": f"{folder.path}" + (f" ({folder.wanted} is taken)" if folder.path != folder.wanted else ""),
     }
@@ -113,4 +117,5 @@ def _write_sample(model: LanguageModel, tokenizer: CharTokenizer, config: TrainC
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # here, since it holds for the whole process, and this is the one that was started to train
     sys.exit(run_main(main))

@@ -24,7 +24,8 @@ from gpt.run_folder import RunFolder
 from gpt.stopping import StopRequest
 from tensorlite import Tensor, optim
 from tensorlite.optim import schedule
-from tensorlite.random import make_generator, use_generator
+from tensorlite.parallel import BatchShards, Workers, available_cores
+from tensorlite.random import make_generator
 
 # The independent streams of random numbers of a run; `make_generator(seed, stream)` starts one.
 WEIGHTS, BATCHES, DROPOUT, EVALUATION, SAMPLE = range(5)
@@ -72,6 +73,8 @@ class Trainer:
         self.schedule = optim.LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, config))
         self.step = 0
         self.last: Evaluation | None = None
+        self.workers = Workers(config.workers or (available_cores() if config.backend == "numpy" else 1))
+        self.shards = BatchShards(model, self.optimizer.flats, config.shards or self.workers.count, self.workers)
         self.stop = StopRequest()
         self._lap = (0, time.perf_counter())
 
@@ -84,8 +87,7 @@ class Trainer:
         """
         config = self.config
         patience = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two drawings of the bar; a log file wants few
-        dropout = use_generator(make_generator(config.seed, DROPOUT))
-        with self.stop, dropout, tqdm(total=config.steps, initial=self.step, unit="step", mininterval=patience) as bar:
+        with self.stop, self.workers, tqdm(total=config.steps, initial=self.step, unit="step", mininterval=patience) as bar:
             while self.step < config.steps:
                 if self.step % config.eval_interval == 0:
                     self.report(self.evaluate(), bar)
@@ -97,10 +99,9 @@ class Trainer:
             self.report(self.evaluate(), bar)
 
     def update(self) -> Tensor:
-        """One step: the loss of one batch, its gradient, and new weights."""
-        x, y = self.to_device(self.batches.next_batch())
-        _, loss = self.model(x, y)
-        loss.backward()
+        """One step: the loss of one batch, its gradient, and new weights. The workers share the batch (see `tensorlite.parallel`)."""
+        batch = self.to_device(self.batches.next_batch())
+        loss = self.shards.loss_and_gradients(batch, self._dropout_stream)
         if self.config.grad_clip:
             optim.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
@@ -109,21 +110,23 @@ class Trainer:
         self.step += 1
         return loss
 
-    @tl.no_grad()
     def evaluate(self) -> Evaluation:
         """How well the model does on each half of the text, without dropout.
 
         The batches are drawn by a generator that starts afresh, so two evaluations differ by what the model has learnt alone.
         """
+
+        @tl.no_grad()
+        def loss_of(batch: tuple[np.ndarray, np.ndarray]) -> float:
+            _, loss = self.model(*self.to_device(batch))
+            self.stop.check()
+            return loss.item()
+
         self.model.eval()
         means = []
         for name in self.tokens:
             batches = self._batches(name, EVALUATION)
-            losses = []
-            for _ in range(self.config.eval_iters):
-                _, loss = self.model(*self.to_device(batches.next_batch()))
-                losses.append(loss.item())
-                self.stop.check()
+            losses = self.workers.map(loss_of, (batches.next_batch() for _ in range(self.config.eval_iters)))
             means.append(math.fsum(losses) / len(losses))
         self.model.train()
         return Evaluation(*means)
@@ -149,6 +152,10 @@ class Trainer:
         if self.folder:
             rate = self.optimizer.param_groups[0]["lr"]
             self.folder.log(step=self.step, loss=loss, learning_rate=rate, tokens_per_second=round(tokens_per_second))
+
+    def _dropout_stream(self, shard: int) -> np.random.Generator:
+        """The random numbers of one shard in one step; whoever computes it, whenever, draws the same."""
+        return make_generator(self.config.seed, DROPOUT, self.step, shard)
 
     def to_device(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
         """The two arrays of a batch as tensors where the model is."""

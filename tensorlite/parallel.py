@@ -14,6 +14,7 @@ The loss is a mean over the batch, so a shard of n of N rows counts n/N: that is
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import functools
 import itertools
@@ -54,6 +55,7 @@ class Workers:
         if count < 1:
             raise ValueError(f"the number of workers must be at least 1, got {count}.")
         self.count = count
+        self._pool: ThreadPoolExecutor | None = None  # outside a ``with`` block the calling thread does it all
 
     def __enter__(self) -> Workers:
         self._limits = threadpool_limits(1, user_api="blas")
@@ -63,13 +65,15 @@ class Workers:
     def __exit__(self, *exception: object) -> None:
         if self._pool is not None:
             self._pool.shutdown()
+            self._pool = None
         self._limits.restore_original_limits()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """``[function(item) for item in items]``, several at a time. The first exception is raised, after all have ended."""
         if self._pool is None:
             return [function(item) for item in items]
-        futures = [self._pool.submit(function, item) for item in items]
+        # in a copy of the caller's context, so that numpy.errstate holds for the workers, too
+        futures = [self._pool.submit(contextvars.copy_context().run, function, item) for item in items]
         for future in futures:
             future.exception()  # waits: nobody may still be writing when the caller goes on
         return [future.result() for future in futures]

@@ -168,6 +168,21 @@ def test_workers_are_threads_of_their_own():
     assert all(name.startswith("tensorlite-worker") for name in names)
 
 
+def test_numpys_error_state_holds_for_the_workers():
+    def divide(_):
+        return np.float32(1) / np.zeros(1, np.float32)
+
+    with Workers(2) as team:
+        with np.errstate(divide="ignore"):
+            team.map(divide, range(4))
+        with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+            team.map(divide, range(4))
+
+
+def test_outside_a_with_block_the_caller_works_alone():
+    assert Workers(2).map(lambda _: threading.current_thread(), range(2)) == [threading.current_thread()] * 2
+
+
 @pytest.mark.parametrize("make", [lambda: Workers(0), lambda: BatchShards(make_model(), [], 0, Workers(1))])
 def test_less_than_one_is_refused(make):
     with pytest.raises(ValueError, match="at least 1, got 0"):
