@@ -3,44 +3,39 @@
     model, tokenizer, config = load_model("runs/tiny")
     print(generate_text(model, tokenizer, "The import statement", max_new_tokens=200))
 
-    for piece in stream_text(model, tokenizer, "The import statement", max_new_tokens=200):
+    for piece in stream_text(model, tokenizer, "The import statement", max_new_tokens=200, temperature=0.8, stop=["\\n\\n"]):
         print(piece, end="", flush=True)
 
 The model is asked for one token at a time: it reads the last block_size tokens, one of its predictions is drawn, and that
-becomes part of what it reads next.
+becomes part of what it reads next. A cache of keys and values (`gpt.decoder`) makes this fast and changes no token: where rounding
+could make a difference to a choice, the model itself is asked.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 import tensorlite as tl
 from data.tokenizer import Tokenizer, UnknownCharacterError
+from gpt.decoder import Decoder, supports
 from gpt.model import LanguageModel
-from gpt.sampling import check_sampling, sample
+from gpt.pieces import Pieces
+from gpt.sampling import Sampling, choose, draw_luck, sample
 from tensorlite.backend import Array
 
-__all__ = ["generate_text", "sample", "stream_text", "stream_tokens"]
+__all__ = ["generate_text", "sample", "stream_text", "stream_texts", "stream_tokens"]
+
+Luck = np.random.Generator | Sequence[np.random.Generator] | None
 
 
-def generate_text(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    prompt: str = "",
-    max_new_tokens: int = 500,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: np.random.Generator | None = None,
-) -> str:
+def generate_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str = "", max_new_tokens: int = 500, **options: Any) -> str:
     """``prompt`` and how the model goes on from it; see `stream_text`, which gives the continuation alone."""
-    pieces = stream_text(model, tokenizer, prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-    return prompt + "".join(pieces)
+    return prompt + "".join(stream_text(model, tokenizer, prompt, max_new_tokens, **options))
 
 
 def stream_text(
@@ -49,35 +44,73 @@ def stream_text(
     prompt: str = "",
     max_new_tokens: int = 500,
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     generator: np.random.Generator | None = None,
+    stop: Sequence[str] = (),
+    use_cache: bool = True,
+    decoder: Decoder | None = None,
+    **sampling: Any,
 ) -> Iterator[str]:
-    """How the model goes on from ``prompt``, piece by piece as it is written.
+    """How the model goes on from ``prompt``, piece by piece as it is written; a piece never ends inside a character.
 
     A model needs something to go on from: an empty prompt stands for a newline, the start of a line (for the first token of
     the vocabulary where there is no newline), which is not part of the result.
 
     Args:
-        temperature, top_k, top_p, generator: as for `gpt.sampling.sample`.
+        generator: where the luck comes from; without one, from the thread's stream (see `tensorlite.manual_seed`).
+        stop: strings that end the text, which ends before them.
+        use_cache, decoder: as for `stream_tokens`.
+        sampling: temperature, top_k, top_p, min_p, repetition_penalty; see `gpt.sampling.Sampling`.
 
     Raises:
         UnknownCharacterError: if the prompt has characters that the tokenizer never saw.
         ValueError: if max_new_tokens is negative or an option is out of its range. Both are raised at once, not with the first piece.
     """
+    rows = stream_texts(
+        model, tokenizer, prompt, max_new_tokens, generator=generator, stop=stop, use_cache=use_cache, decoder=decoder, **sampling
+    )
+    return (piece for (piece,) in rows if piece)
+
+
+def stream_texts(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str = "",
+    max_new_tokens: int = 500,
+    *,
+    count: int = 1,
+    generator: Luck = None,
+    stop: Sequence[str] = (),
+    use_cache: bool = True,
+    decoder: Decoder | None = None,
+    **sampling: Any,
+) -> Iterator[list[str]]:
+    """``count`` different continuations at once: at each step the new piece of each, which may be empty.
+
+    Args:
+        generator: one for all or, so that each continuation is what it would be alone, one for each.
+        others: as for `stream_text`.
+    """
     ids = tokenizer.encode(prompt) if prompt else _start(tokenizer)
     tokens = stream_tokens(
         model,
-        ids,
+        np.tile(np.asarray(ids, np.int64), (count, 1)),
         max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
         generator=generator,
         vocab_size=tokenizer.vocab_size,
+        use_cache=use_cache,
+        decoder=decoder,
+        **sampling,
     )
-    return (tokenizer.decode(token) for token in tokens)
+
+    def steps() -> Iterator[list[str]]:
+        writers = [Pieces(tokenizer, stop) for _ in range(count)]
+        for step in tokens:
+            yield [writer.push(int(token)) for writer, token in zip(writers, step, strict=True)]
+            if all(writer.stopped for writer in writers):
+                return
+        yield [writer.finish() for writer in writers]
+
+    return steps()
 
 
 def stream_tokens(
@@ -85,39 +118,78 @@ def stream_tokens(
     ids: ArrayLike,
     max_new_tokens: int,
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: np.random.Generator | None = None,
+    generator: Luck = None,
     vocab_size: int | None = None,
+    use_cache: bool = True,
+    decoder: Decoder | None = None,
+    **sampling: Any,
 ) -> Iterator[np.ndarray]:
     """The tokens that follow ``ids``, one step at a time: (T,) gives arrays (), a batch (B, T) gives arrays (B,).
 
     Whatever mode the model is in, it predicts in eval mode and off the tape; between two tokens it is back in its own mode,
-    so that a loop over them may stop early, or train.
+    so that a loop over them may stop early, or train (then without the cache, which remembers what the old weights made of the text).
 
     Args:
+        generator: of the luck, one for all rows or one for each; without any, the thread's stream.
         vocab_size: draw only from the first that many ids: a model's vocabulary may be rounded up beyond its tokenizer's.
+        use_cache: keep keys and values. Every token is the same without, it takes longer. A model with layers that
+            `gpt.decoder` does not know is asked without.
+        decoder: goes on with its keys and values, of an earlier call with the same model; for a conversation.
+        sampling: temperature, top_k, top_p, min_p, repetition_penalty; see `gpt.sampling.Sampling`.
 
     Raises:
         ValueError: if ids is empty, max_new_tokens is negative, or an option is out of its range.
     """
-    check_sampling(temperature, top_k, top_p)
+    chosen = Sampling(**sampling)
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}.")
-    context = np.asarray(ids, np.int64)
-    if not context.size:
+    text = np.asarray(ids, np.int64)
+    if not text.size:
         raise ValueError("a model needs at least one token to go on from.")
+    if decoder is None and use_cache and supports(model):
+        decoder = Decoder(model)
+    writer = _Writer(model, decoder if use_cache else None, chosen, vocab_size, generator)
 
-    def steps(context: np.ndarray) -> Iterator[np.ndarray]:
+    def steps(rows: np.ndarray) -> Iterator[np.ndarray]:
         for _ in range(max_new_tokens):
-            context = context[..., -model.config.block_size :]
-            scores = _last_logits(model, np.atleast_2d(context))[:, :vocab_size].reshape(*context.shape[:-1], -1)
-            token = sample(scores, temperature, top_k, top_p, generator)
-            context = np.concatenate([context, token[..., None]], axis=-1)
-            yield token
+            tokens = writer.next(rows)  # (B,)
+            rows = np.concatenate([rows, tokens[:, None]], axis=1)
+            yield tokens.reshape(text.shape[:-1])
 
-    return steps(context)
+    return steps(np.atleast_2d(text))
+
+
+class _Writer:
+    """Chooses the token that follows, for every row."""
+
+    def __init__(
+        self, model: LanguageModel, decoder: Decoder | None, sampling: Sampling, vocab_size: int | None, generator: Luck
+    ) -> None:
+        self.model, self.decoder, self.sampling, self.vocab_size, self.generator = model, decoder, sampling, vocab_size, generator
+
+    def next(self, rows: np.ndarray) -> np.ndarray:
+        """The next token of each row of all ids so far: (B, T) -> (B,).
+
+        The decoder's logits and the model's differ in their last bits. Where that could change a choice, once in some thousand
+        tokens, the model decides.
+        """
+        context = rows[:, -self.model.config.block_size :]
+        luck = draw_luck((len(rows),), self.sampling, self.generator)
+        if self.decoder is None:
+            return self._choose(_last_logits(self.model, context), luck, rows)[0]
+        logits = self.decoder(context)
+        tokens, certain = self._choose(logits, luck, rows, self.decoder.rounding(logits))
+        if certain.all():
+            return tokens
+        return np.where(certain, tokens, self._choose(_last_logits(self.model, context), luck, rows)[0])
+
+    def _choose(self, logits: Array, luck: np.ndarray, rows: np.ndarray, error: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        logits, seen = logits[:, : self.vocab_size], None
+        if self.sampling.repetition_penalty != 1:
+            seen = np.zeros((len(rows), self.model.config.vocab_size), bool)
+            np.put_along_axis(seen, rows, True, axis=1)
+            seen = seen[:, : self.vocab_size]
+        return choose(logits, luck, self.sampling, seen, error)
 
 
 def _last_logits(model: LanguageModel, ids: np.ndarray) -> Array:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,69 +17,159 @@ class DivergedError(UserError, ValueError):
     """The model's predictions are not numbers any more."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose.
+
+    Attributes:
+        temperature: below 1 keeps to the likely, above 1 dares more; 0 always takes the likeliest, of equals the first.
+        top_k: draw only from the k likeliest, and from what equals the last of them. More than there are means all of
+            them (`torch.topk` would refuse; a user who asks for the best 200 of 65 characters is served).
+        top_p: draw only from the likeliest whose probabilities, at this temperature and after top_k, just add up to p.
+        min_p: draw only from what is at least min_p times as likely as the likeliest, at this temperature.
+        repetition_penalty: above 1 makes tokens that were there already less likely, below 1 more: their scores are divided by it
+            where they are positive, and multiplied where they are negative (Keskar et al. 2019, "CTRL", section 4.1).
+
+    Raises:
+        ValueError: naming the option that is out of its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be 0 (always the likeliest) or a positive number, got {self.temperature}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}; leave it out to draw from all tokens.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be at least 0 and at most 1, got {self.min_p}.")
+        if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
+            raise ValueError(f"repetition_penalty must be a positive number (1 for none), got {self.repetition_penalty}.")
+
+    def penalised(self, scores: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
+        """``scores`` after the repetition penalty; ``seen`` (..., V) says which tokens were there already."""
+        if self.repetition_penalty == 1 or seen is None:
+            return scores
+        return np.where(seen, np.where(scores > 0, scores / self.repetition_penalty, scores * self.repetition_penalty), scores)
+
+
 def sample(
     logits: Array,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     generator: np.random.Generator | None = None,
+    *,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seen: np.ndarray | None = None,
 ) -> np.ndarray:
     """One id from each row of logits, drawn with probability softmax(logits / temperature): (..., V) -> (...) int64.
 
     Drawn on the CPU, in float64 and with one uniform number a row, so a seed means the same ids on both backends.
 
     Args:
-        temperature: below 1 keeps to the likely, above 1 dares more; 0 always takes the likeliest, of equals the first.
-        top_k: draw only from the k likeliest, and from what equals the last of them. More than there are means all of
-            them (`torch.topk` would refuse; a user who asks for the best 200 of 65 characters is served).
-        top_p: draw only from the likeliest whose probabilities, at this temperature and after top_k, just add up to p.
+        temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
         generator: where the luck comes from; without one, from the thread's stream (see `tensorlite.manual_seed`).
+        seen: (..., V), which tokens the penalty is for.
 
     Raises:
         ValueError: if an option is out of its range.
         DivergedError: if the logits leave nothing to choose from: a nan, an infinity, or nothing but -inf.
     """
-    check_sampling(temperature, top_k, top_p)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    luck = draw_luck(np.shape(logits)[:-1], sampling, generator)
+    return choose(logits, luck, sampling, seen)[0]
+
+
+def draw_luck(
+    shape: tuple[int, ...], sampling: Sampling, generator: np.random.Generator | Sequence[np.random.Generator] | None
+) -> np.ndarray:
+    """A uniform number for each choice to be made, from one generator for all or one for each; greedy choices need none."""
+    if sampling.temperature == 0:
+        return np.zeros(shape)
+    if isinstance(generator, Sequence):
+        return np.array([own.random() for own in generator]).reshape(shape)
+    return np.asarray((generator or random.generator()).random(shape))
+
+
+def choose(
+    logits: Array, luck: np.ndarray, sampling: Sampling, seen: np.ndarray | None = None, error: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids that ``luck`` picks, and for each whether it would be the same if every logit were wrong by up to ``error``.
+
+    A choice is certain unless something was close: the two likeliest (when greedy), the last one kept and the first one left out
+    by top_k, top_p or min_p, or the uniform number and the border between two tokens.
+
+    Shapes: logits (..., V), luck (...); ids (...) int64, certain (...) bool.
+    Raises: DivergedError if the logits leave nothing to choose from.
+    """
     scores = to_numpy(logits).astype(np.float64)  # a copy
     best = scores.max(axis=-1, keepdims=True)
     if not np.isfinite(best).all():  # max() hands on a nan
         raise DivergedError(
             "the logits hold nan or infinity: the model has diverged in training; train again with a smaller learning rate."
         )
-    if temperature == 0:
-        return scores.argmax(axis=-1)
+    if sampling.repetition_penalty != 1:
+        scores = sampling.penalised(scores, seen)
+        best = scores.max(axis=-1, keepdims=True)
+        error *= max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        rivals = (scores >= best - 2 * error).sum(axis=-1)
+        return scores.argmax(axis=-1), rivals == 1 if error else np.ones(rivals.shape, bool)
     with np.errstate(over="ignore"):  # at a tiny temperature all but the best go to -inf, as they should
-        scores = (scores - best) / temperature
-    if top_k is not None and top_k < scores.shape[-1]:
-        kth = np.partition(scores, -top_k, axis=-1)[..., -top_k, None]
+        scores = (scores - best) / sampling.temperature
+    error = min(error / sampling.temperature, 1e300)
+    doubtful = np.zeros(luck.shape, bool)
+    if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
+        kth = np.partition(scores, -sampling.top_k, axis=-1)[..., -sampling.top_k, None]
+        doubtful |= _others_near(scores, kth, 2 * error)
         scores[scores < kth] = -np.inf
+    if sampling.min_p:
+        least = math.log(sampling.min_p)
+        doubtful |= _others_near(scores, least, 2 * error, expected=0)
+        scores[scores < least] = -np.inf
     p = np.exp(scores)
-    if top_p is not None:
-        _keep_nucleus(p, top_p)
+    if sampling.top_p is not None:
+        doubtful |= _keep_nucleus(p, sampling.top_p, error)
     # A uniform number falls into each token's stretch of the running total as often as the token is likely.
     total = p.cumsum(axis=-1)
-    u = (generator or random.generator()).random(total.shape[:-1])[..., None] * total[..., -1:]
-    return (total <= u).sum(axis=-1)
+    borders, u = total, luck[..., None] * total[..., -1:]
+    if error:
+        # With all before a border too likely by a factor e^error, and all after it too unlikely, the share c before it moves by 2 c (1 - c) error.
+        reach = 2 * error * borders * (total[..., -1:] - borders) / total[..., -1:]
+        doubtful |= ((abs(borders - u) <= reach) & (reach > 0)).any(axis=-1)
+    return (borders <= u).sum(axis=-1), ~doubtful
 
 
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Refuse what cannot be sampled with.
-
-    Raises:
-        ValueError: naming the option and the range it has.
-    """
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be 0 (always the likeliest) or a positive number, got {temperature}.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}; leave it out to draw from all tokens.")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}.")
+def _others_near(scores: np.ndarray, border: np.ndarray | float, distance: float, expected: int = 1) -> np.ndarray:
+    """Whether more than the ``expected`` scores of a row are within ``distance`` of the border."""
+    if not distance:
+        return np.zeros(scores.shape[:-1], bool)
+    with np.errstate(invalid="ignore"):  # -inf is not near -inf: neither can be drawn
+        return (abs(scores - border) <= distance).sum(axis=-1) > expected
 
 
-def _keep_nucleus(p: np.ndarray, top_p: float) -> None:
-    """Set to 0 all but the likeliest of each row that are needed to reach ``top_p`` of its sum."""
+def _keep_nucleus(p: np.ndarray, top_p: float, error: float) -> np.ndarray:
+    """Set to 0 all but the likeliest of each row that are needed to reach ``top_p`` of its sum; returns where that was close."""
     order = np.argsort(-p, axis=-1, kind="stable")
     ranked = np.take_along_axis(p, order, axis=-1)
     before = ranked.cumsum(axis=-1) - ranked  # what the likelier ones have gathered
-    ranked[before >= top_p * p.sum(axis=-1, keepdims=True)] = 0
+    total = p.sum(axis=-1, keepdims=True)
+    out = before >= top_p * total
+    doubtful = np.zeros(p.shape[:-1], bool)
+    if error:
+        reach = 2 * error * before * (total - before) / total
+        doubtful = (abs(before - top_p * total) <= reach).any(axis=-1)
+        last = np.take_along_axis(ranked, (~out).sum(axis=-1, keepdims=True) - 1, axis=-1)  # the last one kept
+        near = abs(ranked - last) <= 2 * error * last
+        doubtful |= (near & out & (ranked > 0)).any(axis=-1)
+    ranked[out] = 0
     np.put_along_axis(p, order, ranked, axis=-1)
+    return doubtful
