@@ -1,0 +1,145 @@
+"""Puts the results into README.md, between ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``.
+
+Only what stands in ``benchmarks/results/*.json`` is written, with the machine and the versions that are recorded there. Without
+results README.md stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common, generate, nanogpt_cpu
+from benchmarks.common import options_of, table
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+
+
+def train_step(results: list[dict[str, Any]]) -> str:
+    """One line a configuration."""
+    lines = []
+    for result in results:
+        sides = result["sides"]
+        ours, torch = sides["ours"], sides["torch"]
+        ratio = ours["speed_relative_to_torch"]
+        line = {
+            "whole training steps": f"{result['configuration']}: {result['description']}",
+            "tokens/s": f"{ours['tokens_per_second']:,.0f}",
+            "relative to torch": f"**{ratio['median']:.2f}** ({ratio['min']:.2f} – {ratio['max']:.2f})",
+        }
+        for side in ("torch untuned", "torch compiled"):
+            if side in sides:
+                line[f"to {side}"] = f"{ours['tokens_per_second'] / sides[side]['tokens_per_second']:.2f}"
+        if "book" in sides:
+            line["the book to torch"] = f"{sides['book']['speed_relative_to_torch']['median']:.2f}"
+        line["share of sgemm peak"] = f"{100 * ours['share_of_sgemm_peak']:.0f}%"
+        line["peak memory, MB (torch)"] = f"{ours['peak_memory_mb']:,.0f} ({torch['peak_memory_mb']:,.0f})"
+        lines.append(line)
+    pairs = results[0]["sides"]["ours"]["seconds_per_step"]["count"]
+    return (
+        "Training steps in float32: a batch, forward, backward, clipping, AdamW. Ours and torch are processes that take turns, and start "
+        f"from the same weights; each ratio of tokens a second is the median over {pairs} neighbouring blocks (smallest – largest). "
+        "*torch* is eager, with scaled_dot_product_attention, fused AdamW, a thread for each core, and malloc told to keep freed memory "
+        "as ours is; *untuned* is the same with malloc as it comes. *The book* is ours with TENSORLITE_KERNELS=book: the pages in "
+        "`tensorlite/ops` and nothing else. The sgemm peak is what large products of float32 matrices reach in NumPy on all cores: "
+        f"{results[0]['sgemm_peak_gflops']:,.0f} GFLOP/s.\n\n{table(lines)}"
+    )
+
+
+def whole_run(results: dict[str, Any]) -> str:
+    """nanoGPT's run for a CPU."""
+    return (
+        f"nanoGPT's run for a CPU, {results['steps']:,} steps on {results['text']}, as one command from start to end, ours and a twin in "
+        f"torch one after the other (median, and smallest – largest):\n\n{table(nanogpt_cpu.rows(results))}"
+    )
+
+
+def ops(results: list[dict[str, Any]]) -> str:
+    """The ratios to book and torch: one line an op, one column a configuration."""
+    lines: dict[str, dict[str, Any]] = {}
+    for result in results:
+        ratios = (result[f"speed_relative_to_{other}"]["median"] for other in ("book", "torch"))
+        lines.setdefault(result["op"], {"op": result["op"]})[result["configuration"]] = " / ".join(f"{ratio:.2f}" for ratio in ratios)
+    return (
+        "Ops that have a faster pair, forward and backward on one thread, at the shapes of these configurations: speed relative to the "
+        f"book / to torch's op.\n\n{table(list(lines.values()))}"
+    )
+
+
+def matmul(results: dict[str, Any]) -> str:
+    """The fastest size of each setting."""
+    best: dict[str, dict[str, Any]] = {}
+    for result in results["products"]:
+        if result["setting"] not in best or result["gflops"]["median"] > best[result["setting"]]["gflops"]["median"]:
+            best[result["setting"]] = result
+    where = f" on {results['gpu']}" if "gpu" in results else ""
+    speeds = "; ".join(f"{setting}: {one['gflops']['median']:,.0f} (n = {one['n']})" for setting, one in best.items())
+    return f"Products of square matrices{where}, GFLOP/s at the best size: {speeds}."
+
+
+def written(results: list[dict[str, Any]]) -> str:
+    """Tokens a second of each side."""
+    return f"One text of {results[0]['new_tokens']} tokens, written token by token:\n\n{table(generate.rows(results))}"
+
+
+SECTIONS: dict[str, Callable[[Any], str]] = {
+    "train_step": train_step,
+    "nanogpt_cpu": whole_run,
+    "ops": ops,
+    "generate": written,
+    "matmul": matmul,
+    "matmul_gpu": matmul,
+}
+
+
+def report() -> str | None:
+    """All sections for which there are results, each with its machine where that is not the one of the section before; or None."""
+    paragraphs, last = [], None
+    for name, section in SECTIONS.items():
+        path = common.RESULTS / f"{name}.json"
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            measured_on = _measured_on(content["machine"])
+            if measured_on != last:
+                paragraphs.append(measured_on)
+            last = measured_on
+            paragraphs.append(section(content["results"]))
+    return "\n\n".join(paragraphs) if paragraphs else None
+
+
+def updated(readme: str) -> str:
+    """``readme`` with the report between the two comments; as it was if there are no results.
+
+    Raises:
+        ValueError: if the comments are not there, once each and in order.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each and in this order.")
+    new = report()
+    return readme if new is None else f"{before}{begin}\n{new}\n{end}{after}"
+
+
+def main(argv: list[str]) -> None:
+    """``python -m benchmarks report``"""
+    options_of("report", __doc__).parse_args(argv)
+    old = README.read_text(encoding="utf-8")
+    new = updated(old)
+    if new == old:
+        print(f"{README.name} is as it should be." if report() else "there are no results: run the other benchmarks first.")
+        return
+    README.write_text(new, encoding="utf-8")
+    print(f"{README.name} is written.")
+
+
+def _measured_on(machine: dict[str, Any]) -> str:
+    """The machine and the versions in a sentence."""
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("numpy", "torch", "cupy-cuda12x", "cupy-cuda13x") if name in machine)
+    return (
+        f"Measured on {machine['date']} on {machine['cores']} cores of {machine['processor']}, {machine['system']}, with "
+        f"Python {machine['python']}, {versions}; NumPy's BLAS is {', '.join(machine['blas'])}."
+    )

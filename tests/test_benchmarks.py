@@ -1,0 +1,224 @@
+"""The benchmarks run, compare like with like, and README.md shows what they recorded. How fast anything is, no test asks."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import common, generate, matmul, nanogpt_cpu, ops, report, train_step
+from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
+from benchmarks.turns import Side, in_turn, sides
+from gpt.config import GPTConfig
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder for results, and processes that leave each other some of the machine."""
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+
+    def read(name):
+        content = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+        assert {"processor", "cores", "python", "numpy", "torch", "blas"} <= set(content["machine"])
+        return content["results"]
+
+    return read
+
+
+def assert_spread(spread, count):
+    assert 0 < spread["min"] <= spread["median"] <= spread["max"] < math.inf
+    assert spread["count"] == count
+
+
+def test_flops_against_a_count_of_every_product():
+    config = GPTConfig(vocab_size=11, block_size=5, n_layer=3, n_head=2, n_embd=8, bias=False)
+    B, T, C, V, H = 7, 5, 8, 11, 2
+    D = C // H
+
+    def product(n, k, m):
+        return 2 * n * k * m
+
+    linear = [product(B * T, C, 3 * C), product(B * T, C, C), product(B * T, C, 4 * C), product(B * T, 4 * C, C)]
+    attention = [B * H * product(T, D, T) / 2, B * H * product(T, T, D) / 2]  # half of the scores is masked
+    forward = 3 * (sum(linear) + sum(attention)) + product(B * T, C, V)
+    assert flops_per_step(Configuration("", "", config, B, 1)) == 3 * forward  # backward: two products for each
+
+
+def test_table():
+    rows = [{"side": "ours", "tokens/s": 12345.6, "ratio": 1.2345}, {"side": "torch", "tokens/s": 9.0, "ratio": "none"}]
+    assert common.table(rows).splitlines() == [
+        "| side  | tokens/s | ratio |",
+        "| ----- | -------- | ----- |",
+        "| ours  | 12,346   | 1.23  |",
+        "| torch | 9        | none  |",
+    ]
+    assert common.table([]) == ""
+
+
+def test_spread():
+    assert common.spread([3.0, 1.0, 2.0, 10.0]) == {"median": 2.5, "min": 1.0, "max": 10.0, "count": 4}
+
+
+def test_all_sides_of_train_step_do_the_same_work(results):
+    names = ("ours", "book", "torch", "torch untuned")
+    with sides([Side(name, "benchmarks.side", name, "smoke") for name in names]) as processes:
+        losses = {side.name: [side.ask(count)["result"] for count in (1, 2, 3)] for side in processes}
+    for name in names:
+        np.testing.assert_allclose(losses[name], losses["torch"], rtol=1e-5, err_msg=name)
+    assert len(set(losses["torch"])) == 3, "training changes the loss"
+
+
+def test_a_side_that_stops_is_named():
+    side = Side("ours", "benchmarks.side", "ours", "no such configuration")
+    with sides([side]), pytest.raises(RuntimeError, match="'ours' stopped with exit code 1"):
+        side.ask(1)
+
+
+def test_turns():
+    asked = []
+
+    class Recorder:
+        def __init__(self, name):
+            self.name = name
+
+        def ask(self, count):
+            asked.append((self.name, count))
+            return {"seconds": len(asked)}
+
+    assert in_turn([Recorder("a"), Recorder("b")], rounds=3, count=5) == {"a": [1, 4, 5], "b": [2, 3, 6]}
+    assert asked == [("a", 5), ("b", 5), ("b", 5), ("a", 5), ("a", 5), ("b", 5)]
+
+
+def test_train_step(results, capsys, monkeypatch):
+    monkeypatch.setattr(matmul, "PEAK_SIZES", (64,))
+    train_step.main(["smoke", "--rounds", "2", "--steps", "1", "--sides", "ours", "torch"])
+    (result,) = results("train_step")
+    assert result["gflop_per_step"] == flops_per_step(CONFIGURATIONS["smoke"]) / 1e9
+    assert set(result["sides"]) == {"ours", "torch"}
+    for side in result["sides"].values():
+        assert_spread(side["seconds_per_step"], 2)
+        assert_spread(side["speed_relative_to_torch"], 2)
+        assert 10 < side["peak_memory_mb"] < 2000
+    assert result["sides"]["torch"]["speed_relative_to_torch"]["median"] == 1
+    assert "| smoke         | ours  |" in capsys.readouterr().out
+
+
+def test_matmul(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    matmul.main(["--sizes", "16", "32", "--rounds", "2"])
+    products = results("matmul")["products"]
+    assert [product["n"] for product in products[:: len(products) // 2]] == [16, 32]
+    for product in products:
+        assert_spread(product["gflops"], 2)
+    assert (tmp_path / "results" / "matmul.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sgemm_peak(monkeypatch):
+    monkeypatch.setattr(matmul, "PEAK_SIZES", (32, 64))
+    assert 1e6 < matmul.sgemm_peak() < 1e15
+
+
+def test_ops_has_an_entry_for_every_faster_pair():
+    assert ops.missing() == []
+
+
+@pytest.mark.parametrize("name", ops.entries())
+def test_ops_measures_the_same_function(name):
+    """Our op and torch's give the same output from the arrays of the entry."""
+    import torch
+
+    entry, op = ops.entries()[name], ops.REGISTRY[ops.op_of(name)]
+    arrays = entry.arrays(ops.Sizes.of("smoke"))
+    ours, theirs = op(*arrays, **entry.options).numpy(), entry.torch(*map(torch.from_numpy, arrays)).numpy()
+    assert ours.shape == theirs.shape
+    if "dropout" not in name:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_ops(results, monkeypatch):
+    monkeypatch.setattr(ops, "keep_freed_memory", lambda: True)  # it would hold for all tests that follow
+    ops.main(["layernorm", "attention", "--configurations", "smoke", "--rounds", "2"])
+    measured = results("ops")
+    assert {result["op"] for result in measured} == {"layernorm", "attention", "attention with dropout"}
+    for result in measured:
+        assert result["pair"] == "cpu"
+        assert_spread(result["speed_relative_to_torch"], 2)
+        assert_spread(result["speed_relative_to_book"], 2)
+        assert set(result["seconds"]) == {"pair", "book", "torch"}
+
+
+def test_ops_names_a_pair_without_an_entry(results, monkeypatch):
+    monkeypatch.delitem(entries := ops.entries(), "layernorm")
+    monkeypatch.setattr(ops, "entries", lambda: entries)
+    with pytest.raises(SystemExit, match="no entry for layernorm, which has a faster pair"):
+        ops.main([])
+
+
+def test_generate(results):
+    generate.main(["tiny", "--rounds", "1", "--tokens", "3"])
+    (result,) = results("generate")
+    assert set(result["sides"]) == {"ours", "book", "torch"}
+    for side in result["sides"].values():
+        assert_spread(side["tokens_per_second"], 1)
+
+
+@pytest.mark.parametrize("writer", [generate.our_writer, generate.torch_writer])
+def test_a_writer_writes_as_many_tokens_as_it_is_asked_for(writer, monkeypatch):
+    monkeypatch.setattr("tensorlite.memory.keep_freed_memory", lambda: True)  # this and the threads would stay for all tests that follow
+    monkeypatch.setattr("tensorlite.parallel.available_cores", lambda: 1)
+    assert writer("tiny")(5) == 6
+
+
+def test_nanogpt_cpu(results, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    nanogpt_cpu.main(["--data", str(text), "--steps", "12", "--eval-iters", "1", "--rounds", "1"])
+    result = results("nanogpt_cpu")
+    ours, torch = result["sides"]["ours"], result["sides"]["torch"]
+    # Other weights, but the same texts in the same order, the same schedule and the same evaluation.
+    assert ours["val_loss"]["median"] == pytest.approx(torch["val_loss"]["median"], rel=0.1)
+    assert ours["val_loss"]["median"] < math.log(28), "it has learnt something"
+
+
+def test_readme_shows_the_recorded_results():
+    readme = report.README.read_text(encoding="utf-8")
+    assert report.updated(readme) == readme, "run `python -m benchmarks report`"
+
+
+def test_report(results):
+    spread = {"median": 1.25, "min": 1.0, "max": 1.5, "count": 9}
+    side = {
+        "seconds_per_step": spread,
+        "tokens_per_second": 20000.0,
+        "share_of_sgemm_peak": 0.5,
+        "peak_memory_mb": 1234.0,
+        "speed_relative_to_torch": spread,
+    }
+    step = {"configuration": "A", "description": "small", "sgemm_peak_gflops": 99.0, "sides": {}}
+    step["sides"] = dict.fromkeys(("ours", "torch", "book"), side) | {"torch untuned": side | {"tokens_per_second": 10000.0}}
+    op = {"op": "gelu", "configuration": "A", "speed_relative_to_book": spread, "speed_relative_to_torch": spread}
+    run = {"seconds": spread, "val_loss": spread, "speed_relative_to_torch": spread}
+    readme = f"before\n{report.BEGIN}\nwhat was here\n{report.END}\nafter\n"
+    assert report.updated(readme) == readme, "without results nothing is written"
+
+    common.save("train_step", [step])
+    common.save("ops", [op])
+    common.save("nanogpt_cpu", {"steps": 2000, "text": "text.txt", "sides": {"ours": run, "torch": run}})
+    common.save("matmul", {"products": [{"n": n, "setting": "float32", "gflops": spread | {"median": float(n)}} for n in (64, 256, 128)]})
+    new = report.updated(readme)
+    assert new.startswith(f"before\n{report.BEGIN}\nMeasured on ")
+    assert new.endswith(f"\n{report.END}\nafter\n")
+    assert "what was here" not in new
+    assert new.count("Measured on") == 1, "one machine is named once"
+    assert "| A: small" in new
+    assert "**1.25** (1.00 – 1.50)" in new
+    assert "| to torch untuned |" in new
+    assert "| 2.00 " in new
+    assert "scaled_dot_product_attention, fused AdamW" in new
+    assert "| gelu | 1.25 / 1.25 |" in new
+    assert "float32: 256 (n = 256)" in new
+    assert report.updated(new) == new
+    with pytest.raises(ValueError, match="once each and in this order"):
+        report.updated("no comments")
