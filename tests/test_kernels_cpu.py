@@ -1,0 +1,248 @@
+"""The CPU's pairs of layernorm, gelu, relu and cross-entropy against the book.
+
+The case table runs them on its small arguments. Here: shapes that are cut into ragged tiles, far values, odd layouts, and what
+is particular to one kernel.
+"""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tensorlite.kernels.cpu import activation as cpu_activation
+from tensorlite.kernels.cpu import cross_entropy as cpu_cross_entropy
+from tensorlite.kernels.cpu import tiling
+from tensorlite.op import choose
+from tensorlite.ops.activation import gelu, relu
+from tensorlite.ops.cross_entropy import cross_entropy
+from tensorlite.ops.layernorm import layernorm
+from tensorlite.tensor import Tensor
+from tensorlite.testing import assert_pairs_agree
+from tests.compare import read_only
+
+DTYPES = ("float32", "float64")
+SMALL_TILES = 1000  # bytes: a handful of rows is several tiles already, and the last one is ragged
+
+shapes = st.tuples(st.integers(1, 40), st.integers(1, 70))
+leading = st.sampled_from([(), (1,), (3,), (2, 5)])
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_tiles():
+    """Every kernel cuts at `SMALL_TILES`."""
+    whole = tiling.row_tiles.__defaults__
+    tiling.row_tiles.__defaults__ = (SMALL_TILES,)
+    yield
+    tiling.row_tiles.__defaults__ = whole
+
+
+def normal(seed, *shape, scale=1.0, mean=0.0):
+    """Not what `assert_pairs_agree` draws as dy from the same seed."""
+    return read_only(mean + scale * np.random.default_rng([*np.atleast_1d(seed), 99]).standard_normal(shape))
+
+
+def agree(op, *args, **options):
+    """The kernel ran, in both dtypes, and said what the book says."""
+    report = assert_pairs_agree(op, *args, dtypes=DTYPES, **options)
+    assert [name.split()[0] for name in report.ran] == ["cpu", "cpu"]
+
+
+# --- layernorm ------------------------------------------------------------------------------------------
+
+
+@given(shapes, leading, seeds, st.booleans(), st.booleans())
+def test_layernorm(shape, lead, seed, has_weight, has_bias):
+    C = shape[1] + 2  # in one or two columns dx is next to nothing: an error relative to it would say nothing
+    weight = normal([seed, 1], C) if has_weight else None
+    bias = normal([seed, 2], C) if has_bias else None
+    agree(layernorm, normal(seed, *lead, shape[0], C), weight, bias)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 1), (7, 1), (3, 400)])
+def test_layernorm_of_one_row_one_column_and_rows_wider_than_a_tile(shape):
+    agree(layernorm, normal(0, *shape), normal(1, shape[-1]), normal(2, shape[-1]))
+
+
+@pytest.mark.parametrize("mean", [-1e3, 2.0, 9.0, 1e4])
+def test_layernorm_of_rows_far_from_0(mean):
+    """Against the truth in float64, where a mean that is rounded once would be off by up to 1e-3."""
+    x, weight, bias = (a.astype(np.float32) for a in (normal(0, 50, 33, mean=mean), normal(1, 33), normal(2, 33)))
+    right, _ = layernorm.book.forward(*(a.astype(np.float64) for a in (x, weight, bias)))
+    found, _ = choose(layernorm, [x, weight, bias], {}).forward(x, weight, bias)
+    assert abs(found - right).max() < 4e-6
+
+
+# --- gelu and relu --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@given(shape=shapes, lead=leading, seed=seeds, scale=st.sampled_from([0.1, 1.0, 5.0]))
+def test_gelu(approximate, shape, lead, seed, scale):
+    x = normal(seed, *lead, *shape, scale=scale).copy()
+    x.flat[0] = 1  # the error is measured against the largest y: it must not be that of a lone -9, where y is next to nothing
+    agree(gelu, x, approximate=approximate)
+
+
+@given(shapes, leading, seeds)
+def test_relu(shape, lead, seed):
+    agree(relu, normal(seed, *lead, *shape))
+
+
+@pytest.mark.parametrize("op", [gelu, relu])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
+def test_activations_of_one_number_and_of_none(op, shape):
+    agree(op, normal(0, *shape))
+
+
+def test_gelu_in_float32_is_as_exact_as_float32_is():
+    """Φ to 2e-7 and the derivative to 3e-7, on a fine grid and far beyond, against math.erfc."""
+    x = np.concatenate([np.linspace(-12, 12, 100_001), [-1e30, -1e6, -300, 300, 1e6, 1e18]]).astype(np.float32)
+    cdf = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()])
+    y, derivative = cpu_activation.gelu_forward(x)
+    wide = x.astype(np.float64)
+    assert (abs(y - wide * cdf) <= 2e-7 * np.maximum(1, abs(wide))).all()
+    with np.errstate(under="ignore"):
+        right = cdf + wide * np.exp(-wide * wide / 2) / math.sqrt(2 * math.pi)
+    assert abs(derivative - right).max() <= 3e-7
+
+
+# --- cross-entropy --------------------------------------------------------------------------------------
+
+
+@given(shapes, seeds, st.sampled_from(["mean", "sum", "none"]), st.sampled_from([0.1, 5.0, 60.0]), st.booleans())
+def test_cross_entropy(shape, seed, reduction, scale, some_ignored):
+    """With a scale of 5 some tiles need the guard against overflow and others do not, with 60 all of them do."""
+    rows, classes = shape
+    target = np.random.default_rng(seed).integers(0, classes, rows)
+    if some_ignored:
+        target[1::3] = -100  # the first row always counts: the mean of none is not a number
+    agree(cross_entropy, normal(seed, rows, classes, scale=scale), read_only(target), reduction=reduction)
+
+
+def test_cross_entropy_of_masked_classes():
+    """-inf says that a class cannot come: it gets no gradient, and takes the tile out of the safe range."""
+    x = normal(0, 9, 7).copy()
+    x[:, 3] = -np.inf
+    agree(cross_entropy, x, np.array([0, 1, 2, 4, 5, 6, 0, 1, 2]))
+
+
+def test_cross_entropy_at_the_edge_of_the_safe_range():
+    edge = cpu_cross_entropy.SAFE_SCORE - 1e-3
+    x = np.where(np.arange(70_000) % 2, edge, -edge).reshape(2, -1)
+    agree(cross_entropy, x, np.array([0, 1]))
+
+
+def test_cross_entropy_of_rows_that_are_all_ignored_is_not_a_number():
+    x, target = normal(0, 3, 4), np.full(3, -100)
+    pair = choose(cross_entropy, [x, target], {})
+    loss, saved = pair.forward(x, target)
+    assert np.isnan(loss)
+    assert np.isnan(pair.backward(np.ones(()), saved)[0]).all()
+
+
+@pytest.mark.parametrize(
+    "x, target, options, error",
+    [
+        (normal(0, 3, 4), np.array([0, 1, 4]), {}, IndexError),
+        (normal(0, 3, 4), np.array([0.0, 1.0, 2.0]), {}, TypeError),
+        (normal(0, 3, 4), np.array([0, 1]), {}, ValueError),
+        (normal(0, 3, 4), np.array([0, 1, 2]), {"reduction": "median"}, ValueError),
+    ],
+)
+def test_cross_entropy_refuses_what_the_book_refuses(x, target, options, error):
+    messages = []
+    for pair in (choose(cross_entropy, [x, target], options), cross_entropy.book):
+        with pytest.raises(error) as caught:
+            pair.forward(x, target, **options)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_a_gradient_handed_out_by_cross_entropy_is_not_changed_by_later_ones():
+    x, target = Tensor(normal(0, 5, 4), requires_grad=True), Tensor(np.array([0, 1, 2, 3, 0]))
+    scores = x * 1.0
+    scores.retain_grad()
+    loss = cross_entropy(scores, target)
+    loss.backward(retain_graph=True)
+    once = scores.grad.data.copy()
+    loss.backward()
+    np.testing.assert_array_equal(scores.grad.data, 2 * once)
+    np.testing.assert_array_equal(x.grad.data, 2 * once)
+
+
+# --- all of them ----------------------------------------------------------------------------------------
+
+CALLS = [
+    (layernorm, [normal(0, 30, 24), normal(1, 24), normal(2, 24)], {}),
+    (gelu, [normal(0, 30, 24)], {}),
+    (gelu, [normal(0, 30, 24)], {"approximate": "tanh"}),
+    (relu, [normal(0, 30, 24)], {}),
+    (cross_entropy, [normal(0, 30, 24), np.arange(30) % 24], {}),
+]
+NAMES = [f"{op.name}{'-tanh' if 'approximate' in options else ''}" for op, _, options in CALLS]
+
+
+@pytest.mark.parametrize("op, args, options", CALLS, ids=NAMES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_backward_twice_from_read_only_cotangents_in_any_layout(op, args, options, dtype):
+    """What is saved outlives a backward, as retain_graph=True needs, and dy need not be in row-major order."""
+    args = [a.astype(dtype) if a.dtype.kind == "f" else a for a in args]
+    pair = choose(op, args, options)
+    assert pair is not op.book
+    y, saved = pair.forward(*args, **options)
+    dy = np.random.default_rng(3).standard_normal(y.shape).astype(dtype)
+    layouts = [dy, np.asfortranarray(dy), np.repeat(dy[..., None], 2, -1)[..., 0], dy[::-1].copy()[::-1]] if dy.ndim else [dy, dy]
+    results = [pair.backward(read_only(d), saved) for d in layouts]
+    first = results[0] if isinstance(results[0], tuple) else (results[0],)
+    for result in results[1:]:
+        for a, b in zip(first, result if isinstance(result, tuple) else (result,), strict=True):
+            if a is not None:
+                np.testing.assert_allclose(a, b, rtol=1e-5 if dtype == "float32" else 1e-13, atol=1e-6 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize("op, args, options", CALLS, ids=NAMES)
+def test_arguments_in_another_layout_are_left_to_the_book(op, args, options):
+    for x in (np.asfortranarray(args[0]), args[0][::-1], args[0][:, ::2]):
+        others = [a[: x.shape[1]] if op is layernorm else a for a in args[1:]]
+        assert choose(op, [x, *others], options) is op.book
+
+
+@pytest.mark.parametrize("op, args, options", CALLS, ids=NAMES)
+def test_half_precision_is_left_to_the_book(op, args, options):
+    args = [a.astype(np.float16) if a.dtype.kind == "f" else a for a in args]
+    assert choose(op, args, options) is op.book
+
+
+@pytest.mark.parametrize("op, args, options", CALLS, ids=NAMES)
+def test_two_threads_do_not_disturb_each_other(op, args, options):
+    """Nothing is shared: what a thread gets does not depend on what runs beside it."""
+    pair = choose(op, args, options)
+
+    def run():
+        y, saved = pair.forward(*args, **options)
+        return y, pair.backward(np.ones_like(y), saved)
+
+    expected = run()
+    found = []
+    threads = [threading.Thread(target=lambda: found.extend(run() for _ in range(20))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 40
+    for result in found:
+        for a, b in zip(flat(result), flat(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def flat(results):
+    """The arrays in nested tuples."""
+    for result in results:
+        if isinstance(result, tuple):
+            yield from flat(result)
+        elif result is not None:
+            yield result
