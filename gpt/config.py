@@ -76,7 +76,7 @@ class TrainConfig:
     preset: str = option("tiny", "where all other settings start from: bigram, tiny, course or gpt2")
     backend: str = option("numpy", "numpy (the CPU) or cupy (an NVIDIA GPU)")
     workers: int | None = option(None, "threads on the CPU, each with a share of the batch; without a number, one for each core")
-    shards: int | None = option(None, "shares the batch is cut into; they, not the workers, decide how sums are rounded; as many as workers")
+    shards: int | None = option(None, "shares a batch is cut into; they decide how sums are rounded, workers do not; as many as workers")
     seed: int = option(1337, "of the initial weights, the order of the data and the dropout")
     steps: int = option(1500, "updates of the weights")
     batch_size: int = option(12, "sequences of block_size tokens in one step")

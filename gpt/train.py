@@ -96,12 +96,12 @@ def _describe(corpus: Corpus, tokenizer: CharTokenizer, trainer: Trainer, folder
     layers = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} wide, block {shape.block_size}"
     faster = {name: pairs[0] for name, pairs in kernel_table().items() if pairs[0] != "book"}
     workers = trainer.workers.count
-    shares = f"; {workers} workers share each batch" if workers > 1 else ""
+    where = f"{workers} workers" if config.backend == "numpy" else config.backend
     rows = {
         "corpus": f"{len(corpus):,} characters, {tokenizer.vocab_size} different ones: {corpus.source}",
         "first line": first_line[:100],
         "model": f"{'bigram table' if shape.model == 'bigram' else layers}: {model.num_parameters():,} parameters",
-        "training": f"{config.steps:,} steps of {config.batch_size} x {shape.block_size} tokens on {config.backend}, seed {config.seed}{shares}",
+        "training": f"{config.steps:,} steps of {config.batch_size} x {shape.block_size} tokens by {where}, seed {config.seed}",
         "ops": ", ".join([f"{name}: {pair}" for name, pair in faster.items()] + ["all others: book" if faster else "all from the book"]),
         "folder": f"{folder.path}" + (f" ({folder.wanted} is taken)" if folder.path != folder.wanted else ""),
     }
