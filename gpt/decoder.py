@@ -77,8 +77,8 @@ class Decoder:
         return logits
 
     def rounding(self, logits: Array) -> float:
-        """A bound, with much to spare, on how far these logits are from the model's own: 64 units in the last place of the largest."""
-        return 64 * float(np.finfo(logits.dtype).eps) * max(1.0, float(abs(logits).max()))
+        """A bound, with much to spare, on how far these logits are from the model's own: 128 units in the last place of the largest."""
+        return 128 * float(np.finfo(logits.dtype).eps) * max(1.0, float(abs(logits).max()))
 
     def _agreement(self, context: np.ndarray) -> int:
         """How many ids at the start are those of last time, in every row."""

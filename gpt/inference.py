@@ -52,8 +52,8 @@ def stream_text(
 ) -> Iterator[str]:
     """How the model goes on from ``prompt``, piece by piece as it is written; a piece never ends inside a character.
 
-    A model needs something to go on from: an empty prompt stands for a newline, the start of a line (for the first token of
-    the vocabulary where there is no newline), which is not part of the result.
+    A model needs something to go on from: an empty prompt stands for the end of a text before it, or else for a newline (for the
+    first token of the vocabulary where there is neither), which is not part of the result.
 
     Args:
         generator: where the luck comes from; without one, from the thread's stream (see `tensorlite.manual_seed`).
@@ -215,6 +215,8 @@ def _predicting(model: LanguageModel) -> Iterator[None]:
 
 
 def _start(tokenizer: Tokenizer) -> np.ndarray:
+    if tokenizer.end_of_text is not None:
+        return np.array([tokenizer.end_of_text])  # what stands before a document, too
     try:
         return tokenizer.encode("\n")
     except UnknownCharacterError:

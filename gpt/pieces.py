@@ -13,10 +13,11 @@ class Pieces:
     """``push(id)`` gives the text that can be shown now, ``finish()`` what was held back.
 
     A token of a byte-level tokenizer may end inside a character; its bytes wait for those that complete it. What could be the
-    beginning of a stop string waits until it is clear that it is not. When a stop string is complete, the text ends before it.
+    beginning of a stop string waits until it is clear that it is not. When a stop string is complete, the text ends before it; so it
+    does at the tokenizer's end of text, if it has one.
 
     Attributes:
-        stopped: whether a stop string was written; nothing comes any more.
+        stopped: whether the text has ended; nothing comes any more.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -31,6 +32,10 @@ class Pieces:
         """The text that ``token`` makes certain."""
         if self.stopped:
             return ""
+        if token == self.tokenizer.end_of_text:
+            rest = self.finish()
+            self.stopped = True
+            return rest
         self._ids.append(int(token))
         text = self.tokenizer.decode(self._ids)
         whole = text.rstrip(_REPLACEMENT)

@@ -125,7 +125,7 @@ def choose(
         return scores.argmax(axis=-1), rivals == 1 if error else np.ones(rivals.shape, bool)
     with np.errstate(over="ignore"):  # at a tiny temperature all but the best go to -inf, as they should
         scores = (scores - best) / sampling.temperature
-    error = min(error / sampling.temperature, 1e300)
+    error = min(error / sampling.temperature, 100.0)  # more than that, and nothing is certain
     doubtful = np.zeros(luck.shape, bool)
     if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
         kth = np.partition(scores, -sampling.top_k, axis=-1)[..., -sampling.top_k, None]
@@ -142,10 +142,17 @@ def choose(
     total = p.cumsum(axis=-1)
     borders, u = total, luck[..., None] * total[..., -1:]
     if error:
-        # With all before a border too likely by a factor e^error, and all after it too unlikely, the share c before it moves by 2 c (1 - c) error.
-        reach = 2 * error * borders * (total[..., -1:] - borders) / total[..., -1:]
+        reach = _reach(borders, total[..., -1:], error)
         doubtful |= ((abs(borders - u) <= reach) & (reach > 0)).any(axis=-1)
     return (borders <= u).sum(axis=-1), ~doubtful
+
+
+def _reach(part: np.ndarray, total: np.ndarray, error: float) -> np.ndarray:
+    """How far a running total can be off: everything in it too likely by e^error, everything after it too unlikely, or the reverse.
+
+    The share c then becomes c e²ᵉ / (c e²ᵉ + 1 - c), which is c + c (1 - c) (e²ᵉ - 1) or less.
+    """
+    return math.expm1(2 * error) * part * (total - part) / total
 
 
 def _others_near(scores: np.ndarray, border: np.ndarray | float, distance: float, expected: int = 1) -> np.ndarray:
@@ -165,10 +172,9 @@ def _keep_nucleus(p: np.ndarray, top_p: float, error: float) -> np.ndarray:
     out = before >= top_p * total
     doubtful = np.zeros(p.shape[:-1], bool)
     if error:
-        reach = 2 * error * before * (total - before) / total
-        doubtful = (abs(before - top_p * total) <= reach).any(axis=-1)
+        doubtful = (abs(before - top_p * total) <= _reach(before, total, error)).any(axis=-1)
         last = np.take_along_axis(ranked, (~out).sum(axis=-1, keepdims=True) - 1, axis=-1)  # the last one kept
-        near = abs(ranked - last) <= 2 * error * last
+        near = abs(ranked - last) <= math.expm1(2 * error) * last
         doubtful |= (near & out & (ranked > 0)).any(axis=-1)
     ranked[out] = 0
     np.put_along_axis(p, order, ranked, axis=-1)

@@ -1,0 +1,227 @@
+"""The cache of keys and values: every token is the one without it, and where rounding could change one, the model is asked."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import tensorlite as tl
+from gpt import inference
+from gpt.config import GPTConfig
+from gpt.decoder import Decoder, supports
+from gpt.inference import stream_tokens
+from gpt.model import build_model
+from gpt.sampling import Sampling, choose
+from tensorlite import nn
+
+SMALL = GPTConfig(vocab_size=17, block_size=12, n_layer=3, n_head=2, n_embd=16)
+CONFIGS = {
+    "tiny's way": {},
+    "the course's way": {"bias": True, "tied_head": False, "head_bias": True, "activation": "relu"},
+    "GPT-2's way": {"bias": True, "activation": "gelu_tanh"},
+    "fixed waves": {"positions": "sinusoidal", "tied_head": False},
+    "one layer, one head": {"n_layer": 1, "n_head": 1},
+}
+
+
+def make(seed: int = 0, std: float = 0.3, dtype=np.float32, **changes):
+    """A model with opinions: far from uniform, so that wrong logits would be wrong tokens."""
+    rng = tl.manual_seed(seed)
+    model = build_model(dataclasses.replace(SMALL, **changes)).to(dtype=dtype).eval()
+    for parameter in model.parameters():
+        parameter.data[...] += std * rng.standard_normal(parameter.shape)
+    return model
+
+
+def own_logits(model, ids: np.ndarray) -> np.ndarray:
+    with tl.no_grad():
+        return model(tl.tensor(ids))[0].data[:, -1]
+
+
+# --- the logits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 3e-6)], ids=["float64", "float32"])
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_the_logits_are_the_models(changes, dtype, tolerance):
+    model = make(dtype=dtype, **changes)
+    decoder = Decoder(model)
+    ids = np.random.default_rng(0).integers(17, size=(3, 20))
+    for end in (*range(1, 20), 20, 20, 4, 9):  # one more, a crop at each, the same again, back, and on by five
+        context = ids[:, max(0, end - 12) : end]
+        logits = decoder(context)
+        expected = own_logits(model, context)
+        assert logits.dtype == dtype
+        assert logits.shape == (3, 17)
+        assert abs(logits - expected).max() <= tolerance * abs(expected).max(), end
+
+
+def test_the_bound_on_rounding_leaves_room():
+    """The largest difference over many contexts is a small part of what is allowed for."""
+    largest = 0.0
+    for seed, changes in enumerate(CONFIGS.values()):
+        for std in (0.02, 0.1, 0.3):
+            model = make(seed, std, n_embd=32, **changes)
+            decoder = Decoder(model)
+            ids = np.random.default_rng(seed).integers(17, size=(8, 12))
+            for end in range(1, 13):
+                logits = decoder(ids[:, :end])
+                largest = max(largest, float(abs(logits - own_logits(model, ids[:, :end])).max()) / decoder.rounding(logits))
+    assert largest < 0.25, largest
+
+
+def test_what_agrees_is_not_computed_again(monkeypatch):
+    model = make()
+    decoder = Decoder(model)
+    rows = []
+    advance = decoder._advance
+    monkeypatch.setattr(decoder, "_advance", lambda ids, start: rows.append((start, ids.shape[1])) or advance(ids, start))
+    ids = np.arange(12)[None]
+    decoder(ids[:, :5])
+    decoder(ids[:, :6])
+    decoder(ids[:, :6])
+    changed = ids.copy()
+    changed[0, 3] = 9
+    decoder(changed[:, :8])
+    decoder(changed[:, 1:9])  # a crop: nothing is where it was
+    decoder.forget()
+    decoder(changed[:, 1:9])
+    assert rows == [(0, 5), (5, 1), (5, 1), (3, 5), (0, 8), (0, 8)]
+
+
+def test_a_context_that_cannot_be():
+    decoder = Decoder(make())
+    with pytest.raises(ValueError, match=r"1 to block_size \(12\) ids, got 0"):
+        decoder(np.zeros((1, 0), np.int64))
+    with pytest.raises(ValueError, match="got 13"):
+        decoder(np.zeros((1, 13), np.int64))
+    for id in (-1, 17):
+        with pytest.raises(IndexError, match="ids go from 0 to 16"):
+            decoder(np.full((1, 2), id))
+
+
+# --- the tokens ---------------------------------------------------------------------------------------
+
+
+def drawn_options(rng: np.random.Generator) -> dict:
+    """Settings of every kind, often several at once."""
+    options = {"temperature": float(rng.choice([0, 0.3, 0.8, 1.0, 1.0, 1.7]))}
+    if rng.random() < 0.4:
+        options["top_k"] = int(rng.integers(1, 25))
+    if rng.random() < 0.4:
+        options["top_p"] = float(rng.uniform(0.05, 1))
+    if rng.random() < 0.3:
+        options["min_p"] = float(rng.uniform(0, 0.5))
+    if rng.random() < 0.3:
+        options["repetition_penalty"] = float(rng.uniform(0.8, 1.6))
+    return options
+
+
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_the_same_tokens_with_and_without(changes):
+    """200 samples a config, 1,000 in all: random prompts, settings and seeds, half of them past block_size."""
+    rng = np.random.default_rng(5)
+    models = [make(seed, std, **changes) for seed, std in enumerate((0.02, 0.1, 0.3, 0.6))]
+    for sample in range(200):
+        model, options = models[sample % 4], drawn_options(rng)
+        prompt = rng.integers(17, size=rng.integers(1, 18))
+        length = int(rng.integers(1, 20))
+        with_cache, without = (
+            [int(id) for id in stream_tokens(model, prompt, length, generator=np.random.default_rng(sample), use_cache=use, **options)]
+            for use in (True, False)
+        )
+        assert with_cache == without, (sample, options)
+
+
+def test_a_batch_and_each_row_alone():
+    model = make()
+    prompts = np.random.default_rng(0).integers(17, size=(4, 5))
+    rngs = [[np.random.default_rng(row) for row in range(4)] for _ in range(2)]
+    together = np.stack(list(stream_tokens(model, prompts, 20, generator=rngs[0], temperature=0.9)), axis=1)
+    for row in range(4):
+        alone = [int(id) for id in stream_tokens(model, prompts[row], 20, generator=rngs[1][row], temperature=0.9)]
+        assert together[row].tolist() == alone
+
+
+def test_a_kept_decoder_goes_on():
+    model = make()
+    decoder = Decoder(model)
+    first = [int(id) for id in stream_tokens(model, [1, 2], 3, temperature=0, decoder=decoder)]
+    text = [1, 2, *first, 4, 4]
+    with_it, without = (
+        [int(id) for id in stream_tokens(model, text, 6, temperature=0, **options)] for options in ({"decoder": decoder}, {"use_cache": False})
+    )
+    assert with_it == without
+
+
+def test_in_doubt_the_model_decides(monkeypatch):
+    """A decoder that is wrong in the last bits, as far as it may be, never changes a token."""
+    model = make(std=0.02)  # nearly uniform: the likeliest two are often close
+    model.lm_head.weight.data[5] = model.lm_head.weight.data[9]  # and these two always tie
+    asked = []
+    own = inference._last_logits
+    rng = np.random.default_rng(0)
+
+    class Wrong(Decoder):
+        def __call__(self, context):
+            logits = super().__call__(context)
+            return (logits + rng.uniform(-0.9, 0.9, logits.shape) * self.rounding(logits)).astype(logits.dtype)
+
+        def rounding(self, logits):
+            return 1e-3
+
+    monkeypatch.setattr(inference, "_last_logits", lambda *args: asked.append(1) or own(*args))
+    for seed in range(40):
+        options = [{"temperature": 0}, {}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.9}, {"repetition_penalty": 1.3}][seed % 6]
+        asked.clear()
+        found = [int(id) for id in stream_tokens(model, [seed % 17], 15, generator=np.random.default_rng(seed), decoder=Wrong(model), **options)]
+        in_doubt = len(asked)
+        expected = [int(id) for id in stream_tokens(model, [seed % 17], 15, generator=np.random.default_rng(seed), use_cache=False, **options)]
+        assert found == expected
+        assert len(asked) == in_doubt + 15
+    assert in_doubt < 15
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0}, {}, {"temperature": 0.1}, {"top_k": 4}, {"top_p": 0.7}, {"min_p": 0.1}, {"repetition_penalty": 1.5}]
+)
+def test_a_certain_choice_survives_every_error_within_the_bound(options):
+    """Random errors, and the worst: half of the logits up and half down."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3000, 11)) * 2
+    luck, seen = rng.random(3000), rng.random((3000, 11)) < 0.5
+    sampling, error = Sampling(**options), 0.02
+    ids, certain = choose(logits, luck, sampling, seen, error)
+    np.testing.assert_array_equal(ids, choose(logits, luck, sampling, seen)[0])
+    assert 0.1 < certain.mean() < 1
+    changed = np.zeros(3000, bool)
+    for _ in range(60):
+        wrong = logits + error * rng.choice([-1, 1], logits.shape)
+        others, _ = choose(wrong, luck, sampling, seen)
+        changed |= others != ids
+        assert not (changed & certain).any()
+    assert changed.any()  # or else this test could not fail
+
+
+# --- models that the decoder does not know ------------------------------------------------------------
+
+
+def test_a_replaced_layer_is_not_overlooked():
+    class Louder(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * 3
+
+    model = make()
+    assert supports(model)
+    model.h[1].mlp.c_proj = Louder(64, 16, bias=False)
+    assert not supports(model)
+    with pytest.raises(TypeError, match="ask the model itself"):
+        Decoder(model)
+    ids = [int(id) for id in stream_tokens(model, [1], 5, temperature=0)]
+    assert ids == model.generate(tl.tensor([[1]]), 5, temperature=0).numpy()[0, 1:].tolist()
+
+
+def test_a_bigram_has_nothing_to_remember():
+    model = build_model(dataclasses.replace(SMALL, model="bigram"))
+    assert not supports(model)
+    assert len(list(stream_tokens(model, [1], 5))) == 5
