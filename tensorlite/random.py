@@ -84,7 +84,7 @@ class KeepReader:
         if not 0 <= p <= 1:
             raise ValueError(f"a dropout probability is between 0 and 1, got {p}.")
         self._threshold = round(p * 65536)
-        self._draw = (stream or generator()).bit_generator.random_raw
+        self._stream = stream or generator()
         self._left = np.empty(0, "<u2")
         self.factor = 0.0 if self._threshold == 65536 else 65536 / (65536 - self._threshold)
 
@@ -94,7 +94,9 @@ class KeepReader:
             return np.zeros(shape, bool)
         size = math.prod(shape)
         missing = max(0, size - self._left.size)
-        bits = self._draw(-(-missing // 4)).astype("<u8", copy=False).view("<u2")
+        # all 64 bits of each draw; unlike the bit generator's random_raw, this lets other threads run meanwhile
+        words = self._stream.integers(0, 2**64 - 1, -(-missing // 4), dtype=np.uint64, endpoint=True)
+        bits = words.astype("<u8", copy=False).view("<u2")
         if self._left.size:
             bits = np.concatenate((self._left, bits))
         self._left = bits[size:].copy()
