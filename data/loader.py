@@ -1,4 +1,4 @@
-"""Tokens to batches: random windows of a long row of ids.
+"""Tokens to batches: windows of a long row of ids.
 
 A window of block_size + 1 ids holds block_size examples at once. Position t of ``x`` is a token, and position t of ``y`` is
 the one that follows it, which is what the model shall predict having read ``x`` up to and including t:
@@ -6,19 +6,48 @@ the one that follows it, which is what the model shall predict having read ``x``
     tokens   T o _ b e _ o r
     x        T o _ b e _ o
     y        o _ b e _ o r
+
+`RandomBatches` takes windows anywhere, `EpochBatches` side by side, each once before any comes again. Both draw from an array or from
+a `TokenFile` larger than the memory, both can say where they stand and go on from there, and both can share the tokens out
+among several workers.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from data.errors import DataError
+from data.shuffle import shuffled
+from data.token_file import TokenFile
+
+Tokens = np.ndarray | TokenFile
+Batch = tuple[np.ndarray, np.ndarray]
 
 
 class BatchError(DataError):
     """Batches that cannot be drawn: the message has the figures and says which of them to change."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of ``count`` shares, for one of as many workers; no two shares have an example in common.
+
+    Raises:
+        BatchError: unless index is one of 0 … count - 1.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise BatchError(f"{self.count} shards have the numbers 0 to {self.count - 1}, got {self.index}.")
+
+
+WHOLE = Shard(0, 1)
 
 
 def split_tokens(tokens: np.ndarray, val_fraction: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
@@ -39,37 +68,38 @@ class RandomBatches:
     """Windows of ``tokens`` at random offsets, each as likely as any other.
 
     Args:
-        tokens: (N,) ids, in memory or memory-mapped.
+        tokens: (N,) ids, an array or a file.
         batch_size: B, windows in a batch.
         block_size: T, tokens in a window.
         generator: draws the offsets; two loaders with equally seeded generators give equal batches.
         name: what the tokens are, for messages.
+        shard: take windows only from the index-th of count equal stretches of ``tokens``.
 
     Raises:
         BatchError: if batch_size or block_size is below 1, or there are fewer than block_size + 1 tokens.
     """
 
-    def __init__(self, tokens: np.ndarray, batch_size: int, block_size: int, generator: np.random.Generator, name: str = "corpus") -> None:
-        for setting, value in (("batch_size", batch_size), ("block_size", block_size)):
-            if value < 1:
-                raise BatchError(f"{setting} must be at least 1, got {value}.")
-        if tokens.ndim != 1:
-            raise BatchError(f"tokens must be one row of ids, got shape {tokens.shape}.")
-        if len(tokens) < block_size + 1:
-            raise BatchError(
-                f"the {name} is too short: it has {len(tokens):,} tokens, but one example takes block_size + 1 = {block_size + 1:,}; "
-                f"use a longer text, or {_smaller_block(len(tokens))}."
-            )
+    def __init__(
+        self,
+        tokens: Tokens,
+        batch_size: int,
+        block_size: int,
+        generator: np.random.Generator,
+        name: str = "corpus",
+        shard: Shard = WHOLE,
+    ) -> None:
+        _check(tokens, batch_size, block_size)
+        self._first, stop = (len(tokens) * part // shard.count for part in (shard.index, shard.index + 1))
+        _check_length(stop - self._first, block_size, name if shard.count == 1 else f"{name}'s share {shard.index} of {shard.count}")
+        self._offsets = stop - self._first - block_size
         self.tokens = tokens
         self.batch_size = batch_size
         self.block_size = block_size
         self.generator = generator
-        self._windows = np.lib.stride_tricks.sliding_window_view(tokens, block_size + 1)  # (N - T, T + 1), a view
 
-    def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
+    def next_batch(self) -> Batch:
         """The next ``x`` and ``y``, int64 (B, T); ``y`` is ``x`` one token later."""
-        windows = self._windows[self.generator.integers(len(self._windows), size=self.batch_size)]  # (B, T + 1)
-        return windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
+        return _read(self.tokens, self._first + self.generator.integers(self._offsets, size=self.batch_size), self.block_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream of batches stands, fit for JSON."""
@@ -89,8 +119,110 @@ class RandomBatches:
         self.generator.bit_generator.state = _like(own, saved)
 
 
-def _smaller_block(length: int) -> str:
-    return f"a block_size of at most {length - 1:,}" if length > 1 else "give it a larger share of the text"
+class EpochBatches:
+    """All windows of ``tokens`` that fit side by side, in an order shuffled anew for each epoch.
+
+    Each window comes once before any comes again. Every batch is full, so one may hold the end of an epoch and the beginning of the
+    next. With shards, the order is dealt out in turn, as cards are: what all of them have drawn together, after equally many batches, is
+    the order itself.
+
+    Args:
+        tokens: (N,) ids, an array or a file. Up to block_size ids at their end are left over.
+        batch_size: B, windows in a batch.
+        block_size: T, tokens in a window.
+        seed: decides the order.
+        name: what the tokens are, for messages.
+        shard: take the index-th of every count windows.
+
+    Attributes:
+        windows: how many there are in an epoch, for all shards together.
+        position: how many this shard has drawn.
+
+    Raises:
+        BatchError: if batch_size or block_size is below 1, or there are fewer than block_size + 1 tokens.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        batch_size: int,
+        block_size: int,
+        seed: int,
+        name: str = "corpus",
+        shard: Shard = WHOLE,
+    ) -> None:
+        _check(tokens, batch_size, block_size)
+        _check_length(len(tokens), block_size, name)
+        self.tokens = tokens
+        self.batch_size = batch_size
+        self.block_size = block_size
+        self.seed = seed
+        self.shard = shard
+        self.windows = (len(tokens) - 1) // block_size
+        self.position = 0
+
+    @property
+    def epoch(self) -> int:
+        """How many times all windows have been dealt out, when the next one is drawn."""
+        return self._turn(self.position) // self.windows
+
+    def next_batch(self) -> Batch:
+        """The next ``x`` and ``y``, int64 (B, T); ``y`` is ``x`` one token later."""
+        turns = self._turn(self.position + np.arange(self.batch_size))
+        self.position += self.batch_size
+        epochs, positions = np.divmod(turns, self.windows)
+        numbers = np.empty_like(turns)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            now = epochs == epoch
+            numbers[now] = shuffled(positions[now], self.windows, self.seed, epoch)
+        return _read(self.tokens, numbers * self.block_size, self.block_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream of batches stands, fit for JSON."""
+        return {"position": self.position, **self._order()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where ``state`` was taken.
+
+        Raises:
+            BatchError: if it was taken from another text, with another seed or block size, or in another shard.
+        """
+        for name, own in self._order().items():
+            if state[name] != own:
+                raise BatchError(f"this position is one in another order of windows: its {name} is {state[name]}, here it is {own}.")
+        self.position = state["position"]
+
+    def _order(self) -> dict[str, Any]:
+        """What decides which window comes when."""
+        return {"seed": self.seed, "windows": self.windows, "block_size": self.block_size, "shard": [self.shard.index, self.shard.count]}
+
+    def _turn(self, position: Any) -> Any:
+        """This shard's position-th turn, among those of all shards."""
+        return self.shard.index + self.shard.count * position
+
+
+def _read(tokens: Tokens, starts: np.ndarray, block_size: int) -> Batch:
+    """The windows that begin at ``starts``."""
+    ids = tokens.open() if isinstance(tokens, TokenFile) else tokens  # afresh for every batch: see TokenFile
+    windows = np.lib.stride_tricks.sliding_window_view(ids, block_size + 1)[starts]  # (B, T + 1)
+    return windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
+
+
+def _check(tokens: Tokens, batch_size: int, block_size: int) -> None:
+    for setting, value in (("batch_size", batch_size), ("block_size", block_size)):
+        if value < 1:
+            raise BatchError(f"{setting} must be at least 1, got {value}.")
+    if isinstance(tokens, np.ndarray) and tokens.ndim != 1:
+        raise BatchError(f"tokens must be one row of ids, got shape {tokens.shape}.")
+
+
+def _check_length(length: int, block_size: int, name: str) -> None:
+    if length < block_size + 1:
+        smaller = f"a block_size of at most {length - 1:,}" if length > 1 else "give it a larger share of the text"
+        raise BatchError(
+            f"the {name} is too short: it has {length:,} tokens, but one example takes block_size + 1 = {block_size + 1:,}; "
+            f"use a longer text, or {smaller}."
+        )
 
 
 def _plain(state: Any) -> Any:

@@ -3,6 +3,7 @@
     char         one id for each character
     bpe          byte pair encoding, learnt from a text of one's own; any tokenizer.json of Hugging Face's
     gpt2         GPT-2's, as it was published
+    ids          none at all: numbers stay numbers
     files        which of them a file holds
     base         what is expected of each
 
@@ -15,6 +16,7 @@ from data.tokenizer.byte_level import ByteLevelTokenizer
 from data.tokenizer.char import CharTokenizer, UnknownCharacterError
 from data.tokenizer.files import load_tokenizer, named_tokenizer, tokenizer_from_dict
 from data.tokenizer.gpt2 import Gpt2Tokenizer
+from data.tokenizer.ids import IdsTokenizer
 
 __all__ = [
     "END_OF_TEXT",
@@ -23,6 +25,7 @@ __all__ = [
     "CharTokenizer",
     "Gpt2Tokenizer",
     "HuggingFaceTokenizer",
+    "IdsTokenizer",
     "MissingExtraError",
     "Tokenizer",
     "TokenizerError",

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -56,10 +55,6 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: ArrayLike) -> str:
         """The text of ``ids``."""
-        ...
-
-    def decode_stream(self, ids: Iterable[ArrayLike]) -> Iterator[str]:
-        """The text of ids that come one by one, each piece as soon as it is a whole number of characters."""
         ...
 
     def to_dict(self) -> dict[str, Any]:

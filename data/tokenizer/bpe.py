@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -89,13 +89,6 @@ class HuggingFaceTokenizer:
         """
         return self._tokenizer.decode(checked_ids(ids, self.vocab_size).tolist(), skip_special_tokens=False)
 
-    def decode_stream(self, ids: Iterable[ArrayLike]) -> Iterator[str]:
-        """The text of ids that come one by one."""
-        stream = _library().decoders.DecodeStream(skip_special_tokens=False)
-        for token in ids:
-            if piece := stream.step(self._tokenizer, int(checked_ids(token, self.vocab_size)[0])):
-                yield piece
-
     def _encode(self, texts: Iterable[str]) -> np.ndarray:
         dtype = token_dtype(self.vocab_size)
         found = [np.zeros(0, dtype)]
@@ -166,9 +159,7 @@ class BpeTokenizer(HuggingFaceTokenizer, ByteLevelTokenizer):
         tokenizer.train_from_iterator((check_unicode(piece) for text in texts for piece in pieces(text)), trainer)
         return cls(json.loads(tokenizer.to_str()))
 
-    # The library could do all of the following, but not give bytes, nor the first half of a character.
-    decode = ByteLevelTokenizer.decode
-    decode_stream = ByteLevelTokenizer.decode_stream
+    decode = ByteLevelTokenizer.decode  # the library's is the same, but has no bytes to give
 
     @functools.cached_property
     def tokens(self) -> list[bytes]:

@@ -7,11 +7,10 @@ not be UTF-8 at all. `decode` puts � where bytes mean nothing; `decode_bytes` 
 
 from __future__ import annotations
 
-import codecs
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -51,15 +50,6 @@ class ByteLevelTokenizer(ABC):
             TokenizerError: if an id is not one of this tokenizer's.
         """
         return self.decode_bytes(ids).decode("utf-8", "replace")
-
-    def decode_stream(self, ids: Iterable[ArrayLike]) -> Iterator[str]:
-        """The text of ids that come one by one. A token may end within a character, which then comes with the next piece."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token in ids:
-            if piece := decoder.decode(self.decode_bytes(token)):
-                yield piece
-        if rest := decoder.decode(b"", final=True):
-            yield rest
 
     def encode_bytes(self, raw: bytes) -> np.ndarray:
         """The ids of any bytes: those that are UTF-8 as `encode` has them, each other byte as itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -111,10 +111,6 @@ class CharTokenizer:
             TokenizerError: if an id is not one of this tokenizer's.
         """
         return self._point_of[checked_ids(ids, self.vocab_size)].tobytes().decode("utf-32-le", "surrogatepass")
-
-    def decode_stream(self, ids: Iterable[ArrayLike]) -> Iterator[str]:
-        """The text of ids that come one by one: a character for each."""
-        return map(self.decode, ids)
 
     def _without_unknown(self, ids: np.ndarray, points: np.ndarray) -> np.ndarray:
         """``ids`` with something done about those that are vocab_size, which is no id."""

@@ -12,6 +12,7 @@ from data.tokenizer.base import Tokenizer, TokenizerError
 from data.tokenizer.bpe import tokenizer_from_json
 from data.tokenizer.char import CharTokenizer
 from data.tokenizer.gpt2 import Gpt2Tokenizer
+from data.tokenizer.ids import IdsTokenizer
 
 _RANKS = re.compile(rb"[A-Za-z0-9+/]+=* 0\r?\n")  # the first line of a file of tiktoken's
 
@@ -49,6 +50,8 @@ def tokenizer_from_dict(content: Any) -> Tokenizer:
             return CharTokenizer.from_dict(content)
         case {"type": "gpt2"}:
             return Gpt2Tokenizer.from_dict(content)
+        case {"type": "ids"}:
+            return IdsTokenizer.from_dict(content)
         case {"model": {}}:
             return tokenizer_from_json(content)
     kind = content.get("type") if isinstance(content, dict) else None

@@ -1,0 +1,178 @@
+"""A prepared folder: what `python -m data.prepare` leaves behind, or nanoGPT's prepare.py, and how to open it.
+
+    DIR/
+        train.bin, val.bin     the tokens, see `data.token_file`
+        tokenizer.json         what they mean
+        meta.json              how many there are, of which type, and where they come from; written last
+
+What is in a folder has to fit together, or a model would train for a day on nonsense. So everything is compared on the way in.
+A folder of nanoGPT's has neither JSON file, only the tokens and sometimes a meta.pkl, which is a pickle: opening one can
+run any code, so nobody here does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+from data.staging import is_half_written
+from data.token_file import CHUNK, TokenFile
+from data.tokenizer import IdsTokenizer, Tokenizer, load_tokenizer
+
+TRAIN, VAL, TOKENIZER, META = "train.bin", "val.bin", "tokenizer.json", "meta.json"
+PICKLE = "meta.pkl"
+AGAIN = "prepare it again: python -m data.prepare SOURCE --out"
+
+LOOKED_AT = 2**28  # tokens; of longer files, that many in stretches spread evenly
+
+
+class PreparedError(DataError):
+    """A folder that is not prepared, or not wholly, or does not fit together."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tokens to train on and to validate with, and what they mean.
+
+    Attributes:
+        folder: where they are.
+        tokenizer: an `IdsTokenizer` if none came with them.
+        vocab_size: every id is below it; at least the tokenizer's.
+        meta: meta.json; empty for a folder of nanoGPT's.
+        notes: what the user should know, a sentence each.
+    """
+
+    folder: Path
+    train: TokenFile
+    val: TokenFile
+    tokenizer: Tokenizer
+    vocab_size: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def open_prepared(folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None, vocab_size: int | None = None) -> Prepared:
+    """The tokens in ``folder``, after making sure that its files belong together.
+
+    Args:
+        tokenizer: what the tokens mean, for a folder that does not say; one that says so must say the same.
+        vocab_size: how many ids the model shall have room for, if more than the tokenizer has; without a tokenizer, how many there are
+            (otherwise the highest id in the files tells).
+
+    Raises:
+        PreparedError: if there is no such folder, a file is missing, or they do not fit together.
+        TokenFileError, TokenizerError: if one of the files is damaged.
+    """
+    folder = Path(folder).expanduser()
+    _require_files(folder)
+    ours = (folder / META).exists()
+    meta = _read_meta(folder / META) if ours else {}
+    train, val = (TokenFile(folder / name, meta.get("dtype", "uint16")) for name in (TRAIN, VAL))
+    notes = []
+    if ours:
+        own = load_tokenizer(folder / TOKENIZER)
+        _compare(folder, meta, train, val, own)
+        if tokenizer is not None:
+            require_same_tokenizer(tokenizer, own, folder)
+        tokenizer = own
+    elif (folder / PICKLE).exists():
+        notes.append(f"{folder / PICKLE} is a pickle, which can run any code when it is opened, so it is not read.")
+    for file, part in ((train, "training"), (val, "validation")):
+        if not len(file):
+            raise PreparedError(
+                f"{file.path} is empty: there is no {part} text; prepare it from more text, or with another --val-fraction."
+            )
+    if tokenizer is None:
+        tokenizer = IdsTokenizer(vocab_size or max(train.max(), val.max()) + 1)
+        notes.append("These tokens came without a tokenizer, so they are shown as numbers; --tokenizer gpt2 or FILE says what they mean.")
+    if vocab_size is not None and vocab_size < tokenizer.vocab_size:
+        raise PreparedError(f"vocab_size {vocab_size:,} is too small: the tokenizer of {folder} has {tokenizer.vocab_size:,} ids.")
+    prepared = Prepared(folder, train, val, tokenizer, vocab_size or tokenizer.vocab_size, meta, tuple(notes))
+    _require_known_ids(prepared)
+    return prepared
+
+
+def require_same_tokenizer(expected: Tokenizer, found: Tokenizer, folder: str | os.PathLike[str]) -> None:
+    """Refuse tokens that mean something else to a model than they do in their folder.
+
+    Args:
+        expected: the model's, or the one asked for.
+        found: the folder's.
+
+    Raises:
+        PreparedError: naming both hashes, if they differ.
+    """
+    if expected.hash != found.hash:
+        raise PreparedError(
+            f"{folder} was prepared with another tokenizer: its hash is {found.hash}, and that of the one to be used is {expected.hash}; "
+            "prepare the text again with --tokenizer FILE, naming the tokenizer.json to be used."
+        )
+
+
+def _require_files(folder: Path) -> None:
+    """What can be told from the names alone."""
+    if not folder.is_dir():
+        raise PreparedError(f"there is no folder {folder}." if not folder.exists() else f"{folder} is not a folder.")
+    there = [name for name in (TRAIN, VAL) if (folder / name).exists()]
+    if not there:
+        raise PreparedError(
+            f"{folder} is not a prepared folder: it has no {TRAIN}; prepare it first: python -m data.prepare {folder} --out DIR."
+        )
+    if len(there) < 2:
+        missing = VAL if there == [TRAIN] else TRAIN
+        raise PreparedError(f"{folder} is not complete: it has a {there[0]} but no {missing}; {AGAIN} {folder}.")
+    sealed, named = (folder / META).exists(), (folder / TOKENIZER).exists()
+    if is_half_written(folder) or (named and not sealed):
+        raise PreparedError(f"{folder} was not prepared to its end: it has no {META}; {AGAIN} {folder}.")
+    if sealed and not named:
+        raise PreparedError(f"{folder} is not complete: it has a {META} but no {TOKENIZER}; {AGAIN} {folder}.")
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_bytes())
+    except OSError as error:
+        raise PreparedError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
+    except (ValueError, RecursionError) as error:
+        raise PreparedError(f"{path} is damaged: it does not hold JSON ({error}); {AGAIN} {path.parent}.") from error
+    if not isinstance(meta, dict) or meta.get("dtype") not in ("uint16", "uint32"):
+        found = meta.get("dtype") if isinstance(meta, dict) else meta
+        raise PreparedError(f"{path} is not one that this version knows: its dtype should be uint16 or uint32, got {found!r}.")
+    return meta
+
+
+def _compare(folder: Path, meta: Mapping[str, Any], train: TokenFile, val: TokenFile, tokenizer: Tokenizer) -> None:
+    """meta.json with the other files."""
+    counts = meta.get("tokens")
+    for file in (train, val):
+        expected = counts.get(file.path.stem) if isinstance(counts, dict) else None
+        if expected != len(file):
+            raise PreparedError(
+                f"{file.path} and {META} do not belong together: the file has {len(file):,} tokens of {file.dtype.name}, "
+                f"but {META} says {expected if expected is None else format(expected, ',')}; {AGAIN} {folder}."
+            )
+    if meta.get("tokenizer_hash") != tokenizer.hash:
+        raise PreparedError(
+            f"{folder / TOKENIZER} and {META} do not belong together: its hash is {tokenizer.hash}, but {META} says "
+            f"{meta.get('tokenizer_hash')}; {AGAIN} {folder}."
+        )
+
+
+def _require_known_ids(prepared: Prepared) -> None:
+    """No id at vocab_size or above."""
+    for file in (prepared.train, prepared.val):
+        # Of a long file, every few chunks one: reading all of it would take longer than a user will wait for the first step.
+        stride = max(1, len(file) // LOOKED_AT)
+        for start in range(0, len(file), CHUNK * stride):
+            chunk = file[start : start + CHUNK]
+            if (highest := int(chunk.max())) >= prepared.vocab_size:
+                at = start + int(chunk.argmax())
+                raise PreparedError(
+                    f"{file.path} has the token {highest:,} at position {at:,}, but the highest id is {prepared.vocab_size - 1:,}: "
+                    f"these are not the tokens of this tokenizer, or not of type {file.dtype.name}."
+                )
