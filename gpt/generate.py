@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gpt.checkpoint import load_model
+from gpt.pretrained import open_model
 from gpt.config import nearest
 from gpt.errors import fail, run_main
 from gpt.inference import stream_text
-from gpt.sampling import check_sampling
+from gpt.sampling import Sampling
 from tensorlite import random
 from tensorlite.backend import Device
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError, DataError, DeviceUnavailableError: for what the user can mend.
     """
     options = _parse(argv)
-    model, tokenizer, _ = load_model(options.checkpoint, options.backend)
+    model, tokenizer, _ = open_model(options.checkpoint, options.backend)
     for number in range(options.num_samples):
         pieces = stream_text(
             model,
@@ -65,7 +65,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if getattr(options, name) is not None and getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}.")
     try:
-        check_sampling(options.temperature, options.top_k, options.top_p)
+        Sampling(options.temperature, options.top_k, options.top_p)
         Device(options.backend)
     except ValueError as error:
         fail(str(error))
