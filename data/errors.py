@@ -1,7 +1,40 @@
-"""The one error behind all that can be wrong with data that a user hands in."""
+"""The one error behind all that can be wrong with data that a user hands in, and how a program says it."""
 
 from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+
+EXIT_USER_ERROR = 2  # argparse's own
+EXIT_BROKEN_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
+EXIT_INTERRUPTED = 128 + 2  # and for one that Ctrl-C ended
 
 
 class DataError(ValueError):
     """Something in the user's data, not in the program: the message is one sentence that says what, and what to do."""
+
+
+def run_main(main: Callable[[], int | None], expected: tuple[type[Exception], ...] = (DataError,)) -> int:
+    """Run a command-line ``main`` and return its exit code: ``sys.exit(run_main(main))``.
+
+    An ``expected`` error becomes one sentence on stderr and exit code 2. Whoever closes our output early (``… | head``) has
+    seen enough, which is no error. Everything else is a bug and keeps its traceback.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+        return code
+    except expected as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more on its way out; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE

@@ -26,10 +26,10 @@ import safetensors
 import safetensors.numpy
 
 import tensorlite as tl
+from data.files import explain, write_atomically
 from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.config import GPTConfig
 from gpt.errors import UserError
-from gpt.files import explain, write_atomically
 from gpt.model import LanguageModel, build_model
 from tensorlite import random
 from tensorlite.backend import Device

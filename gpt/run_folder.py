@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data.files import explain
 from gpt.errors import fail
-from gpt.files import explain
 from gpt.plot import HOW_TO_GET_IT, can_plot, plot_losses
 
 METRICS = "metrics.jsonl"

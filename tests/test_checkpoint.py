@@ -221,7 +221,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest
     def denied(path: Path, mode: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("gpt.files.open", denied, raising=False)  # root may write everywhere, so no chmod would show it
+    monkeypatch.setattr("data.files.open", denied, raising=False)  # root may write everywhere, so no chmod would show it
     with pytest.raises(CheckpointError, match=r"cannot be saved: .*: permission denied; choose a folder that you may write to"):
         save_model(tmp_path, make(), TOKEN)
 

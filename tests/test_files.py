@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt.files import explain, write_atomically
+from data.files import explain, write_atomically
 
 
 class FullDisk:
@@ -65,7 +65,7 @@ def test_full_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roo
     path = tmp_path / "file"
     if old is not None:
         path.write_bytes(old)
-    monkeypatch.setattr("gpt.files.open", FullDisk(room), raising=False)
+    monkeypatch.setattr("data.files.open", FullDisk(room), raising=False)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, b"the new one")
     assert os.listdir(tmp_path) == ([] if old is None else ["file"])

@@ -39,7 +39,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def explain(error: OSError, path: str | os.PathLike[str]) -> str:
@@ -48,7 +48,7 @@ def explain(error: OSError, path: str | os.PathLike[str]) -> str:
     return f"{error.filename or path}: {(error.strerror or str(error)).lower()}; {remedy}."
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """The new name itself is on the disk only when the folder is; some file systems cannot say when."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

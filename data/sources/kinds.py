@@ -1,0 +1,77 @@
+"""What a stream of bytes is, told by its first bytes: people rename files, and download error pages under the names of archives."""
+
+from __future__ import annotations
+
+import codecs
+
+from data.sources.tar import is_header
+
+HEAD = 4096  # bytes that `kind_of` looks at
+
+COMPRESSED = ("xz", "gz", "bz2")
+ARCHIVES = ("tar", "zip", "7z")
+
+_MAGIC = {
+    b"\xfd7zXZ\x00": "xz",
+    b"\x1f\x8b": "gz",
+    b"BZh": "bz2",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",  # with nothing in it
+    b"7z\xbc\xaf\x27\x1c": "7z",
+}
+# Known, to say so: taken for text or noise they would only puzzle.
+_UNREADABLE = {
+    b"Rar!\x1a\x07": "RAR",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"\x04\x22\x4d\x18": "LZ4",
+    b"\x1f\x9d": "compress",
+    b"LZIP\x01": "lzip",
+    b"MSCF\x00": "Cabinet",
+    b"070701": "cpio",
+    b"!<arch>\n": "ar",
+    b"PK\x07\x08": "split zip",
+    b"%PDF-": "PDF",
+}
+_SUFFIXES = {
+    ".xz": "xz",
+    ".txz": "xz",
+    ".gz": "gz",
+    ".tgz": "gz",
+    ".bz2": "bz2",
+    ".tbz2": "bz2",
+    ".zip": "zip",
+    ".7z": "7z",
+    ".tar": "tar",
+}
+
+
+def kind_of(head: bytes) -> str:
+    """``xz gz bz2 zip 7z tar``, ``text``, ``utf-16``, ``binary``, or ``unreadable: NAME`` for an archive that cannot be read here."""
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic) and (kind != "bz2" or (head[3:4] in b"123456789" and head[4:10] in _BZ2_BLOCKS)):
+            return kind
+    for magic, name in _UNREADABLE.items():
+        if head.startswith(magic):
+            return f"unreadable: {name}"
+    if is_header(head[:512]):
+        return "tar"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "text" if b"\0" not in head or _nearly_text(head) else "binary"
+
+
+def _nearly_text(head: bytes) -> bool:
+    """A NUL here and there in what is otherwise UTF-8 is broken text, for `data.sources.text.decode` to judge."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # which may end within a character
+    except UnicodeDecodeError:
+        return False
+    return 10 * head.count(b"\0") <= len(head)
+
+
+_BZ2_BLOCKS = (bytes.fromhex("314159265359"), bytes.fromhex("177245385090"))  # π begins a block, its root ends the stream
+
+
+def archive_suffix(name: str) -> str | None:
+    """The kind of archive that a name promises, if it does."""
+    return next((kind for suffix, kind in _SUFFIXES.items() if name.lower().endswith(suffix)), None)

@@ -1,0 +1,162 @@
+"""The members of a tar archive, read in one pass.
+
+A tar archive is a row of 512-byte blocks: a header, the member's bytes, zeros up to the next block, the next header.
+The standard library's tarfile takes a damaged header in the middle for the end, and an archive that was cut short between
+two members for a whole one. A corpus would shrink and nobody would know, so this reader insists on the end mark.
+It is also several times faster on many small members.
+
+Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from data.sources.streams import Reader, SourceError, shown
+
+_BLOCK = 512
+_ZEROS = bytes(_BLOCK)
+_LONGEST_EXTENSION = 1 << 20  # bytes of a long name or a pax header; more is no name
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A member: its name, whether it is a regular file (and not a folder, a link, a device), its bytes."""
+
+    name: str
+    regular: bool
+    folder: bool
+    content: Reader
+
+
+def is_header(block: bytes) -> bool:
+    """Whether 512 bytes begin a member: the sum of all bytes, the checksum's own as blanks, is what the checksum says."""
+    if len(block) < _BLOCK or not block[0]:
+        return False
+    try:
+        expected = int(block[148:156].strip(b" \0") or b"x", 8)
+    except ValueError:
+        return False
+    return expected == sum(block) - sum(block[148:156]) + 8 * ord(" ")
+
+
+def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
+    """The members in the archive's order. Each one's content is to be read before the next is asked for.
+
+    Raises:
+        SourceError: if a header is damaged, or the archive ends without its end mark.
+    """
+    name: str | None = None
+    size: int | None = None
+    sparse = False
+    while True:
+        at = reader.position
+        header = reader.read(_BLOCK)
+        if len(header) < _BLOCK:
+            raise _cut_short(archive)
+        if header == _ZEROS:
+            if _next_archive(reader, archive):
+                continue
+            return
+        if not is_header(header):
+            raise SourceError(f"{shown(archive)} is damaged: the tar header at byte {at:,} is not one.")
+        kind = header[156:157]
+        own_size = _number(header[124:136], archive, at)
+        if kind in b"LKxg":
+            if own_size > _LONGEST_EXTENSION:
+                raise SourceError(f"{shown(archive)} is damaged: the tar header at byte {at:,} has a name of {own_size:,} bytes.")
+            extension = reader.read(own_size)
+            if len(extension) + reader.skip(-own_size % _BLOCK) < own_size + -own_size % _BLOCK:
+                raise _cut_short(archive)
+            if kind == b"L":
+                name = _text(extension)
+            elif kind == b"x":
+                for key, value in _pax(extension, archive, at):
+                    if key == "path":
+                        name = _text(value)
+                    elif key == "size":
+                        size = _decimal(value, archive, at)
+                    sparse = sparse or key.startswith("GNU.sparse")
+            continue
+        if kind == b"S":  # GNU's sparse files may have a longer list of their holes
+            more = header[482]
+            while more and (block := reader.read(_BLOCK)):
+                more = block[504] if len(block) == _BLOCK else 0
+        size = own_size if size is None else size
+        if kind in b"123456":
+            size = 0  # links, devices and folders have no bytes, whatever their header says
+        yield from _member(reader, archive, name or _ustar_name(header), kind, size, sparse)
+        name, size, sparse = None, None, False
+
+
+def _member(reader: Reader, archive: str, name: str, kind: bytes, size: int, sparse: bool) -> Iterator[TarMember]:
+    left = size
+
+    def more(wanted: int) -> bytes:
+        nonlocal left
+        data = reader.read(min(wanted, left))
+        left -= len(data)
+        if left and not data:
+            raise _cut_short(archive)
+        return data
+
+    regular = kind in (b"0", b"\0", b"7") and not sparse and not name.endswith("/")
+    yield TarMember(name, regular, kind == b"5" or name.endswith("/"), Reader(more))
+    rest = left + -size % _BLOCK
+    if reader.skip(rest) < rest:
+        raise _cut_short(archive)
+
+
+def _next_archive(reader: Reader, archive: str) -> bool:
+    """Behind the end mark: whether another archive follows, as ``cat a.tar b.tar`` makes it; zeros alone fill up the last record."""
+    while (block := reader.peek(_BLOCK)) and not block.strip(b"\0"):
+        reader.read(len(block))
+    if block and not is_header(block):
+        raise SourceError(f"{shown(archive)} is damaged: after its end, at byte {reader.position:,}, there is something that is not tar.")
+    return bool(block)
+
+
+def _cut_short(archive: str) -> SourceError:
+    return SourceError(f"{shown(archive)} is cut short: it ends before the mark that ends a tar archive; fetch or copy it again.")
+
+
+def _text(raw: bytes) -> str:
+    """A name; what is not UTF-8 in it survives as lone surrogates."""
+    return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def _ustar_name(header: bytes) -> str:
+    name = _text(header[:100])
+    prefix = _text(header[345:500]) if header[257:265] == b"ustar\x0000" else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _number(field: bytes, archive: str, at: int) -> int:
+    """Octal digits, or for more than 8 GiB a flag bit and a big-endian number."""
+    try:
+        value = int.from_bytes(field[1:], "big") if field[0] == 0x80 else int(field.strip(b" \0") or b"0", 8)
+    except ValueError:
+        value = -1
+    return _checked(value, archive, at)
+
+
+def _decimal(value: bytes, archive: str, at: int) -> int:
+    return _checked(int(value) if value.isdigit() and len(value) < 20 else -1, archive, at)
+
+
+def _checked(value: int, archive: str, at: int) -> int:
+    if not 0 <= value < 1 << 62:
+        raise SourceError(f"{shown(archive)} is damaged: the tar header at byte {at:,} has no possible size.")
+    return value
+
+
+def _pax(extension: bytes, archive: str, at: int) -> Iterator[tuple[str, bytes]]:
+    """``27 path=a/long/name.txt\\n`` and so on: the length of the record, the key, the value."""
+    while extension:
+        length, space, _ = extension.partition(b" ")
+        if not (space and length.isdigit() and len(length) < 8 and len(length) + 2 < int(length) <= len(extension)):
+            raise SourceError(f"{shown(archive)} is damaged: the pax header at byte {at:,} is not one.")
+        record, extension = extension[len(length) + 1 : int(length) - 1], extension[int(length) :]
+        key, _, value = record.partition(b"=")
+        yield key.decode("utf-8", "replace"), value

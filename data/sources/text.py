@@ -1,0 +1,46 @@
+"""Bytes to clean text, and what to do with bytes that are none."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Literal, get_args
+
+from data.sources.streams import SourceError, shown
+from data.sources.walk import Piece, Tally
+
+Policy = Literal["error", "replace", "skip"]
+POLICIES: tuple[str, ...] = get_args(Policy)
+
+
+def decode(piece: Piece, policy: Policy, tally: Tally) -> str | None:
+    """The text of ``piece``: no byte order mark, ``\\n`` for ``\\r\\n``, no NUL. None if it is to be left out.
+
+    Raises:
+        SourceError: under the policy ``error``, if the bytes are not UTF-8 or have a NUL.
+    """
+    raw = piece.raw
+    if piece.part == 0:
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = raw.decode("utf-8")
+        broken = "\0" in text
+    except UnicodeDecodeError as error:
+        if policy == "error":
+            raise SourceError(
+                f"{shown(piece.name)} is not UTF-8 text: byte 0x{raw[error.start]:02x} does not fit ({error.reason}); convert it with "
+                "iconv -f ENCODING -t UTF-8, or choose --encoding-errors replace or skip."
+            ) from error
+        text = raw.decode("utf-8", "replace")
+        broken = True
+    if broken:
+        if policy == "error":
+            raise SourceError(f"{shown(piece.name)} has NUL bytes in its text; choose --encoding-errors replace or skip.")
+        tally.add("left out, not UTF-8" if policy == "skip" else "mended, not UTF-8", piece.name)
+        if policy == "skip":
+            return None
+        text = text.replace("\0", "\ufffd")
+    text = text.replace("\r\n", "\n")
+    if piece.part == 0 and piece.last and not text.strip():
+        tally.add("left out, empty", piece.name)
+        return None
+    return text

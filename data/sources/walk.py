@@ -1,0 +1,272 @@
+"""A path in, pieces of documents out, whatever they are wrapped in."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from data.sources.kinds import ARCHIVES, COMPRESSED, HEAD, archive_suffix, kind_of
+from data.sources.rows import is_rows, row_texts
+from data.sources.streams import Budget, Reader, SourceError, decompressed, shown
+from data.sources.tar import TarMember, tar_members
+from data.sources.zips import ZipMember, seven_zip_members, zip_members
+
+PART = 4 << 20  # bytes of a long document that come at a time
+_DEEPEST = 8  # archives inside archives; some contain themselves
+_TAR_INSIDE = re.compile(r"\.(tar\.\w+|tgz|txz|tbz2)$", re.IGNORECASE)
+_NESTED_IN_MEMORY = 128 << 20  # bytes of a zip or 7z inside another archive
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A document, or a part of a long one, as the bytes it has in its source."""
+
+    name: str
+    raw: bytes
+    part: int = 0
+    last: bool = True
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An archive inside an archive or a folder, not opened yet."""
+
+    name: str
+    raw: bytes
+    depth: int
+
+
+@dataclass
+class Tally:
+    """What was left out or mended: how often each, and the name of the first, so that nothing is lost in silence."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, what: str, name: str) -> None:
+        """Count one more."""
+        self.counts[what] += 1
+        self.examples.setdefault(what, shown(name))
+
+    def merge(self, other: Tally) -> None:
+        """Add the counts of another tally."""
+        self.counts.update(other.counts)
+        for what, name in other.examples.items():
+            self.examples.setdefault(what, name)
+
+
+@dataclass
+class Walk:
+    """The settings of a walk, and its methods: one for each kind of thing that is met.
+
+    Attributes:
+        pack: archives inside archives up to this many bytes come as `Packed`, for somebody else to open; 0 opens them all.
+        advanced: told the number of bytes read of the path itself, for a progress bar.
+    """
+
+    tally: Tally
+    budget: Budget
+    text_field: str = "text"
+    strict: bool = True
+    pack: int = 0
+    advanced: Callable[[int], object] = lambda size: None
+
+    def folder(self, root: Path, without: Path | None = None) -> Iterator[Piece | Packed]:
+        """The .txt, .jsonl and .csv files of a folder and the archives in it, sorted by name; what is in ``without`` is not looked at."""
+
+        def unreadable(error: OSError) -> None:
+            raise error
+
+        found = []
+        for where, folders, files in os.walk(root, onerror=unreadable):
+            folders[:] = [name for name in folders if without is None or not _same(Path(where, name), without)]
+            found += [Path(where, name) for name in files]
+        for path in sorted(found, key=lambda path: path.relative_to(root).parts):
+            name = path.relative_to(root).as_posix()
+            if not stat.S_ISREG(path.lstat().st_mode):
+                self.tally.add("left out, a link or device", name)
+                continue
+            with open(path, "rb") as file:
+                head = file.read(HEAD)
+                file.seek(0)
+                kind = kind_of(head)
+                if kind in (*COMPRESSED, *ARCHIVES) or name.lower().endswith(".txt") or is_rows(name) or archive_suffix(name):
+                    yield from self.member(name, self._reader(file), 1, file)
+                else:
+                    self.tally.add("left out, neither .txt nor an archive", name)
+
+    def file(self, path: Path) -> Iterator[Piece | Packed]:
+        """One file, whatever it is."""
+        with open(path, "rb") as file:
+            yield from self.stream(path.name, self._reader(file), 0, file)
+
+    def packed(self, archive: Packed) -> Iterator[Piece | Packed]:
+        """What is in an archive that was handed over unopened."""
+        file = io.BytesIO(archive.raw)
+        yield from self.stream(archive.name, Reader(file.read), archive.depth, file)
+
+    def member(self, name: str, content: Reader, depth: int, file: BinaryIO | None = None) -> Iterator[Piece | Packed]:
+        """A file in a folder or an archive, which may be an archive itself."""
+        if self.pack and kind_of(content.peek(HEAD)) in (*COMPRESSED, *ARCHIVES):
+            raw = content.peek(self.pack + 1)
+            if len(raw) <= self.pack:
+                content.read(len(raw))
+                yield Packed(name, raw, depth)
+                return
+        yield from self.stream(name, content, depth, file)
+
+    def stream(
+        self, name: str, reader: Reader, depth: int, file: BinaryIO | None = None, wrapped: bool = False
+    ) -> Iterator[Piece | Packed]:
+        """Anything: ``file`` is the same bytes where they can be sought in, ``wrapped`` says that ``name`` is that of a wrapping."""
+        if depth > _DEEPEST:
+            raise SourceError(f"{shown(name)} lies more than {_DEEPEST} archives deep, which may be a bomb; unpack it by hand.")
+        kind = kind_of(reader.peek(HEAD))
+        promised = archive_suffix(name)
+        if kind in COMPRESSED:
+            inside = decompressed(reader, kind, name, self.budget)
+            yield from self.stream(name, inside, depth + 1, wrapped=True)
+            inside.drain()
+        elif kind == "tar":
+            yield from self._members(name, tar_members(reader, name), depth)
+            reader.drain()
+        elif kind == "zip":
+            yield from self._members(name, zip_members(file or _in_memory(reader, name, kind), name, self.budget), depth)
+        elif kind == "7z":
+            yield from self._members(name, seven_zip_members(file or _in_memory(reader, name, kind), name, self.budget), depth)
+        elif not reader.peek(1):
+            if depth == 0:
+                raise SourceError(f"{shown(name)} is empty; a corpus needs some text to learn from.")
+            self.tally.add("left out, empty", name)
+        elif promised and (not wrapped or _TAR_INSIDE.search(name)):
+            raise SourceError(
+                f"{shown(name)} is named like a {promised} archive, but is {_described(kind)}: a download that went wrong? Fetch it again."
+            )
+        elif kind == "text":
+            yield from self._text(name, reader, wrapped)
+        elif depth == 0 or (depth == 1 and wrapped):
+            raise SourceError(f"{shown(name)} is {_described(kind)}, which cannot be read here.")
+        elif kind == "utf-16":
+            if self.strict:
+                raise SourceError(
+                    f"{shown(name)} is UTF-16 text, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8, or choose --encoding-errors skip."
+                )
+            self.tally.add("left out, not UTF-8", name)
+        elif kind.startswith("unreadable"):
+            self.tally.add(f"left out, {kind.removeprefix('unreadable: ')}", name)
+        else:
+            self.tally.add("left out, not text", name)
+
+    def _members(self, name: str, members: Iterator[TarMember] | Iterator[ZipMember], depth: int) -> Iterator[Piece | Packed]:
+        for member in members:
+            full = f"{name}!{member.name}"
+            if member.regular:
+                yield from self.member(full, member.content, depth + 1)
+            elif not member.folder:
+                self.tally.add("left out, a link or device", full)
+
+    def _text(self, name: str, reader: Reader, wrapped: bool) -> Iterator[Piece]:
+        bare = re.sub(r"\.(xz|gz|bz2)$", "", name, flags=re.IGNORECASE) if wrapped else name
+        if is_rows(bare):
+            for number, raw in row_texts(reader, bare, self.text_field):
+                yield Piece(f"{name}:{number}", raw)
+            return
+        part = 0
+        while len(raw := reader.peek(PART + 1)) > PART:
+            yield Piece(name, reader.read(_cut(raw)), part, last=False)
+            part += 1
+        yield Piece(name, reader.read(len(raw)), part)
+
+    def _reader(self, file: BinaryIO) -> Reader:
+        def more(size: int) -> bytes:
+            data = file.read(size)
+            self.advanced(len(data))
+            return data
+
+        return Reader(more)
+
+
+def walk(
+    path: str | os.PathLike[str],
+    tally: Tally,
+    *,
+    text_field: str = "text",
+    encoding_errors: str = "error",
+    budget: Budget | None = None,
+    pack: int = 0,
+    without: Path | None = None,
+    advanced: Callable[[int], object] = lambda size: None,
+) -> Iterator[Piece | Packed]:
+    """Every piece of every document in ``path``, in an order that is always the same.
+
+    Raises:
+        SourceError: if there is no such path, or something in it is broken.
+    """
+    path = Path(path).expanduser()
+    self = Walk(tally, budget or Budget(default_budget(path), path.name), text_field, encoding_errors == "error", pack, advanced)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            yield from self.folder(path, without)
+        elif stat.S_ISREG(mode):
+            yield from self.file(path)
+        else:
+            raise SourceError(f"{path} is neither a file nor a folder, but a device or a pipe.")
+    except FileNotFoundError as error:
+        raise SourceError(f"there is no file or folder {error.filename or path}.") from error
+    except OSError as error:
+        raise SourceError(f"{error.filename or path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
+
+
+def size_of(path: Path) -> int:
+    """Bytes on disk: of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(size_of(Path(where, name)) for where, _, files in os.walk(path) for name in files)
+    try:
+        return path.lstat().st_size if path.is_symlink() and not path.exists() else path.stat().st_size
+    except OSError:
+        return 0
+
+
+def default_budget(path: Path) -> int:
+    """What archives may expand to if nothing else is said: text shrinks to a third, or to a tenth, hardly ever to a fiftieth."""
+    return max(1 << 30, 50 * size_of(path))
+
+
+def _in_memory(reader: Reader, name: str, kind: str) -> BinaryIO:
+    raw = reader.read(_NESTED_IN_MEMORY + 1)
+    if len(raw) > _NESTED_IN_MEMORY:
+        raise SourceError(
+            f"{shown(name)} is a {kind} archive of more than {_NESTED_IN_MEMORY >> 20} MiB inside another archive, "
+            "and can only be read whole; unpack the outer archive and give the folder instead."
+        )
+    return io.BytesIO(raw)
+
+
+def _cut(raw: bytes) -> int:
+    """Where to cut a long text: before white space that follows a word, where no tokenizer joins anything, or else between characters."""
+    tail = max(0, len(raw) - 65_536)
+    word = re.compile(rb".*\S(?=\s)", re.DOTALL).match(raw, tail)
+    if word:
+        return word.end()
+    cut = len(raw) - 1
+    while cut > len(raw) - 5 and raw[cut] & 0xC0 == 0x80:  # 10xxxxxx goes on with a character
+        cut -= 1
+    return cut
+
+
+def _described(kind: str) -> str:
+    if kind.startswith("unreadable"):
+        return f"a {kind.removeprefix('unreadable: ')} file"
+    return {"text": "text", "binary": "neither text nor an archive that is known here"}.get(kind, f"{kind.upper()} text")
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()

@@ -1,0 +1,148 @@
+"""A folder of prepared tokens, written so that nobody ever takes half of one for a whole.
+
+Everything is written in ``DIR/.preparing``. When all of it is on the disk, the files take their places one by one, meta.json last:
+it is the seal. Before the first one moves, the old seal is broken. So after a crash at any moment there is the whole old folder, the
+whole new one, or one without a seal and with a ``.preparing`` in it, which `is_half_written` tells from a folder of nanoGPT's, that
+never had a seal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import DataError
+from data.files import explain, sync_folder
+
+FILES = ("train.bin", "val.bin", "tokenizer.json", "meta.json")
+_STAGING = ".preparing"
+_CHUNK = 1 << 20  # ids rewritten at a time
+
+
+def is_half_written(folder: Path) -> bool:
+    """Whether a crash came while new files took the places of old ones. Preparing again mends it."""
+    return (folder / _STAGING).is_dir() and not (folder / "meta.json").exists() and (folder / _STAGING / "meta.json").exists()
+
+
+@contextlib.contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A folder to write `FILES` into, which come to ``folder`` when the block ends, and never if it fails.
+
+    Raises:
+        DataError: if ``folder`` cannot be written to, or another process is at it.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    place = folder / _STAGING
+    done = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            try:
+                _remove(place)
+                place.mkdir()
+                yield place
+                _publish(place, folder)
+                done = True
+            finally:
+                if not is_half_written(folder):
+                    _remove(place)
+    except OSError as error:
+        raise DataError(explain(error, folder)) from error
+    finally:
+        if not done:
+            for parent in missing:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+
+
+class TokenWriter:
+    """Ids written one after the other, in a file of nothing else: what nanoGPT reads, too."""
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self.path = path
+        self.dtype = dtype
+        self.tokens = 0
+        self._file = open(path, "wb")  # noqa: SIM115 - `close` does
+
+    def append(self, ids: np.ndarray) -> None:
+        """Write ``ids`` at the end."""
+        self._file.write(np.ascontiguousarray(ids, self.dtype).data)
+        self.tokens += len(ids)
+
+    def recode(self, table: np.ndarray, dtype: np.dtype) -> None:
+        """Put ``table[id]`` in the place of every id."""
+        self._file.close()
+        old = self.path.with_name(self.path.name + ".old")
+        os.replace(self.path, old)
+        table = table.astype(dtype)
+        with open(old, "rb") as source, open(self.path, "wb") as target:
+            while block := source.read(_CHUNK * self.dtype.itemsize):
+                target.write(table[np.frombuffer(block, self.dtype)].data)
+        old.unlink()
+        self.dtype = dtype
+        self._file = open(self.path, "ab")  # noqa: SIM115
+
+    def cut(self, tokens: int, rest: TokenWriter | None = None) -> None:
+        """Keep the first ``tokens``, and move the others to ``rest``, or drop them."""
+        self._file.flush()
+        size = self.dtype.itemsize
+        if rest is not None:
+            with open(self.path, "rb") as source:
+                source.seek(tokens * size)
+                while block := source.read(_CHUNK * size):
+                    rest.append(np.frombuffer(block, self.dtype))
+        self._file.truncate(tokens * size)
+        self._file.seek(tokens * size)
+        self.tokens = tokens
+
+    def close(self) -> None:
+        """Finish writing."""
+        self._file.close()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """``content`` for people to read."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
+
+
+def _publish(place: Path, folder: Path) -> None:
+    for name in FILES:
+        with open(place / name, "rb+") as file:
+            os.fsync(file.fileno())
+    sync_folder(place)
+    (folder / "meta.json").unlink(missing_ok=True)
+    sync_folder(folder)
+    for name in FILES:
+        if name == "meta.json":
+            sync_folder(folder)
+        os.replace(place / name, folder / name)
+    sync_folder(folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a lock on ``folder``. It is the system's, so it ends with the process, however that ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"another process is preparing {folder}; wait for it, or choose another --out.") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
