@@ -1,0 +1,94 @@
+"""How a conversation is written down as one text, for a model that knows nothing but text.
+
+    ### User:
+    What is the capital of France?
+
+    ### Assistant:
+    Paris.
+
+The marks are saved beside the weights, in template.json: whoever talks to the model later writes as it was taught to read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt.errors import UserError
+
+TEMPLATE = "template.json"
+ROLES = ("system", "user", "assistant")
+
+Message = Mapping[str, str]  # {"role": "user", "content": "…"}
+
+
+class TemplateError(UserError):
+    """A template that cannot be read; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """What stands before and after every message.
+
+    Raises:
+        TemplateError: for a mark that is not a text, or an empty one where a message begins or ends.
+    """
+
+    user: str = "### User:\n"
+    assistant: str = "### Assistant:\n"
+    system: str = "### System:\n"
+    end: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        for name, mark in dataclasses.asdict(self).items():
+            if not isinstance(mark, str) or not mark:
+                raise TemplateError(f"a template's {name!r} must be a text that is not empty, got {mark!r}.")
+
+    def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
+        """The messages as pieces of one text; True marks what the assistant says, the end of its turn included."""
+        pieces = []
+        for message in messages:
+            pieces.append((self._mark(message), False))
+            pieces.append((message["content"] + self.end, message["role"] == "assistant"))
+        return pieces
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text after which it is the assistant's turn to speak."""
+        return "".join(text for text, _ in self.render(messages)) + self.assistant
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """What ends an answer at the latest: somebody else's turn to speak."""
+        return tuple(dict.fromkeys(mark.strip() or mark for mark in (self.user, self.system, self.assistant)))
+
+    def _mark(self, message: Message) -> str:
+        return str(getattr(self, message["role"]))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write template.json into a checkpoint's folder."""
+        (Path(folder) / TEMPLATE).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def load_template(folder: str | os.PathLike[str]) -> Template | None:
+    """The template in a checkpoint's folder (or in a file of its own), or None where there is none: a base model has learnt no turns.
+
+    Raises:
+        TemplateError: for one that is no template.
+    """
+    path = Path(folder).expanduser()
+    file = path / TEMPLATE if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        return None
+    if file.suffix == ".safetensors":  # a checkpoint may be named by its file
+        return load_template(file.parent)
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        return Template(**content)
+    except (OSError, ValueError, TypeError) as error:
+        marks = ", ".join(field.name for field in dataclasses.fields(Template))
+        raise TemplateError(f"{file} is no template ({error}): it is a JSON object with any of {marks}.") from error
