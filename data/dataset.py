@@ -78,6 +78,8 @@ def open_dataset(
 
 
 def _from_folder(folder: Path, name: str | None, vocab_size: int | None) -> Dataset:
+    if name in ("char", "bpe"):
+        raise DataError(f"{folder} has been made into tokens already; a tokenizer is learnt ({name}) when a text is prepared.")
     prepared = open_prepared(folder, named_tokenizer(name) if name else None, vocab_size)
     beginning = prepared.tokenizer.decode(prepared.train[:500])
     return Dataset(
@@ -99,7 +101,9 @@ def _summary(prepared: Prepared) -> str:
     """One line about a prepared folder."""
     tokens = f"{len(prepared.train):,} tokens and {len(prepared.val):,} to validate with, {prepared.tokenizer.vocab_size:,} different ones"
     documents = _total(prepared.meta, "documents")
-    return f"{tokens}: {prepared.folder}" + (f", {documents:,} documents of {prepared.meta.get('source')}" if documents else "")
+    return f"{tokens}: {prepared.folder}" + (
+        f", {documents:,} document{'s' * (documents > 1)} of {prepared.meta.get('source')}" if documents else ""
+    )
 
 
 def _total(meta: Mapping[str, Any], what: str) -> int:

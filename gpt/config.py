@@ -72,7 +72,9 @@ class TrainConfig:
         ValueError: for a setting that cannot work.
     """
 
-    data: str = option("pydoc", "a UTF-8 text file, or pydoc: the language reference that Python carries for its help()")
+    data: str = option("pydoc", "a prepared folder, a UTF-8 text file, or pydoc: the language reference that Python carries for its help()")
+    tokenizer: str | None = option(None, "char, bpe, gpt2, or a file; without one, characters for a text, and a folder's own")
+    vocab_size: int | None = option(None, "ids that the model has room for; without a number, as many as the tokenizer has")
     preset: str = option("tiny", "where all other settings start from: bigram, tiny, course or gpt2")
     backend: str = option("numpy", "numpy (the CPU) or cupy (an NVIDIA GPU)")
     workers: int | None = option(None, "threads on the CPU, each with a share of the batch; without a number, one for each core")
@@ -98,7 +100,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_name("preset", self.preset, PRESETS)
         require_name("schedule", self.schedule, SCHEDULES)
-        for name in ("steps", "batch_size", "eval_interval", "eval_iters", "log_interval", "workers", "shards"):
+        for name in ("steps", "batch_size", "eval_interval", "eval_iters", "log_interval", "workers", "shards", "vocab_size"):
             if getattr(self, name) is not None:
                 require_at_least(1, name, getattr(self, name))
         for name in ("seed", "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "sample_length"):
@@ -185,8 +187,11 @@ def from_preset(name: str, **changes: Any) -> tuple[GPTConfig, TrainConfig]:
     for setting in settings:
         require_name("setting", setting, (*model_fields, *train_fields))
     return (
-        GPTConfig(**{name: value for name, value in settings.items() if name in model_fields}),
-        TrainConfig(**{name: value for name, value in settings.items() if name in train_fields}),
+        GPTConfig(**{name: value for name, value in settings.items() if name in model_fields and value is not None}),
+        # vocab_size is in both: the size that a preset knows its model by is nothing that the training was asked for.
+        TrainConfig(
+            **{name: value for name, value in settings.items() if name in train_fields and (name not in model_fields or name in changes)}
+        ),
     )
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from data.loader import Tokens
 
-def counted_bigram_loss(train_tokens: np.ndarray, val_tokens: np.ndarray, vocab_size: int, pseudocount: float = 0.1) -> float:
+CHUNK = 2**20  # pairs
+
+
+def counted_bigram_loss(train_tokens: Tokens, val_tokens: Tokens, vocab_size: int, pseudocount: float = 0.1) -> float:
     """The validation loss, in nats a token, of the relative frequencies of pairs in the training text.
 
         P(b | a) = (n(a, b) + α) / (n(a) + α V)
@@ -17,6 +23,14 @@ def counted_bigram_loss(train_tokens: np.ndarray, val_tokens: np.ndarray, vocab_
     Shapes: train_tokens (N,), val_tokens (M,) ids below vocab_size V. Every pair of neighbours of val_tokens is scored once.
     """
     counts = np.full((vocab_size, vocab_size), pseudocount)
-    np.add.at(counts, (train_tokens[:-1], train_tokens[1:]), 1)
+    for a, b in _pairs(train_tokens):
+        np.add.at(counts, (a, b), 1)
     log_p = np.log(counts) - np.log(counts.sum(axis=1, keepdims=True))  # (V, V)
-    return float(-log_p[val_tokens[:-1], val_tokens[1:]].mean())
+    return -sum(float(log_p[a, b].sum()) for a, b in _pairs(val_tokens)) / (len(val_tokens) - 1)
+
+
+def _pairs(tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of neighbours, some at a time."""
+    for start in range(0, len(tokens) - 1, CHUNK):
+        part = tokens[start : start + CHUNK + 1]
+        yield part[:-1], part[1:]

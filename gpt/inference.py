@@ -90,7 +90,9 @@ def stream_texts(
         generator: one for all or, so that each continuation is what it would be alone, one for each.
         others: as for `stream_text`.
     """
-    ids = tokenizer.encode(prompt) if prompt else _start(tokenizer)
+    ids = tokenizer.encode(prompt)
+    if not ids.size:
+        ids = _start(tokenizer)
     tokens = stream_tokens(
         model,
         np.tile(np.asarray(ids, np.int64), (count, 1)),
@@ -162,9 +164,7 @@ def stream_tokens(
 class _Writer:
     """Chooses the token that follows, for every row."""
 
-    def __init__(
-        self, model: LanguageModel, decoder: Decoder | None, sampling: Sampling, vocab_size: int | None, generator: Luck
-    ) -> None:
+    def __init__(self, model: LanguageModel, decoder: Decoder | None, sampling: Sampling, vocab_size: int | None, generator: Luck) -> None:
         self.model, self.decoder, self.sampling, self.vocab_size, self.generator = model, decoder, sampling, vocab_size, generator
 
     def next(self, rows: np.ndarray) -> np.ndarray:
@@ -218,6 +218,7 @@ def _start(tokenizer: Tokenizer) -> np.ndarray:
     if tokenizer.end_of_text is not None:
         return np.array([tokenizer.end_of_text])  # what stands before a document, too
     try:
-        return tokenizer.encode("\n")
+        newline = tokenizer.encode("\n")
     except UnknownCharacterError:
         return np.zeros(1, np.int64)
+    return newline if newline.size else np.zeros(1, np.int64)

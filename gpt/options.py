@@ -17,8 +17,6 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from gpt.config import GPTConfig, TrainConfig, from_preset, nearest
 from gpt.errors import fail
 
-NOT_OPTIONS = ("vocab_size",)  # the tokenizer decides
-
 
 def parse_options(argv: Sequence[str] | None, prog: str, description: str) -> tuple[GPTConfig, TrainConfig]:
     """Both configs as the user wants them. ``--help`` prints and exits, as usual.
@@ -45,7 +43,7 @@ def _parser(prog: str, description: str) -> ArgumentParser:
         group = parser.add_argument_group(f"{title} (the defaults shown are those of the preset tiny)")
         types = typing.get_type_hints(config)
         for field in fields(config):
-            if field.name not in NOT_OPTIONS:
+            if config is TrainConfig or field.name not in TrainConfig.__dataclass_fields__:  # vocab_size is in both
                 group.add_argument(
                     "--" + field.name.replace("_", "-"), type=types[field.name], default=field.default, help=field.metadata["help"]
                 )

@@ -4,6 +4,7 @@ With no options this takes two minutes on two cores, and ends with a sample of w
 field of the dataclasses in `gpt.config`, see --help.
 
     python -m gpt.train --data my.txt --steps 500 --out runs/mine
+    python -m gpt.train --data a-folder-from-data.prepare
     python -m gpt.train --preset course --config my.yaml --dropout 0
 """
 
@@ -14,9 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from data.corpus import Corpus, load_corpus
-from data.loader import split_tokens
-from data.tokenizer import CharTokenizer
+from data.dataset import Dataset, open_dataset
+from data.tokenizer import Tokenizer
 from gpt.checkpoint import CheckpointError, save_model
 from gpt.config import TrainConfig
 from gpt.counting import counted_bigram_loss
@@ -42,11 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     model_config, config = parse_options(argv, "python -m gpt.train", "Train a GPT on a text, and read what it writes.")
     _require_device(config.backend)
 
-    corpus = load_corpus(config.data)
-    tokenizer = CharTokenizer.train(corpus.text)
-    tokens = split_tokens(tokenizer.encode(corpus.text), config.val_fraction)
+    dataset = open_dataset(config.data, config.val_fraction, config.tokenizer, config.vocab_size)
+    tokenizer, tokens = dataset.tokenizer, (dataset.train, dataset.val)
     with use_generator(make_generator(config.seed, WEIGHTS)):
-        model = build_model(replace(model_config, vocab_size=tokenizer.vocab_size)).to(device=config.backend)
+        model = build_model(replace(model_config, vocab_size=dataset.vocab_size)).to(device=config.backend)
     trainer = Trainer(model, config, *tokens)
     folder = RunFolder(Path(config.out or f"runs/{config.preset}"))
 
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     save()  # a disk without room shows now, not when all the work is done
     trainer.folder, trainer.keep = folder, lambda: _warn_instead(save)
-    print(_describe(corpus, tokenizer, trainer, folder))
+    print(_describe(dataset, trainer, folder))
     try:
         trainer.train()
     except Stopped:
@@ -88,27 +87,26 @@ def _require_device(backend: str) -> None:
     device.asarray(0)  # the first array asks the driver
 
 
-def _describe(corpus: Corpus, tokenizer: CharTokenizer, trainer: Trainer, folder: RunFolder) -> str:
+def _describe(dataset: Dataset, trainer: Trainer, folder: RunFolder) -> str:
     """What is about to happen, as a table."""
     model, config = trainer.model, trainer.config
     shape = model.config
-    first_line = corpus.text.lstrip().partition("\n")[0]
     layers = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} wide, block {shape.block_size}"
     faster = {name: pairs[0] for name, pairs in kernel_table().items() if pairs[0] != "book"}
     workers = trainer.workers.count
     where = f"{workers} workers" if config.backend == "numpy" else config.backend
     rows = {
-        "corpus": f"{len(corpus):,} characters, {tokenizer.vocab_size} different ones: {corpus.source}",
-        "first line": first_line[:100],
+        "corpus": dataset.summary,
+        "first line": dataset.first_line[:100],
         "model": f"{'bigram table' if shape.model == 'bigram' else layers}: {model.num_parameters():,} parameters",
         "training": f"{config.steps:,} steps of {config.batch_size} x {shape.block_size} tokens by {where}, seed {config.seed}",
         "ops": ", ".join([f"{name}: {pair}" for name, pair in faster.items()] + ["all others: book" if faster else "all from the book"]),
         "folder": f"{folder.path}" + (f" ({folder.wanted} is taken)" if folder.path != folder.wanted else ""),
     }
-    return "\n".join(f"{name:<12}{text}" for name, text in rows.items()) + "\n"
+    return "\n".join([f"{name:<12}{text}" for name, text in rows.items()] + list(dataset.notes)) + "\n"
 
 
-def _write_sample(model: LanguageModel, tokenizer: CharTokenizer, config: TrainConfig) -> None:
+def _write_sample(model: LanguageModel, tokenizer: Tokenizer, config: TrainConfig) -> None:
     """Let the model show what it has learnt."""
     generator = make_generator(config.seed, SAMPLE)
     for piece in stream_text(model, tokenizer, max_new_tokens=config.sample_length, generator=generator):

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 import tensorlite as tl
-from data.loader import RandomBatches
+from data.loader import RandomBatches, Tokens
 from gpt.config import TrainConfig
 from gpt.errors import fail
 from gpt.model import LanguageModel
@@ -60,8 +60,8 @@ class Trainer:
         self,
         model: LanguageModel,
         config: TrainConfig,
-        train_tokens: np.ndarray,
-        val_tokens: np.ndarray,
+        train_tokens: Tokens,
+        val_tokens: Tokens,
         folder: RunFolder | None = None,
         keep: Callable[[], None] | None = None,
     ) -> None:

@@ -148,7 +148,7 @@ def test_options_beat_the_file_which_beats_the_preset(tmp_path):
         (["--batch-size", "many"], "batch_size must be of type int, got many."),
         (["--n-head", "5"], "128 is not divisible by 5"),
         (["--config", "/nowhere/my.yaml"], "does not exist"),
-        (["--vocab-size", "5"], "unknown option --vocab-size"),
+        (["--vocab-size", "0"], "vocab_size must be at least 1, got 0."),
     ],
 )
 def test_a_command_line_that_cannot_be_understood_gets_one_sentence(argv, sentence):
@@ -172,6 +172,6 @@ def test_help_shows_every_option_with_its_text(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for config in (GPTConfig, TrainConfig):
         for field in dataclasses.fields(config):
-            if field.name != "vocab_size":
+            if (config, field.name) != (GPTConfig, "vocab_size"):  # the training's vocab_size decides
                 assert "--" + field.name.replace("_", "-") in shown
                 assert field.metadata["help"] in shown

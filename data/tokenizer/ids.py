@@ -14,7 +14,7 @@ from data.tokenizer.base import TokenizerError, checked_ids, hash_of, token_dtyp
 
 
 class IdsTokenizer:
-    """Writes ids as numbers, and reads such numbers: "464 2068 7586 ". It stands in for a tokenizer that did not come with its tokens.
+    """Writes ids as numbers, and reads such numbers: " 464 2068 7586". It stands in for a tokenizer that did not come with its tokens.
 
     Args:
         vocab_size: how many ids there are.
@@ -40,12 +40,12 @@ class IdsTokenizer:
         return checked_ids([int(word) for word in words], self.vocab_size).astype(token_dtype(self.vocab_size))
 
     def decode(self, ids: ArrayLike) -> str:
-        """``ids`` as a list of numbers, a space after each.
+        """``ids`` as a list of numbers, a space before each.
 
         Raises:
             TokenizerError: if an id is not one of this tokenizer's.
         """
-        return "".join(f"{i} " for i in checked_ids(ids, self.vocab_size).tolist())
+        return "".join(f" {i}" for i in checked_ids(ids, self.vocab_size).tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything there is to know, fit for JSON."""
