@@ -10,12 +10,10 @@ Gradients are not mentioned anywhere on this page: every line is an op of `tenso
 from __future__ import annotations
 
 import math
-import os
 
 import numpy as np
 
 import tensorlite as tl
-from data.tokenizer import Tokenizer
 from gpt.config import GPTConfig
 from gpt.sampling import sample
 from tensorlite import Tensor, nn
@@ -146,25 +144,16 @@ class GPT(LanguageModel):
         initialise(self)
 
     def logits(self, idx: Tensor) -> Tensor:
+        return self.lm_head(self.features(idx))
+
+    def features(self, idx: Tensor) -> Tensor:
+        """What the model knows at each position, before the head turns it into scores: (B, T) -> (B, T, C)."""
         T = idx.shape[1]
         positions = self.wpe.weight if self.config.positions == "learned" else self.waves
         x = self.drop(self.wte(idx) + positions[:T])  # (B, T, C) + (T, C)
         for block in self.h:
             x = block(x)
-        return self.lm_head(self.ln_f(x))
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], dropout: float | None = None) -> GPT:
-        """GPT-2 with published weights, from a folder as transformers writes it; see `gpt.pretrained.load_pretrained`."""
-        from gpt.pretrained import load_pretrained
-
-        return load_pretrained(folder, dropout)
-
-    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-        """Write a folder that transformers opens; see `gpt.pretrained.save_pretrained`."""
-        from gpt.pretrained import save_pretrained
-
-        save_pretrained(self, folder, tokenizer)
+        return self.ln_f(x)
 
 
 class BigramLanguageModel(LanguageModel):
