@@ -19,12 +19,11 @@ from typing import Any
 from benchmarks.common import options_of, require_torch, save, spread, table
 from benchmarks.configurations import NANOGPT_MODEL, NANOGPT_TRAINING
 from gpt.config import TrainConfig
-from gpt.options import NOT_OPTIONS
 
 
 def our_command(training: TrainConfig) -> list[str]:
     """``python -m gpt.train`` with every setting spelled out, so that no change of a default changes what is measured."""
-    settings = {name: value for name, value in (asdict(training) | asdict(NANOGPT_MODEL)).items() if name not in NOT_OPTIONS}
+    settings = asdict(NANOGPT_MODEL) | asdict(training)  # vocab_size is in both; training takes it from the text
     return ["gpt.train", *(f"--{name.replace('_', '-')}={_plain(value)}" for name, value in settings.items() if value is not None)]
 
 
