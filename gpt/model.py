@@ -10,10 +10,12 @@ Gradients are not mentioned anywhere on this page: every line is an op of `tenso
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 
 import tensorlite as tl
+from data.tokenizer import Tokenizer
 from gpt.config import GPTConfig
 from gpt.sampling import sample
 from tensorlite import Tensor, nn
@@ -154,6 +156,19 @@ class GPT(LanguageModel):
         for block in self.h:
             x = block(x)
         return self.ln_f(x)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], dropout: float | None = None) -> GPT:
+        """GPT-2 with published weights, from a folder as transformers writes it; see `gpt.pretrained.load_pretrained`."""
+        from gpt.pretrained import load_pretrained
+
+        return load_pretrained(folder, dropout)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
+        """Write a folder that transformers opens; see `gpt.pretrained.save_pretrained`."""
+        from gpt.pretrained import save_pretrained
+
+        save_pretrained(self, folder, tokenizer)
 
 
 class BigramLanguageModel(LanguageModel):
