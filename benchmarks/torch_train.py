@@ -18,9 +18,8 @@ import torch
 
 from benchmarks.configurations import NANOGPT_MODEL, NANOGPT_TRAINING
 from benchmarks.torch_gpt import TorchGPT
-from data.corpus import load_corpus
-from data.loader import RandomBatches, split_tokens
-from data.tokenizer import CharTokenizer
+from data.dataset import open_dataset
+from data.loader import RandomBatches, Tokens
 from gpt.config import GPTConfig, TrainConfig
 from gpt.trainer import BATCHES, EVALUATION
 from tensorlite.memory import keep_freed_memory
@@ -41,10 +40,8 @@ def main() -> None:
     torch.set_num_threads(available_cores())
     torch.manual_seed(options.seed)
 
-    corpus = load_corpus(options.data)
-    tokenizer = CharTokenizer.train(corpus.text)
-    train_tokens, val_tokens = split_tokens(tokenizer.encode(corpus.text), NANOGPT_TRAINING.val_fraction)
-    config = replace(NANOGPT_MODEL, vocab_size=tokenizer.vocab_size)
+    dataset = open_dataset(options.data, NANOGPT_TRAINING.val_fraction)
+    config = replace(NANOGPT_MODEL, vocab_size=dataset.vocab_size)
     training = replace(NANOGPT_TRAINING, steps=options.steps, eval_iters=options.eval_iters, seed=options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
 
@@ -52,14 +49,14 @@ def main() -> None:
     initialise(model, config)
     optimizer = make_optimizer(model, training)
 
-    def batches(tokens: np.ndarray, stream: int) -> RandomBatches:
+    def batches(tokens: Tokens, stream: int) -> RandomBatches:
         return RandomBatches(tokens, training.batch_size, config.block_size, make_generator(training.seed, stream))
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         model.eval()
         means = {}
-        for name, tokens in (("train_loss", train_tokens), ("val_loss", val_tokens)):
+        for name, tokens in (("train_loss", dataset.train), ("val_loss", dataset.val)):
             evaluation = batches(tokens, EVALUATION)
             losses = [model(*to_torch(evaluation.next_batch()))[1].item() for _ in range(training.eval_iters)]
             means[name] = sum(losses) / len(losses)
@@ -73,7 +70,7 @@ def main() -> None:
             file.write(json.dumps(record) + "\n")
         torch.save(model.state_dict(), options.out / "model.pt")
 
-    train_batches = batches(train_tokens, BATCHES)
+    train_batches = batches(dataset.train, BATCHES)
     for step in range(training.steps):
         if step % training.eval_interval == 0:
             report(step)
