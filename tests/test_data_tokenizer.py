@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.tokenizer import CharTokenizer, TokenizerError, UnknownCharacterError, load_tokenizer, tokenizer_from_dict
+from data.tokenizer import CharTokenizer, IdsTokenizer, TokenizerError, UnknownCharacterError, load_tokenizer, tokenizer_from_dict
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), min_size=1)  # half surrogate pairs, NULs, unassigned: everything
 
@@ -147,3 +147,67 @@ def test_files_that_are_no_tokenizer(tmp_path: Path, content: str, message: str)
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="No such file"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+# --- unknown characters -------------------------------------------------------------------------------
+
+
+def test_unknown_characters_replaced() -> None:
+    tokenizer = CharTokenizer.train("hello", unknown="replace")
+    assert tokenizer.characters == [*"ehlo", "\ufffd"]
+    assert tokenizer.encode("hex 😀").tolist() == [1, 0, 4, 4, 4]
+    assert tokenizer.decode(tokenizer.encode("hex")) == "he\ufffd"
+    assert tokenizer.unknown_id == 4
+
+
+def test_unknown_characters_skipped() -> None:
+    tokenizer = CharTokenizer.train("hello", unknown="skip")
+    assert tokenizer.vocab_size == 4
+    assert tokenizer.decode(tokenizer.encode("he said: 😀ho")) == "heho"
+    assert tokenizer.encode("xyz").tolist() == []
+    assert tokenizer.unknown_id is None
+
+
+@pytest.mark.parametrize("unknown", ["error", "replace", "skip"])
+def test_the_policy_is_kept_and_is_not_part_of_the_mapping(tmp_path: Path, unknown: str) -> None:
+    tokenizer = CharTokenizer("abc\ufffd", unknown)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    again = load_tokenizer(tmp_path / "tokenizer.json")
+    assert again == tokenizer
+    assert again.unknown == unknown
+    assert again.hash == CharTokenizer("abc\ufffd").hash
+    assert (again == CharTokenizer("abc\ufffd")) == (unknown == "error")
+
+
+def test_policies_that_cannot_be() -> None:
+    with pytest.raises(TokenizerError, match="error, replace or skip, not as 'drop'"):
+        CharTokenizer("abc", "drop")
+    with pytest.raises(TokenizerError, match="only if the tokenizer knows it"):
+        CharTokenizer("abc", "replace")
+    for unknown in ("error", "replace", "skip"):
+        with pytest.raises(TokenizerError, match="its training text is empty"):
+            CharTokenizer.train("", unknown)
+
+
+# --- ids whose tokenizer is not known -----------------------------------------------------------------
+
+
+def test_ids_as_numbers(tmp_path: Path) -> None:
+    tokenizer = IdsTokenizer(50257)
+    assert tokenizer.decode([464, 0, 50256]) == " 464 0 50256"
+    assert tokenizer.encode(" 464 0\n50256").tolist() == [464, 0, 50256]
+    assert tokenizer.encode("").tolist() == []
+    assert (tokenizer.end_of_text, tokenizer.unknown_id) == (None, None)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    assert load_tokenizer(tmp_path / "tokenizer.json") == tokenizer
+    assert load_tokenizer(tmp_path / "tokenizer.json").hash != IdsTokenizer(50256).hash
+
+
+def test_text_that_is_no_numbers() -> None:
+    with pytest.raises(TokenizerError, match="came without a tokenizer, so text must be a list of ids such as '464 2068', got 'The'"):
+        IdsTokenizer(10).encode("The end")
+    with pytest.raises(TokenizerError, match="there is no token 10"):
+        IdsTokenizer(10).encode("10")
+    for size in (0, None, "7"):
+        with pytest.raises(TokenizerError, match="at least one id"):
+            tokenizer_from_dict({"type": "ids", "vocab_size": size})

@@ -1,0 +1,220 @@
+"""Byte-level BPE: there and back over all of Unicode and over bytes that mean nothing, and the same ids as the library's own."""
+
+import json
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.corpus import load_corpus
+from data.tokenizer import (
+    BpeTokenizer,
+    HuggingFaceTokenizer,
+    MissingExtraError,
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer,
+    named_tokenizer,
+    tokenizer_from_dict,
+)
+from data.tokenizer.byte_level import pieces
+
+TEXT = load_corpus("pydoc").text[:200_000]
+TRAINED = BpeTokenizer.train([TEXT], vocab_size=1000)
+SCALARS = "".join(map(chr, [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]))
+
+
+def library(tokenizer: HuggingFaceTokenizer) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_str(json.dumps(tokenizer.to_dict()))
+
+
+# --- there and back -----------------------------------------------------------------------------------
+
+
+def test_round_trip_over_all_unicode_scalars() -> None:
+    assert TRAINED.decode(TRAINED.encode(SCALARS)) == SCALARS
+
+
+@given(st.text())
+def test_round_trip(text: str) -> None:
+    assert TRAINED.decode(TRAINED.encode(text)) == text
+
+
+def test_round_trip_of_20_000_random_byte_strings() -> None:
+    source = random.Random(0)
+    for _ in range(20_000):
+        raw = source.randbytes(source.randrange(24))
+        assert TRAINED.decode_bytes(TRAINED.encode_bytes(raw)) == raw
+
+
+@given(st.lists(st.one_of(st.text().map(str.encode), st.binary(max_size=4))).map(b"".join))
+def test_bytes_between_text(raw: bytes) -> None:
+    assert TRAINED.decode_bytes(TRAINED.encode_bytes(raw)) == raw
+
+
+def test_every_single_byte_is_a_token() -> None:
+    for byte in range(256):
+        ids = TRAINED.encode_bytes(bytes([byte]))
+        assert len(ids) == 1
+        assert TRAINED.decode_bytes(ids) == bytes([byte])
+
+
+def test_half_a_character_is_a_replacement_character() -> None:
+    ids = TRAINED.encode_bytes("€".encode()[:2])
+    assert TRAINED.decode(ids) == "\ufffd"
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    with pytest.raises(TokenizerError, match=r"at position 3 it has U\+D800, half a surrogate pair"):
+        TRAINED.encode("abc\ud800")
+    with pytest.raises(TokenizerError, match="half a surrogate pair"):
+        BpeTokenizer.train(["\udfff"], 300)
+
+
+@pytest.mark.parametrize("ids", [[-1], [1000], np.array([2**40])])
+def test_ids_that_do_not_exist(ids) -> None:
+    with pytest.raises(TokenizerError, match="from 0 to 999"):
+        TRAINED.decode(ids)
+
+
+# --- the same as the library --------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_the_same_ids_and_the_same_text_as_the_library(text: str) -> None:
+    own = library(TRAINED)
+    own.encode_special_tokens = True
+    ids = TRAINED.encode(text)
+    assert ids.dtype == np.uint16
+    assert ids.tolist() == own.encode(text).ids
+    assert TRAINED.decode(ids[::2]) == own.decode(ids[::2].tolist(), skip_special_tokens=False)
+
+
+def test_a_long_text_in_pieces_gives_the_same_ids() -> None:
+    own = library(TRAINED).encode(TEXT).ids
+    assert TRAINED.encode(TEXT).tolist() == own
+    for length in (1, 7, 1000):
+        cut = list(pieces(TEXT, length))
+        assert "".join(cut) == TEXT
+        assert len(cut) > 1
+        assert np.concatenate([TRAINED.encode(piece) for piece in cut]).tolist() == own
+
+
+@given(st.text(st.sampled_from("a1_.é \t\n\r\u00a0\u3000'"), max_size=60))
+def test_a_cut_changes_nothing(text: str) -> None:
+    ids = [i for piece in pieces(text, 1) for i in TRAINED.encode(piece)]
+    assert ids == library(TRAINED).encode(text).ids
+
+
+def test_end_of_text_is_not_written_by_texts() -> None:
+    ids = TRAINED.encode("one<|endoftext|>two")
+    assert TRAINED.end_of_text is not None
+    assert TRAINED.end_of_text not in ids
+    assert TRAINED.decode(ids) == "one<|endoftext|>two"
+    assert TRAINED.decode([TRAINED.end_of_text]) == "<|endoftext|>"
+    assert TRAINED.unknown_id is None
+
+
+# --- training -----------------------------------------------------------------------------------------
+
+
+def test_training_is_deterministic_on_any_number_of_threads() -> None:
+    program = """
+from data.corpus import load_corpus
+from data.tokenizer import BpeTokenizer
+print(BpeTokenizer.train([load_corpus("pydoc").text[:200_000]], vocab_size=1000).hash)
+"""
+    hashes = {TRAINED.hash}
+    for threads in ("1", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+            cwd=Path(__file__).parents[1], env={"PATH": "/usr/bin:/bin", "RAYON_NUM_THREADS": threads},
+        )  # fmt: skip
+        hashes.add(done.stdout.strip())
+    assert len(hashes) == 1
+
+
+def test_it_compresses_and_has_the_size_asked_for() -> None:
+    assert TRAINED.vocab_size == 1000
+    assert len(TRAINED.encode(TEXT)) < len(TEXT) / 2.5
+
+
+def test_texts_come_from_an_iterator() -> None:
+    assert BpeTokenizer.train(iter([TEXT[:5000], TEXT[5000:9000]]), 400) == BpeTokenizer.train([TEXT[:5000], TEXT[5000:9000]], 400)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["ab"]])
+def test_too_little_text_gives_bytes_alone(texts: list[str]) -> None:
+    tokenizer = BpeTokenizer.train(texts, 4096)
+    assert tokenizer.vocab_size == 257
+    assert tokenizer.decode(tokenizer.encode("naïve 😀")) == "naïve 😀"
+
+
+def test_a_vocabulary_below_the_bytes() -> None:
+    with pytest.raises(TokenizerError, match=r"at least 257 entries, every byte and <\|endoftext\|>, got 256"):
+        BpeTokenizer.train([TEXT], 256)
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+def test_files(tmp_path: Path) -> None:
+    TRAINED.save(tmp_path / "tokenizer.json")
+    again: Tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    assert again == TRAINED
+    assert again.hash == TRAINED.hash
+    assert type(again) is BpeTokenizer
+    assert named_tokenizer(tmp_path) == TRAINED  # a folder with one in it
+    assert tokenizer_from_dict(json.loads(json.dumps(TRAINED.to_dict()))) == TRAINED
+    assert pickle.loads(pickle.dumps(TRAINED)) == TRAINED
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert theirs.encode("the import statement").ids == TRAINED.encode("the import statement").tolist()
+
+
+def test_the_hash_is_that_of_the_content_not_of_its_layout(tmp_path: Path) -> None:
+    (tmp_path / "pretty.json").write_text(json.dumps(TRAINED.to_dict(), indent=4, sort_keys=True))
+    assert load_tokenizer(tmp_path / "pretty.json").hash == TRAINED.hash
+    assert BpeTokenizer.train([TEXT], 999).hash != TRAINED.hash
+
+
+def test_a_file_that_cuts_texts_short_or_adds_to_them_does_neither_here() -> None:
+    theirs = library(TRAINED)
+    theirs.enable_truncation(4)
+    theirs.enable_padding(length=6)
+    theirs.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", pair="$A $B", special_tokens=[("<|endoftext|>", TRAINED.end_of_text)]
+    )
+    assert len(theirs.encode(TEXT[:1000]).ids) == 6
+    assert tokenizer_from_dict(json.loads(theirs.to_str())).encode(TEXT[:1000]).tolist() == TRAINED.encode(TEXT[:1000]).tolist()
+
+
+def test_a_tokenizer_that_is_not_byte_level_works_as_its_library_does() -> None:
+    theirs = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "one": 1, "two": 2}, unk_token="[UNK]"))
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = tokenizer_from_dict(json.loads(theirs.to_str()))
+    assert type(tokenizer) is HuggingFaceTokenizer
+    assert tokenizer.encode("one two three").tolist() == [1, 2, 0]
+    assert tokenizer.decode([1, 2]) == "one two"
+    assert (tokenizer.vocab_size, tokenizer.unknown_id, tokenizer.end_of_text) == (3, 0, None)
+
+
+def test_a_tokenizer_json_that_the_library_cannot_read() -> None:
+    with pytest.raises(TokenizerError, match="cannot be read by tokenizers"):
+        tokenizer_from_dict({"model": {"type": "BPE", "vocab": 7}})
+
+
+def test_without_the_library_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch) -> None:
+    TRAINED.save(tmp_path / "tokenizer.json")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    sentence = r"^a BPE tokenizer needs tokenizers: pip install 'tensorlite\[data\]'\.$"
+    with pytest.raises(MissingExtraError, match=sentence):
+        BpeTokenizer.train([TEXT])
+    with pytest.raises(MissingExtraError, match=sentence):
+        load_tokenizer(tmp_path / "tokenizer.json")
