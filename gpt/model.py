@@ -34,13 +34,9 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, T, C = x.shape
-        heads = (B, T, self.n_head, C // self.n_head)
-        q, k, v = self.c_attn(x).split(C, dim=2)
-        q, k, v = (part.reshape(heads).transpose(1, 2) for part in (q, k, v))  # (B, H, T, D)
+        qkv = self.c_attn(x)  # (B, T, 3C): query, key and value of every token, for all heads
         dropout = self.attn_dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        y = F.causal_self_attention(qkv, self.n_head, dropout_p=dropout)  # (B, T, C)
         return self.resid_dropout(self.c_proj(y))
 
 

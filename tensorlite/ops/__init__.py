@@ -18,6 +18,7 @@ Read it in this order. Each page stands on its own.
     rmsnorm         layer normalisation without the mean
     cross_entropy   why the gradient of all that is just p - y
     attention       the pages above, put together
+    self_attention  attention as a GPT uses it, all heads in one array
 
 Importing this package puts the operators and methods on `Tensor` (see `methods`).
 """

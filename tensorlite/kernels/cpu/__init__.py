@@ -1,5 +1,5 @@
 """Faster pairs in NumPy alone. Importing this package registers them."""
 
-from tensorlite.kernels.cpu import activation, attention, cross_entropy, embedding, layernorm
+from tensorlite.kernels.cpu import activation, attention, cross_entropy, embedding, layernorm, self_attention
 
-__all__ = ["activation", "attention", "cross_entropy", "embedding", "layernorm"]
+__all__ = ["activation", "attention", "cross_entropy", "embedding", "layernorm", "self_attention"]

@@ -128,14 +128,20 @@ def attention_forward(
 
 
 def attention_backward(dy: Array, saved: _Saved) -> tuple[Array, ...]:
+    """dq, dk and dv, in the shapes that came in."""
+    (B, H, T, D), (S, E), dtype = saved.q.shape, saved.v.shape[2:], saved.q.dtype
+    dq, dk, dv = _gradients(B, H, T, S, D, E, dtype)
+    gradients_into(dq, dk, dv, _four_axes(dy), saved)
+    return tuple(dx.reshape(*saved.lead, *dx.shape[2:]) for dx in (dq, dk, dv))
+
+
+def gradients_into(dq: Array, dk: Array, dv: Array, dy: Array, saved: _Saved) -> None:
     """The book's four steps for each block: its rows of dq are its own, to dk and dv it adds what its queries say.
 
     The last block of a group goes first: it sees the most keys, so that it can write where the others have to add.
     """
     q, k, v, y, r, dtype = saved.q, saved.k, saved.v, saved.y, saved.r, saved.q.dtype
-    (B, H, T, D), (S, E) = q.shape, v.shape[2:]
-    dy = _four_axes(dy)
-    dq, dk, dv = _gradients(B, H, T, S, D, E, dtype)
+    D, (S, E) = q.shape[3], v.shape[2:]
 
     first = saved.groups[0]
     room, pairs = max(math.prod(block.shape) for block in first), math.prod(first[0].shape[:2])
@@ -166,7 +172,6 @@ def attention_backward(dy: Array, saved: _Saved) -> tuple[Array, ...]:
             _add_product(ds, qs[:, :, rows], dks, block is blocks[-1], part)
             _add_product(weights, dys[:, :, rows], dvs, block is blocks[-1], part)
         dqs *= saved.scale
-    return tuple(dx.reshape(*saved.lead, *dx.shape[2:]) for dx in (dq, dk, dv))
 
 
 def supports(

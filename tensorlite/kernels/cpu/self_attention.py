@@ -1,0 +1,54 @@
+"""Causal self-attention on the CPU: `kernels.cpu.attention` on the heads of one array, without a copy on either side.
+
+q, k and v are read where they lie in qkv, y is written so that joining the heads moves nothing, and dq, dk and dv
+are written into one dqkv.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array
+from tensorlite.kernels.cpu import attention
+from tensorlite.op import Pair, register
+from tensorlite.ops.self_attention import causal_self_attention, heads, join
+
+
+def causal_self_attention_forward(
+    qkv: Array,
+    n_head: int,
+    dropout_p: float = 0.0,
+    generator: np.random.Generator | None = None,
+    recompute: bool = False,
+) -> tuple[Array, Any]:
+    """Cut, attend, join: the first and the last are views."""
+    q, k, v = heads(qkv, n_head)
+    y, saved = attention.attention_forward(q, k, v, is_causal=True, dropout_p=dropout_p, generator=generator, recompute=recompute)
+    return join(y), saved
+
+
+def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
+    """dqkv (B, T, 3C), of which the three gradients are views."""
+    B, H, T, D = saved.q.shape
+    dqkv = np.empty((B, T, 3 * H * D), dy.dtype)
+    attention.gradients_into(*heads(dqkv, H), dy.reshape(B, T, H, D).swapaxes(1, 2), saved)
+    return dqkv
+
+
+def supports(
+    qkv: Array, n_head: int, dropout_p: float = 0.0, generator: np.random.Generator | None = None, recompute: bool = False
+) -> bool:
+    """Contiguous NumPy arrays of at least two tokens."""
+    return (
+        isinstance(qkv, np.ndarray)
+        and qkv.dtype in (np.float32, np.float64)
+        and qkv.ndim == 3
+        and qkv.flags.c_contiguous
+        and qkv.size > 0
+        and qkv.shape[1] > 1
+    )
+
+
+register(causal_self_attention, Pair("cpu", causal_self_attention_forward, causal_self_attention_backward, supports))
