@@ -1,23 +1,24 @@
 """Write text with a trained model:  python -m gpt.generate --checkpoint runs/tiny --prompt "The import statement"
 
-The text appears as it is written, the prompt first. Without a prompt the model starts a new line (or from its first token, if
-it never saw a line end).
+The text appears as it is written, the prompt first. A prompt can also come from a file, or through a pipe. Without one the model
+starts a new text (or a new line, or from its first token).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
 
-from gpt.pretrained import open_model
-from gpt.config import nearest
+from data.files import explain
+from gpt.arguments import Parser, add_model_options, add_sampling_options, check
 from gpt.errors import fail, run_main
-from gpt.inference import stream_text
-from gpt.sampling import Sampling
+from gpt.inference import stream_texts
+from gpt.pretrained import open_model
 from tensorlite import random
-from tensorlite.backend import Device
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,61 +27,74 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError, DataError, DeviceUnavailableError: for what the user can mend.
     """
-    options = _parse(argv)
-    model, tokenizer, _ = open_model(options.checkpoint, options.backend)
-    for number in range(options.num_samples):
-        pieces = stream_text(
-            model,
-            tokenizer,
-            options.prompt,
-            options.max_new_tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            # Each sample has a stream of its own: the third is the same whether or not the first two are asked for.
-            generator=None if options.seed is None else random.make_generator(options.seed, number),
-        )
-        if number:
-            print("-" * 80)
-        print(options.prompt, end="", flush=True)
-        for piece in pieces:
-            print(piece, end="", flush=True)
-        print()
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options, each of them possible in itself."""
-    parser = _Parser(prog="python -m gpt.generate", description="Write text with a trained model.", allow_abbrev=False)
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a folder that python -m gpt.train has written, runs/<name>")
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="what the text begins with (default: a new line)")
-    parser.add_argument("--max-new-tokens", type=int, default=500, metavar="N", help="how much to write (default: 500)")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="below 1 safer, above 1 bolder, 0 greedy (default: 1)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest tokens")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw only from the likeliest tokens that add up to probability P")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same seed writes the same text")
-    parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="how many texts to write (default: 1)")
-    parser.add_argument("--backend", default="numpy", help="numpy (the CPU) or cupy (an NVIDIA GPU) (default: numpy)")
+    parser = _parser()
     options = parser.parse_args(argv)
-    for name, least in (("max_new_tokens", 0), ("num_samples", 1), ("seed", 0)):
-        if getattr(options, name) is not None and getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}.")
+    sampling = check(parser, options, num_samples=1)
+    prompt = _prompt(options)
+    model, tokenizer, config = open_model(options.checkpoint, options.backend)
+    length = len(tokenizer.encode(prompt))
+    if length > config.block_size:
+        print(f"note: the prompt has {length:,} tokens; the model reads the last {config.block_size:,}.", file=sys.stderr)
+    steps = stream_texts(
+        model,
+        tokenizer,
+        prompt,
+        options.max_new_tokens,
+        count=options.num_samples,
+        # Each sample has a stream of its own: the third is the same whether or not the first two are asked for.
+        generator=None if options.seed is None else [random.make_generator(options.seed, i) for i in range(options.num_samples)],
+        stop=options.stop,
+        use_cache=not options.no_cache,
+        **sampling,
+    )
+    shown = "" if options.completion_only else prompt
+    others: list[list[str]] = [[] for _ in range(options.num_samples - 1)]  # written at the same time, shown after the first
+    print(shown, end="", flush=True)
+    for first, *rest in steps:
+        print(first, end="", flush=True)
+        for pieces, piece in zip(others, rest, strict=True):
+            pieces.append(piece)
+    print()
+    for pieces in others:
+        print("-" * 80)
+        print(shown + "".join(pieces))
+
+
+def _prompt(options: argparse.Namespace) -> str:
+    """From the option, the file, or the pipe, whichever there is."""
+    if options.prompt is not None:
+        return options.prompt
+    if options.prompt_file is None and not _is_piped():
+        return ""
     try:
-        Sampling(options.temperature, options.top_k, options.top_p)
-        Device(options.backend)
-    except ValueError as error:
-        fail(str(error))
-    return options
+        raw = sys.stdin.buffer.read() if options.prompt_file in (None, "-") else Path(options.prompt_file).expanduser().read_bytes()
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        fail(f"the prompt is not UTF-8 text: byte {error.start:,} does not fit.")
+    except OSError as error:
+        fail(f"the prompt cannot be read: {explain(error, options.prompt_file)}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Complains in one sentence, without the usage, and names the nearest option when one is unknown."""
+def _is_piped() -> bool:
+    """Whether standard input is a pipe or a file. Without either (a terminal, a program started by another) nobody is asked."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
-        if message.startswith("unrecognized") and unknown.startswith("-"):
-            meant = nearest(unknown, self._option_string_actions)
-            message = f"unknown option {unknown}: " + (f"did you mean {meant}?" if meant else "see --help.")
-        fail(message)
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m gpt.generate", description="Write text with a trained model.")
+    add_model_options(parser)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", metavar="TEXT", help="what the text begins with (default: what comes through a pipe, or nothing)")
+    source.add_argument("--prompt-file", metavar="FILE", help="the same from a file; - is standard input")
+    add_sampling_options(parser, max_new_tokens=500)
+    parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="how many texts to write (default: 1)")
+    parser.add_argument("--completion-only", action="store_true", help="leave the prompt out")
+    parser.add_argument("--no-cache", action="store_true", help="compute everything anew for each token: the same text, more slowly")
+    return parser
 
 
 if __name__ == "__main__":

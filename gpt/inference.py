@@ -150,46 +150,51 @@ def stream_tokens(
         raise ValueError("a model needs at least one token to go on from.")
     if decoder is None and use_cache and supports(model):
         decoder = Decoder(model)
-    writer = _Writer(model, decoder if use_cache else None, chosen, vocab_size, generator)
-
-    def steps(rows: np.ndarray) -> Iterator[np.ndarray]:
-        for _ in range(max_new_tokens):
-            tokens = writer.next(rows)  # (B,)
-            rows = np.concatenate([rows, tokens[:, None]], axis=1)
-            yield tokens.reshape(text.shape[:-1])
-
-    return steps(np.atleast_2d(text))
+    writer = _Writer(model, decoder if use_cache else None, chosen, vocab_size, generator, np.atleast_2d(text))
+    return (writer.next().reshape(text.shape[:-1]) for _ in range(max_new_tokens))
 
 
 class _Writer:
-    """Chooses the token that follows, for every row."""
+    """Chooses the token that follows, for every row of ``text`` (B, T), again and again."""
 
-    def __init__(self, model: LanguageModel, decoder: Decoder | None, sampling: Sampling, vocab_size: int | None, generator: Luck) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        decoder: Decoder | None,
+        sampling: Sampling,
+        vocab_size: int | None,
+        generator: Luck,
+        text: np.ndarray,
+    ) -> None:
         self.model, self.decoder, self.sampling, self.vocab_size, self.generator = model, decoder, sampling, vocab_size, generator
+        self.context = text[:, -model.config.block_size :]
+        self.seen: np.ndarray | None = None
+        if sampling.repetition_penalty != 1:
+            self.seen = np.zeros((len(text), model.config.vocab_size), bool)
+            np.put_along_axis(self.seen, text, True, axis=1)
 
-    def next(self, rows: np.ndarray) -> np.ndarray:
-        """The next token of each row of all ids so far: (B, T) -> (B,).
+    def next(self) -> np.ndarray:
+        """One more token for each row (B,), which then belongs to the text.
 
         The decoder's logits and the model's differ in their last bits. Where that could change a choice, once in some thousand
         tokens, the model decides.
         """
-        context = rows[:, -self.model.config.block_size :]
-        luck = draw_luck((len(rows),), self.sampling, self.generator)
+        luck = draw_luck((len(self.context),), self.sampling, self.generator)
         if self.decoder is None:
-            return self._choose(_last_logits(self.model, context), luck, rows)[0]
-        logits = self.decoder(context)
-        tokens, certain = self._choose(logits, luck, rows, self.decoder.rounding(logits))
-        if certain.all():
-            return tokens
-        return np.where(certain, tokens, self._choose(_last_logits(self.model, context), luck, rows)[0])
+            tokens, _ = self._choose(_last_logits(self.model, self.context), luck)
+        else:
+            logits = self.decoder(self.context)
+            tokens, certain = self._choose(logits, luck, self.decoder.rounding(logits))
+            if not certain.all():
+                tokens = np.where(certain, tokens, self._choose(_last_logits(self.model, self.context), luck)[0])
+        self.context = np.concatenate([self.context, tokens[:, None]], axis=1)[:, -self.model.config.block_size :]
+        if self.seen is not None:
+            np.put_along_axis(self.seen, tokens[:, None], True, axis=1)
+        return tokens
 
-    def _choose(self, logits: Array, luck: np.ndarray, rows: np.ndarray, error: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        logits, seen = logits[:, : self.vocab_size], None
-        if self.sampling.repetition_penalty != 1:
-            seen = np.zeros((len(rows), self.model.config.vocab_size), bool)
-            np.put_along_axis(seen, rows, True, axis=1)
-            seen = seen[:, : self.vocab_size]
-        return choose(logits, luck, self.sampling, seen, error)
+    def _choose(self, logits: Array, luck: np.ndarray, error: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        seen = None if self.seen is None else self.seen[:, : self.vocab_size]
+        return choose(logits[:, : self.vocab_size], luck, self.sampling, seen, error)
 
 
 def _last_logits(model: LanguageModel, ids: np.ndarray) -> Array:

@@ -48,6 +48,7 @@ def complaint(capsys: pytest.CaptureFixture, *argv: object) -> str:
 def program(*argv: object, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "gpt.generate", *map(str, argv)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **options.pop("env", {})}
+    options = {"stdin": subprocess.DEVNULL, **options}
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **options)
 
 
@@ -88,6 +89,54 @@ def test_several_samples(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert len(set(three)) == 3
     assert three[0] + "\n" == out(capsys, *options)
     assert all(text.startswith("fox") for text in three)
+
+
+def test_the_completion_alone(run: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--checkpoint", run, "--prompt", "fox", "--max-new-tokens", 20, "--seed", 3, "--num-samples", 2]
+    both, alone = (out(capsys, *options, *more).split("\n" + "-" * 80 + "\n") for more in ([], ["--completion-only"]))
+    assert both == ["fox" + text for text in alone]
+
+
+def test_the_cache_changes_nothing(run: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--checkpoint", run, "--prompt", "the ", "--max-new-tokens", 50, "--seed", 3, "--min-p", 0.01, "--repetition-penalty", 1.1]
+    assert out(capsys, *options, "--no-cache") == out(capsys, *options)
+
+
+def test_a_stop_string_ends_the_text_before_it(run: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--checkpoint", run, "--prompt", "the ", "--max-new-tokens", 60, "--seed", 3, "--completion-only"]
+    whole = out(capsys, *options).removesuffix("\n")
+    stop, other = whole[20:23], whole[40]
+    first = min(whole.index(stop), whole.index(other))
+    assert out(capsys, *options, "--stop", stop, "--stop", other) == whole[:first] + "\n"
+    assert out(capsys, *options, "--stop", stop) == whole[: whole.index(stop)] + "\n"
+    assert out(capsys, *options, "--stop", "Zoo") == whole + "\n"
+
+
+def test_a_prompt_from_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "prompt.txt").write_text("fox –\nna", encoding="utf-8")
+    options = ["--checkpoint", run, "--seed", 1, "--max-new-tokens", 5]
+    assert out(capsys, *options, "--prompt-file", tmp_path / "prompt.txt") == out(capsys, *options, "--prompt", "fox –\nna")
+    (tmp_path / "prompt.txt").write_bytes(b"the \xff")
+    assert "the prompt is not UTF-8 text: byte 4" in complaint(capsys, *options, "--prompt-file", tmp_path / "prompt.txt")
+    assert "no such file" in complaint(capsys, *options, "--prompt-file", tmp_path / "none.txt")
+    assert "not allowed with" in complaint(capsys, *options, "--prompt-file", "x", "--prompt", "y")
+
+
+@pytest.mark.parametrize("more", [[], ["--prompt-file", "-"]])
+def test_a_prompt_through_a_pipe(run: Path, more: list[str]) -> None:
+    process = program("--checkpoint", run, "--max-new-tokens", 0, *more, stdin=subprocess.PIPE, env={"PYTHONIOENCODING": "utf-8"})
+    stdout, stderr = process.communicate("naïve –".encode(), timeout=60)
+    assert (process.returncode, stdout.decode(), stderr) == (0, "naïve –\n", b"")
+
+
+def test_a_prompt_longer_than_the_context_is_cropped_and_said_so(run: Path, capsys: pytest.CaptureFixture) -> None:
+    prompt = "the quick brown fox"
+    assert run_main(lambda: generate.main(["--checkpoint", str(run), "--prompt", prompt, "--max-new-tokens", "5", "--seed", "1"])) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "note: the prompt has 19 tokens; the model reads the last 8.\n"
+    assert captured.out.startswith(prompt)
+    shorter = out(capsys, "--checkpoint", run, "--prompt", prompt[-8:], "--max-new-tokens", 5, "--seed", 1)
+    assert captured.out == prompt[:-8] + shorter
 
 
 def test_the_program_itself(run: Path) -> None:
@@ -143,6 +192,9 @@ def test_no_checkpoint(capsys: pytest.CaptureFixture) -> None:
         (["--top-k", "0"], "top_k must be at least 1, got 0"),
         (["--top-k", "2.5"], "'2.5'"),
         (["--top-p", "1.5"], "top_p must be above 0 and at most 1, got 1.5."),
+        (["--min-p", "2"], "min_p must be at least 0 and at most 1, got 2.0."),
+        (["--min-p", "nan"], "min_p must be at least 0 and at most 1, got nan."),
+        (["--repetition-penalty", "0"], "repetition_penalty must be a positive number (1 for none), got 0.0."),
         (["--max-new-tokens", "-1"], "--max-new-tokens must be at least 0, got -1."),
         (["--num-samples", "0"], "--num-samples must be at least 1, got 0."),
         (["--seed", "-1"], "--seed must be at least 0, got -1."),

@@ -1,0 +1,236 @@
+"""Talk to a trained model:  python -m gpt.chat --checkpoint runs/tiny
+
+A model that was taught to answer has a template beside its weights (`gpt.template`); it sees the conversation in that form and
+stops when it is your turn. Any other model goes on with the text: what you type is added to it, an empty line lets it write on.
+
+While it writes, Ctrl-C stops it; at your turn, Ctrl-D leaves.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import DataError
+from data.files import explain, write_atomically
+from data.tokenizer import Tokenizer
+from gpt.arguments import Parser, add_model_options, add_sampling_options, check
+from gpt.decoder import Decoder, supports
+from gpt.errors import run_main
+from gpt.inference import stream_text
+from gpt.model import LanguageModel
+from gpt.pretrained import open_model
+from gpt.sampling import Sampling
+from gpt.template import Message, Template, load_template
+from tensorlite import random
+
+
+class Conversation:
+    """What was said so far, and how the model goes on from it.
+
+    Args:
+        template: how a conversation is written down; without one, it is one text that both write.
+        sampling: how tokens are chosen, see `gpt.sampling.Sampling`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        template: Template | None = None,
+        *,
+        max_new_tokens: int = 200,
+        stop: Sequence[str] = (),
+        generator: np.random.Generator | None = None,
+        sampling: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.template = model, tokenizer, template
+        self.max_new_tokens, self.generator = max_new_tokens, generator
+        self.stop = [*stop, *(template.stop if template else ())]
+        self.sampling = dict(sampling or {})
+        self.decoder = Decoder(model) if supports(model) else None  # keeps what the conversation has in common from turn to turn
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all that was said."""
+        self.text = ""
+        self.messages: list[Message] = []
+
+    def say(self, line: str) -> Iterator[str]:
+        """Add ``line``; yields what the model answers, piece by piece. What it has said until it is stopped counts as said.
+
+        Raises:
+            DataError: for characters that the tokenizer never saw; then nothing is added.
+        """
+        if self.template:
+            asked: list[Message] = [*self.messages, {"role": "user", "content": line}]
+            shown = self._that_fits(asked)
+        else:
+            asked = []
+            shown = self.text + ("\n" if self.text and line else "") + line
+        pieces = stream_text(
+            self.model,
+            self.tokenizer,
+            shown,
+            self.max_new_tokens,
+            generator=self.generator,
+            stop=self.stop,
+            decoder=self.decoder,
+            use_cache=self.decoder is not None,
+            **self.sampling,
+        )
+        return self._listen(pieces, shown, asked)
+
+    def _listen(self, pieces: Iterator[str], shown: str, asked: list[Message]) -> Iterator[str]:
+        said = ""
+        try:
+            for piece in pieces:
+                if self.template and not said:
+                    piece = piece.lstrip()  # an answer does not begin with an empty line
+                said += piece
+                yield piece
+        finally:
+            if self.template:
+                self.messages = [*asked, {"role": "assistant", "content": said.strip()}]
+            else:
+                self.text = shown + said
+
+    def _that_fits(self, messages: list[Message]) -> str:
+        """The conversation as text, without its oldest turns if they would leave no room for an answer."""
+        assert self.template
+        block_size = self.model.config.block_size
+        room = block_size - min(self.max_new_tokens, block_size // 2)
+        while len(messages) > 1 and len(self.tokenizer.encode(self.template.prompt(messages))) > room:
+            messages = messages[2:]
+        return self.template.prompt(messages)
+
+    def as_text(self) -> str:
+        """All that was said, as the model sees it."""
+        return "".join(text for text, _ in self.template.render(self.messages)) if self.template else self.text
+
+
+class Chat:
+    """The conversation at a terminal: asks for lines, knows the commands."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self.commands: dict[str, Callable[[str], str | None]] = {
+            "/reset": self._reset,
+            "/temperature": self._temperature,
+            "/save": self._save,
+            "/help": self._help,
+            "/quit": self._quit,
+        }
+
+    def run(self) -> None:
+        """Ask and answer until the user leaves."""
+        print(self._help(""))
+        while True:
+            try:
+                line = input("> ")
+            except EOFError:
+                print()
+                return
+            except KeyboardInterrupt:  # an unfinished line is given up
+                print()
+                continue
+            if line.startswith("/"):
+                name, _, argument = line.partition(" ")
+                answer = self.commands.get(name, self._unknown)(argument.strip())
+                if answer is None:
+                    return
+                print(answer)
+            else:
+                self._converse(line)
+
+    def _converse(self, line: str) -> None:
+        try:
+            pieces = self.conversation.say(line)
+            try:
+                for piece in pieces:
+                    print(piece, end="", flush=True)
+            except KeyboardInterrupt:
+                pieces.close()  # type: ignore[attr-defined] # a generator: what it said counts
+            print()
+        except DataError as error:
+            print(f"error: {error}")
+
+    def _reset(self, _: str) -> str:
+        self.conversation.reset()
+        return "(forgotten)"
+
+    def _temperature(self, argument: str) -> str:
+        sampling = self.conversation.sampling
+        if argument:
+            try:
+                temperature = float(argument)
+                Sampling(**{**sampling, "temperature": temperature})
+            except ValueError as error:
+                return f"error: {error}"
+            sampling["temperature"] = temperature
+        return f"(temperature {sampling.get('temperature', 1.0):g})"
+
+    def _save(self, argument: str) -> str:
+        if not argument:
+            return "error: /save needs the name of a file."
+        path = Path(argument).expanduser()
+        if path.exists():
+            return f"error: {path} exists, and is left as it is; choose another name."
+        try:
+            write_atomically(path, self.conversation.as_text())
+        except OSError as error:
+            return f"error: {explain(error, path)}"
+        return f"(written to {path})"
+
+    def _help(self, _: str) -> str:
+        kind = "It answers." if self.conversation.template else "It goes on with your text; an empty line lets it write on."
+        return f"{kind}  /reset  /temperature T  /save FILE  /help  /quit"
+
+    def _quit(self, _: str) -> None:
+        return None
+
+    def _unknown(self, _: str) -> str:
+        return f"error: there is no such command; there are {' '.join(self.commands)}."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load the model, talk.
+
+    Raises:
+        UserError, DataError, DeviceUnavailableError: for what the user can mend.
+    """
+    parser = Parser(prog="python -m gpt.chat", description="Talk to a trained model.")
+    add_model_options(parser)
+    add_sampling_options(parser, max_new_tokens=200)
+    options = parser.parse_args(argv)
+    sampling = check(parser, options)
+    model, tokenizer, _ = open_model(options.checkpoint, options.backend)
+    conversation = Conversation(
+        model,
+        tokenizer,
+        load_template(options.checkpoint),
+        max_new_tokens=options.max_new_tokens,
+        stop=options.stop,
+        generator=None if options.seed is None else random.make_generator(options.seed, 0),
+        sampling=sampling,
+    )
+    _edit_lines()
+    Chat(conversation).run()
+
+
+def _edit_lines() -> None:
+    """Arrow keys and history at the prompt, where Python was built with them: importing is all it takes."""
+    if sys.stdin.isatty():
+        try:
+            import readline
+        except ImportError:
+            return
+        readline.parse_and_bind("set enable-bracketed-paste off")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

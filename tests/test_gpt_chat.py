@@ -1,0 +1,276 @@
+"""Chat: the conversation as the model sees it, and the program at a pseudo-terminal; ``python -m gpt --mode``."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.tokenizer import CharTokenizer, TokenizerError
+from gpt import __main__ as gpt_main
+from gpt import chat as chat_module
+from gpt.chat import Chat, Conversation
+from gpt.checkpoint import save_model
+from gpt.config import GPTConfig
+from gpt.errors import run_main
+from gpt.inference import generate_text
+from gpt.model import LanguageModel, build_model
+from gpt.template import Template
+from tensorlite import random
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKEN = CharTokenizer.train("### User:\n### Assistant:\nthe quick brown fox – naïve.?")
+
+
+def make(block_size: int = 64) -> LanguageModel:
+    config = GPTConfig(vocab_size=TOKEN.vocab_size, block_size=block_size, n_layer=1, n_head=2, n_embd=8)
+    with random.use_generator(random.make_generator(0)):
+        return build_model(config).eval()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("runs") / "noise", make(), TOKEN)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """A model that always answers with the same pieces; the list gets what it was shown, and with which options."""
+    calls: list[tuple] = []
+
+    def answers(model, tokenizer, prompt, max_new_tokens, **options):
+        tokenizer.encode(prompt)
+        calls.append((prompt, options))
+        return iter(["\n", "a ", "fox", "\n"])
+
+    monkeypatch.setattr(chat_module, "stream_text", answers)
+    return calls
+
+
+# --- the conversation ---------------------------------------------------------------------------------
+
+
+def test_a_base_model_goes_on_with_the_text(told: list):
+    conversation = Conversation(make(), TOKEN)
+    assert "".join(conversation.say("the quick")) == "\na fox\n"
+    assert conversation.as_text() == "the quick\na fox\n"
+    list(conversation.say(""))
+    list(conversation.say("brown"))
+    assert [prompt for prompt, _ in told] == ["the quick", "the quick\na fox\n", "the quick\na fox\n\na fox\n\nbrown"]
+
+
+def test_a_taught_model_sees_the_template(told: list):
+    conversation = Conversation(make(1000), TOKEN, Template(), stop=["naïve"])
+    assert "".join(conversation.say("the fox?")) == "a fox\n"
+    list(conversation.say("quick?"))
+    first = "### User:\nthe fox?\n\n### Assistant:\n"
+    assert [prompt for prompt, _ in told] == [first, first + "a fox\n\n### User:\nquick?\n\n### Assistant:\n"]
+    assert told[0][1]["stop"][0] == "naïve"
+    assert "### User:" in told[0][1]["stop"]
+    conversation.reset()
+    list(conversation.say("the fox?"))
+    assert told[-1][0] == first
+
+
+def test_the_oldest_turns_make_room(told: list):
+    conversation = Conversation(make(150), TOKEN, Template(), max_new_tokens=20)
+    for _ in range(6):
+        list(conversation.say("the quick brown fox?"))
+    assert len(conversation.messages) == 12
+    for prompt, _ in told:
+        assert prompt.startswith("### User:")
+        assert len(prompt) <= 130
+    assert told[-1][0].count("### User:") == 2
+
+
+def test_an_answer_that_is_stopped_counts(told: list):
+    conversation = Conversation(make(), TOKEN, Template())
+    answer = conversation.say("fox?")
+    assert [next(answer), next(answer)] == ["", "a "]
+    answer.close()
+    assert conversation.messages[-1] == {"role": "assistant", "content": "a"}
+
+
+def test_what_cannot_be_read_is_not_said(told: list):
+    for template in (None, Template()):
+        conversation = Conversation(make(), TOKEN, template)
+        with pytest.raises(TokenizerError, match="never saw this character: 'Z'"):
+            conversation.say("Zoo")
+        assert conversation.as_text() == ""
+
+
+def test_a_turn_is_what_generate_would_write():
+    model = make()
+    conversation = Conversation(model, TOKEN, max_new_tokens=30, generator=np.random.default_rng(4), sampling={"temperature": 0.7})
+    first = "".join(conversation.say("the "))
+    second = "".join(conversation.say(""))
+    rng = np.random.default_rng(4)
+    text = generate_text(model, TOKEN, "the ", 30, generator=rng, temperature=0.7, use_cache=False)
+    assert "the " + first == text
+    assert text + second == generate_text(model, TOKEN, text, 30, generator=rng, temperature=0.7, use_cache=False)
+
+
+# --- the commands -------------------------------------------------------------------------------------
+
+
+def test_commands(told: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    file = tmp_path / "talk.txt"
+    lines = iter(["fox", "/temperature", "/temperature 0.5", "/temperature -1", "/temperature warm", f"/save {file}", f"/save {file}", "/save",
+                  "/reset", f"/save {tmp_path / 'no' / 'x'}", "/dance", "Zoo", "/quit", "never asked"])  # fmt: skip
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    conversation = Conversation(make(), TOKEN)
+    Chat(conversation).run()
+    said = capsys.readouterr().out
+    for expected in ("/reset  /temperature T  /save FILE", "\na fox\n", "(temperature 1)", "(temperature 0.5)", "error: temperature must be 0 (always",
+                     "error: could not convert", f"(written to {file})", "exists, and is left as it is", "/save needs the name", "(forgotten)",
+                     "error: ", "there is no such command", "error: the tokenizer never saw this character: 'Z'"):  # fmt: skip
+        assert expected in said, expected
+    assert file.read_text() == "fox\na fox\n"
+    assert conversation.as_text() == ""
+    assert conversation.sampling == {"temperature": 0.5}
+    assert next(lines) == "never asked"
+
+
+# --- at a terminal ------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """The program at a pseudo-terminal: what is typed, and what the screen shows."""
+
+    def __init__(self, *argv: object) -> None:
+        pid, self.screen = pty.fork()
+        if pid == 0:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
+            os.chdir(ROOT)
+            os.execve(sys.executable, [sys.executable, *map(str, argv)], environment)
+        self.pid = pid
+        self.seen = b""
+
+    def until(self, pattern: str, seconds: float = 8) -> str:
+        """What the screen shows since the last time, up to ``pattern``."""
+        end = time.monotonic() + seconds
+        while not (found := re.search(pattern.encode(), self.seen, re.DOTALL)):
+            assert time.monotonic() < end, f"{pattern!r} never came: {self.seen[-300:]!r}"
+            if select.select([self.screen], [], [], 0.1)[0]:
+                self.seen += os.read(self.screen, 65536)
+        text, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return text.decode().replace("\r\n", "\n")
+
+    def type(self, text: str) -> None:
+        os.write(self.screen, text.encode())
+
+    def exit_code(self) -> int:
+        try:
+            while os.read(self.screen, 65536):
+                pass
+        except OSError:  # what a terminal says when the other end is gone
+            pass
+        os.close(self.screen)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_a_conversation_at_a_terminal(run: Path, tmp_path: Path):
+    terminal = Terminal("-m", "gpt.chat", "--checkpoint", run, "--seed", 1, "--max-new-tokens", 30)
+    assert "It goes on with your text" in terminal.until("> ")
+    terminal.type("the naïve\n")
+    answer = terminal.until("\n> ").removeprefix("the naïve\n").removesuffix("\n> ")
+    assert len(answer) == 30
+    terminal.type("/temperature 0\n")
+    assert "(temperature 0)" in terminal.until("\n> ")
+    terminal.type(f"/save {tmp_path}/said\n")
+    terminal.until("\n> ")
+    assert (tmp_path / "said").read_text() == "the naïve" + answer
+    terminal.type("\x1b[A\x1b[A\x1b[A\n")  # three up: the first line again
+    assert "the naïve" in terminal.until("\n> ")
+    terminal.type("half a li\x03")  # Ctrl-C gives the line up
+    terminal.until("> ")
+    terminal.type("/quit\n")
+    assert terminal.exit_code() == 0
+
+
+def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(run: Path):
+    terminal = Terminal("-m", "gpt.chat", "--checkpoint", run, "--max-new-tokens", 10_000_000)
+    terminal.until("> ")
+    terminal.type("the \n")
+    terminal.until("the \r\n.{20}")
+    os.kill(terminal.pid, signal.SIGINT)
+    terminal.until("\n> ")
+    terminal.type("\x04")
+    assert terminal.exit_code() == 0
+
+
+def test_a_taught_model_at_a_terminal(run: Path, tmp_path: Path):
+    save_model(tmp_path, make(), TOKEN)
+    Template().save(tmp_path)
+    terminal = Terminal("-m", "gpt", "--mode", "chat", "--checkpoint", tmp_path, "--max-new-tokens", 10, "--temperature", 0)
+    assert "It answers." in terminal.until("> ")
+    terminal.type("the fox?\n")
+    terminal.until("\n> ")
+    terminal.type("/quit\n")
+    assert terminal.exit_code() == 0
+
+
+def test_lines_through_a_pipe(run: Path):
+    command = [sys.executable, "-m", "gpt.chat", "--checkpoint", run, "--max-new-tokens", "3"]
+    done = subprocess.run(command, cwd=ROOT, input=b"the\n", capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--temperature", "nan"], "temperature must be 0"),
+        (["--max-new-tokens", "-1"], "--max-new-tokens must be at least 0"),
+        (["--temprature", "1"], "did you mean --temperature?"),
+    ],
+)
+def test_impossible_options(run: Path, capsys: pytest.CaptureFixture, argv: list[str], message: str):
+    assert run_main(lambda: chat_module.main(["--checkpoint", str(run), *argv])) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_broken_template(tmp_path: Path, capsys: pytest.CaptureFixture):
+    save_model(tmp_path, make(), TOKEN)
+    (tmp_path / "template.json").write_text("[]")
+    assert run_main(lambda: chat_module.main(["--checkpoint", str(tmp_path)])) == 2
+    assert "is no template" in capsys.readouterr().err
+
+
+# --- python -m gpt --mode -----------------------------------------------------------------------------
+
+
+def test_modes_are_the_programs(run: Path, capsys: pytest.CaptureFixture):
+    options = ["--checkpoint", str(run), "--prompt", "the", "--seed", "1", "--max-new-tokens", "5"]
+    texts = []
+    for argv in (["--mode", "generate", *options], [*options, "--mode=generate"], [*options[:2], "--mode", "generate", *options[2:]]):
+        assert run_main(lambda argv=argv: gpt_main.main(argv)) == 0
+        texts.append(capsys.readouterr().out)
+    assert len(set(texts)) == 1
+    assert texts[0].startswith("the")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "--mode is missing: it is one of train, generate, chat, finetune."),
+        (["--mode"], "--mode is missing"),
+        (["--mode", "genrate"], "there is no mode 'genrate': did you mean generate?"),
+        (["--mode", "x"], "it is one of train"),
+        (["--mode", "generate", "--checkpoint", "x", "--top-q", "1"], "did you mean --top-"),
+    ],
+)
+def test_modes_that_are_not(capsys: pytest.CaptureFixture, argv: list[str], message: str):
+    assert run_main(lambda: gpt_main.main(argv)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_lists_the_modes(capsys: pytest.CaptureFixture):
+    assert gpt_main.main(["--help"]) == 0
+    assert "finetune" in capsys.readouterr().out
