@@ -153,7 +153,7 @@ class Terminal:
         self.pid = pid
         self.seen = b""
 
-    def until(self, pattern: str, seconds: float = 8) -> str:
+    def until(self, pattern: str, seconds: float = 30) -> str:
         """What the screen shows since the last time, up to ``pattern``."""
         end = time.monotonic() + seconds
         while not (found := re.search(pattern.encode(), self.seen, re.DOTALL)):
@@ -189,7 +189,10 @@ def test_a_conversation_at_a_terminal(run: Path, tmp_path: Path):
     assert (tmp_path / "said").read_text() == "the naïve" + answer
     terminal.type("\x1b[A\x1b[A\x1b[A\n")  # three up: the first line again
     assert "the naïve" in terminal.until("\n> ")
-    terminal.type("half a li\x03")  # Ctrl-C gives the line up
+    terminal.type("half a li")
+    terminal.until("half a li")  # somebody is reading
+    time.sleep(0.1)
+    terminal.type("\x03")  # Ctrl-C gives the line up
     terminal.until("> ")
     terminal.type("/quit\n")
     assert terminal.exit_code() == 0
