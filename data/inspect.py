@@ -15,7 +15,7 @@ import numpy as np
 from data.errors import run_main
 from data.prepared import Prepared, open_prepared
 from data.token_file import TokenFile
-from data.tokenizer import IdsTokenizer, Tokenizer, named_tokenizer
+from data.tokenizer import ByteLevelTokenizer, IdsTokenizer, Tokenizer, named_tokenizer
 
 WIDTH = 40  # of the longest bar
 
@@ -78,9 +78,8 @@ def histogram(tokenizer: Tokenizer, counts: np.ndarray, top: int) -> Iterator[st
     """The ``top`` most frequent ids, each with its text, its share of all, and a bar."""
     order = np.argsort(-counts, kind="stable")[:top]
     for i in order[counts[order] > 0]:
-        text = repr(_text(tokenizer, int(i)))
         bar = "#" * max(1, round(WIDTH * counts[i] / counts[order[0]]))
-        yield f"{i:>8} {text:<20} {counts[i]:>14,} {counts[i] / counts.sum():>7.2%}  {bar}"
+        yield f"{i:>8} {_shown(tokenizer, int(i)):<20} {counts[i]:>14,} {counts[i] / counts.sum():>7.2%}  {bar}"
 
 
 def _compression(tokenizer: Tokenizer, counts: np.ndarray) -> str | None:
@@ -106,15 +105,15 @@ def _unknown(prepared: Prepared, counts: np.ndarray) -> str | None:
     return f"{lost / (total + lost):.4%} of the characters ({lost:,}) were left out: the tokenizer does not know them" if lost else "none"
 
 
-def _text(tokenizer: Tokenizer, i: int) -> str:
-    """What one token says; a token that is half a character, in bytes."""
+def _shown(tokenizer: Tokenizer, i: int) -> str:
+    """One token in quotes; one that is half a character, in bytes."""
     text = tokenizer.decode([i])
-    return str(tokenizer.decode_bytes([i])) if "\ufffd" in text and hasattr(tokenizer, "decode_bytes") else text
+    return repr(tokenizer.decode_bytes([i]) if "\ufffd" in text and isinstance(tokenizer, ByteLevelTokenizer) else text)
 
 
 def _length(tokenizer: Tokenizer, i: int) -> int:
     """How many bytes one token is."""
-    if hasattr(tokenizer, "decode_bytes"):
+    if isinstance(tokenizer, ByteLevelTokenizer):
         return len(tokenizer.decode_bytes([i]))
     return len(tokenizer.decode([i]).encode("utf-8", "surrogatepass"))
 

@@ -38,7 +38,7 @@ def test_a_file_is_what_was_written(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(np.concatenate(list(file.chunks(7))), tokens)
     assert file.max() == tokens.max()
     assert not file.open().flags.writeable
-    assert type(file[10:20]) is np.ndarray or file[10:20].base is None
+    assert type(file[10:20]) is np.ndarray  # a copy, not a map
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_the_position_is_restored_exactly(tmp_path: Path, taken: int) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [({"seed": 2}, "seed is 1, here it is 2"), ({"block_size": 4}, "windows is 12"), ({"shard": Shard(0, 2)}, "shard is")],
+    [({"seed": 2}, "seed is 1, here it is 2"), ({"block_size": 4}, "windows"), ({"shard": Shard(0, 2)}, "shard is")],
 )
 def test_a_position_of_another_order(changes: dict, what: str) -> None:
     state = EpochBatches(np.arange(100), 4, block_size=8, seed=1).state_dict()

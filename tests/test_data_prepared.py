@@ -1,0 +1,266 @@
+"""Opening a prepared folder: what is right is opened, what does not fit together is told in one sentence."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import prepared as prepared_module
+from data.dataset import open_dataset
+from data.errors import DataError
+from data.prepare import Settings, prepare
+from data.prepared import PreparedError, open_prepared, require_same_tokenizer
+from data.tokenizer import BpeTokenizer, CharTokenizer, IdsTokenizer, MissingExtraError
+
+TEXT = "The quick brown fox jumps over the lazy dog.\n" * 200
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "fox.txt"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path: Path, text: Path) -> Path:
+    prepare(text, tmp_path / "fox", Settings(workers=1))
+    return tmp_path / "fox"
+
+
+@pytest.fixture
+def nano(tmp_path: Path) -> Path:
+    """As nanoGPT's data/shakespeare_char/prepare.py leaves it."""
+    folder = tmp_path / "nano"
+    folder.mkdir()
+    tokens = CharTokenizer.train(TEXT).encode(TEXT)
+    tokens[:8000].tofile(folder / "train.bin")
+    tokens[8000:].tofile(folder / "val.bin")
+    (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 30}))
+    return folder
+
+
+def change_meta(folder: Path, **changes) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, **changes}))
+
+
+# --- what is right ------------------------------------------------------------------------------------
+
+
+def test_what_prepare_writes_is_opened(folder: Path) -> None:
+    prepared = open_prepared(folder)
+    assert prepared.tokenizer == CharTokenizer.train(TEXT)
+    assert prepared.vocab_size == prepared.tokenizer.vocab_size
+    assert prepared.tokenizer.decode(prepared.train[:]) + prepared.tokenizer.decode(prepared.val[:]) == TEXT
+    assert prepared.meta["tokens"] == {"train": len(prepared.train), "val": len(prepared.val)}
+    assert prepared.notes == ()
+
+
+def test_a_bpe_folder(tmp_path: Path, text: Path) -> None:
+    prepare(text, tmp_path / "out", Settings(tokenizer="bpe", vocab_size=300, workers=1))
+    prepared = open_prepared(tmp_path / "out")
+    assert isinstance(prepared.tokenizer, BpeTokenizer)
+    whole = prepared.tokenizer.decode(prepared.train[:]) + prepared.tokenizer.decode(prepared.val[:])
+    assert whole.replace("<|endoftext|>", "") == TEXT
+
+
+def test_room_for_more_ids(folder: Path) -> None:
+    assert open_prepared(folder, vocab_size=64).vocab_size == 64
+
+
+def test_the_tokenizer_that_is_expected(folder: Path) -> None:
+    assert open_prepared(folder, CharTokenizer.train(TEXT)).vocab_size == open_prepared(folder).vocab_size
+
+
+# --- nanoGPT's ----------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_nanogpts_is_opened_and_its_pickle_is_not(nano: Path) -> None:
+    (nano / "meta.pkl").write_bytes(b"cposix\n_exit\n(I42\ntR.")  # ends the process of whoever opens it
+    prepared = open_prepared(nano)
+    assert prepared.vocab_size == len(set(TEXT))  # one more than the highest id
+    assert prepared.tokenizer == IdsTokenizer(prepared.vocab_size)
+    assert len(prepared.notes) == 2
+    assert "meta.pkl is a pickle, which can run any code when it is opened, so it is not read" in prepared.notes[0]
+    assert "--tokenizer" in prepared.notes[1]
+
+
+def test_what_the_tokens_mean_can_be_said(nano: Path) -> None:
+    prepared = open_prepared(nano, CharTokenizer.train(TEXT))
+    assert prepared.tokenizer.decode(prepared.train[:9]) == "The quick"
+    assert len(prepared.notes) == 1
+
+
+def test_how_many_ids_there_are_can_be_said(nano: Path) -> None:
+    prepared = open_prepared(nano, vocab_size=50304)
+    assert prepared.vocab_size == prepared.tokenizer.vocab_size == 50304
+
+
+def test_ids_that_the_tokenizer_does_not_have(nano: Path) -> None:
+    highest = len(set(TEXT)) - 1
+    sentence = rf"train.bin has the token {highest} at position \d+, but the highest id is 7: these are not the tokens of this tokenizer"
+    with pytest.raises(PreparedError, match=sentence):
+        open_prepared(nano, CharTokenizer("abcdefgh"))
+    with pytest.raises(PreparedError, match=sentence):
+        open_prepared(nano, vocab_size=8)
+
+
+def test_ids_that_are_too_high_are_found_anywhere(nano: Path, monkeypatch) -> None:
+    tokens = np.zeros(10_000, np.uint16)
+    tokens[9_999] = 7
+    tokens.tofile(nano / "val.bin")
+    monkeypatch.setattr(prepared_module, "CHUNK", 64)
+    np.zeros(10, np.uint16).tofile(nano / "train.bin")
+    with pytest.raises(PreparedError, match=r"val.bin has the token 7 at position 9,999"):
+        open_prepared(nano, vocab_size=7)
+
+
+# --- what does not fit together -----------------------------------------------------------------------
+
+
+def test_no_folder_and_no_tokens(tmp_path: Path, text: Path) -> None:
+    with pytest.raises(PreparedError, match="there is no folder"):
+        open_prepared(tmp_path / "nowhere")
+    with pytest.raises(PreparedError, match="is not a folder"):
+        open_prepared(text)
+    with pytest.raises(PreparedError, match=r"it has no train.bin; prepare it first: python -m data.prepare"):
+        open_prepared(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("train.bin", "it has a val.bin but no train.bin"),
+        ("val.bin", "it has a train.bin but no val.bin"),
+        ("meta.json", "was not prepared to its end: it has no meta.json"),
+        ("tokenizer.json", "it has a meta.json but no tokenizer.json"),
+    ],
+)
+def test_a_file_is_missing(folder: Path, missing: str, sentence: str) -> None:
+    (folder / missing).unlink()
+    with pytest.raises(PreparedError, match=sentence):
+        open_prepared(folder)
+
+
+def test_a_crash_while_files_took_their_places(folder: Path) -> None:
+    (folder / ".preparing").mkdir()
+    for name in ("meta.json", "tokenizer.json"):
+        (folder / name).rename(folder / ".preparing" / name)
+    with pytest.raises(PreparedError, match="was not prepared to its end"):
+        open_prepared(folder)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+def test_a_file_cut_short(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-1])
+    with pytest.raises(DataError, match=f"{name} is damaged: its .* bytes are not a whole number of uint16 tokens"):
+        open_prepared(folder)
+    (folder / name).write_bytes(content[:-2])
+    count = len(content) // 2
+    with pytest.raises(PreparedError, match=f"the file has {count - 1:,} tokens of uint16, but meta.json says {count:,}"):
+        open_prepared(folder)
+
+
+def test_another_type_than_meta_says(folder: Path) -> None:
+    change_meta(folder, dtype="uint32")
+    with pytest.raises(DataError, match=r"do not belong together|is damaged"):
+        open_prepared(folder)
+    change_meta(folder, dtype="float32")
+    with pytest.raises(PreparedError, match="dtype should be uint16 or uint32, got 'float32'"):
+        open_prepared(folder)
+
+
+@pytest.mark.parametrize("tokens", [None, 7, {}, {"train": 3}])
+def test_a_meta_without_counts(folder: Path, tokens: object) -> None:
+    change_meta(folder, tokens=tokens)
+    with pytest.raises(PreparedError, match=r"meta.json do not belong together"):
+        open_prepared(folder)
+
+
+@pytest.mark.parametrize(("content", "sentence"), [("{", "does not hold JSON"), ("[]", "got \\[\\]"), ("", "does not hold JSON")])
+def test_a_meta_that_is_none(folder: Path, content: str, sentence: str) -> None:
+    (folder / "meta.json").write_text(content)
+    with pytest.raises(PreparedError, match=sentence):
+        open_prepared(folder)
+
+
+def test_a_tokenizer_of_another_folder(folder: Path) -> None:
+    own, other = CharTokenizer.train(TEXT), CharTokenizer(sorted(set(TEXT), reverse=True))
+    other.save(folder / "tokenizer.json")
+    with pytest.raises(PreparedError, match=f"its hash is {other.hash}, but meta.json says {own.hash}"):
+        open_prepared(folder)
+
+
+def test_another_tokenizer_than_the_models_is_refused_with_both_hashes(folder: Path) -> None:
+    own, other = CharTokenizer.train(TEXT), CharTokenizer.train(TEXT + "!")
+    with pytest.raises(PreparedError, match=f"prepared with another tokenizer: its hash is {own.hash}, and that of the .* is {other.hash}"):
+        open_prepared(folder, other)
+    require_same_tokenizer(own, open_prepared(folder).tokenizer, folder)
+
+
+def test_a_vocabulary_that_is_too_small(folder: Path) -> None:
+    with pytest.raises(PreparedError, match=r"vocab_size 5 is too small: the tokenizer of .* has 30 ids"):
+        open_prepared(folder, vocab_size=5)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+def test_an_empty_text(nano: Path, name: str) -> None:
+    (nano / name).write_bytes(b"")
+    with pytest.raises(PreparedError, match=f"{name} is empty: there is no"):
+        open_prepared(nano)
+
+
+def test_a_folder_whose_tokenizer_needs_what_is_not_installed(tmp_path: Path, text: Path, monkeypatch) -> None:
+    prepare(text, tmp_path / "out", Settings(tokenizer="bpe", vocab_size=300, workers=1))
+    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'tensorlite\[data\]'"):
+        open_prepared(tmp_path / "out")
+
+
+# --- a folder, a text, a name -------------------------------------------------------------------------
+
+
+def test_a_text_and_its_folder_give_the_same_tokens(text: Path, folder: Path) -> None:
+    of_text, of_folder = open_dataset(text), open_dataset(folder)
+    assert of_text.tokenizer == of_folder.tokenizer
+    np.testing.assert_array_equal(of_text.train, of_folder.train[:])
+    np.testing.assert_array_equal(of_text.val, of_folder.val[:])
+    assert of_text.first_line == of_folder.first_line == TEXT.partition("\n")[0]
+
+
+def test_named_corpora_and_tokenizers_for_a_text(text: Path, tmp_path: Path) -> None:
+    assert "pydoc" in open_dataset("pydoc").summary
+    bpe = open_dataset(text, tokenizer="bpe", vocab_size=300)
+    assert isinstance(bpe.tokenizer, BpeTokenizer)
+    assert bpe.tokenizer.decode(np.concatenate([bpe.train, bpe.val])) == TEXT
+    bpe.tokenizer.save(tmp_path / "my.json")
+    assert open_dataset(text, tokenizer=str(tmp_path / "my.json")).tokenizer == bpe.tokenizer
+    assert open_dataset(text, tokenizer="char", vocab_size=100).vocab_size == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"vocab_size": 5}, "vocab_size 5 is too small: the tokenizer has 30 ids"),
+        ({"tokenizer": "/nowhere/tokenizer.json"}, "/nowhere/tokenizer.json cannot be read: No such file"),
+    ],
+)
+def test_what_a_text_cannot_be(text: Path, options: dict, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        open_dataset(text, **options)
+
+
+def test_a_folder_learns_no_tokenizer(folder: Path) -> None:
+    with pytest.raises(DataError, match="has been made into tokens already"):
+        open_dataset(folder, tokenizer="bpe")
+
+
+def test_a_text_that_is_too_large_for_memory(tmp_path: Path) -> None:
+    with open(tmp_path / "large.txt", "wb") as file:
+        file.truncate(201 * 10**6)
+    with pytest.raises(DataError, match=r"large.txt is too large .* \(201 MB\): prepare it once, python -m data.prepare"):
+        open_dataset(tmp_path / "large.txt")
