@@ -1,8 +1,8 @@
 """Pieces of documents to ids: the work that worker processes share.
 
 Characters are a special case. Their vocabulary is known only when all of the text has been read, and reading it twice would
-cost as much as everything else together. So a batch comes with an alphabet of its own, the sorted code points that occur in it,
-and its ids count in that; `data.prepare` translates, first to the order in which characters turned up, at the end to sorted order.
+cost as much as everything else together. So each worker has an alphabet of its own, the characters in the order in which it met them,
+and a batch comes with it; `data.prepare` translates, first to the order in which itself met them, at the end to sorted order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Row:
 
     Attributes:
         ids: ids of the tokenizer's, or places in ``alphabet``.
-        alphabet: sorted code points, or None with a tokenizer.
+        alphabet: code points, or None with a tokenizer.
         continues: whether the first id goes on with a document begun in an earlier batch.
         documents, characters: how many; separators are not counted.
     """
@@ -75,6 +75,7 @@ class Encoder:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._separator = separator(task.tokenizer)
+        self._alphabet = GrowingAlphabet()
 
     def __call__(self, work: Packed | list[Piece]) -> Batch | None:
         """The ids of what is in ``work``; None if that is an archive too large to be done in one batch.
@@ -115,7 +116,8 @@ class Encoder:
         if tokenizer is None or tokenizer.end_of_text is None:
             parts = [self._separator * (not piece.part and i > 0) + text for i, (text, piece) in enumerate(found)]
             if tokenizer is None:
-                alphabet, ids = alphabet_of("".join(parts))
+                ids = self._alphabet.encode("".join(parts))
+                alphabet = self._alphabet.points
             else:
                 ids = np.concatenate(list(self._encoded(tokenizer, zip(parts, found, strict=True))))
         else:
@@ -154,13 +156,26 @@ def separator(tokenizer: Tokenizer | None) -> str:
     return "\n" if "\n" in known else ""
 
 
-def alphabet_of(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted code points in ``text``, and for each character its place among them."""
-    encoding, dtype = ("ascii", "u1") if text.isascii() else ("utf-32-le", "<u4")
-    points = np.frombuffer(text.encode(encoding), dtype)
-    occurs = np.zeros(128 if dtype == "u1" else _CODE_POINTS, bool)
-    occurs[points] = True
-    alphabet = np.flatnonzero(occurs)
-    place = np.zeros(len(occurs), np.min_scalar_type(len(alphabet)))
-    place[alphabet] = np.arange(len(alphabet))
-    return alphabet.astype(np.uint32), place[points]
+class GrowingAlphabet:
+    """Characters in the order in which they turn up, each with the next free id. It belongs to one process and never forgets."""
+
+    def __init__(self) -> None:
+        self.points = np.zeros(0, np.uint32)
+        self._id_of = np.full(_CODE_POINTS, -1, np.int32)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of ``text``, one a character."""
+        raw, dtype = text.encode("utf-16-le", "surrogatepass"), "<u2"
+        if len(raw) != 2 * len(text):  # beyond U+FFFF
+            raw, dtype = text.encode("utf-32-le", "surrogatepass"), "<u4"
+        return self.ids(np.frombuffer(raw, dtype))
+
+    def ids(self, points: np.ndarray) -> np.ndarray:
+        """The ids of code points, in the smallest type that holds all ids so far."""
+        ids = self._id_of[points]
+        if ids.size and ids.min() < 0:
+            new = np.unique(points[ids < 0])
+            self._id_of[new] = np.arange(len(self.points), len(self.points) + len(new))
+            self.points = np.concatenate([self.points, new])
+            ids = self._id_of[points]
+        return ids.astype(np.uint8 if len(self.points) <= 1 << 8 else np.uint16 if len(self.points) <= 1 << 16 else np.uint32)

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.corpus import Corpus
-from data.encode import BATCH, PACK, Batch, Encoder, Row, Task, separator
+from data.encode import BATCH, PACK, Batch, Encoder, GrowingAlphabet, Row, Task, separator
 from data.errors import DataError, run_main
 from data.pool import Pool
 from data.sources.named import NAMES, named_source
@@ -145,21 +145,6 @@ class _Source:
                 yield text
 
 
-@dataclass
-class _Alphabet:
-    """Characters in the order in which they turn up, each with the next free id."""
-
-    points: list[int] = field(default_factory=list)
-    id_of: np.ndarray = field(default_factory=lambda: np.full(0x110000, -1, np.int32))
-
-    def ids(self, points: np.ndarray) -> np.ndarray:
-        """The ids of ``points``; new ones get one."""
-        new = points[self.id_of[points] < 0]
-        self.id_of[new] = np.arange(len(self.points), len(self.points) + len(new))
-        self.points += new.tolist()
-        return self.id_of[points]
-
-
 class _Preparation:
     """One run: what it has found and written so far."""
 
@@ -168,7 +153,7 @@ class _Preparation:
         self.settings = settings
         self.place = place
         self.tally = Tally()
-        self.alphabet = _Alphabet()
+        self.alphabet = GrowingAlphabet()
         self.documents = dict.fromkeys(SPLITS, 0)
         self.characters = dict.fromkeys(SPLITS, 0)
         self.single = source.is_single()
@@ -259,7 +244,7 @@ class _Preparation:
 
     def _sorted_characters(self) -> CharTokenizer:
         """The tokenizer of all characters that turned up; the ids on the disk become its ids."""
-        points = np.array(self.alphabet.points)
+        points = self.alphabet.points.tolist()
         tokenizer = CharTokenizer.train((chr(point) for point in points), self.settings.unknown)
         rank = tokenizer.encode("".join(map(chr, points)))
         for file in self.files.values():

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,20 @@ class TokenWriter:
         self.tokens += len(ids)
 
     def recode(self, table: np.ndarray, dtype: np.dtype) -> None:
-        """Put ``table[id]`` in the place of every id."""
+        """Put ``table[id]`` in the place of every id, on all cores: copying and looking up wait for memory, not for Python's lock."""
         self._file.close()
-        old = self.path.with_name(self.path.name + ".old")
-        os.replace(self.path, old)
-        table = table.astype(dtype)
-        with open(old, "rb") as source, open(self.path, "wb") as target:
-            while block := source.read(_CHUNK * self.dtype.itemsize):
-                target.write(table[np.frombuffer(block, self.dtype)].data)
-        old.unlink()
-        self.dtype = dtype
+        old, new, table = self.dtype, dtype, table.astype(dtype)
+        target = self.path if old == new else self.path.with_name(self.path.name + ".new")
+
+        def recode(start: int) -> None:
+            ids = np.frombuffer(os.pread(source.fileno(), _CHUNK * old.itemsize, start * old.itemsize), old)
+            os.pwrite(sink.fileno(), table.take(ids).data, start * new.itemsize)
+
+        with open(self.path, "rb") as source, open(target, "r+b" if target == self.path else "wb") as sink, ThreadPoolExecutor() as threads:
+            for _ in threads.map(recode, range(0, self.tokens, _CHUNK)):
+                pass
+        os.replace(target, self.path)
+        self.dtype = new
         self._file = open(self.path, "ab")  # noqa: SIM115
 
     def cut(self, tokens: int, rest: TokenWriter | None = None) -> None:

@@ -32,6 +32,7 @@ _UNREADABLE = {
     b"PK\x07\x08": "split zip",
     b"%PDF-": "PDF",
 }
+_FIRST_BYTES = {magic[:1] for magic in (*_MAGIC, *_UNREADABLE)}
 _SUFFIXES = {
     ".xz": "xz",
     ".txz": "xz",
@@ -47,12 +48,13 @@ _SUFFIXES = {
 
 def kind_of(head: bytes) -> str:
     """``xz gz bz2 zip 7z tar``, ``text``, ``utf-16``, ``binary``, or ``unreadable: NAME`` for an archive that cannot be read here."""
-    for magic, kind in _MAGIC.items():
-        if head.startswith(magic) and (kind != "bz2" or (head[3:4] in b"123456789" and head[4:10] in _BZ2_BLOCKS)):
-            return kind
-    for magic, name in _UNREADABLE.items():
-        if head.startswith(magic):
-            return f"unreadable: {name}"
+    if head[:1] in _FIRST_BYTES:  # most texts begin with another
+        for magic, kind in _MAGIC.items():
+            if head.startswith(magic) and (kind != "bz2" or (head[3:4] in b"123456789" and head[4:10] in _BZ2_BLOCKS)):
+                return kind
+        for magic, name in _UNREADABLE.items():
+            if head.startswith(magic):
+                return f"unreadable: {name}"
     if is_header(head[:512]):
         return "tar"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -136,6 +136,7 @@ class _Gzip:
         return not self._zlib.unconsumed_tail
 
 
+_MAGIC = {"xz": b"\xfd7zXZ\0", "gz": b"\x1f\x8b", "bz2": b"BZh"}
 _ENGINES: dict[str, Callable[[], _Engine]] = {
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY),
     "gz": _Gzip,
@@ -163,6 +164,8 @@ def decompressed(compressed: Reader, kind: str, name: str, budget: Budget) -> Re
                 if not compressed.peek(1):
                     engine = _Finished()
                     return b""
+                if not compressed.peek(8).startswith(_MAGIC[kind]):
+                    raise SourceError(f"{shown(name)} is damaged: there is something else behind its {kind} data.")
                 engine = _ENGINES[kind]()
             data = compressed.read(BLOCK // 4) if engine.needs_input else b""
             starved = engine.needs_input and not data

@@ -39,8 +39,9 @@ def decode(piece: Piece, policy: Policy, tally: Tally) -> str | None:
         if policy == "skip":
             return None
         text = text.replace("\0", "\ufffd")
-    text = text.replace("\r\n", "\n")
-    if piece.part == 0 and piece.last and not text.strip():
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+    if piece.part == 0 and piece.last and (not text or text.isspace()):
         tally.add("left out, empty", piece.name)
         return None
     return text

@@ -45,7 +45,9 @@ def zip_members(file: BinaryIO, archive: str, budget: Budget) -> Iterator[ZipMem
                 continue
             if info.flag_bits & 1:
                 raise SourceError(f"{shown(name)} is encrypted; unpack the archive with its password and give the folder instead.")
-            with opened.open(info) as content:
+            with _zip_errors(name):
+                content = opened.open(info)
+            with content:
                 yield ZipMember(info.filename, True, False, Reader(_spending(content, name, budget)))
 
 
