@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.corpus import load_corpus
+from data.corpus import Corpus, load_corpus
 from data.errors import DataError
 from data.loader import Tokens, split_tokens
 from data.prepared import Prepared, open_prepared
+from data.sources.named import NAMES, named_source
 from data.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, named_tokenizer
 
 LARGEST_TEXT = 200 * 10**6  # bytes
@@ -64,7 +65,7 @@ def open_dataset(
             f"{path} is too large to be made into tokens in memory ({path.stat().st_size / 1e6:,.0f} MB): "
             f"prepare it once, python -m data.prepare {path} --out DIR, and train on that folder."
         )
-    corpus = load_corpus(source)
+    corpus = _corpus(source)
     chosen = _tokenizer_for(corpus.text, val_fraction, tokenizer, vocab_size)
     if vocab_size is not None and vocab_size < chosen.vocab_size:
         raise DataError(f"vocab_size {vocab_size:,} is too small: the tokenizer has {chosen.vocab_size:,} ids.")
@@ -75,6 +76,16 @@ def open_dataset(
     else:
         summary = f"{len(corpus):,} characters, {len(tokens):,} tokens, {chosen.vocab_size:,} different ones: {corpus.source}"
     return Dataset(train, val, chosen, vocab_size or chosen.vocab_size, summary, _first_line(corpus.text))
+
+
+def _corpus(source: str | os.PathLike[str]) -> Corpus:
+    """A text by its name or its path."""
+    if source not in NAMES:
+        return load_corpus(source)
+    found = named_source(str(source)) if source != "openwebtext" else None
+    if isinstance(found, Corpus):
+        return found
+    raise DataError(f"{source} is larger than most memories: python -m data.prepare {source} --out DIR, and train on that folder.")
 
 
 def _from_folder(folder: Path, name: str | None, vocab_size: int | None) -> Dataset:

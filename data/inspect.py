@@ -15,7 +15,7 @@ import numpy as np
 from data.errors import run_main
 from data.prepared import Prepared, open_prepared
 from data.token_file import TokenFile
-from data.tokenizer import ByteLevelTokenizer, IdsTokenizer, Tokenizer, named_tokenizer
+from data.tokenizer import ByteLevelTokenizer, CharTokenizer, IdsTokenizer, Tokenizer, named_tokenizer
 
 WIDTH = 40  # of the longest bar
 
@@ -98,11 +98,15 @@ def _unknown(prepared: Prepared, counts: np.ndarray) -> str | None:
     tokenizer, total = prepared.tokenizer, int(counts.sum())
     if isinstance(tokenizer, IdsTokenizer):
         return None
-    lost = int(prepared.meta.get("unknown_characters") or 0)
     if tokenizer.unknown_id is not None:
         replaced = int(counts[tokenizer.unknown_id])
         return f"{replaced / total:.4%} of the tokens ({replaced:,}) stand for characters that the tokenizer does not know"
-    return f"{lost / (total + lost):.4%} of the characters ({lost:,}) were left out: the tokenizer does not know them" if lost else "none"
+    if isinstance(tokenizer, CharTokenizer) and tokenizer.unknown == "skip" and "characters" in prepared.meta:
+        characters = sum(prepared.meta["characters"].values())
+        line_ends = sum(documents - 1 for documents in prepared.meta["documents"].values() if documents)  # between two documents
+        lost = characters - (total - line_ends * ("\n" in tokenizer.characters))
+        return f"{lost / characters:.4%} of the characters ({lost:,}) were left out: the tokenizer does not know them"
+    return "none"
 
 
 def _shown(tokenizer: Tokenizer, i: int) -> str:

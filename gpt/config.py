@@ -72,7 +72,7 @@ class TrainConfig:
         ValueError: for a setting that cannot work.
     """
 
-    data: str = option("pydoc", "a prepared folder, a UTF-8 text file, or pydoc: the language reference that Python carries for its help()")
+    data: str = option("pydoc", "a prepared folder, a UTF-8 text file, or a name: pydoc (what Python's help() says), oz, shakespeare")
     tokenizer: str | None = option(None, "char, bpe, gpt2, or a file; without one, characters for a text, and a folder's own")
     vocab_size: int | None = option(None, "ids that the model has room for; without a number, as many as the tokenizer has")
     preset: str = option("tiny", "where all other settings start from: bigram, tiny, course or gpt2")

@@ -74,6 +74,18 @@ def test_the_share_of_unknown_characters(tmp_path: Path, capsys) -> None:
     assert f"{unknown / len(TEXT):.4%} of the tokens ({unknown:,}) stand for characters" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("documents", [1, 20])
+def test_the_share_of_characters_left_out(tmp_path: Path, capsys, documents: int) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(documents):
+        (tmp_path / "texts" / f"{number}.txt").write_text(TEXT[:-1], encoding="utf-8")
+    CharTokenizer(sorted(set(TEXT) - set("ö")), "skip").save(tmp_path / "my.json")
+    prepare(tmp_path / "texts", tmp_path / "out", Settings(workers=1, tokenizer=str(tmp_path / "my.json"), unknown="skip"))
+    assert main([str(tmp_path / "out")]) == 0
+    lost, written = TEXT.count("ö") * documents, (len(TEXT) - 1) * documents
+    assert f"{lost / written:.4%} of the characters ({lost:,}) were left out" in capsys.readouterr().out
+
+
 def test_a_folder_of_nanogpts(tmp_path: Path, capsys) -> None:
     for name in ("train.bin", "val.bin"):
         CharTokenizer.train(TEXT).encode(TEXT).tofile(tmp_path / name)

@@ -259,6 +259,21 @@ def test_a_folder_learns_no_tokenizer(folder: Path) -> None:
         open_dataset(folder, tokenizer="bpe")
 
 
+def test_a_corpus_that_is_downloaded(tmp_path: Path, monkeypatch) -> None:
+    book = f"Title: A Fox\n*** START OF THE PROJECT GUTENBERG EBOOK A FOX ***\n{TEXT}*** END OF THE PROJECT GUTENBERG EBOOK A FOX ***\n"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "tensorlite").mkdir()
+    (tmp_path / "tensorlite" / "oz.txt").write_text(book)
+    dataset = open_dataset("oz")
+    assert "A Fox" in dataset.summary
+    assert dataset.tokenizer.decode(np.concatenate([dataset.train, dataset.val])) == TEXT
+
+
+def test_the_one_that_is_never_made_into_tokens_in_memory() -> None:
+    with pytest.raises(DataError, match=r"larger than most memories: python -m data.prepare openwebtext --out DIR"):
+        open_dataset("openwebtext")
+
+
 def test_a_text_that_is_too_large_for_memory(tmp_path: Path) -> None:
     with open(tmp_path / "large.txt", "wb") as file:
         file.truncate(201 * 10**6)
