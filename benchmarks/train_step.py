@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import options_of, require_torch, save, spread, table
-from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
+from benchmarks.configurations import CONFIGURATIONS, MEASURED, Configuration, flops_per_step
 from benchmarks.matmul import sgemm_peak
 from benchmarks.turns import Side, in_turn, sides
 
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     """``python -m benchmarks train_step [CONFIGURATION ...] [--rounds N] [--steps N] [--compile]``"""
     parser = options_of("train_step", __doc__)
     parser.add_argument(
-        "configurations", nargs="*", default=list(CONFIGURATIONS), help=f"some of {', '.join(CONFIGURATIONS)}; default: all"
+        "configurations", nargs="*", default=MEASURED, help=f"some of {', '.join(CONFIGURATIONS)}; default: {', '.join(MEASURED)}"
     )
     parser.add_argument("--rounds", type=int, default=9, help="blocks of each side")
     parser.add_argument("--steps", type=int, help="steps in a block; default: about two seconds' worth")
