@@ -57,11 +57,9 @@ def save_model(folder: str | os.PathLike[str], model: LanguageModel, tokenizer: 
     folder = Path(folder)
     config = dataclasses.asdict(model.config)
     record = {"model": config, "training": _as_dict(training), **facts, "tokenizer_hash": tokenizer.hash, "versions": versions()}
-    # One entry, not three: safetensors writes entries in a random order, and the same model should give the same bytes.
-    metadata = {METADATA: json.dumps({"config": config, "tokenizer": tokenizer.to_dict(), "versions": versions()})}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, safetensors.numpy.save(_weights(model), metadata))
+        write_atomically(folder / WEIGHTS, model_bytes(model, tokenizer))
         write_atomically(folder / CONFIG, json.dumps(record, indent=2, default=str) + "\n")
         write_atomically(folder / TOKENIZER, json.dumps(tokenizer.to_dict()) + "\n")
     except OSError as error:
@@ -87,8 +85,46 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
         model = build_model(config)
     if any(array.dtype == np.float64 for array in weights.values()):
         model.to(dtype=np.float64)
-    _fill(model, weights, file)
+    fill_model(model, weights, file)
     return model.to(device=device).eval(), tokenizer, config
+
+
+def model_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
+    """The content of model.safetensors; the same model gives the same bytes."""
+    # One entry, not three: safetensors writes entries in a random order.
+    ours = {"config": dataclasses.asdict(model.config), "tokenizer": tokenizer.to_dict(), "versions": versions()}
+    return safetensors.numpy.save(_weights(model), {METADATA: json.dumps(ours)})
+
+
+def fill_model(model: LanguageModel, weights: dict[str, np.ndarray], file: str | os.PathLike[str]) -> None:
+    """Copy the weights into the model, after checking that each has its place.
+
+    Raises:
+        CheckpointError: if some are missing, too many, or of another shape.
+    """
+    own = model.state_dict()
+    first_name: dict[int, str] = {}
+    for name, tensor in own.items():
+        stored_as = first_name.setdefault(id(tensor.data), name)
+        if stored_as in weights:
+            weights.setdefault(name, weights[stored_as])
+    missing = [name for name in own if name not in weights]
+    unexpected = [name for name in weights if name not in own]
+    misshapen = [
+        f"{name} is {weights[name].dtype} {weights[name].shape} and should be {tensor.dtype} {tensor.shape}"
+        for name, tensor in own.items()
+        if name in weights and (weights[name].shape != tensor.shape or weights[name].dtype.kind != np.dtype(tensor.dtype).kind)
+    ]
+    complaints = [f"{_some(names)} {verb}" for names, verb in ((missing, "missing"), (unexpected, "too many")) if names]
+    complaints += [_some(misshapen)] if misshapen else []
+    if complaints:
+        raise CheckpointError(f"the weights in {file} do not fit its config: {'; '.join(complaints)}.")
+    model.load_state_dict(weights)
+
+
+def is_pickle(start: bytes) -> bool:
+    """Whether a file that starts so is a pickle, or one of torch's, which is an archive with a pickle in it."""
+    return start[:1] == b"\x80" or start[:2] == b"PK"
 
 
 def versions() -> dict[str, str]:
@@ -160,7 +196,7 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 def _what_instead(start: bytes, size: int) -> str:
     if not start:
         return "is empty: it was not written to its end; train again, or use a copy"
-    if start[:1] == b"\x80" or start[:2] == b"PK":
+    if is_pickle(start):
         return "is a pickle or a torch file, which can run code when it is opened and is therefore not read; convert it to safetensors"
     if start[8:9] == b"{" and size < 8 + int.from_bytes(start[:8], "little"):
         return "is cut short, within its header; use a copy, or train again"
@@ -181,28 +217,6 @@ def _config_and_tokenizer(metadata: Mapping[str, str], file: Path) -> tuple[GPTC
 
 def _said(error: Exception) -> str:
     return f"no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
-
-
-def _fill(model: LanguageModel, weights: dict[str, np.ndarray], file: Path) -> None:
-    """Copy the weights into the model, after checking that each has its place."""
-    own = model.state_dict()
-    first_name: dict[int, str] = {}
-    for name, tensor in own.items():
-        stored_as = first_name.setdefault(id(tensor.data), name)
-        if stored_as in weights:
-            weights.setdefault(name, weights[stored_as])
-    missing = [name for name in own if name not in weights]
-    unexpected = [name for name in weights if name not in own]
-    misshapen = [
-        f"{name} is {weights[name].dtype} {weights[name].shape} and should be {tensor.dtype} {tensor.shape}"
-        for name, tensor in own.items()
-        if name in weights and (weights[name].shape != tensor.shape or weights[name].dtype.kind != np.dtype(tensor.dtype).kind)
-    ]
-    complaints = [f"{_some(names)} {verb}" for names, verb in ((missing, "missing"), (unexpected, "too many")) if names]
-    complaints += [_some(misshapen)] if misshapen else []
-    if complaints:
-        raise CheckpointError(f"the weights in {file} do not fit its config: {'; '.join(complaints)}.")
-    model.load_state_dict(weights)
 
 
 def _some(names: list[str], shown: int = 4) -> str:

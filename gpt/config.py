@@ -15,6 +15,10 @@ from typing import Any
 MODELS = ("gpt", "bigram")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh")
 POSITIONS = ("learned", "sinusoidal")
+_AT_LEAST_ONE = (
+    "steps", "batch_size", "accumulation", "eval_interval", "eval_iters", "log_interval", "keep_last", "workers", "shards", "vocab_size",
+)  # fmt: skip
+_ZERO_FOR_NEVER = ("patience", "sample_interval", "checkpoint_interval")
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -82,6 +86,7 @@ class TrainConfig:
     seed: int = option(1337, "of the initial weights, the order of the data and the dropout")
     steps: int = option(1500, "updates of the weights")
     batch_size: int = option(12, "sequences of block_size tokens in one step")
+    accumulation: int = option(1, "batches whose gradients are added up for one step: a larger batch in the memory of a small one")
     learning_rate: float = option(2e-3, "the largest, reached after the warmup")
     min_learning_rate: float = option(1e-4, "where the schedule ends")
     warmup_steps: int = option(100, "steps in which the learning rate grows from 0")
@@ -93,17 +98,23 @@ class TrainConfig:
     val_fraction: float = option(0.1, "share of the text, from its end, that is kept for validation")
     eval_interval: int = option(250, "steps between two evaluations")
     eval_iters: int = option(20, "batches in one evaluation, of each half")
+    patience: int = option(0, "evaluations in a row without a better validation loss after which training ends; 0 for no limit")
     log_interval: int = option(10, "steps between two looks at the training loss")
+    sample_interval: int = option(0, "steps between two samples of what the model writes by now; 0 for none")
+    checkpoint_interval: int = option(0, "steps between two checkpoints to resume from, besides one at every evaluation; 0 for none")
+    keep_last: int = option(2, "how many of the newest checkpoints to keep, besides the best one")
+    time_limit: float | None = option(None, "minutes after which training stops, to be resumed later")
+    attention_recompute: bool = option(False, "true: make attention's weights anew in backward instead of keeping them; less memory")
     sample_length: int = option(500, "characters written at the end; 0 for none")
     out: str | None = option(None, "folder for the result; without one, runs/<preset>, or with -2, -3, … if that exists")
 
     def __post_init__(self) -> None:
         require_name("preset", self.preset, PRESETS)
         require_name("schedule", self.schedule, SCHEDULES)
-        for name in ("steps", "batch_size", "eval_interval", "eval_iters", "log_interval", "workers", "shards", "vocab_size"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) is not None:
                 require_at_least(1, name, getattr(self, name))
-        for name in ("seed", "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "sample_length"):
+        for name in ("seed", "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "sample_length", *_ZERO_FOR_NEVER):
             require_at_least(0, name, getattr(self, name))
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
@@ -112,6 +123,8 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ValueError(f"time_limit must be above 0 minutes, got {self.time_limit}.")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction must be between 0 and 1, got {self.val_fraction}.")
 

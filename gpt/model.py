@@ -31,12 +31,13 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.attn_dropout = config.dropout
+        self.recompute = False  # the weights of attention, in backward, instead of keeping them
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.c_attn(x)  # (B, T, 3C): query, key and value of every token, for all heads
         dropout = self.attn_dropout if self.training else 0.0
-        y = F.causal_self_attention(qkv, self.n_head, dropout_p=dropout)  # (B, T, C)
+        y = F.causal_self_attention(qkv, self.n_head, dropout_p=dropout, recompute=self.recompute)  # (B, T, C)
         return self.resid_dropout(self.c_proj(y))
 
 

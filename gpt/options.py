@@ -9,13 +9,20 @@ import re
 import sys
 import typing
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from gpt.config import GPTConfig, TrainConfig, from_preset, nearest
 from gpt.errors import fail
+
+# No settings of a run, but what to do with it: type, value when it stands alone, help.
+ACTIONS: dict[str, tuple[type, Any, str]] = {
+    "resume": (str, "", "go on with the run in this folder (or in the one that --out names) from its newest whole checkpoint"),
+    "profile": (int, 5, "train nothing, but say where the time of this many steps goes, op by op (5 if no number is given)"),
+}
 
 
 def parse_options(argv: Sequence[str] | None, prog: str, description: str) -> tuple[GPTConfig, TrainConfig]:
@@ -24,21 +31,47 @@ def parse_options(argv: Sequence[str] | None, prog: str, description: str) -> tu
     Raises:
         UserError: for an unknown option, preset or name (with the nearest known one), or a value that cannot work.
     """
-    parser = _parser(prog, description)
+    return configs_of(parse_settings(argv, prog, description))
+
+
+def parse_settings(argv: Sequence[str] | None, prog: str, description: str, actions: Sequence[str] = ()) -> dict[str, Any]:
+    """What the user has said, by name, and nothing else.
+
+    Args:
+        actions: those of `ACTIONS` that the program knows.
+
+    Raises:
+        UserError: for an unknown option, or a value of the wrong type.
+    """
+    parser = _parser(prog, description, actions)
     argv = [_with_dashes(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     try:
         given = parser.parse_args(argv, defaults=False).as_dict()
-        given.pop("config", None)
-        return from_preset(given.pop("preset", "tiny"), **given)
     except ArgumentError as error:
         fail(_explain(error.message, parser))
+    given.pop("config", None)
+    return given
+
+
+def configs_of(given: Mapping[str, Any]) -> tuple[GPTConfig, TrainConfig]:
+    """Both configs, with the preset's values where the user has said nothing.
+
+    Raises:
+        UserError: for an unknown preset, or a value that cannot work.
+    """
+    given = {"preset": "tiny", **given}
+    try:
+        return from_preset(given.pop("preset"), **given)
     except ValueError as error:
         fail(str(error))
 
 
-def _parser(prog: str, description: str) -> ArgumentParser:
+def _parser(prog: str, description: str, actions: Sequence[str]) -> ArgumentParser:
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of these settings, one a line: n_layer: 6")
+    for action in actions:
+        kind, alone, text = ACTIONS[action]
+        parser.add_argument(f"--{action}", type=kind, nargs="?", const=alone, help=text)
     for title, config in (("training", TrainConfig), ("model", GPTConfig)):
         group = parser.add_argument_group(f"{title} (the defaults shown are those of the preset tiny)")
         types = typing.get_type_hints(config)

@@ -3,7 +3,9 @@
     runs/<name>/
         metrics.jsonl       one line for each look at the loss, appended as training goes
         loss.png            the same as a curve
-        model.safetensors, config.json, tokenizer.json      see `gpt.checkpoint`
+        model.safetensors, config.json, tokenizer.json      the newest weights, to write with; see `gpt.checkpoint`
+        checkpoints/        to go on from; see `gpt.checkpoints`
+        .lock               see `gpt.lock`
 
 A run that nobody can keep is worth nothing, so the folder is tried before the work begins. After that, the weights come
 first: a line of metrics that cannot be written is reported once and costs nothing else.
@@ -15,10 +17,12 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from data.files import explain
+from data.files import explain, write_atomically
+from gpt.config import nearest
 from gpt.errors import fail
+from gpt.lock import FolderLock
 from gpt.plot import HOW_TO_GET_IT, can_plot, plot_losses
 
 METRICS = "metrics.jsonl"
@@ -26,7 +30,7 @@ PLOT = "loss.png"
 
 
 class RunFolder:
-    """A new folder, for one run alone. What was in a folder of that name before is left alone.
+    """A new folder, for one run alone and locked for it. What was in a folder of that name before is left alone.
 
     Args:
         wanted: the path; where that exists and is not empty, the first free one of path-2, path-3, … is taken.
@@ -45,9 +49,39 @@ class RunFolder:
         self._complained = False
         try:
             self.path = _first_free(wanted)
+            self.lock = FolderLock(self.path)
             (self.path / METRICS).touch(exist_ok=False)
         except OSError as error:
             fail(f"the run folder cannot be written: {explain(error, wanted)}")
+
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """The folder of a run that goes on.
+
+        Raises:
+            UserError: if there is none, or another process is at it.
+        """
+        folder = cls.__new__(cls)
+        folder.wanted = folder.path = path.expanduser()
+        folder.records, folder._complained = [], False
+        if not folder.path.is_dir():
+            fail(f"there is no run {folder.path} to resume{_nearby(folder.path)}.")
+        folder.lock = FolderLock(folder.path)
+        return folder
+
+    def forget_after(self, count: int) -> None:
+        """Keep the first ``count`` lines of metrics.jsonl: what was logged after the checkpoint will be logged again.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        try:
+            file = self.path / METRICS
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+            self.records = [record for line in lines[:count] if (record := _parsed(line)) is not None]
+            write_atomically(file, "".join(json.dumps(record) + "\n" for record in self.records))
+        except OSError as error:
+            fail(f"the run folder cannot be written: {explain(error, self.path)}")
 
     def log(self, **record: Any) -> None:
         """Append one line to metrics.jsonl."""
@@ -72,6 +106,22 @@ class RunFolder:
         if not self._complained:
             self._complained = True
             print(f"\nwarning: {message}", file=sys.stderr)
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """What a line of metrics.jsonl says; None where a crash of the machine has left something else."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _nearby(path: Path) -> str:
+    """A hint at what else there is."""
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_dir()) if path.parent.is_dir() else []
+    meant = nearest(path.name, names)
+    return f"; did you mean {path.parent / meant}?" if meant else f": {path.parent} has no such folder"
 
 
 def _first_free(wanted: Path) -> Path:

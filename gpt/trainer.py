@@ -6,23 +6,27 @@ Between two looks nothing is read back from the device, so that a GPU is never m
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 from tqdm import tqdm
 
 import tensorlite as tl
-from data.loader import RandomBatches, Tokens
+from data.loader import Batch, RandomBatches, Tokens
 from gpt.config import TrainConfig
+from gpt.diagnosis import first_not_finite
 from gpt.errors import fail
 from gpt.model import LanguageModel
 from gpt.run_folder import RunFolder
 from gpt.stopping import StopRequest
 from tensorlite import Tensor, optim
+from tensorlite.memory import peak_memory
 from tensorlite.optim import schedule
 from tensorlite.parallel import BatchShards, Workers, available_cores
 from tensorlite.random import make_generator
@@ -39,6 +43,22 @@ class Evaluation:
     val_loss: float
 
 
+@dataclass
+class Best:
+    """The lowest validation loss so far, the step that had it, and how many evaluations there have been since."""
+
+    val_loss: float = math.inf
+    step: int = 0
+    waited: int = 0
+
+    def see(self, val_loss: float, step: int) -> None:
+        """Take a new evaluation into account."""
+        if val_loss < self.val_loss:
+            self.val_loss, self.step, self.waited = val_loss, step, 0
+        else:
+            self.waited += 1
+
+
 class Trainer:
     """One model, what it learns from, and how.
 
@@ -46,11 +66,14 @@ class Trainer:
         model: is trained in place; it is on the device where training happens.
         train_tokens, val_tokens: (N,) ids, all below the model's vocab_size.
         folder: where the metrics go.
-        keep: called after every evaluation, to save what has been learnt so far.
+        keep: called after every evaluation and every ``checkpoint_interval`` steps, to save what has been learnt so far.
+        show: called every ``sample_interval`` steps; the text that the model writes by now.
 
     Attributes:
         step: updates made so far.
         last: the latest evaluation.
+        best: the best one.
+        gradient_norm: the length of the last gradient, before it was clipped.
 
     Raises:
         BatchError: if one of the two texts is shorter than a context.
@@ -64,8 +87,9 @@ class Trainer:
         val_tokens: Tokens,
         folder: RunFolder | None = None,
         keep: Callable[[], None] | None = None,
+        show: Callable[[], str] | None = None,
     ) -> None:
-        self.model, self.config, self.folder, self.keep = model, config, folder, keep
+        self.model, self.config, self.folder, self.keep, self.show = model, config, folder, keep, show
         self.tokens = {"training text": train_tokens, "validation text": val_tokens}
         self.batches = self._batches("training text", BATCHES)
         self._batches("validation text", EVALUATION)  # too short a text is told now, not after the first steps
@@ -73,42 +97,78 @@ class Trainer:
         self.schedule = optim.LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, config))
         self.step = 0
         self.last: Evaluation | None = None
+        self.best = Best()
+        self.gradient_norm = tl.zeros(())
         self.workers = Workers(config.workers or (available_cores() if config.backend == "numpy" else 1))
-        self.shards = BatchShards(model, self.optimizer.flats, config.shards or self.workers.count, self.workers)
-        self.stop = StopRequest()
+        self.shard_count = config.shards or self.workers.count
+        self.shards = BatchShards(model, self.optimizer.flats, self.shard_count, self.workers)
+        self.stop = StopRequest(config.time_limit)
+        self._evaluated: int | None = None  # the step of the last evaluation
         self._lap = (0, time.perf_counter())
 
     def train(self) -> None:
         """Make every step that is left, with an evaluation before the first, after the last, and every eval_interval steps.
 
         Raises:
-            Stopped: after Ctrl-C, between two steps.
+            Stopped: after Ctrl-C or when the time is up, between two steps.
             UserError: if the loss is no longer a number.
         """
         config = self.config
-        patience = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two drawings of the bar; a log file wants few
-        with self.stop, self.workers, tqdm(total=config.steps, initial=self.step, unit="step", mininterval=patience) as bar:
-            while self.step < config.steps:
-                if self.step % config.eval_interval == 0:
-                    self.report(self.evaluate(), bar)
+        pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two drawings of the bar; a log file wants few
+        self._lap = (self.step, time.perf_counter())
+        with self.stop, self.workers, tqdm(total=config.steps, initial=self.step, unit="step", mininterval=pause) as bar:
+            self.look_around(bar)
+            while self.step < config.steps and not self.is_stuck:
                 loss = self.update()
                 bar.update()
                 if self.step % config.log_interval == 0 or self.step == config.steps:
                     self.log(loss.item(), bar)  # the one place where Python waits for the device
                 self.stop.check()
-            self.report(self.evaluate(), bar)
+                self.look_around(bar)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the validation loss has not fallen for longer than the user's patience lasts."""
+        return 0 < self.config.patience <= self.best.waited
 
     def update(self) -> Tensor:
-        """One step: the loss of one batch, its gradient, and new weights. The workers share the batch (see `tensorlite.parallel`)."""
-        batch = self.to_device(self.batches.next_batch())
-        loss = self.shards.loss_and_gradients(batch, self._dropout_stream)
-        if self.config.grad_clip:
-            optim.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        """One step: the loss of one batch (or of several, accumulated), its gradient, and new weights."""
+        batches = [self.batches.next_batch() for _ in range(self.config.accumulation)]
+        loss = self.gradients(batches)
+        self.gradient_norm = optim.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
+        if self.config.backend == "numpy" and not np.isfinite(loss.data + self.gradient_norm.data):  # on the CPU looking is free
+            self._diverged(float(loss.data), batches)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
         self.step += 1
         return loss
+
+    def gradients(self, batches: list[Batch]) -> Tensor:
+        """The mean loss over ``batches``, and its gradient. The workers share each batch (see `tensorlite.parallel`)."""
+        share = 1 / len(batches)
+        losses = [
+            self.shards.loss_and_gradients(self.to_device(batch), functools.partial(self._dropout_stream, number), scale=share)
+            for number, batch in enumerate(batches)
+        ]
+        return losses[0] if len(losses) == 1 else tl.stack(losses).mean()
+
+    def look_around(self, bar: tqdm) -> None:
+        """Between two steps: evaluate, show a sample, keep what has been learnt, each where it is due."""
+        config = self.config
+
+        def is_due(interval: int) -> bool:
+            return interval > 0 and self.step % interval == 0
+
+        evaluated = self._evaluated != self.step and (is_due(config.eval_interval) or self.step == config.steps)
+        if evaluated:
+            self.report(self.evaluate(), bar)
+        if self.show and self.step and is_due(config.sample_interval):
+            bar.write(self.show())
+        if self.keep and (evaluated or is_due(config.checkpoint_interval)):
+            self.keep()
+        if evaluated:
+            self._lap = (self.step, time.perf_counter())  # the speed is that of training alone
 
     def evaluate(self) -> Evaluation:
         """How well the model does on each half of the text, without dropout.
@@ -132,30 +192,77 @@ class Trainer:
         return Evaluation(*means)
 
     def report(self, evaluation: Evaluation, bar: tqdm) -> None:
-        """Print and keep an evaluation."""
-        self.last = evaluation
+        """Print and log an evaluation."""
+        self.last, self._evaluated = evaluation, self.step
+        self.best.see(evaluation.val_loss, self.step)
         bar.write(f"step {self.step:>5}: train loss {evaluation.train_loss:.4f}, validation loss {evaluation.val_loss:.4f}")
         if self.folder:
             self.folder.log(step=self.step, **dataclasses.asdict(evaluation))
-        if self.keep:
-            self.keep()
-        self._lap = (self.step, time.perf_counter())
 
     def log(self, loss: float, bar: tqdm) -> None:
-        """Show and keep the loss of the last batch, and the speed since the last look."""
-        if not math.isfinite(loss):
-            fail(f"the loss became {loss} at step {self.step}: start again with a smaller learning rate, or with gradient clipping.")
+        """Show and keep the loss of the last batch, the length of its gradient, and the speed since the last look."""
+        if not math.isfinite(loss):  # on a GPU, where nobody looked before
+            self._diverged(loss, [])
         (step, start), now = self._lap, time.perf_counter()
-        tokens_per_second = (self.step - step) * self.config.batch_size * self.model.config.block_size / (now - start)
+        tokens_per_second = (self.step - step) * self.tokens_per_step / (now - start)
         self._lap = (self.step, now)
         bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
         if self.folder:
-            rate = self.optimizer.param_groups[0]["lr"]
-            self.folder.log(step=self.step, loss=loss, learning_rate=rate, tokens_per_second=round(tokens_per_second))
+            self.folder.log(
+                step=self.step,
+                loss=loss,
+                learning_rate=self.optimizer.param_groups[0]["lr"],
+                gradient_norm=float(self.gradient_norm.data),
+                tokens_per_second=round(tokens_per_second),
+                peak_memory=peak_memory(),
+            )
 
-    def _dropout_stream(self, shard: int) -> np.random.Generator:
-        """The random numbers of one shard in one step; whoever computes it, whenever, draws the same."""
-        return make_generator(self.config.seed, DROPOUT, self.step, shard)
+    @property
+    def tokens_per_step(self) -> int:
+        """How many predictions one step learns from."""
+        return self.config.accumulation * self.config.batch_size * self.model.config.block_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run stands, fit for JSON; weights and optimizer are for the caller to keep."""
+        return {
+            "step": self.step,
+            "evaluated": self._evaluated,
+            "last": dataclasses.asdict(self.last) if self.last else None,
+            "best": dataclasses.asdict(self.best) if self.last else None,
+            "batches": self.batches.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "logged": len(self.folder.records) if self.folder else 0,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where ``state`` was taken."""
+        self.batches.load_state_dict(state["batches"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.last = Evaluation(**state["last"]) if state["last"] else None
+        self.best = Best(**state["best"]) if state["best"] else Best()
+        self._evaluated, self.step = state["evaluated"], state["step"]
+
+    def _diverged(self, loss: float, batches: list[Batch]) -> NoReturn:
+        """Look where the first number that is not finite came from, and end the run.
+
+        Raises:
+            UserError: always. The weights are those of before the step, unless ``batches`` is empty.
+        """
+        length = float(self.gradient_norm.data)
+        what = f"the gradient became {length} long" if math.isfinite(loss) else f"the loss became {loss}"
+        finding = first_not_finite(self.model, self._shares_of(batches))
+        fail(f"{what} at step {self.step}: {finding}. Try a smaller learning rate, more warmup steps, or gradient clipping.")
+
+    def _shares_of(self, batches: list[Batch]) -> Iterator[tuple[tuple[Tensor, ...], np.random.Generator]]:
+        """What each shard computes in this step: its rows, and its random numbers."""
+        for number, batch in enumerate(batches):
+            tensors = self.to_device(batch)
+            for shard, rows in enumerate(self.shards.cut(len(batch[0]))):
+                yield tuple(tensor[rows] for tensor in tensors), self._dropout_stream(number, shard)
+
+    def _dropout_stream(self, number: int, shard: int) -> np.random.Generator:
+        """The random numbers of one shard of the step's number-th batch; whoever computes it, whenever, draws the same."""
+        return make_generator(self.config.seed, DROPOUT, self.step * self.config.accumulation + number, shard)
 
     def to_device(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
         """The two arrays of a batch as tensors where the model is."""

@@ -52,3 +52,38 @@ def peak_memory() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory() -> int | None:
+    """How many bytes this process could still get: what the machine has left, or less where a limit is set; None if nobody says."""
+    rooms = [room for room in (_free_on_machine(), _free_in_group(), _free_under_limit()) if room is not None]
+    return max(0, min(rooms)) if rooms else None
+
+
+def _free_on_machine() -> int | None:
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _free_in_group() -> int | None:
+    """What the control group, such as a container, has left."""
+    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    return int(limit) - int(used) if limit.isdigit() and used.isdigit() else None
+
+
+def _free_under_limit() -> int | None:
+    """What ``ulimit -v`` leaves."""
+    found = re.search(r"^VmSize:\s*(\d+) kB", _text("/proc/self/status"), re.MULTILINE)
+    if not found:
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit - int(found[1]) * 1024
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -28,6 +28,7 @@ from tensorlite.tensor import Tensor, is_floating
 
 REGISTRY: dict[str, Op] = {}  # every op by name, in the order of the book's pages
 
+_observer: Callable[[str, Pair], Pair] | None = None  # see `observe`
 _mode = os.environ.get("TENSORLITE_KERNELS", "fast")
 if _mode not in ("fast", "book"):
     raise ValueError(f"TENSORLITE_KERNELS={_mode!r}: it is 'fast' (the default) or 'book'.")
@@ -91,6 +92,8 @@ class Op:
         self._check_devices(tensors)
 
         pair = choose(self, arrays, options)
+        if _observer:
+            pair = _observer(self.name, pair)
         y, saved = pair.forward(*arrays, **options)
         several = isinstance(y, tuple)
         outputs = [Tensor(array) for array in (y if several else (y,))]
@@ -161,6 +164,20 @@ def use_kernels(mode: str) -> Iterator[None]:
         _mode = previous
 
 
+@contextlib.contextmanager
+def observe(observer: Callable[[str, Pair], Pair]) -> Iterator[None]:
+    """Inside the ``with`` block, in all threads, what runs is ``observer(name, pair)``: the pair that was chosen, with something around it.
+
+    A node keeps the pair that ran, so the backward is observed as well. `tensorlite.profile` measures ops in this way.
+    """
+    global _observer
+    previous, _observer = _observer, observer
+    try:
+        yield
+    finally:
+        _observer = previous
+
+
 def kernel_table() -> dict[str, list[str]]:
     """For each op with a faster pair, the pairs in the order in which they are asked; the book comes last."""
     return {name: ([pair.name for pair in op.faster] if _mode == "fast" else []) + ["book"] for name, op in REGISTRY.items() if op.faster}
@@ -180,4 +197,4 @@ def _share_version(output: Tensor, tensors: list[Tensor]) -> None:
             return
 
 
-__all__ = ["REGISTRY", "Op", "Pair", "choose", "kernel_table", "register", "use_kernels"]
+__all__ = ["REGISTRY", "Op", "Pair", "choose", "kernel_table", "observe", "register", "use_kernels"]

@@ -36,6 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite.optim": {"tensorlite.tensor", "tensorlite.tape", "tensorlite.backend", "numpy"},
     "tensorlite.parallel": ENGINE | {"tensorlite.optim", "numpy", "threadpoolctl"},
     "tensorlite.memory": set(),
+    "tensorlite.profile": {"tensorlite.op", "tensorlite.backend"},
     "tensorlite.testing": ENGINE | {"numpy"},
     "tensorlite": {"tensorlite.*"},
     "data": {"numpy", "tqdm", "py7zr", "tokenizers", "tiktoken"},

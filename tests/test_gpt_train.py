@@ -59,7 +59,8 @@ def test_a_run_prints_what_it_does_and_leaves_what_it_learnt(tmp_path, options, 
     assert "tokens/s" in err
 
     folder = tmp_path / "run"
-    assert {file.name for file in folder.iterdir()} == {"config.json", "metrics.jsonl", "model.safetensors", "tokenizer.json", "loss.png"}
+    files = {"config.json", "metrics.jsonl", "model.safetensors", "tokenizer.json", "loss.png", "checkpoints", ".lock"}
+    assert {file.name for file in folder.iterdir()} == files
     config = json.loads((folder / "config.json").read_text())
     assert config["training"]["steps"] == config["step"] == 12
     assert config["model"]["n_embd"] == 16
@@ -201,7 +202,7 @@ def test_metrics_that_cannot_be_written_do_not_cost_the_weights(tmp_path, option
             (self.path / "metrics.jsonl").unlink()
             (self.path / "metrics.jsonl").symlink_to("/dev/full")
 
-    monkeypatch.setattr("gpt.train.RunFolder", Full)
+    monkeypatch.setattr("gpt.run.RunFolder", Full)
     assert run(options) == 0
     assert capsys.readouterr().err.count("the metrics are not being written") == 1
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12

@@ -224,6 +224,7 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
     *,
     generator: np.random.Generator | None = None,
+    recompute: bool = False,
 ) -> Tensor:
     """Attention of (…, T, D) queries to (…, S, D) keys; see `tensorlite.ops.attention`.
 
@@ -231,10 +232,13 @@ def scaled_dot_product_attention(
         attn_mask: booleans, True where a query may look, or numbers added to the scores.
         dropout_p: applied whenever it is not 0; pass 0 outside of training, as in torch.
         generator: where dropout's random bits come from, by default the thread's stream (torch has no such argument).
+        recompute: keep less for backward, which computes the weights again (nor this one).
     """
     _unsupported("scaled_dot_product_attention", enable_gqa=enable_gqa)
     check_probability("scaled_dot_product_attention", dropout_p)
-    return _attention.attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale, dropout_p=dropout_p, generator=generator)
+    return _attention.attention(
+        query, key, value, attn_mask, is_causal=is_causal, scale=scale, dropout_p=dropout_p, generator=generator, recompute=recompute
+    )
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

@@ -1,0 +1,130 @@
+"""A folder of files that is either whole or not there at all.
+
+    step-000250/
+        manifest.json       size and SHA-256 of every other file; written last
+        ...                 whatever was given
+
+Nothing that a crash, a full disk or a failing one leaves behind can be taken for a snapshot: the files are made in a folder
+with a temporary name, forced to the disk, listed in the manifest, and only then does the folder get its name, in one step. Reading
+goes the other way: every byte is held against the manifest before anybody looks at what it means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from data.files import explain, sync_folder
+from gpt.checkpoint import CheckpointError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_LONGEST_MANIFEST = 2**20  # bytes; a real one has a few hundred
+
+
+def write_snapshot(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Make ``folder`` with these files, or leave everything as it was. A folder of that name is replaced.
+
+    Args:
+        files: names and contents. A generator makes each content only when it is written, so that one at a time is in memory.
+
+    Raises:
+        CheckpointError: if that cannot be done.
+    """
+    making, replaced = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
+    listed: dict[str, dict[str, Any]] = {}
+    try:
+        making.mkdir(parents=True)
+        for name, content in files:
+            _write(making / name, content)
+            listed[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        _write(making / MANIFEST, _manifest(listed))
+        sync_folder(making)
+        if folder.exists():  # a folder cannot take the name of another that has files
+            os.rename(folder, replaced)
+        os.rename(making, folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint cannot be saved: {explain(error, folder)}") from error
+    finally:  # after success, an exception, or Ctrl-C: only the old folder is worth a second thought
+        with contextlib.suppress(OSError):
+            if replaced.exists() and not folder.exists():
+                os.rename(replaced, folder)
+        for leftover in (making, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_snapshot(folder: Path) -> dict[str, bytes]:
+    """The files that the manifest lists, each exactly as it was written.
+
+    Raises:
+        CheckpointError: if there is no manifest, or the folder does not hold to the bit what it says.
+    """
+    listed = _read_manifest(folder)
+    contents = {}
+    for name, facts in listed.items():
+        content = _read(folder / name, facts["bytes"])
+        if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+            raise CheckpointError(f"{folder / name} is damaged: its bytes are not those that were written.")
+        contents[name] = content
+    return contents
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was in the middle of making in ``folder``. A snapshot it was replacing gets its name back."""
+    for leftover in folder.glob(".*.old"):
+        name = folder / leftover.name.removeprefix(".").rsplit(".", 2)[0]
+        if not name.exists():
+            os.rename(leftover, name)
+    for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path, size: int) -> bytes:
+    try:
+        found = path.stat().st_size
+        if found != size:
+            raise CheckpointError(f"{path} is damaged: it has {found:,} bytes, and should have {size:,}.")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing, but the manifest beside it lists it.") from error
+    except OSError as error:
+        raise CheckpointError(f"there is no reading {path}: {(error.strerror or str(error)).lower()}.") from error
+
+
+def _manifest(listed: dict[str, dict[str, Any]]) -> bytes:
+    return (json.dumps({"format": FORMAT, "files": listed}, indent=2) + "\n").encode()
+
+
+def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """The files by name. The text must be to the letter what `_manifest` writes: nothing guards the guard but that."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise CheckpointError(f"{folder} is no whole checkpoint: it has no {MANIFEST}, which is written last.")
+    size = path.stat().st_size
+    if size > _LONGEST_MANIFEST:
+        raise CheckpointError(f"{path} is damaged: it has {size:,} bytes.")
+    text = _read(path, size)
+    try:
+        manifest = json.loads(text)
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(f"{path} has format {manifest['format']!r}, this version of tensorlite reads format {FORMAT}.")
+        listed = {str(name): {"bytes": int(facts["bytes"]), "sha256": str(facts["sha256"])} for name, facts in manifest["files"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not the list of files that it should be.") from error
+    if text != _manifest(listed) or any(Path(name).name != name or name == MANIFEST for name in listed):
+        raise CheckpointError(f"{path} is damaged: it is not the list of files that it should be.")
+    return listed

@@ -1,0 +1,132 @@
+"""All that a training run is at one moment, as files, and back.
+
+    model.safetensors       the weights, with config and tokenizer: `gpt.generate --checkpoint` takes this folder, too
+    optimizer.safetensors   what the optimizer keeps for each parameter
+    tokenizer.json          the tokenizer
+    training.json           the settings, the step, where the batches stand, the schedule, what was evaluated, the versions
+
+There is no stream of random numbers to keep beside the one of the batches: dropout's begins anew in every step, from the seed, the
+step and the shard. Numbers and text, no code: opening one of these can fail, and can do nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from data.loader import Tokens
+from data.tokenizer import Tokenizer
+from gpt.checkpoint import WEIGHTS, CheckpointError, fill_model, model_bytes, versions
+from gpt.config import GPTConfig, TrainConfig
+from gpt.trainer import Trainer
+
+OPTIMIZER = "optimizer.safetensors"
+TOKENIZER = "tokenizer.json"
+TRAINING = "training.json"
+
+
+def files_of(trainer: Trainer, tokenizer: Tokenizer) -> Iterator[tuple[str, bytes]]:
+    """The files of a checkpoint, one after the other."""
+    optimizer = trainer.optimizer.state_dict()
+    arrays = {f"{number}.{name}": value for number, entry in optimizer["state"].items() for name, value in entry.items() if name != "step"}
+    state = {
+        "model": dataclasses.asdict(trainer.model.config),
+        # as many shards as there were, not as many as the next machine has cores
+        "training": dataclasses.asdict(dataclasses.replace(trainer.config, shards=trainer.shard_count)),
+        "trainer": trainer.state_dict(),
+        "steps": {str(number): entry["step"] for number, entry in optimizer["state"].items()},
+        "param_groups": optimizer["param_groups"],
+        "data": fingerprint(trainer.tokens),
+        "tokenizer_hash": tokenizer.hash,
+        "versions": versions(),
+    }
+    yield WEIGHTS, model_bytes(trainer.model, tokenizer)
+    yield OPTIMIZER, safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    yield TOKENIZER, json.dumps(tokenizer.to_dict()).encode()
+    yield TRAINING, json.dumps(state, indent=2).encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """What `files_of` wrote, read and understood, but not yet put anywhere.
+
+    Attributes:
+        where: for messages.
+        record: training.json.
+    """
+
+    where: str
+    model_config: GPTConfig
+    config: TrainConfig
+    record: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray]
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], where: str) -> TrainingState:
+        """Read the files of `files_of`.
+
+        Raises:
+            CheckpointError: if one is missing or is not what it should be.
+        """
+        missing = [name for name in (WEIGHTS, OPTIMIZER, TOKENIZER, TRAINING) if name not in files]
+        if missing:
+            raise CheckpointError(f"{where} is no checkpoint of a training run: it lacks {', '.join(missing)}.")
+        try:
+            record = json.loads(files[TRAINING])
+            weights, optimizer = (safetensors.numpy.load(files[name]) for name in (WEIGHTS, OPTIMIZER))
+            return cls(where, GPTConfig(**record["model"]), TrainConfig(**record["training"]), record, weights, optimizer)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{where} is not a checkpoint that this version of tensorlite can read ({error}).") from error
+
+    @property
+    def step(self) -> int:
+        """How many updates had been made."""
+        return int(self.record["trainer"]["step"])
+
+    def put_into(self, trainer: Trainer, tokenizer: Tokenizer) -> None:
+        """Let ``trainer`` go on from here. It was made for the same model and the same settings.
+
+        Raises:
+            CheckpointError: if it learns from another text, or if something does not fit.
+        """
+        if tokenizer.hash != self.record.get("tokenizer_hash"):
+            raise CheckpointError(f"{self.where} was trained with another tokenizer: its text, or its tokenizer's file, has changed since.")
+        if fingerprint(trainer.tokens) != self.record.get("data"):
+            raise CheckpointError(
+                f"{self.where} was trained on another text than {trainer.config.data} now holds; "
+                "restore the text it had, or start a new run from its weights with python -m gpt.finetune."
+            )
+        fill_model(trainer.model, dict(self.weights), self.where)
+        try:
+            trainer.optimizer.load_state_dict({"state": self._optimizer_state(), "param_groups": self.record["param_groups"]})
+            trainer.load_state_dict(self.record["trainer"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{self.where} does not fit together ({error}).") from error
+
+    def _optimizer_state(self) -> dict[str, dict[str, Any]]:
+        state: dict[str, dict[str, Any]] = {number: {"step": step} for number, step in self.record["steps"].items()}
+        for name, array in self.optimizer.items():
+            number, _, kind = name.partition(".")
+            state[number][kind] = array
+        return state
+
+
+def fingerprint(tokens: Mapping[str, Tokens]) -> dict[str, list[Any]]:
+    """For each text its length, and a hash of a thousand stretches spread evenly over it (of all of it, if it is no longer)."""
+    return {name: [len(text), _hash(text)] for name, text in tokens.items()}
+
+
+def _hash(text: Tokens, stretches: int = 1024, length: int = 1024) -> str:
+    digest = hashlib.sha256()
+    apart = max(length, len(text) // stretches)
+    for start in range(0, len(text), apart):
+        digest.update(np.asarray(text[start : start + length], "<u4").tobytes())
+    return digest.hexdigest()

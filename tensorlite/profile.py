@@ -1,0 +1,170 @@
+"""Where does the time go? Every op's calls, seconds, floating point operations and bytes, forward and backward.
+
+    with Profile() as profile:
+        loss = model(x, y)
+        loss.backward()
+    print(profile.table())
+
+Outside of the block nothing is measured, and nothing is slower. The operations are counted by formula, for the ops whose work is matrix
+products: an (N, K) matrix times a (K, M) matrix takes N · K · M multiplications and as many additions. Everything else is bound by
+memory, not by arithmetic; for that the bytes tell more: those of the arrays that go in and come out, once each.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tensorlite.backend import array_module
+from tensorlite.op import Pair, observe
+
+
+@dataclass
+class Line:
+    """One op in one direction, summed over all calls."""
+
+    op: str
+    direction: str
+    calls: int = 0
+    seconds: float = 0.0
+    flops: int = 0
+    bytes: int = 0
+
+    def add(self, seconds: float, flops: int, size: int) -> None:
+        """One more call."""
+        self.calls += 1
+        self.seconds += seconds
+        self.flops += flops
+        self.bytes += size
+
+
+class Profile:
+    """Measures every op, in all threads, inside its ``with`` block. On a GPU each op is waited for, which costs some speed.
+
+    Args:
+        workers: how many threads compute at once; so many seconds pass in each second.
+
+    Attributes:
+        lines: by op and direction.
+        seconds: how long the block took.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+        self.lines: dict[tuple[str, str], Line] = {}
+        self.seconds = 0.0
+        self._pairs: dict[tuple[str, int], Pair] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._observing = observe(self._timed)
+        self._observing.__enter__()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.seconds = time.perf_counter() - self._start
+        self._observing.__exit__(*exception)
+
+    def table(self) -> str:
+        """The lines, those that took longest first, and what passed outside of all ops."""
+        available = self.seconds * self.workers
+        heading = f"{'op':<16}{'direction':<10}{'calls':>8}{'ms':>10}{'share':>8}{'GFLOP':>10}{'GFLOP/s':>10}{'MB':>10}{'GB/s':>8}"
+        rows = [heading]
+        for line in sorted(self.lines.values(), key=lambda line: -line.seconds):
+            seconds = max(line.seconds, 1e-9)
+            flops = f"{line.flops / 1e9:>10.2f}{line.flops / seconds / 1e9:>10.1f}" if line.flops else f"{'':>20}"
+            rows.append(
+                f"{line.op:<16}{line.direction:<10}{line.calls:>8,}{1e3 * line.seconds:>10.1f}{line.seconds / available:>8.1%}"
+                f"{flops}{line.bytes / 1e6:>10.1f}{line.bytes / seconds / 1e9:>8.1f}"
+            )
+        inside = sum(line.seconds for line in self.lines.values())
+        rest = max(0.0, available - inside)
+        rows.append(f"{'outside of ops':<26}{'':>8}{1e3 * rest:>10.1f}{rest / available:>8.1%}")
+        threads = f" in each of {self.workers} threads" if self.workers > 1 else ""
+        rows.append(f"{'all':<26}{'':>8}{1e3 * available:>10.1f}{1:>8.1%}  ({1e3 * self.seconds:.1f} ms{threads})")
+        return "\n".join(rows)
+
+    def _timed(self, name: str, pair: Pair) -> Pair:
+        """``pair``, measured; made once."""
+        key = (name, id(pair))
+        if key not in self._pairs:
+            self._pairs[key] = self._measured(name, pair)
+        return self._pairs[key]
+
+    def _measured(self, name: str, pair: Pair) -> Pair:
+        def forward(*arrays: Any, **options: Any) -> tuple[Any, Any]:
+            start = time.perf_counter()
+            y, saved = pair.forward(*arrays, **options)
+            _wait(y)
+            self._note(name, "forward", start, _flops(name, arrays), _size(arrays) + _size(y))
+            return y, (saved, _flops(name, arrays))
+
+        @functools.wraps(pair.backward)  # so that a backward that asks for ``needs`` is seen to ask for it
+        def backward(dy: Any, kept: Any, *needs: Any) -> Any:
+            saved, flops = kept
+            start = time.perf_counter()
+            dxs = pair.backward(dy, saved, *needs)
+            _wait(dy)
+            self._note(name, "backward", start, _backward_flops(name, flops, *needs), _size(dy) + _size(dxs))
+            return dxs
+
+        return Pair(pair.name, forward, backward)
+
+    def _note(self, name: str, direction: str, start: float, flops: int, size: int) -> None:
+        seconds = time.perf_counter() - start
+        with self._lock:
+            self.lines.setdefault((name, direction), Line(name, direction)).add(seconds, flops, size)
+
+
+def _linear(x: Any, weight: Any, *rest: Any) -> int:
+    return 2 * x.size * weight.shape[0]
+
+
+def _matmul(a: Any, b: Any) -> int:
+    columns = b.shape[-1] if b.ndim > 1 else 1
+    return 2 * max(a.size * columns, b.size * (a.shape[-2] if a.ndim > 1 else 1))  # the larger one is that which is not broadcast
+
+
+def _attention(q: Any, k: Any, v: Any, *rest: Any) -> int:
+    """Two products, q · kᵀ and A · v, counted in full: what a causal mask hides can be left out, and often is."""
+    return 2 * (q.size * k.shape[-2] + q.size // q.shape[-1] * k.shape[-2] * v.shape[-1])
+
+
+def _self_attention(qkv: Any, *rest: Any) -> int:
+    B, T, C3 = qkv.shape
+    return 4 * B * T * T * C3 // 3
+
+
+_FORMULAS: dict[str, Callable[..., int]] = {
+    "linear": _linear,
+    "matmul": _matmul,
+    "attention": _attention,
+    "causal_self_attention": _self_attention,
+}
+
+
+def _flops(name: str, arrays: tuple[Any, ...]) -> int:
+    return _FORMULAS[name](*arrays) if name in _FORMULAS else 0
+
+
+def _backward_flops(name: str, forward: int, needs: tuple[bool, ...] = (True, True)) -> int:
+    """Each of the two factors of a product has a gradient that is a product of the same size; attention has two such products."""
+    return forward * (2 if "attention" in name else sum(needs[:2]))
+
+
+def _size(arrays: Any) -> int:
+    listed = arrays if isinstance(arrays, tuple) else (arrays,)
+    return sum(int(array.nbytes) for array in listed if hasattr(array, "nbytes"))
+
+
+def _wait(y: Any) -> None:
+    """A GPU's ops are only started; until they are done, no time has been measured."""
+    array = y[0] if isinstance(y, tuple) else y
+    xp = array_module(array)
+    if hasattr(xp, "cuda"):
+        xp.cuda.get_current_stream().synchronize()

@@ -1,0 +1,266 @@
+"""A run that was stopped, killed or stopped by the time limit goes on to the same bits as one that nobody disturbed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+
+from gpt.checkpoints import Checkpoints
+from gpt.errors import run_main
+from gpt.train import main
+
+ROOT = Path(__file__).parents[1]
+TEXT = "The quick brown fox jumps over the lazy dog.\n" * 60
+SETTINGS = [
+    "--n-layer=1", "--n-head=2", "--n-embd=16", "--block-size=8", "--batch-size=4", "--warmup-steps=2", "--dropout=0.2", "--shards=2",
+    "--steps=40", "--eval-interval=10", "--eval-iters=2", "--log-interval=4", "--checkpoint-interval=3", "--sample-length=0",
+]  # fmt: skip
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    file = tmp_path / "fox.txt"
+    file.write_text(TEXT)
+    return file
+
+
+def run(*argv):
+    """As ``__main__`` does it."""
+    return run_main(lambda: main([str(argument) for argument in argv]))
+
+
+def hashes(folder: Path, step: int = 40) -> dict[str, str]:
+    """SHA-256 of weights and optimizer at ``step``, and of all that was logged, without what depends on the time of day."""
+    checkpoint = folder / "checkpoints" / f"step-{step:06}"
+    found = {name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in ("model.safetensors", "optimizer.safetensors")}
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        record.pop("tokens_per_second", None)
+        record.pop("peak_memory", None)
+    return found | {"metrics": hashlib.sha256(json.dumps(records).encode()).hexdigest(), "lines": str(len(records))}
+
+
+@pytest.fixture(params=[1, 4], ids=["one batch a step", "four accumulated"])
+def undisturbed(request, tmp_path, corpus):
+    """The settings of a run, and what it comes to in one go."""
+    settings = [*SETTINGS, f"--data={corpus}", f"--accumulation={request.param}"]
+    assert run(*settings, f"--out={tmp_path / 'whole'}") == 0
+    return settings, hashes(tmp_path / "whole")
+
+
+def start(*argv) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gpt.train", *map(str, argv)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def disturb(process: subprocess.Popen, folder: Path, luck: random.Random, how: int = signal.SIGKILL) -> None:
+    """Wait until the run has done something new, and a little more; then end it."""
+    metrics = folder / "metrics.jsonl"
+    before = metrics.read_text() if metrics.exists() else ""
+    patience = time.monotonic() + 60
+    while process.poll() is None and (metrics.read_text() if metrics.exists() else "") == before:
+        assert time.monotonic() < patience
+        time.sleep(0.002)
+    time.sleep(luck.random() * 0.05)
+    process.send_signal(how)
+    process.communicate()
+
+
+def test_killed_again_and_again(tmp_path, undisturbed):
+    settings, expected = undisturbed
+    luck, folder = random.Random(int(os.environ.get("KILL_SEED", "0"))), tmp_path / "killed"
+    process = start(*settings, f"--out={folder}")
+    kills = int(os.environ.get("KILLS", "2"))  # for each of the two settings; many more were made by hand
+    for _ in range(kills):
+        disturb(process, folder, luck)
+        assert Checkpoints(folder).newest_whole().step <= 40
+        process = start("--resume", folder)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert hashes(folder) == expected
+
+
+def test_stopped_and_resumed_within_one_process(tmp_path, undisturbed, monkeypatch):
+    """At every step there is, in turn: the state is whole between any two."""
+    settings, expected = undisturbed
+    folder = tmp_path / "stopped"
+    from gpt.stopping import Stopped, StopRequest
+
+    checks = []
+
+    def check(self):
+        checks.append(None)
+        if len(checks) % 9 == 0:
+            raise Stopped
+
+    monkeypatch.setattr(StopRequest, "check", check)
+    codes = [run(*settings, f"--out={folder}")]
+    while codes[-1] == 130:
+        codes.append(run("--resume", folder))
+    assert codes[-1] == 0
+    assert len(codes) > 6
+    assert hashes(folder) == expected
+
+
+def test_the_time_limit_stops_and_says_how_to_go_on(tmp_path, corpus, capsys):
+    settings = [*SETTINGS, f"--data={corpus}"]
+    assert run(*settings, f"--out={tmp_path / 'whole'}") == 0
+    folder = tmp_path / "short"
+    assert run(*settings, f"--out={folder}", "--time-limit=1e-6") == 0
+    assert f"python -m gpt.train --resume {folder}" in capsys.readouterr().out
+    assert run("--resume", "--out", folder, "--time-limit=60") == 0
+    assert hashes(folder) == hashes(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_polite_stop_is_exact_too(tmp_path, corpus, number):
+    settings = [*SETTINGS, f"--data={corpus}"]
+    assert run(*settings, f"--out={tmp_path / 'whole'}") == 0
+    folder = tmp_path / "stopped"
+    disturb(start(*settings, f"--out={folder}"), folder, random.Random(1), number)
+    assert run("--resume", folder) == 0
+    assert hashes(folder) == hashes(tmp_path / "whole")
+
+
+def test_more_steps_than_first_asked_for(tmp_path, corpus):
+    settings = [*SETTINGS, f"--data={corpus}", "--schedule=constant"]
+    assert run(*settings, f"--out={tmp_path / 'whole'}") == 0
+    assert run(*settings, "--steps=20", f"--out={tmp_path / 'more'}") == 0
+    assert run("--resume", tmp_path / "more", "--steps=40") == 0
+    assert hashes(tmp_path / "more") == hashes(tmp_path / "whole")
+
+
+# --- what is kept --------------------------------------------------------------------------------------
+
+
+def test_the_last_few_and_the_best_are_kept(tmp_path, corpus):
+    folder = tmp_path / "run"
+    assert run(*SETTINGS, f"--data={corpus}", f"--out={folder}", "--keep-last=3", "--learning-rate=3", "--min-learning-rate=3") == 0
+    best = json.loads((folder / "checkpoints" / "step-000040" / "training.json").read_text())["trainer"]["best"]["step"]
+    assert best < 36, "the learning rate was to be so large that training makes things worse"
+    assert Checkpoints(folder).steps() == sorted({best, 36, 39, 40})
+
+
+def test_a_checkpoint_alone_is_enough_to_write_with(tmp_path, corpus):
+    assert run(*SETTINGS, f"--data={corpus}", f"--out={tmp_path / 'run'}") == 0
+    from gpt.checkpoint import load_model
+
+    model, _, _ = load_model(tmp_path / "run" / "checkpoints" / "step-000040")
+    weights = safetensors.numpy.load_file(tmp_path / "run" / "model.safetensors")
+    assert all((model.state_dict()[name].numpy() == array).all() for name, array in weights.items())
+
+
+def test_patience_ends_a_run_that_gets_no_better(tmp_path, corpus, capsys):
+    folder = tmp_path / "run"
+    settings = [*SETTINGS, f"--data={corpus}", "--steps=400", "--learning-rate=3", "--min-learning-rate=3", "--patience=2"]
+    assert run(*settings, f"--out={folder}") == 0
+    out = capsys.readouterr().out
+    assert "2 evaluations without a better validation loss" in out
+    steps = Checkpoints(folder).steps()
+    assert steps[-1] < 400
+    assert run("--resume", folder) == 0  # nothing is left to do
+    assert Checkpoints(folder).steps() == steps
+
+
+# --- falling back --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(tmp_path, corpus):
+    assert run(*SETTINGS, f"--data={corpus}", f"--out={tmp_path / 'run'}") == 0
+    return tmp_path / "run"
+
+
+def test_a_damaged_checkpoint_costs_a_warning_and_a_few_steps(finished, capsys):
+    expected = hashes(finished)
+    file = finished / "checkpoints" / "step-000040" / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert run("--resume", finished) == 0
+    out, err = capsys.readouterr()
+    assert f"warning: {file} is damaged: its bytes are not those that were written. Trying the one before." in err
+    assert "resumed     after step 39" in out
+    assert hashes(finished) == expected
+    assert Checkpoints(finished).steps() == [39, 40]
+
+
+def test_no_whole_checkpoint_is_an_error(finished, capsys):
+    for step in Checkpoints(finished).steps():
+        (finished / "checkpoints" / f"step-{step:06}" / "manifest.json").unlink()
+    before = sorted(finished.rglob("*"))
+    assert run("--resume", finished) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    assert sorted(finished.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--n-layer=2"], "--n-layer is 1 in this run, and cannot become 2 on the way"),
+        (["--learning-rate=1"], "--learning-rate is 0.002 in this run"),
+        (["--steps=0"], "steps must be at least 1"),
+        (["--data=/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_cannot_change_on_the_way(finished, capsys, options, sentence):
+    assert run("--resume", finished, *options) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_another_text_is_refused(finished, corpus, capsys):
+    corpus.write_text(TEXT.replace("lazy dog", "dog lazy"))
+    assert run("--resume", finished) == 2
+    assert "was trained on another text" in capsys.readouterr().err
+    corpus.write_text(TEXT + "ß")
+    assert run("--resume", finished) == 2
+    assert "was trained with another tokenizer" in capsys.readouterr().err
+
+
+def test_what_is_no_run(tmp_path, finished, capsys):
+    pickled = tmp_path / "weights.pt"
+    pickled.write_bytes(pickle.dumps({"a": 1}))
+    for path, sentence in {
+        pickled: "is a pickle or a torch file, which can run code when it is opened and is therefore not read",
+        finished / "config.json": "is a file",
+        finished / "checkpoints" / "step-000040": f"give the folder of the run, {finished}",
+        tmp_path / "rum": f"did you mean {finished}?",
+        tmp_path: "no whole checkpoint",
+    }.items():
+        assert run("--resume", path) == 2
+        assert sentence in capsys.readouterr().err
+    assert run("--resume") == 2
+    assert "which run is to go on?" in capsys.readouterr().err
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path, corpus, capsys):
+    folder = tmp_path / "run"
+    process = start(*SETTINGS, f"--data={corpus}", f"--out={folder}", "--steps=1000000")
+    try:
+        patience = time.monotonic() + 60
+        while not (folder / "checkpoints" / "step-000000").exists():
+            assert process.poll() is None
+            assert time.monotonic() < patience
+            time.sleep(0.02)
+        assert run("--resume", folder) == 2
+        assert f"is in use by process {process.pid}" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.communicate()
+    shutil.rmtree(folder / "checkpoints")
+    assert run("--resume", folder) == 2
+    assert "no whole checkpoint" in capsys.readouterr().err  # the lock went with the process
