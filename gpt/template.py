@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.files import write_atomically
 from gpt.errors import UserError
 
 TEMPLATE = "template.json"
@@ -50,11 +51,12 @@ class Template:
                 raise TemplateError(f"a template's {name!r} must be a text that is not empty, got {mark!r}.")
 
     def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
-        """The messages as pieces of one text; True marks what the assistant says, the end of its turn included."""
-        pieces = []
+        """The messages as pieces of one text. True marks what is the assistant's: what it says, and the mark by which it hands over."""
+        pieces, assistant_spoke = [], False
         for message in messages:
-            pieces.append((self._mark(message), False))
-            pieces.append((message["content"] + self.end, message["role"] == "assistant"))
+            pieces.append((str(getattr(self, message["role"])), assistant_spoke))
+            assistant_spoke = message["role"] == "assistant"
+            pieces.append((message["content"] + self.end, assistant_spoke))
         return pieces
 
     def prompt(self, messages: Sequence[Message]) -> str:
@@ -66,12 +68,13 @@ class Template:
         """What ends an answer at the latest: somebody else's turn to speak."""
         return tuple(dict.fromkeys(mark.strip() or mark for mark in (self.user, self.system, self.assistant)))
 
-    def _mark(self, message: Message) -> str:
-        return str(getattr(self, message["role"]))
-
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write template.json into a checkpoint's folder."""
-        (Path(folder) / TEMPLATE).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        """Write template.json into a checkpoint's folder.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        write_atomically(Path(folder) / TEMPLATE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 def load_template(folder: str | os.PathLike[str]) -> Template | None:

@@ -277,7 +277,7 @@ class Trainer:
 
 def make_optimizer(model: LanguageModel, config: TrainConfig) -> optim.AdamW:
     """AdamW that decays matrices, and spares biases and the weights of layer norms: these have nothing to shrink towards."""
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]  # finetuning freezes some
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

@@ -1,0 +1,192 @@
+"""Instruction data: what is learnt is the answer, and neither the question nor the pad."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import tensorlite as tl
+from data.tokenizer import CharTokenizer
+from gpt.config import GPTConfig
+from gpt.instructions import ResponseLoss, read_instructions, tokens_per_row
+from gpt.model import build_model
+from gpt.records import RecordError
+from gpt.rows import IGNORE, Row, RowBatches, padded
+from gpt.tasks import rows_loss
+from gpt.template import Template, TemplateError, load_template
+from tensorlite.parallel import BatchShards, Workers
+from tensorlite.random import make_generator
+
+TOKENIZER = CharTokenizer.train("".join(map(chr, range(32, 127))) + "\n")
+MODEL = GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=96, n_layer=2, n_head=2, n_embd=16)
+
+
+def write(tmp_path, *lines):
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return file
+
+
+def rows_of(tmp_path, *lines, block_size=96):
+    return read_instructions(write(tmp_path, *lines), TOKENIZER, block_size)
+
+
+def gradients(model, x, y):
+    """Loss and gradients of one batch."""
+    model.zero_grad()
+    _, loss = model(tl.tensor(x), tl.tensor(y))
+    loss.backward()
+    return loss.item(), {name: parameter.grad.numpy().copy() for name, parameter in model.named_parameters()}
+
+
+def model():
+    tl.manual_seed(0)
+    return build_model(MODEL)
+
+
+LINES = ({"prompt": "Say hi.", "response": "Hi!"}, {"prompt": "And what is two and two?", "response": "Four, as ever."})
+
+
+def test_a_conversation_becomes_a_text_of_which_the_answer_is_learnt(tmp_path):
+    (row,) = rows_of(tmp_path, LINES[0])
+    assert TOKENIZER.decode(row.x) == "### User:\nSay hi.\n\n### Assistant:\nHi!\n\n### User:"
+    assert TOKENIZER.decode(row.y[row.y != IGNORE]) == "Hi!\n\n### User:\n"
+    first = int(np.argmax(row.y != IGNORE))
+    assert TOKENIZER.decode(row.x[: first + 1]) == Template().prompt([{"role": "user", "content": "Say hi."}])
+
+
+def test_both_forms_are_the_same(tmp_path):
+    messages = [{"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hi!"}]
+    (row,), (other,) = rows_of(tmp_path, LINES[0]), rows_of(tmp_path, {"messages": messages})
+    assert np.array_equal(row.x, other.x)
+    assert np.array_equal(row.y, other.y)
+
+
+def test_of_several_turns_every_answer_is_learnt(tmp_path):
+    roles = ("system", "user", "assistant", "user", "assistant")
+    (row,) = rows_of(tmp_path, {"messages": [{"role": role, "content": f"{role[0]}{i}"} for i, role in enumerate(roles)]})
+    assert TOKENIZER.decode(row.y[row.y != IGNORE]) == "a2\n\n### User:\na4\n\n### User:\n"
+    assert TOKENIZER.decode(row.x).startswith("### System:\ns0\n\n### User:\nu1\n\n### Assistant:\na2")
+
+
+def test_neither_the_prompts_targets_nor_the_pads_change_the_gradient(tmp_path):
+    """The prompt's targets do not exist: whatever tokens stand there as *targets*, and whatever is in the pads, each bit stays."""
+    rows = rows_of(tmp_path, *LINES)
+    # pads that occur in neither text: zeros added to the gradient of a letter of theirs may change how its sum is grouped
+    x, y = padded(rows, pad=int(TOKENIZER.encode("~")[0]))
+    assert len(rows[0]) < len(rows[1]), "the first row is padded"
+    wrapped = ResponseLoss(model(), tokens_per_row(rows))
+    loss, gradient = gradients(wrapped, x, y)
+
+    # the same two texts with other pads
+    other, _ = padded(rows, pad=int(TOKENIZER.encode("^")[0]))
+    assert (other != x).any()
+    again, same = gradients(wrapped, other, y)
+    assert again == loss
+    assert all(np.array_equal(gradient[name], same[name]) for name in gradient)
+
+    # a loss that is written out by hand, with other targets where the prompt is: they have the weight 0
+    changed = np.where(y == IGNORE, 5, y)
+    logits, _ = wrapped(tl.tensor(x))
+    log_p = tl.nn.functional.log_softmax(logits, -1)
+    wrapped.zero_grad()
+    losses = [-(log_p[i, t, int(changed[i, t])]) for i, t in zip(*np.nonzero(y != IGNORE), strict=True)]
+    by_hand = tl.stack(losses).sum() / sum(row.asked for row in rows)
+    by_hand.backward()
+    assert by_hand.item() == pytest.approx(loss, rel=1e-5)
+    for name, parameter in wrapped.named_parameters():
+        np.testing.assert_allclose(parameter.grad.numpy(), gradient[name], rtol=2e-3, atol=2e-6)
+
+    # and the check can fail: a target of the *response* does change it
+    first = tuple(np.argwhere(y != IGNORE)[0])
+    changed = y.copy()
+    changed[first] = (changed[first] + 1) % TOKENIZER.vocab_size
+    _, different = gradients(wrapped, x, changed)
+    assert any(not np.array_equal(gradient[name], different[name]) for name in gradient)
+
+
+def test_a_text_after_the_prompt_can_be_anything_but_the_prompt_matters(tmp_path):
+    """The question is read though it is not learnt."""
+    wrapped = ResponseLoss(model(), 10.0)
+    (one,), (two,) = rows_of(tmp_path, LINES[0]), rows_of(tmp_path, {"prompt": "Say ho.", "response": "Hi!"})
+    assert np.array_equal(one.y, two.y)
+    assert gradients(wrapped, *padded([one]))[0] != gradients(wrapped, *padded([two]))[0]
+
+
+def test_shards_do_not_change_what_a_token_weighs(tmp_path):
+    """A mean over each share would give the one short answer half of all the weight."""
+    rows = rows_of(tmp_path, *LINES)
+    x, y = padded(rows)
+    found = []
+    for count in (1, 2):
+        wrapped = ResponseLoss(model(), tokens_per_row(rows))
+        optimizer = tl.optim.SGD(wrapped.parameters(), lr=0.1)
+        shards = BatchShards(wrapped, optimizer.flats, count, Workers(1))
+        loss = shards.loss_and_gradients((tl.tensor(x), tl.tensor(y)), lambda shard: make_generator(0, shard))
+        found.append((loss.item(), [p.grad.numpy().copy() for p in wrapped.parameters()]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for one, two in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-6)
+
+
+def test_in_eval_mode_the_loss_is_the_mean_over_response_tokens(tmp_path):
+    rows = rows_of(tmp_path, *LINES)
+    wrapped = ResponseLoss(model(), 1.0).eval()
+    with tl.no_grad():
+        _, loss = wrapped(*(tl.tensor(array) for array in padded(rows)))
+    assert loss.item() == pytest.approx(rows_loss(wrapped, rows, batch_size=1), rel=1e-6)
+
+
+def test_a_long_conversation_loses_its_beginning(tmp_path):
+    (whole,), (row,) = rows_of(tmp_path, LINES[0]), rows_of(tmp_path, LINES[0], block_size=20)
+    assert np.array_equal(row.x, whole.x[-20:])
+    assert np.array_equal(row.y, whole.y[-20:])
+
+
+def test_batches_give_each_row_once_an_epoch():
+    rows = [Row(np.full(length, length), np.full(length, 1)) for length in range(1, 8)]
+    batches = RowBatches(rows, 3, np.random.default_rng(0))
+    drawn = [int(row[0]) for _ in range(7) for row in batches.next_batch()[0]]
+    assert [sorted(drawn[i : i + 7]) for i in (0, 7, 14)] == [list(range(1, 8))] * 3
+    assert drawn[:7] != drawn[7:14]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", r"line 2 of .* is empty"),
+        ('{"prompt": "a", "resp', r"line 2 of .* is no JSON object \(unterminated string"),
+        ("[1, 2]", "line 2 of .* is no JSON object but list"),
+        ({"prompt": "a"}, "line 2 of .* has no 'response', only 'prompt'"),
+        ({"prompt": "a", "response": ""}, "line 2 of .*'response' must be a text that is not empty, got ''"),
+        ({"prompt": 3, "response": "a"}, "line 2 of .*'prompt' must be a text that is not empty, got 3"),
+        ({"messages": []}, "line 2 of .*'messages' must be a list that is not empty"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "line 2 of .* the last message is the user's"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "line 2 of .* got 'tool'"),
+        ({"messages": [{"role": "user"}]}, "line 2 of .* must have a 'role' and a 'content'"),
+        ({"prompt": "né", "response": "🙂"}, r"'é' \(U\+00E9, line 2\), '🙂' \(U\+1F642, line 2\)"),
+    ],
+)
+def test_a_bad_line_is_told_with_its_number(tmp_path, line, message):
+    with pytest.raises(RecordError, match=message):
+        rows_of(tmp_path, LINES[0], line, LINES[1])
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="has no examples"):
+        rows_of(tmp_path)
+
+
+def test_a_template_is_saved_with_the_model(tmp_path):
+    assert load_template(tmp_path) is None
+    template = Template(user="Q: ", assistant="A: ", end="\n")
+    template.save(tmp_path)
+    assert load_template(tmp_path) == template
+    assert template.prompt([{"role": "user", "content": "Who?"}]) == "Q: Who?\nA: "
+    assert template.stop == ("Q:", "### System:", "A:")
+    for broken in ('{"user": 3}', "[]", "{", '{"usr": "a"}', '{"user": ""}'):
+        (tmp_path / "template.json").write_text(broken)
+        with pytest.raises(TemplateError):
+            load_template(tmp_path)
