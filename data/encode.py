@@ -172,10 +172,10 @@ class GrowingAlphabet:
 
     def ids(self, points: np.ndarray) -> np.ndarray:
         """The ids of code points, in the smallest type that holds all ids so far."""
-        ids = self._id_of[points]
+        ids = self._id_of.take(points)
         if ids.size and ids.min() < 0:
             new = np.unique(points[ids < 0])
             self._id_of[new] = np.arange(len(self.points), len(self.points) + len(new))
             self.points = np.concatenate([self.points, new])
-            ids = self._id_of[points]
+            ids = self._id_of.take(points)
         return ids.astype(np.uint8 if len(self.points) <= 1 << 8 else np.uint16 if len(self.points) <= 1 << 16 else np.uint32)

@@ -236,7 +236,7 @@ class _Preparation:
             if len(self.alphabet.points) > 1 << 16 and file.dtype == np.uint16:
                 for each in self.files.values():
                     each.recode(np.arange(1 << 16), np.dtype(np.uint32))
-            parts = [separator_ids, ids.astype(file.dtype)[row.ids]]
+            parts = [separator_ids, ids.astype(file.dtype).take(row.ids)]
         for part in parts:
             file.append(part)
         self.documents[split] += row.documents

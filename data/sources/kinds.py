@@ -76,4 +76,4 @@ _BZ2_BLOCKS = (bytes.fromhex("314159265359"), bytes.fromhex("177245385090"))  # 
 
 def archive_suffix(name: str) -> str | None:
     """The kind of archive that a name promises, if it does."""
-    return next((kind for suffix, kind in _SUFFIXES.items() if name.lower().endswith(suffix)), None)
+    return _SUFFIXES.get(name[name.rfind(".") :].lower())

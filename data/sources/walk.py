@@ -129,7 +129,6 @@ class Walk:
         if depth > _DEEPEST:
             raise SourceError(f"{shown(name)} lies more than {_DEEPEST} archives deep, which may be a bomb; unpack it by hand.")
         kind = kind_of(reader.peek(HEAD))
-        promised = archive_suffix(name)
         if kind in COMPRESSED:
             inside = decompressed(reader, kind, name, self.budget)
             yield from self.stream(name, inside, depth + 1, wrapped=True)
@@ -145,7 +144,7 @@ class Walk:
             if depth == 0:
                 raise SourceError(f"{shown(name)} is empty; a corpus needs some text to learn from.")
             self.tally.add("left out, empty", name)
-        elif promised and (not wrapped or _TAR_INSIDE.search(name)):
+        elif (promised := archive_suffix(name)) and (not wrapped or _TAR_INSIDE.search(name)):
             raise SourceError(
                 f"{shown(name)} is named like a {promised} archive, but is {_described(kind)}: a download that went wrong? Fetch it again."
             )
