@@ -21,7 +21,7 @@ from data.tokenizer import Tokenizer
 from gpt.arguments import Parser, add_model_options, add_sampling_options, check
 from gpt.decoder import Decoder, supports
 from gpt.errors import run_main
-from gpt.inference import stream_text
+from gpt.inference import stream_text, suitable_threads
 from gpt.model import LanguageModel
 from gpt.pretrained import open_model
 from gpt.sampling import Sampling
@@ -219,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sampling=sampling,
     )
     _edit_lines()
-    Chat(conversation).run()
+    with suitable_threads(model):
+        Chat(conversation).run()
 
 
 def _edit_lines() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from data.files import explain
 from gpt.arguments import Parser, add_model_options, add_sampling_options, check
 from gpt.errors import fail, run_main
-from gpt.inference import stream_texts
+from gpt.inference import stream_texts, suitable_threads
 from gpt.pretrained import open_model
 from tensorlite import random
 
@@ -50,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = "" if options.completion_only else prompt
     others: list[list[str]] = [[] for _ in range(options.num_samples - 1)]  # written at the same time, shown after the first
     print(shown, end="", flush=True)
-    for first, *rest in steps:
-        print(first, end="", flush=True)
-        for pieces, piece in zip(others, rest, strict=True):
-            pieces.append(piece)
+    with suitable_threads(model):
+        for first, *rest in steps:
+            print(first, end="", flush=True)
+            for pieces, piece in zip(others, rest, strict=True):
+                pieces.append(piece)
     print()
     for pieces in others:
         print("-" * 80)

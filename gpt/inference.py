@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits
 
 import tensorlite as tl
 from data.tokenizer import Tokenizer, UnknownCharacterError
@@ -28,7 +29,7 @@ from gpt.pieces import Pieces
 from gpt.sampling import Sampling, choose, draw_luck, sample
 from tensorlite.backend import Array
 
-__all__ = ["generate_text", "sample", "stream_text", "stream_texts", "stream_tokens"]
+__all__ = ["generate_text", "sample", "stream_text", "stream_texts", "stream_tokens", "suitable_threads"]
 
 Luck = np.random.Generator | Sequence[np.random.Generator] | None
 
@@ -195,6 +196,11 @@ class _Writer:
     def _choose(self, logits: Array, luck: np.ndarray, error: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         seen = None if self.seen is None else self.seen[:, : self.vocab_size]
         return choose(logits[:, : self.vocab_size], luck, self.sampling, seen, error)
+
+
+def suitable_threads(model: LanguageModel) -> contextlib.AbstractContextManager[Any]:
+    """For a ``with`` block that writes: one BLAS thread where the matrices are too small to be worth a second one's waking up."""
+    return threadpool_limits(1, user_api="blas") if model.config.n_embd < 256 else contextlib.nullcontext()
 
 
 def _last_logits(model: LanguageModel, ids: np.ndarray) -> Array:

@@ -74,7 +74,8 @@ def open_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
     model = load_pretrained(folder, device=device)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise CheckpointError(
-            f"{folder} does not fit together: its tokenizer has {tokenizer.vocab_size:,} ids, but its model knows {model.config.vocab_size:,}."
+            f"{folder} does not fit together: its tokenizer has {tokenizer.vocab_size:,} ids, "
+            f"but its model knows {model.config.vocab_size:,}."
         )
     return model, tokenizer, model.config
 
@@ -236,7 +237,9 @@ def _stored(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
         return
     if not (folder / INDEX).exists():
         pickles = sorted(path.name for path in folder.glob("*.bin"))
-        instead = f", only {pickles[0]}: a pickle, which can run code and is therefore not read; convert it to safetensors" if pickles else ""
+        instead = (
+            f", only {pickles[0]}: a pickle, which can run code and is therefore not read; convert it to safetensors" if pickles else ""
+        )
         raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}{instead}.")
     index = _json(folder / INDEX)
     places = index.get("weight_map") if isinstance(index, dict) else None
@@ -277,5 +280,3 @@ def _json(file: Path) -> Any:
 
 def _some(names: list[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-

@@ -149,7 +149,8 @@ def test_a_kept_decoder_goes_on():
     first = [int(id) for id in stream_tokens(model, [1, 2], 3, temperature=0, decoder=decoder)]
     text = [1, 2, *first, 4, 4]
     with_it, without = (
-        [int(id) for id in stream_tokens(model, text, 6, temperature=0, **options)] for options in ({"decoder": decoder}, {"use_cache": False})
+        [int(id) for id in stream_tokens(model, text, 6, temperature=0, **options)]
+        for options in ({"decoder": decoder}, {"use_cache": False})
     )
     assert with_it == without
 
@@ -174,9 +175,13 @@ def test_in_doubt_the_model_decides(monkeypatch):
     for seed in range(40):
         options = [{"temperature": 0}, {}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.9}, {"repetition_penalty": 1.3}][seed % 6]
         asked.clear()
-        found = [int(id) for id in stream_tokens(model, [seed % 17], 15, generator=np.random.default_rng(seed), decoder=Wrong(model), **options)]
+        found = [
+            int(id) for id in stream_tokens(model, [seed % 17], 15, generator=np.random.default_rng(seed), decoder=Wrong(model), **options)
+        ]
         in_doubt = len(asked)
-        expected = [int(id) for id in stream_tokens(model, [seed % 17], 15, generator=np.random.default_rng(seed), use_cache=False, **options)]
+        expected = [
+            int(id) for id in stream_tokens(model, [seed % 17], 15, generator=np.random.default_rng(seed), use_cache=False, **options)
+        ]
         assert found == expected
         assert len(asked) == in_doubt + 15
     assert in_doubt < 15

@@ -153,12 +153,15 @@ def test_dropout_can_be_said(folder: Path):
 def test_torch_and_transformers_are_not_needed(folder: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("torch", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
-    model, tokenizer, config = open_model(folder)
+    _, tokenizer, config = open_model(folder)
     assert tokenizer.vocab_size == config.vocab_size == 20
 
 
 def test_generate_takes_such_a_folder(folder: Path, capsys: pytest.CaptureFixture):
-    assert run_main(lambda: generate.main(["--checkpoint", str(folder), "--prompt", "abc", "--temperature", "0", "--max-new-tokens", "5"])) == 0
+    assert (
+        run_main(lambda: generate.main(["--checkpoint", str(folder), "--prompt", "abc", "--temperature", "0", "--max-new-tokens", "5"]))
+        == 0
+    )
     model, tokenizer, _ = open_model(folder)
     ids = model.generate(tl.tensor(tokenizer.encode("abc").astype(np.int64)[None]), 5, temperature=0).numpy()[0]
     assert capsys.readouterr().out == tokenizer.decode(ids) + "\n"
@@ -212,7 +215,10 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture) -> str:
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
         ({"embd_pdrop": 0.0}, "resid_pdrop, embd_pdrop, attn_pdrop differ (0.0, 0.1)"),
         ({"resid_pdrop": 1.5, "embd_pdrop": 1.5, "attn_pdrop": 1.5}, "dropout must be at least 0"),
-        ({"n_layer": 1}, "h.1.attn.c_attn.bias, h.1.attn.c_attn.weight, h.1.attn.c_proj.bias, h.1.attn.c_proj.weight and 8 more not known here"),
+        (
+            {"n_layer": 1},
+            "h.1.attn.c_attn.bias, h.1.attn.c_attn.weight, h.1.attn.c_proj.bias, h.1.attn.c_proj.weight and 8 more not known here",
+        ),
         ({"vocab_size": 21}, "wte.weight is (20, 24) and should be (21, 24)"),
         ({"vocab_size": 19}, "its tokenizer has 20 ids, but its model knows 19"),
         ({"tie_word_embeddings": False}, "lm_head.weight missing"),
@@ -231,7 +237,10 @@ def test_configs_that_are_refused(folder: Path, capsys: pytest.CaptureFixture, f
         (lambda w: w.pop("transformer.h.1.ln_2.weight"), "h.1.ln_2.weight missing"),
         (lambda w: w.update({"score.weight": np.zeros((2, 24), np.float32)}), "score.weight not known here"),
         (lambda w: w.update({"transformer.ln_f.bias": np.zeros(25, np.float32)}), "ln_f.bias is (25,) and should be (24,)"),
-        (lambda w: w.update({"transformer.h.0.mlp.c_fc.weight": np.zeros((96, 24), np.float32)}), "c_fc.weight is (24, 96) and should be (96, 24)"),
+        (
+            lambda w: w.update({"transformer.h.0.mlp.c_fc.weight": np.zeros((96, 24), np.float32)}),
+            "c_fc.weight is (24, 96) and should be (96, 24)",
+        ),
         (lambda w: w.update({"transformer.ln_f.bias": np.zeros(24, np.int64)}), "ln_f.bias is int64, and should be floating point"),
     ],
 )
@@ -284,7 +293,14 @@ def test_other_things_that_are_wrong(folder: Path, capsys: pytest.CaptureFixture
     assert "has no tokenizer.json" in refusal(folder, capsys)
 
 
-@pytest.mark.parametrize("changes, message", [({"model": "bigram"}, "model is bigram"), ({"positions": "sinusoidal"}, "positions are sinusoidal"), ({"head_bias": True}, "head_bias is on")])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model": "bigram"}, "model is bigram"),
+        ({"positions": "sinusoidal"}, "positions are sinusoidal"),
+        ({"head_bias": True}, "head_bias is on"),
+    ],
+)
 def test_models_that_are_no_gpt2(tmp_path: Path, changes: dict, message: str):
     model = build_model(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, **changes))
     with pytest.raises(CheckpointError, match=message):

@@ -1,5 +1,7 @@
 """Text as it appears: whole characters only, nothing of a stop string, an end at the end of text."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,7 +28,7 @@ def written(tokens: list[bytes], stop: list[str] = ()) -> list[str]:
 
 def cut(raw: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(raw) + 1) for place in places), len(raw)]
-    return [raw[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [raw[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def test_a_character_waits_for_its_bytes():
