@@ -8,8 +8,9 @@ While it writes, Ctrl-C stops it; at your turn, Ctrl-D leaves.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Conversation:
         self.text = ""
         self.messages: list[Message] = []
 
-    def say(self, line: str) -> Iterator[str]:
+    def say(self, line: str) -> Generator[str, None, None]:
         """Add ``line``; yields what the model answers, piece by piece. What it has said until it is stopped counts as said.
 
         Raises:
@@ -85,7 +86,7 @@ class Conversation:
         )
         return self._listen(pieces, shown, asked)
 
-    def _listen(self, pieces: Iterator[str], shown: str, asked: list[Message]) -> Iterator[str]:
+    def _listen(self, pieces: Iterator[str], shown: str, asked: list[Message]) -> Generator[str, None, None]:
         said = ""
         try:
             for piece in pieces:
@@ -129,32 +130,33 @@ class Chat:
     def run(self) -> None:
         """Ask and answer until the user leaves."""
         print(self._help(""))
-        while True:
+        stay = True
+        while stay:
             try:
-                line = input("> ")
+                stay = self._turn()
             except EOFError:
                 print()
                 return
-            except KeyboardInterrupt:  # an unfinished line is given up
+            except KeyboardInterrupt:  # an unfinished line, or answer, is given up
                 print()
-                continue
-            if line.startswith("/"):
-                name, _, argument = line.partition(" ")
-                answer = self.commands.get(name, self._unknown)(argument.strip())
-                if answer is None:
-                    return
-                print(answer)
-            else:
-                self._converse(line)
+
+    def _turn(self) -> bool:
+        """Ask once and answer; False when the user wants to leave."""
+        line = input("> ")
+        if not line.startswith("/"):
+            self._converse(line)
+            return True
+        name, _, argument = line.partition(" ")
+        answer = self.commands.get(name, self._unknown)(argument.strip())
+        if answer is not None:
+            print(answer)
+        return answer is not None
 
     def _converse(self, line: str) -> None:
         try:
-            pieces = self.conversation.say(line)
-            try:
+            with contextlib.closing(self.conversation.say(line)) as pieces:  # closed early, what it said counts
                 for piece in pieces:
                     print(piece, end="", flush=True)
-            except KeyboardInterrupt:
-                pieces.close()  # type: ignore[attr-defined] # a generator: what it said counts
             print()
         except DataError as error:
             print(f"error: {error}")

@@ -122,24 +122,9 @@ def test_a_turn_is_what_generate_would_write():
 
 def test_commands(told: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     file = tmp_path / "talk.txt"
-    lines = iter(
-        [
-            "fox",
-            "/temperature",
-            "/temperature 0.5",
-            "/temperature -1",
-            "/temperature warm",
-            f"/save {file}",
-            f"/save {file}",
-            "/save",
-            "/reset",
-            f"/save {tmp_path / 'no' / 'x'}",
-            "/dance",
-            "Zoo",
-            "/quit",
-            "never asked",
-        ]
-    )
+    typed = ["fox", "/temperature", "/temperature 0.5", "/temperature -1", "/temperature warm", f"/save {file}", f"/save {file}", "/save"]
+    typed += ["/reset", f"/save {tmp_path / 'no' / 'x'}", "/dance", "Zoo", "/quit", "never asked"]
+    lines = iter(typed)
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     conversation = Conversation(make(), TOKEN)
     Chat(conversation).run()
