@@ -1,44 +1,125 @@
-"""The curve that everybody looks at first: loss over steps. Matplotlib is optional, and asked for only here."""
+"""Pictures of a training, of a model, and of what it is made of:
+
+    python -m gpt.plot runs/tiny                                            loss, learning rate, gradients: runs/tiny/curves.png
+    python -m gpt.plot runs/tiny runs/wide --out both.svg                   several runs in one picture
+    python -m gpt.plot runs/tiny --attention --prompt "The import "         who looks at whom: runs/tiny/attention.png
+    python -m gpt.plot --activations                                        the activation functions and their derivatives
+
+PNG or SVG, by the ending of --out.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-HOW_TO_GET_IT = "loss.png needs matplotlib: pip install 'tensorlite[plot]'."
+from data.files import explain
+from gpt.activation_curves import plot_activations
+from gpt.arguments import Parser
+from gpt.attention_maps import attention_weights, plot_attention
+from gpt.curves import plot_runs
+from gpt.errors import fail, run_main
+from gpt.figure import FORMATS, HOW_TO_GET_IT, can_plot
+from gpt.model import GPT
+from gpt.pretrained import open_model
+from gpt.run_folder import METRICS
 
 
-def can_plot() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def plot_losses(records: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the records of metrics.jsonl: the loss of single batches as a faint line, both evaluations on top of it.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw what the options say, and tell where it is.
 
     Raises:
-        ImportError: without matplotlib.
-        OSError: if ``path`` cannot be written.
+        UserError, DataError: for what the user can mend.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws to memory: needs no display, changes no global state
-    from matplotlib.figure import Figure
+    options = _parse(argv)
+    if not can_plot():
+        fail(f"a picture {HOW_TO_GET_IT}")
+    path = _path(options)
+    try:
+        if options.activations:
+            plot_activations(path)
+        elif options.attention:
+            _attention(options.runs[0], options.prompt, path)
+        else:
+            plot_runs(_named({run: _records(run) for run in options.runs}), path)
+    except OSError as error:
+        fail(f"the picture cannot be written: {explain(error, path)}")
+    print(path)
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    curves: tuple[tuple[str, str, dict[str, Any]], ...] = (
-        ("loss", "training, single batches", {"color": "0.8", "linewidth": 1}),
-        ("train_loss", "training", {"color": "C0", "marker": "o", "markersize": 3}),
-        ("val_loss", "validation", {"color": "C1", "marker": "o", "markersize": 3}),
-    )
-    for name, label, style in curves:
-        points = [(record["step"], record[name]) for record in records if name in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, **style)
-    axes.set(xlabel="step", ylabel="loss in nats a token", title=title)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
-    figure.savefig(path, dpi=150)
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, each of them possible in itself."""
+    parser = Parser(prog="python -m gpt.plot", description="Draw a training, what a model attends to, or its activation functions.")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folders that python -m gpt.train or gpt.finetune have written")
+    parser.add_argument("--attention", action="store_true", help="draw the attention of the model in RUN, for a prompt")
+    parser.add_argument("--prompt", metavar="TEXT", help="what the model reads, with --attention")
+    parser.add_argument("--activations", action="store_true", help="draw the activation functions and their derivatives")
+    parser.add_argument("--out", metavar="FILE", help="the picture, .png or .svg (default: in the folder of the run, or here)")
+    options = parser.parse_args(argv)
+    if options.activations and (options.attention or options.runs):
+        fail("--activations draws functions, which belong to no run: give it alone.")
+    if not options.activations and not options.runs:
+        fail("there is nothing to draw: name a run, such as runs/tiny, or ask for --activations.")
+    if options.attention and (len(options.runs) > 1 or not options.prompt):
+        fail("--attention draws one model reading one text: name one run, and a --prompt that is not empty.")
+    if options.prompt is not None and not options.attention:
+        fail("--prompt is what a model reads with --attention.")
+    return options
+
+
+def _path(options: argparse.Namespace) -> Path:
+    """Where the picture goes."""
+    if options.out:
+        path = Path(options.out).expanduser()
+        if path.suffix not in FORMATS:
+            fail(f"a picture is {' or '.join(FORMATS)}, by its ending, got {path.name!r}.")
+        return path
+    name = "activations" if options.activations else "attention" if options.attention else "curves"
+    folder = Path(options.runs[0]).expanduser() if len(options.runs) == 1 else Path()
+    return (folder if folder.is_dir() else folder.parent) / f"{name}.png"
+
+
+def _records(run: str) -> list[dict[str, Any]]:
+    """What a run has logged. A line that a crash cut short is left out."""
+    file = Path(run).expanduser() / METRICS
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        fail(f"{run} is no run: there is no {file}.")
+    except OSError as error:
+        fail(f"{file} cannot be read: {(error.strerror or str(error)).lower()}.")
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    if not records:
+        fail(f"{file} has nothing to draw yet: the training has not logged a loss.")
+    return records
+
+
+def _named(runs: dict[str, Any]) -> dict[str, Any]:
+    """Runs by the names of their folders; by their whole paths where two have the same."""
+    names = {run: Path(run).expanduser().resolve().name for run in runs}
+    return {names[run] if list(names.values()).count(names[run]) == 1 else run: records for run, records in runs.items()}
+
+
+def _attention(run: str, prompt: str, path: Path) -> None:
+    model, tokenizer, config = open_model(run)
+    if not isinstance(model, GPT):
+        fail(f"{run} has no attention to draw: its model is a bigram table.")
+    ids = tokenizer.encode(prompt).astype("int64")
+    if len(ids) > config.block_size:
+        fail(f"the prompt has {len(ids):,} tokens, more than the {config.block_size:,} that the model reads at once: shorten it.")
+    plot_attention(attention_weights(model, ids), [tokenizer.decode([token]) for token in ids], path, title=f"{Path(run).name}: {prompt!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

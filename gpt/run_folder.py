@@ -21,9 +21,10 @@ from typing import Any, Self
 
 from data.files import explain, write_atomically
 from gpt.config import nearest
+from gpt.curves import plot_losses
 from gpt.errors import fail
+from gpt.figure import HOW_TO_GET_IT, can_plot
 from gpt.lock import FolderLock
-from gpt.plot import HOW_TO_GET_IT, can_plot, plot_losses
 
 METRICS = "metrics.jsonl"
 PLOT = "loss.png"
@@ -95,7 +96,7 @@ class RunFolder:
     def plot(self) -> None:
         """Draw loss.png, or say in one line why not."""
         if not can_plot():
-            print(HOW_TO_GET_IT)
+            print(f"{PLOT} {HOW_TO_GET_IT}")
             return
         try:
             plot_losses(self.records, self.path / PLOT, title=self.path.name)

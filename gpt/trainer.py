@@ -22,6 +22,7 @@ from data.loader import Batch, RandomBatches, Tokens
 from gpt.config import TrainConfig
 from gpt.diagnosis import first_not_finite
 from gpt.errors import fail
+from gpt.gradient_norms import norms_by_layer
 from gpt.model import LanguageModel
 from gpt.run_folder import RunFolder
 from gpt.stopping import StopRequest
@@ -208,11 +209,13 @@ class Trainer:
         self._lap = (self.step, now)
         bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
         if self.folder:
+            length = float(self.gradient_norm.data)
             self.folder.log(
                 step=self.step,
                 loss=loss,
                 learning_rate=self.optimizer.param_groups[0]["lr"],
-                gradient_norm=float(self.gradient_norm.data),
+                gradient_norm=length,
+                gradient_norms=norms_by_layer(self.model, length),
                 tokens_per_second=round(tokens_per_second),
                 peak_memory=peak_memory(),
             )

@@ -1,0 +1,99 @@
+"""The curves that everybody looks at first: the loss over the steps, and under it what may explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt.figure import new_figure, save_figure, tidy
+
+Records = Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl
+
+
+def plot_losses(records: Records, path: Path, title: str) -> None:
+    """Draw the loss alone: that of single batches as a faint line, both evaluations on top of it.
+
+    Raises:
+        ImportError: without matplotlib.
+        OSError: if ``path`` cannot be written.
+    """
+    figure = new_figure(7, 4)
+    axes = figure.add_subplot()
+    _draw_losses(axes, {"": records})
+    axes.set(xlabel="step", title=title)
+    save_figure(figure, path)
+
+
+def plot_runs(runs: Mapping[str, Records], path: Path) -> None:
+    """Draw the loss, the learning rate and the gradient's norm of several runs, each in a colour of its own.
+
+    For a single run the norm is drawn for each layer, if that was logged.
+
+    Raises:
+        ImportError: without matplotlib.
+        OSError: if ``path`` cannot be written.
+    """
+    figure = new_figure(9, 8.5)
+    losses, rates, norms = figure.subplots(3, 1, sharex=True, height_ratios=(2, 0.8, 1.4))
+    _draw_losses(losses, runs)
+    for number, records in enumerate(runs.values()):
+        rates.plot(*_points(records, "learning_rate"), color=f"C{number}", linewidth=1.6)
+        norms.plot(*_points(records, "gradient_norm"), color=f"C{number}" if len(runs) > 1 else "0.2", linewidth=1.4, label="all")
+    rates.set(ylabel="learning rate", ylim=(0, None))
+    rates.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    norms.set(ylabel="norm of the gradient", xlabel="step")
+    if any(value > 0 for records in runs.values() for value in _points(records, "gradient_norm")[1]):
+        norms.set_yscale("log")
+    if len(runs) == 1:
+        _draw_layers(norms, next(iter(runs.values())))
+    for axes in (rates, norms):
+        tidy(axes)
+    figure.suptitle(" · ".join(runs), fontsize=13)
+    save_figure(figure, path)
+
+
+def _draw_losses(axes: Any, runs: Mapping[str, Records]) -> None:
+    """Dashed is training, solid is validation, faint are single batches. One run has two colours, several have one each."""
+    alone = len(runs) == 1
+    for number, (name, records) in enumerate(runs.items()):
+        training, validation = ("C0", "C1") if alone else (f"C{number}", f"C{number}")
+        prefix = "" if alone else f"{name}: "
+        axes.plot(*_points(records, "loss"), color="0.8" if alone else training, alpha=1 if alone else 0.3, linewidth=1)
+        if alone:
+            axes.lines[-1].set_label("training, single batches")
+        dots = {"marker": "o", "markersize": 3.5, "linewidth": 1.6}
+        axes.plot(*_points(records, "train_loss"), "--", color=training, label=f"{prefix}training", **dots)
+        axes.plot(*_points(records, "val_loss"), color=validation, label=f"{prefix}validation", **dots)
+    for line in [line for line in axes.lines if not len(line.get_xdata())]:
+        line.remove()  # nothing to show, and nothing to explain
+    axes.set(ylabel="loss in nats a token")
+    if axes.lines:
+        axes.legend(frameon=False)
+    tidy(axes)
+
+
+def _draw_layers(axes: Any, records: Records) -> None:
+    """A line for each layer, the blocks from light (the first) to dark (the last)."""
+    import matplotlib
+
+    measured = [record for record in records if record.get("gradient_norms")]
+    if not measured:
+        return
+    names = list(measured[-1]["gradient_norms"])
+    blocks = [name for name in names if name.startswith("h.")]
+    shades = matplotlib.colormaps["viridis"]
+    for name in names:
+        style: dict[str, Any] = {"linewidth": 1.0}
+        if name in blocks:
+            style["color"] = shades(0.9 - 0.8 * blocks.index(name) / max(1, len(blocks) - 1))
+        else:
+            style["linestyle"] = ":"
+        axes.plot([r["step"] for r in measured], [r["gradient_norms"].get(name) for r in measured], label=name, **style)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _points(records: Records, name: str) -> tuple[list[float], list[float]]:
+    """Steps and values, of the records that have ``name``."""
+    found = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]

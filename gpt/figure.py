@@ -1,0 +1,54 @@
+"""A sheet of paper for Matplotlib, which is optional and imported only here, when something is to be drawn."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+from data.files import write_atomically
+
+HOW_TO_GET_IT = "needs matplotlib: pip install 'tensorlite[plot]'."
+FORMATS = (".png", ".svg")
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches. It draws to memory: it needs no display, and changes no global state.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a .png or .svg file. The same figure gives the same bytes.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is then untouched.
+    """
+    import matplotlib
+
+    content = io.BytesIO()
+    is_svg = path.suffix == ".svg"
+    with matplotlib.rc_context({"svg.hashsalt": "tensorlite"}):
+        figure.savefig(content, format="svg" if is_svg else "png", dpi=150, metadata={"Date": None} if is_svg else None)
+    write_atomically(path, content.getvalue())
+
+
+def tidy(axes: Any) -> None:
+    """Only the lines that help: a faint grid, and no box around it."""
+    axes.grid(alpha=0.25, linewidth=0.8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,187 @@
+"""Pictures: that the numbers in them are right, that they are written, and what is said where they cannot be."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import torch
+
+import tensorlite as tl
+from data.tokenizer import CharTokenizer
+from gpt.activation_curves import ACTIVATIONS, activation_curve
+from gpt.attention_maps import attention_weights
+from gpt.checkpoint import save_model
+from gpt.config import GPTConfig, TrainConfig
+from gpt.curves import plot_losses, plot_runs
+from gpt.errors import run_main
+from gpt.gradient_norms import norms_by_layer
+from gpt.model import build_model
+from gpt.plot import main
+from gpt.trainer import Trainer
+
+TOKENIZER = CharTokenizer.train("abcdefg \n")
+CONFIG = GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=12, n_layer=2, n_head=2, n_embd=8, dropout=0.3)
+
+
+def model(**changes):
+    tl.manual_seed(0)
+    return build_model(GPTConfig(**{**CONFIG.__dict__, **changes}))
+
+
+def plot(*argv):
+    return run_main(lambda: main([str(argument) for argument in argv]))
+
+
+def run(folder, steps=4, **more):
+    """A folder as a training leaves it."""
+    folder.mkdir()
+    records = [{"step": 0, "train_loss": 4.0, "val_loss": 4.1}]
+    records += [{"step": s, "loss": 4.0 - s / 10, "learning_rate": 1e-3, "gradient_norm": 1.0 / s, **more} for s in range(1, steps)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_drawn_derivative_is_torchs(name):
+    function = {
+        "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "silu": torch.nn.functional.silu,
+        "gelu": torch.nn.functional.gelu, "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    }[name]  # fmt: skip
+    x = np.linspace(-4, 4, 81)
+    y, slope = activation_curve(ACTIVATIONS[name][1], x)
+    points = torch.tensor(x, requires_grad=True)
+    expected = function(points)
+    expected.sum().backward()
+    np.testing.assert_allclose(y, expected.detach().numpy(), atol=1e-12)
+    np.testing.assert_allclose(slope, points.grad.numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_attention_is_that_of_the_model(positions):
+    """The weights, times the values, give what the attention layer gives."""
+    gpt = model(positions=positions).eval().to(dtype=tl.float64)
+    rng = np.random.default_rng(0)
+    for parameter in gpt.parameters():
+        parameter.data[...] = rng.normal(size=parameter.shape)
+    ids = np.array([0, 3, 1, 5, 2])
+    maps = attention_weights(gpt, ids)
+    assert maps.shape == (2, 2, 5, 5)
+    np.testing.assert_allclose(maps.sum(axis=-1), 1, rtol=1e-12)
+    assert not maps[:, :, *np.triu_indices(5, 1)].any()
+    with tl.no_grad():
+        positions = gpt.wpe.weight if positions == "learned" else gpt.waves
+        x = gpt.wte(tl.tensor(ids[None])) + positions[:5]
+        for i, block in enumerate(gpt.h):
+            h = block.ln_1(x)
+            v = block.attn.c_attn(h)[0, :, 16:].numpy().reshape(5, 2, 4).transpose(1, 0, 2)  # (H, T, D)
+            y = (maps[i] @ v).transpose(1, 0, 2).reshape(5, 8)
+            np.testing.assert_allclose(block.attn.c_proj(tl.tensor(y)).numpy(), block.attn(h)[0].numpy(), rtol=1e-9)
+            x = block(x)
+
+
+def test_the_norms_of_the_layers_make_up_the_norm_of_all():
+    tokens = np.random.default_rng(0).integers(9, size=200)
+    trainer = Trainer(model(), TrainConfig(steps=2, batch_size=4, grad_clip=0.01, workers=1), tokens, tokens)
+    seen = {}
+
+    def look(gradients=trainer.gradients):
+        def with_a_look(batches):
+            loss = gradients(batches)
+            seen.update({name: p.grad.numpy().copy() for name, p in trainer.model.named_parameters()})
+            return loss
+
+        return with_a_look
+
+    trainer.gradients = look()
+    trainer.update()
+    total = float(trainer.gradient_norm.data)
+    norms = norms_by_layer(trainer.model, total)
+    assert list(norms) == ["wte", "wpe", "h.0", "h.1", "ln_f"]
+    assert sum(norm**2 for norm in norms.values()) == pytest.approx(total**2, rel=1e-5)
+    expected = sum((gradient.astype(float) ** 2).sum() for name, gradient in seen.items() if name.startswith("h.1.")) ** 0.5
+    assert norms["h.1"] == pytest.approx(expected, rel=1e-4), "as it was before it was clipped"
+
+
+def test_curves_of_one_run_and_of_several(tmp_path, capsys):
+    one = run(tmp_path / "one", gradient_norms={"wte": 0.5, "h.0": 0.3, "h.1": 0.2})
+    two = run(tmp_path / "two", steps=9)
+    assert plot(one) == 0
+    assert is_png(one / "curves.png")
+    assert capsys.readouterr().out == f"{one / 'curves.png'}\n"
+    assert plot(one, two, "--out", tmp_path / "both.svg") == 0
+    texts = {element.tag.rpartition("}")[2] for element in ET.parse(tmp_path / "both.svg").iter()}
+    assert "path" in texts
+
+
+def test_records_that_lack_something_are_drawn_without_it(tmp_path):
+    plot_runs({"a": [{"step": 0, "val_loss": 1.0}], "b": [{"step": 0, "loss": 1.0}]}, tmp_path / "some.png")
+    plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png", title="one")
+    assert is_png(tmp_path / "some.png")
+    assert is_png(tmp_path / "loss.png")
+
+
+def test_the_same_picture_gives_the_same_bytes(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        plot_losses([{"step": step, "loss": 2.0 - step} for step in range(3)], tmp_path / name, title="one")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_activations_are_drawn(tmp_path):
+    assert plot("--activations", "--out", tmp_path / "functions.png") == 0
+    assert is_png(tmp_path / "functions.png")
+
+
+def test_attention_is_drawn(tmp_path):
+    save_model(tmp_path / "run", model(), TOKENIZER)
+    assert plot(tmp_path / "run", "--attention", "--prompt", "a bad cafe\n") == 0
+    assert is_png(tmp_path / "run" / "attention.png")
+
+
+def test_a_half_written_line_is_left_out(tmp_path):
+    folder = run(tmp_path / "one")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')
+    assert plot(folder) == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "there is nothing to draw"),
+        (["nowhere"], "nowhere is no run"),
+        (["empty"], "nothing to draw yet"),
+        (["one", "--out", "one.jpg"], "a picture is .png or .svg"),
+        (["one", "--out", "none/a.png"], "the picture cannot be written"),
+        (["one", "--activations"], "give it alone"),
+        (["one", "--attention"], "a --prompt that is not empty"),
+        (["one", "--prompt", "a"], "--prompt is what a model reads with --attention"),
+        (["gpt", "--attention", "--prompt", "a" * 13], "the prompt has 13 tokens, more than the 12"),
+        (["gpt", "--attention", "--prompt", "xa"], "'x' (U+0078)"),
+        (["bigram", "--attention", "--prompt", "a"], "its model is a bigram table"),
+        (["one", "--atention"], "did you mean --attention?"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path / "one")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "metrics.jsonl").touch()
+    save_model("gpt", model(), TOKENIZER)
+    save_model("bigram", model(model="bigram"), TOKENIZER)
+    assert plot(*argv) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_without_matplotlib_one_line_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gpt.plot.can_plot", lambda: False)
+    assert plot("--activations") == 2
+    assert "a picture needs matplotlib: pip install 'tensorlite[plot]'." in capsys.readouterr().err
