@@ -11,6 +11,7 @@ BENCHMARKS = {
     "train_step": "whole training steps beside torch, in turn",
     "nanogpt_cpu": "nanoGPT's run for a CPU from start to end, beside a twin in torch",
     "generate": "tokens a second that a model writes, beside torch",
+    "prepare": "a corpus like OpenWebText to tokens, against xz alone",
     "report": "puts the results into README.md",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -91,7 +92,7 @@ class Pool(Generic[Q, A]):
         connection = self._free.get()
         try:
             connection.send(question)
-            error, answer = connection.recv()
+            error, answer = _receive(connection)
         except (EOFError, OSError) as end:
             raise DataError("a worker process was ended from outside, perhaps for want of memory; try again with fewer --workers.") from end
         finally:
@@ -114,7 +115,21 @@ def _serve(connection: Connection, make: Callable[[Any], Callable[[Q], A]], argu
                 reply: tuple[Exception | None, A | None] = (None, answer(question))
             except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
                 reply = (_portable(error), None)
-            connection.send(reply)
+            _send(connection, reply)
+
+
+def _send(connection: Connection, reply: object) -> None:
+    """Pickle ``reply``, but send its arrays as they lie in memory: they are most of it, and copying them costs more than sending."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(reply, 5, buffer_callback=buffers.append)
+    connection.send((head, len(buffers)))
+    for buffer in buffers:
+        connection.send_bytes(buffer.raw())
+
+
+def _receive(connection: Connection) -> Any:
+    head, count = connection.recv()
+    return pickle.loads(head, buffers=[connection.recv_bytes() for _ in range(count)])
 
 
 def _portable(error: Exception) -> Exception:

@@ -61,11 +61,20 @@ class Reader:
         self._more = more
         self._buffer = b""
         self._at = 0
+        self._ended = False  # there is nothing behind the buffer
         self.position = 0  # bytes read so far
+
+    @classmethod
+    def of(cls, data: bytes) -> Reader:
+        """A stream of ``data``, which is in memory."""
+        reader = cls(lambda size: b"")
+        reader._buffer = data
+        reader._ended = True
+        return reader
 
     def peek(self, size: int) -> bytes:
         """The next ``size`` bytes, which stay; fewer only at the end."""
-        if len(self._buffer) - self._at < size:
+        if len(self._buffer) - self._at < size and not self._ended:
             self._fill(size)
         return self._buffer[self._at : self._at + size]
 
@@ -100,6 +109,7 @@ class Reader:
         while have < size and (more := self._more(max(size - have, BLOCK))):
             parts.append(more)
             have += len(more)
+        self._ended = have < size
         self._buffer = b"".join(parts)
         self._at = 0
 

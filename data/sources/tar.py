@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data.sources.streams import Reader, SourceError, shown
+from data.sources.streams import BLOCK, Reader, SourceError, shown
 
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
@@ -91,6 +91,13 @@ def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
 
 
 def _member(reader: Reader, archive: str, name: str, kind: bytes, size: int, sparse: bool) -> Iterator[TarMember]:
+    regular = kind in (b"0", b"\0", b"7") and not sparse and not name.endswith("/")
+    if size <= BLOCK:  # most of them: read at once, the content and what fills up its last block
+        padded = reader.read(size + -size % _BLOCK)
+        if len(padded) < size + -size % _BLOCK:
+            raise _cut_short(archive)
+        yield TarMember(name, regular, kind == b"5" or name.endswith("/"), Reader.of(padded[:size]))
+        return
     left = size
 
     def more(wanted: int) -> bytes:
@@ -101,7 +108,6 @@ def _member(reader: Reader, archive: str, name: str, kind: bytes, size: int, spa
             raise _cut_short(archive)
         return data
 
-    regular = kind in (b"0", b"\0", b"7") and not sparse and not name.endswith("/")
     yield TarMember(name, regular, kind == b"5" or name.endswith("/"), Reader(more))
     rest = left + -size % _BLOCK
     if reader.skip(rest) < rest:

@@ -1,0 +1,131 @@
+"""How fast a corpus like OpenWebText becomes tokens, against the time that xz alone takes to decompress it: python -m benchmarks prepare
+
+No program that reads the archive on one core can be faster than ``xz -dc`` on the outer archive and all inner ones: that is the limit.
+It is measured in the same minute, in turns. The corpus is made once, by `benchmarks.make_openwebtext`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from benchmarks.common import save, spread, table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def xz_seconds(archive: Path, inner: list[Path]) -> float:
+    """Decompress everything and throw it away."""
+    start = time.perf_counter()
+    for files in ([archive], inner):
+        subprocess.run(["xz", "-dc", *map(str, files)], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def prepare_seconds(archive: Path, out: Path, options: list[str]) -> tuple[float, float]:
+    """The program from start to end, and the most megabytes that it and its workers had at once."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "data.prepare", str(archive), "--out", str(out), *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    peak, done = 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.2):
+            peak = max(peak, _megabytes(process.pid))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    code = process.wait()
+    seconds = time.perf_counter() - start
+    done.set()
+    thread.join()
+    if code:
+        sys.exit(f"data.prepare failed with {code}")
+    return seconds, peak
+
+
+def _megabytes(pid: int) -> float:
+    """Memory of a process and its children; pages that they share count once (Linux)."""
+    total = 0
+    for process in (pid, *_children(pid)):
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has just ended
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1000
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def main(arguments: list[str]) -> None:
+    """Take turns, and say what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks prepare", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--archive", type=Path, help="an archive that benchmarks.make_openwebtext made; by default one is made now")
+    parser.add_argument("--megabytes", type=int, default=220, help="of text, if one is made now")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bpe", action="store_true", help="with a BPE of 4,096 tokens as well, once")
+    options = parser.parse_args(arguments)
+    if not shutil.which("xz"):
+        sys.exit("xz is not here to compare with")
+
+    with tempfile.TemporaryDirectory() as place:
+        archive = options.archive
+        if archive is None:
+            archive = Path(place, "openwebtext.tar.xz")
+            command = [sys.executable, "-m", "benchmarks.make_openwebtext", str(archive), "--megabytes", str(options.megabytes)]
+            subprocess.run(command, check=True, cwd=ROOT)
+        with lzma.open(archive) as file, tarfile.open(fileobj=file, mode="r|") as outer:
+            outer.extractall(Path(place, "inner"), filter="data")
+        inner = sorted(Path(place, "inner").rglob("*.xz"))
+        out = Path(place, "out")
+
+        limits, times, peaks = [], [], []
+        for _ in range(options.rounds):
+            limits.append(xz_seconds(archive, inner))
+            seconds, peak = prepare_seconds(archive, out, ["--workers", str(options.workers)])
+            times.append(seconds)
+            peaks.append(peak)
+        meta = json.loads((out / "meta.json").read_text())
+        characters = sum(meta["characters"].values())
+        rows = [
+            _row("xz -dc alone", limits, characters, limits),
+            _row(f"char, {options.workers} workers", times, characters, limits, peaks),
+        ]
+        if options.bpe:
+            seconds, peak = prepare_seconds(archive, out, ["--workers", str(options.workers), "--tokenizer", "bpe"])
+            rows.append(_row(f"bpe, {options.workers} workers", [seconds], characters, limits, [peak]))
+    print(f"{sum(meta['documents'].values()):,} documents, {characters:,} characters, {len(inner)} inner archives")
+    print(table(rows))
+    save("prepare", {"characters": characters, "documents": meta["documents"], "xz": spread(limits), "char": spread(times), "rows": rows})
+
+
+def _row(what: str, times: list[float], characters: int, limits: list[float], peaks: list[float] | None = None) -> dict[str, object]:
+    median = spread(times)["median"]
+    return {
+        "what": what,
+        "seconds": round(median, 2),
+        "M characters/s": round(characters / 1e6 / median, 1),
+        "of xz alone": f"{spread(limits)['median'] / median:.0%}",
+        "peak MB": round(max(peaks)) if peaks else "",
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
