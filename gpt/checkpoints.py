@@ -6,13 +6,12 @@ A checkpoint goes only after a newer one is whole on the disk, so there is never
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from gpt.checkpoint import CheckpointError
-from gpt.snapshot import read_snapshot, remove_leftovers, write_snapshot
+from gpt.snapshot import read_snapshot, remove_leftovers, remove_snapshot, write_snapshot
 from gpt.training_state import TrainingState
 
 FOLDER = "checkpoints"
@@ -34,7 +33,6 @@ class Checkpoints:
         self.keep_last = keep_last
         self.saved: int | None = None
         self._damaged: set[int] = set()
-        remove_leftovers(self.folder)
 
     def save(self, step: int, files: Iterable[tuple[str, bytes]], best: int | None = None) -> None:
         """Write the checkpoint of ``step``, then let go of those that are no longer to be kept.
@@ -51,7 +49,11 @@ class Checkpoints:
         # Later ones can only be those that were found damaged when this run went on from an earlier one.
         whole = [earlier for earlier in self.steps() if earlier <= step and earlier not in self._damaged]
         for old in set(self.steps()) - set(whole[-self.keep_last :]) - {best}:
-            shutil.rmtree(self.path(old), ignore_errors=True)
+            remove_snapshot(self.path(old))
+
+    def clean_up(self) -> None:
+        """Remove what a killed process was in the middle of. Only for who holds the lock: another may be at it now."""
+        remove_leftovers(self.folder)
 
     def newest_whole(self) -> TrainingState:
         """The newest checkpoint that holds to the bit what was written; each that does not costs a warning.

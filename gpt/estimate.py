@@ -135,8 +135,9 @@ def _arrays_in(saved: Any) -> Iterator[Any]:
             yield from _arrays_in(part)
     elif isinstance(saved, dict):
         yield from _arrays_in(list(saved.values()))
-    elif hasattr(saved, "__dict__"):
-        yield from _arrays_in(list(vars(saved).values()))
+    else:  # an object of a kernel's own
+        names = (*getattr(saved, "__dict__", ()), *getattr(type(saved), "__slots__", ()))
+        yield from _arrays_in([getattr(saved, name, None) for name in names])
 
 
 def _owner(array: Any) -> Any:

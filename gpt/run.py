@@ -67,6 +67,7 @@ class Run:
         folder = RunFolder.reopen(path)
         try:
             checkpoints = Checkpoints(folder.path)
+            checkpoints.clean_up()
             state = checkpoints.newest_whole()
             _refuse_changes({**asdict(state.model_config), **asdict(state.config)}, changes)
             config = _changed(state.config, {**changes, "out": str(path)})

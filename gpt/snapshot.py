@@ -76,8 +76,16 @@ def read_snapshot(folder: Path) -> dict[str, bytes]:
     return contents
 
 
+def remove_snapshot(folder: Path) -> None:
+    """Let go of a snapshot, if it can be: whole or not there holds for this way, too."""
+    leaving = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(OSError):
+        os.rename(folder, leaving)
+    shutil.rmtree(leaving, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was in the middle of making in ``folder``. A snapshot it was replacing gets its name back."""
+    """Remove what a killed process was in the middle of in ``folder``. A snapshot that it was replacing gets its name back."""
     for leftover in folder.glob(".*.old"):
         name = folder / leftover.name.removeprefix(".").rsplit(".", 2)[0]
         if not name.exists():

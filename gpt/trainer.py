@@ -238,7 +238,13 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken."""
+        """Go on exactly where ``state`` was taken.
+
+        Raises:
+            ValueError, TypeError, KeyError: if it is no such state.
+        """
+        if not (isinstance(state["step"], int) and state["step"] >= 0):
+            raise ValueError(f"a step is a number from 0 up, got {state['step']!r}")
         self.batches.load_state_dict(state["batches"])
         self.schedule.load_state_dict(state["schedule"])
         self.last = Evaluation(**state["last"]) if state["last"] else None

@@ -116,6 +116,9 @@ class TrainingState:
         for name, array in self.optimizer.items():
             number, _, kind = name.partition(".")
             state[number][kind] = array
+        known = {str(number) for group in self.record["param_groups"] for number in group["params"]}
+        if not state.keys() <= known:
+            raise ValueError(f"the optimizer's state is for parameters that it does not have: {', '.join(sorted(state.keys() - known))}")
         return state
 
 
