@@ -12,13 +12,15 @@ import safetensors.numpy
 import torch
 
 import tensorlite as tl
-from data.tokenizer import CharTokenizer
+from data.tokenizer import BpeTokenizer, CharTokenizer
 from gpt import generate
 from gpt.checkpoint import CheckpointError
 from gpt.config import GPTConfig
 from gpt.errors import run_main
+from gpt.inference import stream_tokens
 from gpt.model import GPT, build_model
 from gpt.pretrained import is_pretrained, load_pretrained, open_model, save_pretrained
+from tensorlite.random import make_generator
 
 transformers = pytest.importorskip("transformers", reason="transformers, the oracle of these tests, is not installed")
 
@@ -165,6 +167,22 @@ def test_generate_takes_such_a_folder(folder: Path, capsys: pytest.CaptureFixtur
     model, tokenizer, _ = open_model(folder)
     ids = model.generate(tl.tensor(tokenizer.encode("abc").astype(np.int64)[None]), 5, temperature=0).numpy()[0]
     assert capsys.readouterr().out == tokenizer.decode(ids) + "\n"
+
+
+def test_a_byte_level_tokenizer_streams_whole_characters(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """What is shown piece by piece is what decoding everything at once gives; the end of text ends it."""
+    pytest.importorskip("tokenizers")
+    tokenizer = BpeTokenizer.train(["naïve 😀 – " * 50], vocab_size=270)
+    settings = {**SHAPES["relu"], "vocab_size": tokenizer.vocab_size}
+    their_model(**settings).save_pretrained(tmp_path)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    model, tokenizer, _ = open_model(tmp_path)
+    for seed in range(3):
+        argv = ["--checkpoint", str(tmp_path), "--prompt", "naïve 😀", "--max-new-tokens", "40", "--seed", str(seed), "--completion-only"]
+        assert run_main(lambda argv=argv: generate.main(argv)) == 0
+        ids = [int(id) for id in stream_tokens(model, tokenizer.encode("naïve 😀"), 40, generator=make_generator(seed, 0))]
+        end = ids.index(tokenizer.end_of_text) if tokenizer.end_of_text in ids else None
+        assert capsys.readouterr().out == tokenizer.decode(ids[:end]) + "\n"
 
 
 # --- refused ------------------------------------------------------------------------------------------
