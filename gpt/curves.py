@@ -67,7 +67,7 @@ def _draw_losses(axes: Any, runs: Mapping[str, Records]) -> None:
         axes.plot(*_points(records, "val_loss"), color=validation, label=f"{prefix}validation", **dots)
     for line in [line for line in axes.lines if not len(line.get_xdata())]:
         line.remove()  # nothing to show, and nothing to explain
-    axes.set(ylabel="loss in nats a token")
+    axes.set(ylabel="loss in nats")
     if axes.lines:
         axes.legend(frameon=False)
     tidy(axes)

@@ -53,65 +53,98 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError, DataError, DeviceUnavailableError: for what the user can mend; most of it shows before the first step.
     """
-    options = _parse(argv)
-    model, tokenizer, _ = open_model(options.checkpoint, options.backend)
-    pretraining = _pretraining(options.checkpoint)
-    config = _train_config(options, pretraining)
+    finetuning = Finetuning(_parse(argv))
+    try:
+        return finetuning.run()
+    finally:
+        finetuning.folder.lock.release()
 
-    with use_generator(make_generator(config.seed, WEIGHTS)):  # the new weights of LoRA, or of a classifier
-        _free(model, options)
-        task = _task(model, tokenizer, options)
-    learnt, total = trainable(task.model), task.model.num_parameters()
-    trainer = task.trainer(task.model, config, task.train, task.val)
-    folder = RunFolder(Path(config.out or "runs/finetuned"))
-    trainer.folder = folder
-    facts: dict[str, Any] = {"task": options.task, "finetuned_from": str(options.checkpoint), "pretraining": pretraining}
 
-    def save(whole: bool = True) -> None:
-        """The adapter alone, where there is one and the model shall not be ``whole``; else all that there is."""
+class Finetuning:
+    """One run, from a checkpoint to another. Everything that can be wrong with the options or the data is wrong before a folder is made."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.model, self.tokenizer, _ = open_model(options.checkpoint, options.backend)
+        self.pretraining = _pretraining(options.checkpoint)
+        self.config = config = _train_config(options, self.pretraining)
+        with use_generator(make_generator(config.seed, WEIGHTS)):  # the new weights of LoRA, or of a classifier
+            _free(self.model, options)
+            self.task = _task(self.model, self.tokenizer, options)
+        self.trained = trainable(self.task.model)
+        self.old_text, self.why_not = _old_text(options, self.pretraining, self.tokenizer)
+        self.trainer = self.task.trainer(self.task.model, config, self.task.train, self.task.val, keep=self.keep)
+        self.folder = self.trainer.folder = RunFolder(Path(config.out or "runs/finetuned"))
+        self.facts: dict[str, Any] = {"task": options.task, "finetuned_from": options.checkpoint, "pretraining": self.pretraining}
+
+    def run(self) -> int:
+        """Measure, train, measure again; returns the exit code."""
+        print(self._describe())
+        before = self.measure()
         try:
-            if options.lora_rank:
-                save_adapter(folder.path, model, finetuned_from=str(options.checkpoint))
-            if whole or not options.lora_rank:
-                plain = merged(model) if options.lora_rank else model
-                save_model(folder.path, plain, tokenizer, config, step=trainer.step, **facts)
-            task.save(folder.path)
+            self.trainer.train()
+        except Stopped:
+            self.save()
+            print(f"\nStopped after step {self.trainer.step} of {self.config.steps}. The weights are saved in {self.folder.path}.")
+            return EXIT_INTERRUPTED
+        after = self.measure()
+        self.facts["losses"] = {name: {"before": before[name], "after": after[name]} for name in before}
+        self.save()
+        self.folder.plot()
+        print(f"\n{self._report(before, after)}\n")
+        _write_sample(self.model, self.tokenizer, self.task, self.config)
+        return 0
+
+    def measure(self) -> dict[str, float]:
+        """The loss on the new validation text and, if it can be had, on the old."""
+        losses = {"new": self.task.val_loss()}
+        return losses if self.old_text is None else {**losses, "old": text_loss(self.model, self.old_text)}
+
+    def save(self, whole: bool = True) -> None:
+        """Write all that there is; of a model with LoRA the corrections and, if it shall be ``whole``, the model they are merged into.
+
+        Raises:
+            CheckpointError: if the folder cannot be written to.
+        """
+        folder, has_lora = self.folder.path, self.options.lora_rank is not None
+        try:
+            if has_lora:
+                save_adapter(folder, self.model, finetuned_from=self.options.checkpoint)
+            if whole or not has_lora:
+                plain = merged(self.model) if has_lora else self.model
+                save_model(folder, plain, self.tokenizer, self.config, step=self.trainer.step, **self.facts)
+            self.task.save(folder)
         except OSError as error:
-            raise CheckpointError(f"the checkpoint cannot be saved: {explain(error, folder.path)}") from error
+            raise CheckpointError(f"the checkpoint cannot be saved: {explain(error, folder)}") from error
 
-    def keep() -> None:
+    def keep(self) -> None:
+        """In the middle of a run, weights that cannot be saved are worth a warning: there may be room again at the end."""
         try:
-            save(whole=False)
+            self.save(whole=False)
         except CheckpointError as error:
             print(f"\nwarning: {error} Training goes on.", file=sys.stderr)
 
-    trainer.keep = keep
-    print(_describe({
-        "data": task.summary,
-        "model": f"{options.checkpoint}: {total:,} parameters, of which {learnt:,} ({learnt / total:.1%}) are trained",
-        "training": f"{config.steps:,} steps of {config.batch_size} rows, learning rate {config.learning_rate:g}, seed {config.seed}",
-        "folder": str(folder.path),
-    }))  # fmt: skip
-    old_text, why_not = _old_text(options, pretraining, tokenizer)
-    before = _measure(task, model, old_text)
-    try:
-        trainer.train()
-    except Stopped:
-        save()
-        print(f"\nStopped after step {trainer.step} of {config.steps}. The weights are saved in {folder.path}.")
-        return EXIT_INTERRUPTED
-    after = _measure(task, model, old_text)
-    facts["losses"] = {name: {"before": before[name], "after": after[name]} for name in before}
-    save()
-    folder.plot()
+    def _describe(self) -> str:
+        """What is about to happen."""
+        config, folder, total = self.config, self.folder, self.task.model.num_parameters()
+        share = f"{self.trained:,} ({self.trained / total:.1%})"
+        taken = f" ({folder.wanted} is taken)" if folder.path != folder.wanted else ""
+        return (
+            f"data        {self.task.summary}\n"
+            f"model       {self.options.checkpoint}: {total:,} parameters, of which {share} are trained\n"
+            f"training    {config.steps:,} steps of {config.batch_size} rows, learning rate {config.learning_rate:g}, seed {config.seed}\n"
+            f"folder      {folder.path}{taken}\n"
+        )
 
-    names = {"new": f"new: {options.data}, a {task.unit}", "old": f"old: {_old_name(options, pretraining)}, a token"}
-    print("\n" + _table({names[name]: (before[name], after[name]) for name in before}) + why_not)
-    if closing := task.closing():
-        print(f"\n{closing}")
-    print(f"\nThe result is in {folder.path}." + (f" The corrections alone: {folder.path}/adapter.*" if options.lora_rank else ""))
-    _write_sample(model, tokenizer, task, config)
-    return 0
+    def _report(self, before: dict[str, float], after: dict[str, float]) -> str:
+        """What has been gained and forgotten, and where the result is."""
+        old = self.options.old_data or self.pretraining["data"]
+        names = {"new": f"new: {self.options.data}, a {self.task.unit}", "old": f"old: {old}, a token"}
+        table = _table({names[name]: (before[name], after[name]) for name in before}) + self.why_not
+        where = f"The result is in {self.folder.path}." + (
+            f" The corrections alone: {self.folder.path}/adapter.*" if self.options.lora_rank is not None else ""
+        )
+        return "\n\n".join(filter(None, [table, self.task.closing(), where]))
 
 
 # --- what is asked for --------------------------------------------------------------------------------
@@ -236,20 +269,7 @@ def _old_text(options: argparse.Namespace, pretraining: dict[str, Any], tokenize
     return None, f"\nWhat was forgotten is not known: {why_not}; name a text with --old-data."
 
 
-def _old_name(options: argparse.Namespace, pretraining: dict[str, Any]) -> str:
-    return str(options.old_data or pretraining["data"])
-
-
-def _measure(task: Task, model: LanguageModel, old_text: Any) -> dict[str, float]:
-    losses = {"new": task.val_loss()}
-    return losses if old_text is None else {**losses, "old": text_loss(model, old_text)}
-
-
 # --- what is said -------------------------------------------------------------------------------------
-
-
-def _describe(rows: dict[str, str]) -> str:
-    return "\n".join(f"{name:<12}{text}" for name, text in rows.items()) + "\n"
 
 
 def _table(losses: dict[str, tuple[float, float]]) -> str:
@@ -269,7 +289,7 @@ def _write_sample(model: LanguageModel, tokenizer: Tokenizer, task: Task, config
     prompt = task.sample_prompt()
     if prompt is None or not config.sample_length:
         return
-    print(f"\n{prompt}", end="", flush=True)
+    print(prompt, end="", flush=True)
     stop = task.template.stop if isinstance(task, InstructTask) else ()
     generator = make_generator(config.seed, SAMPLE)
     for piece in stream_text(model, tokenizer, prompt, config.sample_length, generator=generator, stop=stop):

@@ -116,7 +116,7 @@ def test_answers_are_learnt_and_the_template_is_saved(base, capsys):
     (base.parent / "marks.json").write_text(json.dumps({"user": "ASS ", "assistant": "USER ", "end": "\n"}))
     assert finetune(base, f"--template={base.parent / 'marks.json'}", data="answers.jsonl", out="other") == 0
     assert json.loads((base.parent / "other" / "template.json").read_text())["user"] == "ASS "
-    assert "\nASS the " in capsys.readouterr().out
+    assert "\n\nASS the " in capsys.readouterr().out
 
 
 def test_where_the_old_text_is_gone_the_rest_is_told(base, capsys):
@@ -161,7 +161,7 @@ def test_a_mistake_is_told_in_one_sentence(base, capsys, options, message):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
-    assert not (base.parent / "run" / "model.safetensors").exists()
+    assert not (base.parent / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,19 @@ def test_data_that_cannot_be_used(base, capsys, name, content, message):
     assert message in err
     assert err.count("\n") == 1
     assert not (base.parent / "run").exists()
+
+
+def test_a_stop_saves_and_leaves(base, monkeypatch, capsys):
+    from gpt.stopping import Stopped
+
+    def stop(self):
+        raise Stopped
+
+    monkeypatch.setattr("gpt.stopping.StopRequest.check", stop)
+    assert finetune(base, "--lora-rank=2") == 130
+    assert "Stopped after step" in capsys.readouterr().out
+    assert (base.parent / "run" / "adapter.safetensors").exists()
+    load_model(base.parent / "run")
 
 
 def test_the_same_seed_gives_the_same_weights(base):
