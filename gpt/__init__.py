@@ -2,11 +2,13 @@
 
     config, model       what a model looks like; the model itself
     trainer, train      the loop; python -m gpt.train
-    checkpoint          what a run leaves behind, and how to get it back
+    checkpoint          a model in a file, and how to get it back
+    run                 a run as a whole: begun, resumed, saved
+    training_state, snapshot, checkpoints       all that a run is; a folder that is whole or not there; the last few and the best
     sampling            from scores to the next token
     inference           from a prompt to text
     generate            python -m gpt.generate
     errors              one sentence for a user's mistake, a traceback for ours
 
-The rest serves these: options (the command line), run_folder, files (whole or not at all), stopping (Ctrl-C), plot.
+The rest serves these: options (the command line), run_folder, lock, stopping (Ctrl-C), estimate (memory), diagnosis (nan), plot.
 """
