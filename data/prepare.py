@@ -182,6 +182,8 @@ class _Preparation:
             tokenizer = tokenizer if tokenizer is not None else self._sorted_characters()
             if self.single:
                 self._cut()
+                if isinstance(tokenizer, CharTokenizer):
+                    self.characters = {split: self.files[split].tokens for split in SPLITS}
             self._check_splits()
         finally:
             for file in self.files.values():
