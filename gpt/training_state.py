@@ -98,7 +98,10 @@ class TrainingState:
             CheckpointError: if it learns from another text, or if something does not fit.
         """
         if tokenizer.hash != self.record.get("tokenizer_hash"):
-            raise CheckpointError(f"{self.where} was trained with another tokenizer: its text, or its tokenizer's file, has changed since.")
+            raise CheckpointError(
+                f"{self.where} was trained with another tokenizer, with hash {self.record.get('tokenizer_hash')}: that of "
+                f"{trainer.config.data} has {tokenizer.hash}; its text, or its tokenizer's file, has changed since."
+            )
         if fingerprint(trainer.tokens) != self.record.get("data"):
             raise CheckpointError(
                 f"{self.where} was trained on another text than {trainer.config.data} now holds; "
