@@ -73,20 +73,20 @@ class Profile:
     def table(self) -> str:
         """The lines, those that took longest first, and what passed outside of all ops."""
         available = self.seconds * self.workers
-        heading = f"{'op':<16}{'direction':<10}{'calls':>8}{'ms':>10}{'share':>8}{'GFLOP':>10}{'GFLOP/s':>10}{'MB':>10}{'GB/s':>8}"
+        heading = f"{'op':<24}{'direction':<10}{'calls':>8}{'ms':>10}{'share':>8}{'GFLOP':>10}{'GFLOP/s':>10}{'MB':>10}{'GB/s':>8}"
         rows = [heading]
         for line in sorted(self.lines.values(), key=lambda line: -line.seconds):
             seconds = max(line.seconds, 1e-9)
             flops = f"{line.flops / 1e9:>10.2f}{line.flops / seconds / 1e9:>10.1f}" if line.flops else f"{'':>20}"
             rows.append(
-                f"{line.op:<16}{line.direction:<10}{line.calls:>8,}{1e3 * line.seconds:>10.1f}{line.seconds / available:>8.1%}"
+                f"{line.op:<24}{line.direction:<10}{line.calls:>8,}{1e3 * line.seconds:>10.1f}{line.seconds / available:>8.1%}"
                 f"{flops}{line.bytes / 1e6:>10.1f}{line.bytes / seconds / 1e9:>8.1f}"
             )
         inside = sum(line.seconds for line in self.lines.values())
         rest = max(0.0, available - inside)
-        rows.append(f"{'outside of ops':<26}{'':>8}{1e3 * rest:>10.1f}{rest / available:>8.1%}")
+        rows.append(f"{'outside of ops':<34}{'':>8}{1e3 * rest:>10.1f}{rest / available:>8.1%}")
         threads = f" in each of {self.workers} threads" if self.workers > 1 else ""
-        rows.append(f"{'all':<26}{'':>8}{1e3 * available:>10.1f}{1:>8.1%}  ({1e3 * self.seconds:.1f} ms{threads})")
+        rows.append(f"{'all':<34}{'':>8}{1e3 * available:>10.1f}{1:>8.1%}  ({1e3 * self.seconds:.1f} ms{threads})")
         return "\n".join(rows)
 
     def _timed(self, name: str, pair: Pair) -> Pair:
