@@ -182,7 +182,7 @@ class _Preparation:
             tokenizer = tokenizer if tokenizer is not None else self._sorted_characters()
             if self.single:
                 self._cut()
-                if isinstance(tokenizer, CharTokenizer):
+                if isinstance(tokenizer, CharTokenizer) and tokenizer.unknown != "skip":  # a token for each character
                     self.characters = {split: self.files[split].tokens for split in SPLITS}
             self._check_splits()
         finally:
