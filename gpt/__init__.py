@@ -8,7 +8,10 @@
     sampling            from scores to the next token
     inference           from a prompt to text
     generate            python -m gpt.generate
+    finetune            python -m gpt.finetune; tasks: what a model can be taught next; instructions, template, classify, lora, freezing
+    plot                python -m gpt.plot; curves, attention_maps, activation_curves
     errors              one sentence for a user's mistake, a traceback for ours
 
-The rest serves these: options (the command line), run_folder, lock, stopping (Ctrl-C), estimate (memory), diagnosis (nan), plot.
+The rest serves these: options (the command line), run_folder, lock, stopping (Ctrl-C), estimate (memory), diagnosis (nan), records and rows
+(examples from files, as batches), figure.
 """

@@ -25,7 +25,7 @@ from data.errors import DataError
 from data.files import explain
 from data.tokenizer import Tokenizer
 from gpt.arguments import Parser, add_model_options
-from gpt.checkpoint import CheckpointError, save_model
+from gpt.checkpoint import CONFIG, CheckpointError, save_model
 from gpt.classify import POOLINGS
 from gpt.config import TrainConfig, from_preset
 from gpt.errors import EXIT_INTERRUPTED, fail, run_main
@@ -39,12 +39,12 @@ from gpt.stopping import Stopped
 from gpt.tasks import ClassifyTask, InstructTask, Task, TextTask, guess_task, read_tokens, text_loss, with_unknown
 from gpt.template import load_template
 from gpt.trainer import SAMPLE, WEIGHTS
+from gpt.training_state import TRAINING
 from tensorlite.backend import Device
 from tensorlite.memory import keep_freed_memory
 from tensorlite.random import make_generator, use_generator
 
 TASKS = ("text", "instruct", "classify")
-CONFIG = "config.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,12 +248,15 @@ def _pretraining(checkpoint: str) -> dict[str, Any]:
     A model of somebody else's comes without. Then it is taken for a GPT-2.
     """
     path = Path(checkpoint).expanduser()
-    try:
-        record = json.loads(((path if path.is_dir() else path.parent) / CONFIG).read_text(encoding="utf-8"))
-        known = record.get("pretraining") or record["training"]
-        return {"data": known["data"], "val_fraction": known["val_fraction"], "learning_rate": float(known["learning_rate"])}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {"data": None, "val_fraction": 0.1, "learning_rate": from_preset("gpt2")[1].learning_rate}
+    folder = path if path.is_dir() else path.parent
+    for name in (CONFIG, TRAINING):  # of a run, and of a checkpoint within one
+        try:
+            record = json.loads((folder / name).read_text(encoding="utf-8"))
+            known = record.get("pretraining") or record["training"]
+            return {"data": known["data"], "val_fraction": known["val_fraction"], "learning_rate": float(known["learning_rate"])}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return {"data": None, "val_fraction": 0.1, "learning_rate": from_preset("gpt2")[1].learning_rate}
 
 
 def _old_text(options: argparse.Namespace, pretraining: dict[str, Any], tokenizer: Tokenizer) -> tuple[Any, str]:

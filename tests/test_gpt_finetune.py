@@ -204,3 +204,19 @@ def test_the_same_seed_gives_the_same_weights(base):
     for out in ("one", "two"):
         assert finetune(base, "--lora-rank=2", "--seed=5", out=out) == 0
     assert not changed(base.parent / "one", base.parent / "two")
+
+
+def test_a_checkpoint_within_a_run_is_taken_with_what_it_was_trained_on(base, capsys):
+    from gpt.train import main as train
+
+    old = base.parent / "old.txt"
+    small = ["--n-layer=1", "--n-head=1", "--n-embd=8", "--block-size=8", "--steps=2", "--sample-length=0", "--warmup-steps=0"]
+    argv = [*small, f"--data={old}", f"--out={base.parent / 'trained'}", "--eval-iters=1", "--batch-size=2", "--learning-rate=0.01"]
+    assert run_main(lambda: train(argv)) == 0
+    (checkpoint, *_) = sorted((base.parent / "trained" / "checkpoints").iterdir())
+    (base.parent / "more.txt").write_text("the lazy dog " * 40)
+    capsys.readouterr()
+    assert finetune(checkpoint, f"--data={base.parent / 'more.txt'}", f"--out={base.parent / 'run'}") == 0
+    out = capsys.readouterr().out
+    assert "learning rate 0.001," in out
+    assert "old.txt, a token" in out
