@@ -65,45 +65,50 @@ class Entry:
     """How an op is called in a GPT.
 
     Attributes:
-        arrays: its array arguments, for the sizes of a configuration.
+        arrays: makes its array arguments.
         torch: the same in torch, on its tensors.
         options: its other arguments.
     """
 
-    arrays: Callable[[Sizes], list[np.ndarray]]
+    arrays: Callable[[], list[np.ndarray]]
     torch: Callable[..., Any]
     options: dict[str, Any]
 
 
-def entries() -> dict[str, Entry]:
-    """One for each op with a faster pair."""
+def entries(s: Sizes) -> dict[str, Entry]:
+    """One for each op with a faster pair, at the sizes of a configuration."""
     from torch.nn import functional as F
 
-    def hidden(s: Sizes) -> list[np.ndarray]:
+    def hidden() -> list[np.ndarray]:
         return [s.normal(s.B, s.T, 4 * s.C)]
+
+    def self_attention(qkv: Any) -> Any:
+        q, k, v = (part.unflatten(2, (s.H, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
     return {
         "attention": Entry(
-            lambda s: s.heads(),
+            s.heads,
             lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
             {"is_causal": True},
         ),
         "attention with dropout": Entry(
-            lambda s: s.heads(),
+            s.heads,
             lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=0.2),
             {"is_causal": True, "dropout_p": 0.2},
         ),
+        "causal_self_attention": Entry(lambda: [s.normal(s.B, s.T, 3 * s.C)], self_attention, {"n_head": s.H}),
         "layernorm": Entry(
-            lambda s: [s.normal(s.B, s.T, s.C), s.normal(s.C), s.normal(s.C)],
+            lambda: [s.normal(s.B, s.T, s.C), s.normal(s.C), s.normal(s.C)],
             lambda x, weight, bias: F.layer_norm(x, weight.shape, weight, bias),
             {},
         ),
         "gelu": Entry(hidden, F.gelu, {}),
         "gelu by tanh": Entry(hidden, lambda x: F.gelu(x, approximate="tanh"), {"approximate": "tanh"}),
         "relu": Entry(hidden, F.relu, {}),
-        "dropout": Entry(lambda s: [s.normal(s.B, s.T, s.C)], lambda x: F.dropout(x, 0.2), {"p": 0.2}),
-        "embedding": Entry(lambda s: [s.ids(s.B, s.T), s.normal(s.V, s.C)], F.embedding, {}),
-        "cross_entropy": Entry(lambda s: [s.normal(s.B * s.T, s.V), s.ids(s.B * s.T)], F.cross_entropy, {}),
+        "dropout": Entry(lambda: [s.normal(s.B, s.T, s.C)], lambda x: F.dropout(x, 0.2), {"p": 0.2}),
+        "embedding": Entry(lambda: [s.ids(s.B, s.T), s.normal(s.V, s.C)], F.embedding, {}),
+        "cross_entropy": Entry(lambda: [s.normal(s.B * s.T, s.V), s.ids(s.B * s.T)], F.cross_entropy, {}),
     }
 
 
@@ -114,7 +119,7 @@ def op_of(name: str) -> str:
 
 def missing() -> list[str]:
     """Ops with a faster pair that the table above does not know."""
-    known = {op_of(name) for name in entries()}
+    known = {op_of(name) for name in entries(Sizes.of("smoke"))}
     return [name for name, op in REGISTRY.items() if op.faster and name not in known]
 
 
@@ -124,8 +129,8 @@ def measure(name: str, configuration: str, rounds: int, seconds: float = 0.02) -
     Raises:
         ValueError: if no faster pair supports the entry's arguments.
     """
-    entry, op = entries()[name], REGISTRY[op_of(name)]
-    arrays = entry.arrays(Sizes.of(configuration))
+    entry, op = entries(Sizes.of(configuration))[name], REGISTRY[op_of(name)]
+    arrays = entry.arrays()
     pair = choose(op, arrays, entry.options)
     if pair is op.book:
         raise ValueError(f"no faster pair of {op.name} supports the arguments that benchmarks/ops.py gives it for {name!r}.")
@@ -183,9 +188,10 @@ def main(argv: list[str]) -> None:
     require_torch()
     if unknown := missing():
         sys.exit(f"benchmarks/ops.py has no entry for {', '.join(unknown)}, which has a faster pair: add one to its table.")
-    if strange := [name for name in options.ops if op_of(name) not in map(op_of, entries())]:
-        sys.exit(f"no entry {', '.join(strange)}: there are {', '.join(entries())}.")
-    wanted = [name for name in entries() if REGISTRY[op_of(name)].faster and (not options.ops or op_of(name) in map(op_of, options.ops))]
+    known = entries(Sizes.of("smoke"))
+    if strange := [name for name in options.ops if op_of(name) not in map(op_of, known)]:
+        sys.exit(f"no entry {', '.join(strange)}: there are {', '.join(known)}.")
+    wanted = [name for name in known if REGISTRY[op_of(name)].faster and (not options.ops or op_of(name) in map(op_of, options.ops))]
     import torch
 
     keep_freed_memory()

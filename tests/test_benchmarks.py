@@ -124,13 +124,16 @@ def test_ops_has_an_entry_for_every_faster_pair():
     assert ops.missing() == []
 
 
-@pytest.mark.parametrize("name", ops.entries())
+SMOKE = ops.Sizes.of("smoke")
+
+
+@pytest.mark.parametrize("name", ops.entries(SMOKE))
 def test_ops_measures_the_same_function(name):
     """Our op and torch's give the same output from the arrays of the entry."""
     import torch
 
-    entry, op = ops.entries()[name], ops.REGISTRY[ops.op_of(name)]
-    arrays = entry.arrays(ops.Sizes.of("smoke"))
+    entry, op = ops.entries(SMOKE)[name], ops.REGISTRY[ops.op_of(name)]
+    arrays = entry.arrays()
     ours, theirs = op(*arrays, **entry.options).numpy(), entry.torch(*map(torch.from_numpy, arrays)).numpy()
     assert ours.shape == theirs.shape
     if "dropout" not in name:
@@ -150,8 +153,8 @@ def test_ops(results, monkeypatch):
 
 
 def test_ops_names_a_pair_without_an_entry(results, monkeypatch):
-    monkeypatch.delitem(entries := ops.entries(), "layernorm")
-    monkeypatch.setattr(ops, "entries", lambda: entries)
+    monkeypatch.delitem(entries := ops.entries(SMOKE), "layernorm")
+    monkeypatch.setattr(ops, "entries", lambda sizes: entries)
     with pytest.raises(SystemExit, match="no entry for layernorm, which has a faster pair"):
         ops.main([])
 

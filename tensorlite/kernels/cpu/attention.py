@@ -110,7 +110,8 @@ def attention_forward(
             rows, seen = block.rows, block.seen
             exps = _shaped(made_anew, block.shape) if recompute else np.empty(block.shape, dtype)
             if not shifted:
-                sums = _exponentials(_scores(qs, ks, block, is_causal, exps), None) @ ones[seen]  # (b, h, rows, 1)
+                with np.errstate(over="ignore"):  # inf says all that is to be known
+                    sums = _exponentials(_scores(qs, ks, block, is_causal, exps), None) @ ones[seen]  # (b, h, rows, 1)
                 shifted = not (sums.min() > 1 / SAFE_SUM and sums.max() < SAFE_SUM)  # so said that nan is not safe
             if shifted:
                 block.shift = _finite_maximum(_scores(qs, ks, block, is_causal, exps))
@@ -256,8 +257,7 @@ def _exponentials(scores: Array, shift: Array | None) -> Array:
     """exp(S - shift), in the place of S."""
     if shift is not None:
         scores -= shift
-    with np.errstate(over="ignore"):  # inf tells the caller as much
-        return np.exp(scores, out=scores)
+    return np.exp(scores, out=scores)
 
 
 @functools.cache
