@@ -45,7 +45,8 @@ def train_step(results: list[dict[str, Any]]) -> str:
         "*torch* is eager, with scaled_dot_product_attention, fused AdamW, a thread for each core, and malloc told to keep freed memory "
         "as ours is; *untuned* is the same with malloc as it comes. *The book* is ours with TENSORLITE_KERNELS=book: the pages in "
         "`tensorlite/ops` and nothing else. The sgemm peak is what large products of float32 matrices reach in NumPy on all cores: "
-        f"{results[0]['sgemm_peak_gflops']:,.0f} GFLOP/s.\n\n{table(lines)}"
+        f"{results[0]['sgemm_peak_gflops']:,.0f} GFLOP/s. The same products in torch, with the BLAS that it brings, reach "
+        f"{results[0]['torch_sgemm_peak_gflops']:,.0f}: part of every ratio is the ratio of these two.\n\n{table(lines)}"
     )
 
 

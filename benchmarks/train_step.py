@@ -13,6 +13,8 @@ The sides:
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -69,6 +71,12 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def torch_sgemm_peak() -> float:
+    """What the BLAS that torch brings makes of the same products: part of every ratio to torch is the ratio of the two."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.torch_peak"], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
 def main(argv: list[str]) -> None:
     """``python -m benchmarks train_step [CONFIGURATION ...] [--rounds N] [--steps N] [--compile]``"""
     parser = options_of("train_step", __doc__)
@@ -83,10 +91,11 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     require_torch()
     sides = tuple(options.sides) + (("torch compiled",) if options.compile else ())
-    peak = sgemm_peak()
+    peak, torch_peak = sgemm_peak(), torch_sgemm_peak()
     results = []
     for name in options.configurations:
         configuration = CONFIGURATIONS[name]
-        results.append(measure(configuration, sides, options.rounds, options.steps or configuration.steps_in_a_block, peak))
+        result = measure(configuration, sides, options.rounds, options.steps or configuration.steps_in_a_block, peak)
+        results.append({**result, "torch_sgemm_peak_gflops": torch_peak / 1e9})
         print(table(rows(results[-1])), flush=True)
     save(options.name, results)

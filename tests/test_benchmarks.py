@@ -200,7 +200,7 @@ def test_report(results):
         "peak_memory_mb": 1234.0,
         "speed_relative_to_torch": spread,
     }
-    step = {"configuration": "A", "description": "small", "sgemm_peak_gflops": 99.0, "sides": {}}
+    step = {"configuration": "A", "description": "small", "sgemm_peak_gflops": 99.0, "torch_sgemm_peak_gflops": 98.0, "sides": {}}
     step["sides"] = dict.fromkeys(("ours", "torch", "book"), side) | {"torch untuned": side | {"tokens_per_second": 10000.0}}
     op = {"op": "gelu", "configuration": "A", "speed_relative_to_book": spread, "speed_relative_to_torch": spread}
     run = {"seconds": spread, "val_loss": spread, "speed_relative_to_torch": spread}
