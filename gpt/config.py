@@ -84,7 +84,7 @@ class TrainConfig:
     workers: int | None = option(None, "threads on the CPU, each with a share of the batch; without a number, one for each core")
     shards: int | None = option(None, "shares a batch is cut into; they decide how sums are rounded, workers do not; as many as workers")
     seed: int = option(1337, "of the initial weights, the order of the data and the dropout")
-    steps: int = option(1500, "updates of the weights")
+    steps: int = option(3000, "updates of the weights")
     batch_size: int = option(12, "sequences of block_size tokens in one step")
     accumulation: int = option(1, "batches whose gradients are added up for one step: a larger batch in the memory of a small one")
     learning_rate: float = option(2e-3, "the largest, reached after the warmup")

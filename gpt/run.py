@@ -31,6 +31,8 @@ MAY_CHANGE = {
     "checkpoint_interval", "keep_last", "time_limit", "attention_recompute",
 }  # fmt: skip
 
+SAMPLE_TEMPERATURE = 0.8  # a little below 1, where a small model keeps to words that it knows
+
 
 class Run:
     """See the module's docstring. Without a folder (``keep=False`` in `new`) nothing is written, and `save` must not be called."""
@@ -109,7 +111,10 @@ class Run:
         generator = make_generator(config.seed, SAMPLE, self.trainer.step)
         was_training = model.training
         model.eval()
-        text = "".join(stream_text(model, self.dataset.tokenizer, max_new_tokens=config.sample_length, generator=generator))
+        pieces = stream_text(
+            model, self.dataset.tokenizer, max_new_tokens=config.sample_length, generator=generator, temperature=SAMPLE_TEMPERATURE
+        )
+        text = "".join(pieces)
         model.train(was_training)
         return text
 

@@ -23,7 +23,7 @@ from gpt.errors import EXIT_INTERRUPTED, fail, run_main
 from gpt.estimate import Estimate, advice, estimate, in_words
 from gpt.inference import stream_text
 from gpt.options import configs_of, parse_settings
-from gpt.run import Run
+from gpt.run import SAMPLE_TEMPERATURE, Run
 from gpt.stopping import Stopped, TimeIsUp
 from gpt.trainer import SAMPLE
 from tensorlite.memory import keep_freed_memory, peak_memory
@@ -162,7 +162,8 @@ def _write_sample(run: Run) -> None:
     """Let the model show what it has learnt."""
     config = run.trainer.config
     generator = make_generator(config.seed, SAMPLE)
-    for piece in stream_text(run.trainer.model, run.dataset.tokenizer, max_new_tokens=config.sample_length, generator=generator):
+    model, tokenizer = run.trainer.model, run.dataset.tokenizer
+    for piece in stream_text(model, tokenizer, max_new_tokens=config.sample_length, generator=generator, temperature=SAMPLE_TEMPERATURE):
         print(piece, end="", flush=True)
     print()
 
