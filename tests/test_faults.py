@@ -319,7 +319,7 @@ def dq_times(factor):
     return backward
 
 
-def plain_attention_forward(q, k, v, mask=None, is_causal=False, scale=None, dropout_p=0.0, generator=None):
+def plain_attention_forward(q, k, v, mask=None, is_causal=False, scale=None, dropout_p=0.0, generator=None, recompute=False):
     scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
     if is_causal:
         scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -math.inf)
@@ -693,11 +693,9 @@ def accumulate_overwrites(leaf, dx):
     leaf.grad = tl.Tensor(np.array(dx))
 
 
-def attention_without_mask(q, k, v, is_causal=False, **options):
-    return right_attention(q, k, v, **options)
-
-
-right_attention = gpt_model.F.scaled_dot_product_attention
+def attention_without_mask(qkv, n_head, **options):
+    q, k, v = (part.unflatten(2, (n_head, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2))
+    return tl.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def gpt_with_post_norm(self, x):
@@ -791,7 +789,7 @@ PROGRAM = [
     ),
     Fault(
         "the GPT without a causal mask",
-        attribute(gpt_model.F, "scaled_dot_product_attention", attention_without_mask),
+        attribute(gpt_model.F, "causal_self_attention", attention_without_mask),
         NO_FUTURE,
         "Mismatched|not equal",
     ),

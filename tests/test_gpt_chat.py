@@ -163,7 +163,7 @@ class Terminal:
             if select.select([self.screen], [], [], 0.1)[0]:
                 self.seen += os.read(self.screen, 65536)
         text, self.seen = self.seen[: found.end()], self.seen[found.end() :]
-        return text.decode().replace("\r\n", "\n")
+        return text.decode(errors="replace").replace("\r\n", "\n")  # a pattern may match in the middle of a character
 
     def type(self, text: str) -> None:
         os.write(self.screen, text.encode())
