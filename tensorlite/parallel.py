@@ -130,7 +130,8 @@ class BatchShards:
             share = shares[i]
             weight = (share.stop - share.start) / rows
             with use_generator(stream(i)):
-                _, loss = models[i](*(tensor[share] for tensor in batch))
+                # only the loss is held: where the vocabulary is large, the logits are most of the memory
+                loss = models[i](*(tensor[share] for tensor in batch))[1]
                 loss.backward(full((), weight * scale, dtype=loss.dtype, device=loss.device))
             return loss.detach() * weight
 
