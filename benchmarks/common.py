@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
         "date": date.today().isoformat(),
         "processor": _processor(),
         "cores": available_cores(),
-        "system": platform.platform(terse=True),
+        "system": " ".join((platform.system(), platform.machine(), *platform.libc_ver())).strip(),
         "python": platform.python_version(),
         "blas": sorted(set(blas)),
         **versions,
