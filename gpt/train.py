@@ -118,7 +118,8 @@ def _describe(run: Run, expected: Estimate) -> str:
     model, config = trainer.model, trainer.config
     shape = model.config
     layers = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} wide, block {shape.block_size}"
-    faster = {name: pairs[0] for name, pairs in kernel_table().items() if pairs[0] != "book"}
+    kernels = kernel_table("cpu" if config.backend == "numpy" else "cuda")
+    faster = {name: pairs[0] for name, pairs in kernels.items() if pairs[0] != "book"}
     workers = trainer.workers.count
     where = f"{workers} workers" if config.backend == "numpy" else config.backend
     batch = (f"{config.accumulation} x " if config.accumulation > 1 else "") + f"{config.batch_size} x {shape.block_size}"

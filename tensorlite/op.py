@@ -178,9 +178,18 @@ def observe(observer: Callable[[str, Pair], Pair]) -> Iterator[None]:
         _observer = previous
 
 
-def kernel_table() -> dict[str, list[str]]:
-    """For each op with a faster pair, the pairs in the order in which they are asked; the book comes last."""
-    return {name: ([pair.name for pair in op.faster] if _mode == "fast" else []) + ["book"] for name, op in REGISTRY.items() if op.faster}
+def kernel_table(name: str | None = None) -> dict[str, list[str]]:
+    """For each op with a faster pair, the pairs in the order in which they are asked; the book comes last.
+
+    Args:
+        name: count only the faster pairs of this name: ``cpu``, which run on NumPy arrays, or ``cuda``, which run on CuPy's.
+    """
+    table = {}
+    for op in REGISTRY.values():
+        faster = [pair.name for pair in op.faster if name in (None, pair.name)]
+        if faster:
+            table[op.name] = (faster if _mode == "fast" else []) + ["book"]
+    return table
 
 
 def _parent(tensor: Tensor) -> Parent:

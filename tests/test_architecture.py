@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite.op": {"tensorlite.tensor", "tensorlite.tape", "tensorlite.backend"},
     "tensorlite.creation": {"tensorlite.tensor", "tensorlite.random", "tensorlite.backend", "numpy", "ml_dtypes"},
     "tensorlite.ops": {"tensorlite.op", "tensorlite.tensor", "tensorlite.index", "tensorlite.random", "tensorlite.backend", "numpy"},
-    "tensorlite.kernels": {"tensorlite.op", "tensorlite.random", "tensorlite.backend", "numpy"},
+    "tensorlite.kernels": {"tensorlite.kernels.cuda", "tensorlite.op", "tensorlite.random", "tensorlite.backend", "numpy"},
     "tensorlite.kernels.cuda": {"tensorlite.kernels", "tensorlite.op", "tensorlite.random", "tensorlite.backend", "numpy", "cupy"},
     "tensorlite.nn": ENGINE | {"tensorlite.ops", "numpy"},
     "tensorlite.optim": {"tensorlite.tensor", "tensorlite.tape", "tensorlite.backend", "numpy"},
@@ -40,7 +40,19 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite.testing": ENGINE | {"numpy"},
     "tensorlite": {"tensorlite.*"},
     "data": {"numpy", "tqdm", "py7zr", "tokenizers", "tiktoken"},
-    "gpt": {"tensorlite", "tensorlite.*", "data", "numpy", "tqdm", "safetensors", "threadpoolctl", "jsonargparse", "yaml", "matplotlib"},
+    "gpt": {
+        "tensorlite",
+        "tensorlite.*",
+        "data",
+        "numpy",
+        "tqdm",
+        "safetensors",
+        "threadpoolctl",
+        "jsonargparse",
+        "yaml",
+        "matplotlib",
+        "tensorboardX",
+    },
 }
 
 

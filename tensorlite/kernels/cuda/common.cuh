@@ -1,0 +1,137 @@
+// What every kernel here uses: the storage types, sums over a warp and over a block, and random bits.
+//
+// A kernel is compiled once for each type that it stores, by -DReal=float32, -DReal=float16 or -DReal=bfloat16. Numbers are
+// stored in that type and computed with in float: load() and store() are the two doors. No header of CUDA's is needed, so
+// that the compiler alone (NVRTC) is enough; and where CUDA_ON_CPU is defined, the host compiler builds the same source,
+// which is how these kernels are tested without a GPU.
+//
+// The words: a *thread* has registers; the 32 threads of a *warp* run together and can read each other's registers
+// (shuffles); the warps of a *block* share fast memory (__shared__) and can wait for each other (__syncthreads); blocks
+// of the *grid* run in any order, and know nothing of each other.
+
+#pragma once
+
+constexpr int WARP = 32;
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+#ifdef CUDA_ON_CPU
+#define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(cuda_on_cpu::dynamic_shared)
+#else
+// Shared memory whose size the launch names, instead of the source.
+#define DYNAMIC_SHARED(type, name)                              \
+    extern __shared__ __align__(128) unsigned char name##_bytes[]; \
+    type* name = reinterpret_cast<type*>(name##_bytes)
+#endif
+
+__device__ inline float infinity() { return __int_as_float(0x7f800000); }
+
+// --- storage types ---------------------------------------------------------------------------------------
+
+typedef float float32;
+struct float16 { unsigned short bits; };   // 1 sign, 5 exponent, 10 fraction: up to 65504
+struct bfloat16 { unsigned short bits; };  // 1 sign, 8 exponent, 7 fraction: the upper half of a float32
+
+__device__ inline float load(float32 x) { return x; }
+__device__ inline float load(bfloat16 x) { return __uint_as_float(unsigned(x.bits) << 16); }
+__device__ inline float load(float16 x) {
+#ifdef CUDA_ON_CPU
+    _Float16 value;
+    memcpy(&value, &x, 2);
+    return float(value);
+#else
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+#endif
+}
+
+// Rounded to the nearest number of the type, ties to even.
+__device__ inline void store(float32& place, float x) { place = x; }
+__device__ inline void store(bfloat16& place, float x) {
+#ifdef CUDA_ON_CPU
+    unsigned bits = __float_as_uint(x);
+    place.bits = x != x ? 0x7fff : (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+#else
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(place.bits) : "f"(x));
+#endif
+}
+__device__ inline void store(float16& place, float x) {
+#ifdef CUDA_ON_CPU
+    _Float16 value = _Float16(x);
+    memcpy(&place, &value, 2);
+#else
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(place.bits) : "f"(x));
+#endif
+}
+
+// Four neighbours at once: a whole row is read in the widest transactions that the memory has. The address must be a
+// multiple of four numbers.
+__device__ inline float4 load4(const float32* x) { return *reinterpret_cast<const float4*>(x); }
+template <typename T>
+__device__ inline float4 load4(const T* x) {
+    struct __align__(8) Four { T a, b, c, d; };
+    Four four = *reinterpret_cast<const Four*>(x);
+    return make_float4(load(four.a), load(four.b), load(four.c), load(four.d));
+}
+__device__ inline void store4(float32* place, float4 x) { *reinterpret_cast<float4*>(place) = x; }
+template <typename T>
+__device__ inline void store4(T* place, float4 x) {
+    struct __align__(8) Four { T a, b, c, d; };
+    Four four;
+    store(four.a, x.x);
+    store(four.b, x.y);
+    store(four.c, x.z);
+    store(four.d, x.w);
+    *reinterpret_cast<Four*>(place) = four;
+}
+
+// --- reductions ------------------------------------------------------------------------------------------
+
+// The sum over the 32 threads of a warp, known to all of them, and to all the same bits. A butterfly: first each thread
+// adds what its neighbour holds, then what the neighbour pair holds, … five exchanges instead of 31.
+__device__ inline float warp_sum(float x) {
+    for (int distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
+    return x;
+}
+
+__device__ inline float warp_max(float x) {
+    for (int distance = WARP / 2; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, distance));
+    return x;
+}
+
+// The sum over all threads of a block, known to all of them: first within each warp, then over the warps' sums, which meet in
+// `scratch` (32 floats in shared memory). Every thread of the block must come here. The order of the additions depends on
+// nothing but the size of the block, so that the same numbers give the same bits, run after run.
+__device__ inline float block_sum(float x, float* scratch) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    x = warp_sum(x);
+    __syncthreads();  // scratch may hold the result of the call before, which a slower warp still reads
+    if (lane == 0) scratch[warp] = x;
+    __syncthreads();
+    return warp_sum(lane < warps ? scratch[lane] : 0.0f);
+}
+
+__device__ inline float block_max(float x, float* scratch) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    x = warp_max(x);
+    __syncthreads();
+    if (lane == 0) scratch[warp] = x;
+    __syncthreads();
+    return warp_max(lane < warps ? scratch[lane] : -infinity());
+}
+
+// --- random bits -----------------------------------------------------------------------------------------
+
+// 128 random bits for each counter: Philox-4x32 with ten rounds. There is no state that would have to be kept or passed on:
+// the same key and counter give the same bits, whichever thread asks, and so backward draws again what forward drew.
+// Source: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
+__device__ inline uint4 philox(uint2 key, uint4 counter) {
+    for (int round = 0; round < 10; round++) {
+        unsigned high0 = __umulhi(0xD2511F53u, counter.x), low0 = 0xD2511F53u * counter.x;
+        unsigned high1 = __umulhi(0xCD9E8D57u, counter.z), low1 = 0xCD9E8D57u * counter.z;
+        counter = make_uint4(high1 ^ counter.y ^ key.x, low1, high0 ^ counter.w ^ key.y, low0);
+        key.x += 0x9E3779B9u;  // the golden ratio, and √3 - 1: any odd constants would do
+        key.y += 0xBB67AE85u;
+    }
+    return counter;
+}

@@ -1,0 +1,16 @@
+"""Which macros each `.cu` file is compiled with: every combination that a pair may ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TYPES = ("float32", "float16", "bfloat16")
+ONE_TYPE: list[dict[str, Any]] = [{"Real": real} for real in TYPES]
+
+# x is stored in In; what comes out, in Out: the same type, or a half precision out of the float32 residual stream
+IN_OUT: list[dict[str, Any]] = [{"In": "float32", "Out": out} for out in TYPES] + [{"In": half, "Out": half} for half in TYPES[1:]]
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "columns.cu": [{}],
+    "layernorm.cu": IN_OUT,
+}
