@@ -103,6 +103,7 @@ class TrainConfig:
     sample_interval: int = option(0, "steps between two samples of what the model writes by now; 0 for none")
     checkpoint_interval: int = option(0, "steps between two checkpoints to resume from, besides one at every evaluation; 0 for none")
     keep_last: int = option(2, "how many of the newest checkpoints to keep, besides the best one")
+    tensorboard: bool = option(False, "true: write the numbers of metrics.jsonl for TensorBoard, too; needs the extra [tensorboard]")
     time_limit: float | None = option(None, "minutes after which training stops, to be resumed later")
     attention_recompute: bool = option(False, "true: make attention's weights anew in backward instead of keeping them; less memory")
     sample_length: int = option(500, "characters written at the end; 0 for none")

@@ -20,6 +20,7 @@ from gpt.errors import fail
 from gpt.inference import stream_text
 from gpt.model import CausalSelfAttention, build_model
 from gpt.run_folder import RunFolder
+from gpt.tensorboard import require_tensorboard
 from gpt.trainer import SAMPLE, WEIGHTS, Trainer
 from gpt.training_state import files_of
 from tensorlite.backend import Device
@@ -28,7 +29,7 @@ from tensorlite.random import make_generator, use_generator
 # What may be another than before when a run goes on: how long, on what, and what is shown. All else decides what is computed.
 MAY_CHANGE = {
     "data", "out", "backend", "workers", "steps", "eval_interval", "patience", "log_interval", "sample_interval", "sample_length",
-    "checkpoint_interval", "keep_last", "time_limit", "attention_recompute",
+    "checkpoint_interval", "keep_last", "tensorboard", "time_limit", "attention_recompute",
 }  # fmt: skip
 
 SAMPLE_TEMPERATURE = 0.8  # a little below 1, where a small model keeps to words that it knows
@@ -42,6 +43,8 @@ class Run:
         trainer.show = self.sample
         if folder:
             self.folder = trainer.folder = folder
+            if trainer.config.tensorboard:
+                folder.open_tensorboard()
             self.checkpoints = Checkpoints(folder.path, trainer.config.keep_last)
             trainer.keep = self._save_or_warn
 
@@ -121,12 +124,14 @@ class Run:
     def close(self) -> None:
         """Let others have the folder."""
         if self.trainer.folder:
-            self.trainer.folder.lock.release()
+            self.trainer.folder.close()
 
 
 def _make(model_config: GPTConfig, config: TrainConfig) -> tuple[Trainer, Dataset]:
     """The trainer at its beginning, and its data."""
     _require_device(config.backend)
+    if config.tensorboard:
+        require_tensorboard()
     dataset = open_dataset(config.data, config.val_fraction, config.tokenizer, config.vocab_size)
     with use_generator(make_generator(config.seed, WEIGHTS)):
         model = build_model(replace(model_config, vocab_size=dataset.vocab_size)).to(device=config.backend)

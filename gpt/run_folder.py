@@ -3,6 +3,7 @@
     runs/<name>/
         metrics.jsonl       one line for each look at the loss, appended as training goes
         loss.png            the same as a curve
+        tensorboard/        the same as TensorBoard's events, if they are asked for; see `gpt.tensorboard`
         model.safetensors, config.json, tokenizer.json      the newest weights, to write with; see `gpt.checkpoint`
         checkpoints/        to go on from; see `gpt.checkpoints`
         .lock               see `gpt.lock`
@@ -13,6 +14,7 @@ first: a line of metrics that cannot be written is reported once and costs nothi
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
@@ -25,6 +27,7 @@ from gpt.curves import plot_losses
 from gpt.errors import fail
 from gpt.figure import HOW_TO_GET_IT, can_plot
 from gpt.lock import FolderLock
+from gpt.tensorboard import Events
 
 METRICS = "metrics.jsonl"
 PLOT = "loss.png"
@@ -48,6 +51,7 @@ class RunFolder:
         self.wanted = wanted = wanted.expanduser()
         self.records: list[dict[str, Any]] = []
         self._complained = False
+        self._events: Events | None = None
         try:
             self.path = _first_free(wanted)
             self.lock = FolderLock(self.path)
@@ -64,7 +68,7 @@ class RunFolder:
         """
         folder = cls.__new__(cls)
         folder.wanted = folder.path = path.expanduser()
-        folder.records, folder._complained = [], False
+        folder.records, folder._complained, folder._events = [], False, None
         if not folder.path.is_dir():
             fail(f"there is no run {folder.path} to resume{_nearby(folder.path)}.")
         folder.lock = FolderLock(folder.path)
@@ -84,12 +88,25 @@ class RunFolder:
         except OSError as error:
             fail(f"the run folder cannot be written: {explain(error, self.path)}")
 
+    def open_tensorboard(self) -> None:
+        """Write what was logged so far, and all that will be, for TensorBoard too.
+
+        Raises:
+            UserError: if that cannot be written.
+        """
+        try:
+            self._events = Events(self.path, self.records)
+        except OSError as error:
+            fail(f"the run folder cannot be written: {explain(error, self.path)}")
+
     def log(self, **record: Any) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl (and an event for TensorBoard)."""
         self.records.append(record)
         try:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+            if self._events:
+                self._events.write(record)
         except OSError as error:
             self._complain_once(f"the metrics are not being written ({explain(error, self.path / METRICS)}) Training goes on.")
 
@@ -102,6 +119,13 @@ class RunFolder:
             plot_losses(self.records, self.path / PLOT, title=self.path.name)
         except OSError as error:
             print(f"loss.png cannot be written: {explain(error, self.path / PLOT)}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        if self._events:
+            with contextlib.suppress(OSError):  # each event is on the disk already, or was complained about
+                self._events.close()
+        self.lock.release()
 
     def _complain_once(self, message: str) -> None:
         if not self._complained:

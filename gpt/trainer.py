@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -25,6 +24,7 @@ from gpt.errors import fail
 from gpt.gradient_norms import norms_by_layer
 from gpt.model import LanguageModel
 from gpt.run_folder import RunFolder
+from gpt.speed import Speed
 from gpt.stopping import StopRequest
 from tensorlite import Tensor, optim
 from tensorlite.memory import peak_memory
@@ -75,6 +75,7 @@ class Trainer:
         last: the latest evaluation.
         best: the best one.
         gradient_norm: the length of the last gradient, before it was clipped.
+        speed: what goes through the model, and what the machine could do; see `gpt.speed`.
 
     Raises:
         BatchError: if one of the two texts is shorter than a context.
@@ -105,7 +106,7 @@ class Trainer:
         self.shards = BatchShards(model, self.optimizer.flats, self.shard_count, self.workers)
         self.stop = StopRequest(config.time_limit)
         self._evaluated: int | None = None  # the step of the last evaluation
-        self._lap = (0, time.perf_counter())
+        self.speed = Speed()
 
     def train(self) -> None:
         """Make every step that is left, with an evaluation before the first, after the last, and every eval_interval steps.
@@ -116,9 +117,10 @@ class Trainer:
         """
         config = self.config
         pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two drawings of the bar; a log file wants few
-        self._lap = (self.step, time.perf_counter())
         with self.stop, self.workers, tqdm(total=config.steps, initial=self.step, unit="step", mininterval=pause) as bar:
+            self.speed.calibrate(self.model, config.backend, self.workers)
             self.look_around(bar)
+            self.speed.restart()
             while self.step < config.steps and not self.is_stuck:
                 loss = self.update()
                 bar.update()
@@ -143,6 +145,8 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad()
         self.step += 1
+        for x, _ in batches:
+            self.speed.add(x)
         return loss
 
     def gradients(self, batches: list[Batch]) -> Tensor:
@@ -169,7 +173,7 @@ class Trainer:
         if self.keep and (evaluated or is_due(config.checkpoint_interval)):
             self.keep()
         if evaluated:
-            self._lap = (self.step, time.perf_counter())  # the speed is that of training alone
+            self.speed.restart()  # it is that of training alone
 
     def evaluate(self) -> Evaluation:
         """How well the model does on each half of the text, without dropout.
@@ -201,13 +205,12 @@ class Trainer:
             self.folder.log(step=self.step, **dataclasses.asdict(evaluation))
 
     def log(self, loss: float, bar: tqdm) -> None:
-        """Show and keep the loss of the last batch, the length of its gradient, and the speed since the last look."""
+        """Show and keep the loss of the last batch, the length of its gradient, and the speed since the last look (see `gpt.speed`)."""
         if not math.isfinite(loss):  # on a GPU, where nobody looked before
             self._diverged(loss, [])
-        (step, start), now = self._lap, time.perf_counter()
-        tokens_per_second = (self.step - step) * self.tokens_per_step / (now - start)
-        self._lap = (self.step, now)
-        bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+        tokens_per_second, share = self.speed.look()
+        of_peak = f", {share:.0%} of peak" if share is not None else ""
+        bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s{of_peak}", refresh=False)
         if self.folder:
             length = float(self.gradient_norm.data)
             self.folder.log(
@@ -217,6 +220,7 @@ class Trainer:
                 gradient_norm=length,
                 gradient_norms=norms_by_layer(self.model, length),
                 tokens_per_second=round(tokens_per_second),
+                share_of_peak=None if share is None else round(share, 4),
                 peak_memory=peak_memory(),
             )
 

@@ -48,6 +48,7 @@ def hashes(folder: Path, step: int = 40) -> dict[str, str]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in records:
         record.pop("tokens_per_second", None)
+        record.pop("share_of_peak", None)
         record.pop("peak_memory", None)
     return found | {"metrics": hashlib.sha256(json.dumps(records).encode()).hexdigest(), "lines": str(len(records))}
 
