@@ -3,7 +3,7 @@
     config, model       what a model looks like; the model itself
     trainer, train      the loop; python -m gpt.train
     checkpoint          a model in a file, and how to get it back
-    run                 a run as a whole: begun, resumed, saved
+    run, pretraining, finetuning                a run as a whole: begun, resumed, saved; and its two kinds
     training_state, snapshot, checkpoints       all that a run is; a folder that is whole or not there; the last few and the best
     sampling            from scores to the next token
     inference           from a prompt to text
@@ -13,5 +13,5 @@
     errors              one sentence for a user's mistake, a traceback for ours
 
 The rest serves these: options (the command line), run_folder, lock, stopping (Ctrl-C), estimate (memory), diagnosis (nan), records and rows
-(examples from files, as batches), figure.
+(examples from files, as batches), report, speed (share of the machine's peak), tensorboard, figure.
 """

@@ -1,4 +1,4 @@
-"""The command line: one option for each field of the two dataclasses in `gpt.config`, and nothing more.
+"""The command line of training and finetuning: one option for each field of some dataclasses, and nothing more.
 
 A setting is looked up in this order: the command line, a YAML file (``--config``), the preset, the dataclass.
 """
@@ -9,8 +9,8 @@ import re
 import sys
 import typing
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
@@ -25,6 +25,27 @@ ACTIONS: dict[str, tuple[type, Any, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Group:
+    """The fields of a dataclass as options, under a title in ``--help``.
+
+    Args:
+        defaults: what ``--help`` says instead of the dataclass's own.
+        without: fields that are no options here.
+    """
+
+    title: str
+    config: type
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    without: Collection[str] = ()
+
+
+TRAINING = (
+    Group("training (the defaults shown are those of the preset tiny)", TrainConfig),
+    Group("model (the defaults shown are those of the preset tiny)", GPTConfig, without={"vocab_size"}),  # it is in both
+)
+
+
 def parse_options(argv: Sequence[str] | None, prog: str, description: str) -> tuple[GPTConfig, TrainConfig]:
     """Both configs as the user wants them. ``--help`` prints and exits, as usual.
 
@@ -34,16 +55,19 @@ def parse_options(argv: Sequence[str] | None, prog: str, description: str) -> tu
     return configs_of(parse_settings(argv, prog, description))
 
 
-def parse_settings(argv: Sequence[str] | None, prog: str, description: str, actions: Sequence[str] = ()) -> dict[str, Any]:
+def parse_settings(
+    argv: Sequence[str] | None, prog: str, description: str, actions: Sequence[str] = (), groups: Sequence[Group] = TRAINING
+) -> dict[str, Any]:
     """What the user has said, by name, and nothing else.
 
     Args:
         actions: those of `ACTIONS` that the program knows.
+        groups: where its options come from.
 
     Raises:
         UserError: for an unknown option, or a value of the wrong type.
     """
-    parser = _parser(prog, description, actions)
+    parser = _parser(prog, description, actions, groups)
     argv = [_with_dashes(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     try:
         given = parser.parse_args(argv, defaults=False).as_dict()
@@ -66,20 +90,23 @@ def configs_of(given: Mapping[str, Any]) -> tuple[GPTConfig, TrainConfig]:
         fail(str(error))
 
 
-def _parser(prog: str, description: str, actions: Sequence[str]) -> ArgumentParser:
+def _parser(prog: str, description: str, actions: Sequence[str], groups: Sequence[Group]) -> ArgumentParser:
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of these settings, one a line: n_layer: 6")
     for action in actions:
         kind, alone, text = ACTIONS[action]
         parser.add_argument(f"--{action}", type=kind, nargs="?", const=alone, help=text)
-    for title, config in (("training", TrainConfig), ("model", GPTConfig)):
-        group = parser.add_argument_group(f"{title} (the defaults shown are those of the preset tiny)")
-        types = typing.get_type_hints(config)
-        for field in fields(config):
-            if config is TrainConfig or field.name not in TrainConfig.__dataclass_fields__:  # vocab_size is in both
-                group.add_argument(
-                    "--" + field.name.replace("_", "-"), type=types[field.name], default=field.default, help=field.metadata["help"]
-                )
+    for group in groups:
+        add = parser.add_argument_group(group.title).add_argument
+        types = typing.get_type_hints(group.config)
+        for option in fields(group.config):
+            if option.name in group.without:
+                continue
+            takes: dict[str, Any] = {"type": types[option.name]}
+            if takes["type"] == Sequence[str] | None:
+                takes = {"type": str, "nargs": "+"}  # several words, as in a shell, and no brackets
+            default = group.defaults.get(option.name, option.default)
+            add("--" + option.name.replace("_", "-"), **takes, default=default, help=option.metadata["help"])
     return parser
 
 

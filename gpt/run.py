@@ -1,62 +1,97 @@
-"""A run: a trainer, what it learns from, and the folder where it can be found again.
+"""A run: a trainer, and the folder where it can be found again. `gpt.pretraining` and `gpt.finetuning` are the two kinds.
 
-`Run.new` begins one. `Run.resume` goes on with one as if it had never ended: the same weights, the same optimizer, the same batches,
-the same dropout, bit for bit, on the same machine with the same number of shards.
+`Run.resume` goes on with one as if it had never ended: the same weights, the same optimizer, the same batches, the same dropout, bit for
+bit, on the same machine with the same number of shards. `Run.carry_out` is what the programs do with one.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from data.dataset import Dataset, open_dataset
+from data.tokenizer import Tokenizer
 from gpt.checkpoint import CheckpointError, is_pickle, save_model, versions
 from gpt.checkpoints import FOLDER, Checkpoints
-from gpt.config import GPTConfig, TrainConfig
-from gpt.errors import fail
+from gpt.config import TrainConfig
+from gpt.errors import EXIT_INTERRUPTED, fail
+from gpt.estimate import Estimate, advice, estimate
 from gpt.inference import stream_text
-from gpt.model import CausalSelfAttention, build_model
+from gpt.model import CausalSelfAttention, LanguageModel
 from gpt.run_folder import RunFolder
+from gpt.stopping import Stopped, TimeIsUp
 from gpt.tensorboard import require_tensorboard
-from gpt.trainer import SAMPLE, WEIGHTS, Trainer
-from gpt.training_state import files_of
+from gpt.trainer import SAMPLE, Trainer
+from gpt.training_state import TrainingState, files_of
 from tensorlite.backend import Device
-from tensorlite.random import make_generator, use_generator
+from tensorlite.random import make_generator
 
 # What may be another than before when a run goes on: how long, on what, and what is shown. All else decides what is computed.
-MAY_CHANGE = {
+MAY_CHANGE = frozenset({
     "data", "out", "backend", "workers", "steps", "eval_interval", "patience", "log_interval", "sample_interval", "sample_length",
     "checkpoint_interval", "keep_last", "tensorboard", "time_limit", "attention_recompute",
-}  # fmt: skip
-
-SAMPLE_TEMPERATURE = 0.8  # a little below 1, where a small model keeps to words that it knows
+})  # fmt: skip
 
 
 class Run:
-    """See the module's docstring. Without a folder (``keep=False`` in `new`) nothing is written, and `save` must not be called."""
+    """See the module's docstring. Until `keep_in` nothing is written, and `save` must not be called.
 
-    def __init__(self, trainer: Trainer, dataset: Dataset, folder: RunFolder | None = None) -> None:
-        self.trainer, self.dataset = trainer, dataset
-        trainer.show = self.sample
-        if folder:
-            self.folder = trainer.folder = folder
-            if trainer.config.tensorboard:
-                folder.open_tensorboard()
-            self.checkpoints = Checkpoints(folder.path, trainer.config.keep_last)
-            trainer.keep = self._save_or_warn
+    Attributes:
+        trainer: does the work.
+        model: what is left for use when it is done; the trainer's, or one within it.
+        tokenizer: reads and writes for it.
+        program: of which it is a run.
+        may_change: settings that `resume` takes.
+        facts: what checkpoints shall remember besides trainer and settings, fit for JSON.
+    """
+
+    program: ClassVar[str]
+    may_change: ClassVar[Collection[str]] = MAY_CHANGE
+
+    def __init__(self, trainer: Trainer, model: LanguageModel, tokenizer: Tokenizer) -> None:
+        self.trainer, self.model, self.tokenizer = trainer, model, tokenizer
+        self.facts: dict[str, Any] = {}
+
+    # --- what each kind has of its own ---
 
     @classmethod
-    def new(cls, model_config: GPTConfig, config: TrainConfig, keep: bool = True) -> Self:
-        """A run from the beginning, in a folder of its own.
+    def made_again(cls, state: TrainingState, changes: Mapping[str, Any], path: Path) -> Self:
+        """The run that ``state`` is of, as it was at its beginning.
 
         Raises:
             UserError, DataError, DeviceUnavailableError: for what the user can mend.
         """
-        trainer, dataset = _make(model_config, config)
-        return cls(trainer, dataset, RunFolder(Path(config.out or f"runs/{config.preset}")) if keep else None)
+        raise NotImplementedError
+
+    def describe(self, expected: Estimate) -> str:
+        """What is about to happen."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Before the first step of all."""
+
+    def finish(self, seconds: float) -> None:
+        """After the last step, of which all is saved: tell how it went."""
+        raise NotImplementedError
+
+    def sample(self) -> str:
+        """What the model writes by now."""
+        raise NotImplementedError
+
+    def write_model(self, folder: Path) -> None:
+        """Write what it takes to use the model.
+
+        Raises:
+            CheckpointError: if the folder cannot be written to.
+        """
+        trainer = self.trainer
+        facts = asdict(trainer.last) if trainer.last else {}
+        save_model(folder, self.model, self.tokenizer, trainer.config, step=trainer.step, **facts, **self.facts)
+
+    # --- what both do alike ---
 
     @classmethod
     def resume(cls, path: Path, changes: Mapping[str, Any]) -> Self:
@@ -66,7 +101,7 @@ class Run:
             changes: settings that the user has given now.
 
         Raises:
-            UserError, DataError, DeviceUnavailableError: for what the user can mend, such as a setting that is not in `MAY_CHANGE`.
+            UserError, DataError, DeviceUnavailableError: for what the user can mend, such as a setting that is not in `may_change`.
         """
         _require_run(path)
         folder = RunFolder.reopen(path)
@@ -74,32 +109,98 @@ class Run:
             checkpoints = Checkpoints(folder.path)
             checkpoints.clean_up()
             state = checkpoints.newest_whole()
-            _refuse_changes({**asdict(state.model_config), **asdict(state.config)}, changes)
-            config = _changed(state.config, {**changes, "out": str(path)})
-            trainer, dataset = _make(state.model_config, config)
-            state.put_into(trainer, dataset.tokenizer)
+            if state.program != cls.program:
+                fail(f"{path} is a run of another program: python -m {state.program} --resume {path}")
+            cls._refuse_changes(state.settings, changes)
+            run = cls.made_again(state, {name: value for name, value in changes.items() if name in cls.may_change}, folder.path)
+            state.put_into(run.trainer, run.tokenizer)
             folder.forget_after(state.record["trainer"]["logged"])
+            checkpoints.keep_last = run.trainer.config.keep_last
+            run.keep_in(folder, checkpoints)
         except BaseException:
             folder.lock.release()
             raise
         _warn_of_other_versions(state.record["versions"])
-        run = cls(trainer, dataset, folder)
-        checkpoints.keep_last = config.keep_last
-        run.checkpoints = checkpoints
         return run
 
+    def keep_in(self, folder: RunFolder, checkpoints: Checkpoints | None = None) -> Self:
+        """From now on what is learnt is kept in ``folder``.
+
+        Raises:
+            UserError: if it cannot be written to.
+        """
+        config = self.trainer.config
+        self.folder = self.trainer.folder = folder
+        self.checkpoints = checkpoints or Checkpoints(folder.path, config.keep_last)
+        self.trainer.keep, self.trainer.show = self._save_or_warn, self.sample
+        if config.tensorboard:
+            folder.open_tensorboard()
+        return self
+
+    def carry_out(self) -> int:
+        """From the first checkpoint to the last word; returns the exit code.
+
+        Raises:
+            UserError: for what the user can mend, too little memory among it.
+        """
+        expected = None
+        try:
+            if not self.trainer.step:
+                self.begin()
+            self.save()  # a disk without room shows now, not when all the work is done
+            expected = estimate(self.trainer)
+            print(self.describe(expected))
+            start = time.perf_counter()
+            try:
+                self.trainer.train()
+            except Stopped as stopped:
+                self.save()
+                return self._stopped(stopped)
+            self.save()
+            self.finish(time.perf_counter() - start)
+            return 0
+        except MemoryError as error:
+            fail(advice(error, self.trainer, expected) + self._last_checkpoint())
+        finally:
+            self.close()
+
     def save(self) -> None:
-        """Write a checkpoint to go on from, unless there is one of this step, and the weights to write with.
+        """Write a checkpoint to go on from, unless there is one of this step, and the weights to use.
 
         Raises:
             CheckpointError: if that cannot be done. What was there before is there still.
         """
-        trainer, tokenizer = self.trainer, self.dataset.tokenizer
+        trainer = self.trainer
         if self.checkpoints.saved != trainer.step:
             best = trainer.best.step if trainer.last else None
-            self.checkpoints.save(trainer.step, files_of(trainer, tokenizer), best)
-        facts = asdict(trainer.last) if trainer.last else {}
-        save_model(self.folder.path, trainer.model, tokenizer, trainer.config, step=trainer.step, **facts)
+            self.checkpoints.save(trainer.step, files_of(trainer, self.tokenizer, self.program, self.facts), best)
+        self.write_model(self.folder.path)
+
+    def write_text(self, prompt: str = "", **options: Any) -> str:
+        """What the model writes by now after ``prompt``. The luck is that of the step, and training does not notice."""
+        config, was_training = self.trainer.config, self.model.training
+        generator = make_generator(config.seed, SAMPLE, self.trainer.step)
+        self.model.eval()
+        text = "".join(stream_text(self.model, self.tokenizer, prompt, config.sample_length, generator=generator, **options))
+        self.model.train(was_training)
+        return text
+
+    @property
+    def best_path(self) -> Path:
+        """Where the weights with the lowest validation loss are."""
+        return self.checkpoints.path(self.trainer.best.step)
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        if self.trainer.folder:
+            self.trainer.folder.close()
+
+    @classmethod
+    def _refuse_changes(cls, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+        for name, value in changes.items():
+            if name not in cls.may_change and value != settings[name]:
+                option = name.replace("_", "-")
+                fail(f"--{option} is {settings[name]} in this run, and cannot become {value} on the way: leave it out, or start a new run.")
 
     def _save_or_warn(self) -> None:
         """In the middle of a run, a checkpoint that cannot be saved is worth a warning: there may be room again at the end."""
@@ -108,46 +209,60 @@ class Run:
         except CheckpointError as error:
             print(f"\nwarning: {error} Training goes on.", file=sys.stderr)
 
-    def sample(self) -> str:
-        """What the model writes by now. The luck is that of the step, and training does not notice."""
-        model, config = self.trainer.model, self.trainer.config
-        generator = make_generator(config.seed, SAMPLE, self.trainer.step)
-        was_training = model.training
-        model.eval()
-        pieces = stream_text(
-            model, self.dataset.tokenizer, max_new_tokens=config.sample_length, generator=generator, temperature=SAMPLE_TEMPERATURE
+    def _stopped(self, stopped: Stopped) -> int:
+        """Say so; returns the exit code."""
+        why = "The time is up: stopped" if isinstance(stopped, TimeIsUp) else "Stopped"
+        print(
+            f"\n{why} after step {self.trainer.step} of {self.trainer.config.steps}. The weights are saved in {self.folder.path}. "
+            f"To go on: python -m {self.program} --resume {self.folder.path}"
         )
-        text = "".join(pieces)
-        model.train(was_training)
-        return text
+        return 0 if isinstance(stopped, TimeIsUp) else EXIT_INTERRUPTED
 
-    def close(self) -> None:
-        """Let others have the folder."""
-        if self.trainer.folder:
-            self.trainer.folder.close()
+    def _last_checkpoint(self) -> str:
+        """What is there to go on from."""
+        saved = self.checkpoints.saved
+        return f" The checkpoint of step {saved} is whole: --resume {self.folder.path}." if saved is not None else ""
 
 
-def _make(model_config: GPTConfig, config: TrainConfig) -> tuple[Trainer, Dataset]:
-    """The trainer at its beginning, and its data."""
-    _require_device(config.backend)
-    if config.tensorboard:
-        require_tensorboard()
-    dataset = open_dataset(config.data, config.val_fraction, config.tokenizer, config.vocab_size)
-    with use_generator(make_generator(config.seed, WEIGHTS)):
-        model = build_model(replace(model_config, vocab_size=dataset.vocab_size)).to(device=config.backend)
-    for module in model.modules():
-        if isinstance(module, CausalSelfAttention):
-            module.recompute = config.attention_recompute
-    return Trainer(model, config, dataset.train, dataset.val), dataset
+def folder_to_resume(resumed: str, given: Mapping[str, Any]) -> Path:
+    """What ``--resume [DIR]`` and ``--out`` mean together.
+
+    Raises:
+        UserError: if neither names a folder.
+    """
+    if not resumed and not given.get("out"):
+        fail("which run is to go on? Name its folder: --resume runs/<name>.")
+    return Path(resumed or given["out"]).expanduser()
 
 
-def _require_device(backend: str) -> None:
-    """Raises UserError for an unknown backend, DeviceUnavailableError for one that does not work here."""
+def require_working(config: TrainConfig) -> None:
+    """Raises UserError for an unknown backend or a missing extra, DeviceUnavailableError for a backend that does not work here."""
     try:
-        device = Device(backend)
+        device = Device(config.backend)
     except ValueError as error:
         fail(str(error))
     device.asarray(0)  # the first array asks the driver
+    if config.tensorboard:
+        require_tensorboard()
+
+
+def recompute_attention(model: LanguageModel, recompute: bool) -> None:
+    """Let attention make its weights anew in backward, or keep them."""
+    for module in model.modules():
+        if isinstance(module, CausalSelfAttention):
+            module.recompute = recompute
+
+
+def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """``config`` with those of ``changes`` that it knows.
+
+    Raises:
+        UserError: for a value that cannot work.
+    """
+    try:
+        return replace(config, **{name: value for name, value in changes.items() if name in TrainConfig.__dataclass_fields__})
+    except ValueError as error:
+        fail(str(error))
 
 
 def _require_run(path: Path) -> None:
@@ -160,20 +275,6 @@ def _require_run(path: Path) -> None:
         raise CheckpointError(f"{path} {what}: give the folder of a run, runs/<name>.")
     if path.parent.name == FOLDER:
         raise CheckpointError(f"{path} is one checkpoint of a run: give the folder of the run, {path.parent.parent}.")
-
-
-def _refuse_changes(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-    for name, value in changes.items():
-        if name not in MAY_CHANGE and value != settings[name]:
-            option = name.replace("_", "-")
-            fail(f"--{option} is {settings[name]} in this run, and cannot become {value} on the way: leave it out, or start a new run.")
-
-
-def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    try:
-        return replace(config, **{name: value for name, value in changes.items() if name in MAY_CHANGE})
-    except ValueError as error:
-        fail(str(error))
 
 
 def _warn_of_other_versions(then: Mapping[str, str]) -> None:

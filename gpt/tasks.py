@@ -23,7 +23,7 @@ from gpt.errors import fail
 from gpt.instructions import ResponseLoss, read_instructions, tokens_per_row
 from gpt.model import GPT, LanguageModel
 from gpt.records import KINDS, read_records
-from gpt.rows import IGNORE, Row, RowBatches, padded
+from gpt.rows import IGNORE, Row, RowBatches, packed, padded
 from gpt.template import Template
 from gpt.trainer import Trainer
 from tensorlite.nn import functional as F
@@ -84,7 +84,8 @@ class RowTrainer(Trainer):
 
     def _batches(self, name: str, stream: int) -> Any:
         rows: Any = self.tokens[name]
-        return RowBatches(rows, self.config.batch_size, make_generator(self.config.seed, stream), name)
+        seed = int(make_generator(self.config.seed, stream).integers(2**32))
+        return RowBatches(rows, self.config.batch_size, seed, name)
 
 
 class InstructTask(Task):
@@ -94,14 +95,25 @@ class InstructTask(Task):
     unit = "token of a response"
 
     def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, data: str, val_fraction: float, seed: int, template: Template | None = None
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        data: str,
+        val_fraction: float,
+        seed: int,
+        template: Template | None = None,
+        packing: bool = False,
     ) -> None:
         self.template, self.tokenizer = template or Template(), tokenizer
         rows = read_instructions(data, tokenizer, model.config.block_size, self.template)
         self.train, self.val = split_rows(rows, val_fraction, seed, data)
+        conversations, packs = len(self.train), ""
+        if packing:  # what is validated with stays apart: the loss then means the same
+            self.train = packed(self.train, model.config.block_size)
+            packs = f" in {len(self.train):,} rows"
         self.model = ResponseLoss(model, tokens_per_row(self.train))
         cropped = sum(len(row) == model.config.block_size for row in rows)
-        self.summary = f"{len(self.train):,} conversations, and {len(self.val):,} to validate with: {data}" + (
+        self.summary = f"{conversations:,} conversations{packs}, and {len(self.val):,} to validate with: {data}" + (
             f"; {cropped:,} fill the context of {model.config.block_size} tokens and may have lost their beginning" if cropped else ""
         )
 

@@ -14,17 +14,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from data.errors import DataError
 from data.loader import Tokens
-from data.tokenizer import Tokenizer
+from data.token_file import TokenFile
+from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.checkpoint import WEIGHTS, CheckpointError, fill_model, model_bytes, versions
 from gpt.config import GPTConfig, TrainConfig
+from gpt.rows import Row
 from gpt.trainer import Trainer
 
 OPTIMIZER = "optimizer.safetensors"
@@ -32,8 +35,13 @@ TOKENIZER = "tokenizer.json"
 TRAINING = "training.json"
 
 
-def files_of(trainer: Trainer, tokenizer: Tokenizer) -> Iterator[tuple[str, bytes]]:
-    """The files of a checkpoint, one after the other."""
+def files_of(trainer: Trainer, tokenizer: Tokenizer, program: str, facts: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """The files of a checkpoint, one after the other.
+
+    Args:
+        program: that goes on with it.
+        facts: what else it shall remember, fit for JSON.
+    """
     optimizer = trainer.optimizer.state_dict()
     arrays = {f"{number}.{name}": value for number, entry in optimizer["state"].items() for name, value in entry.items() if name != "step"}
     state = {
@@ -46,6 +54,8 @@ def files_of(trainer: Trainer, tokenizer: Tokenizer) -> Iterator[tuple[str, byte
         "data": fingerprint(trainer.tokens),
         "tokenizer_hash": tokenizer.hash,
         "versions": versions(),
+        "program": program,
+        **facts,
     }
     yield WEIGHTS, model_bytes(trainer.model, tokenizer)
     yield OPTIMIZER, safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
@@ -68,6 +78,7 @@ class TrainingState:
     record: dict[str, Any]
     weights: dict[str, np.ndarray]
     optimizer: dict[str, np.ndarray]
+    tokenizer: Tokenizer
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], where: str) -> TrainingState:
@@ -82,14 +93,25 @@ class TrainingState:
         try:
             record = json.loads(files[TRAINING])
             weights, optimizer = (safetensors.numpy.load(files[name]) for name in (WEIGHTS, OPTIMIZER))
-            return cls(where, GPTConfig(**record["model"]), TrainConfig(**record["training"]), record, weights, optimizer)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+            tokenizer = tokenizer_from_dict(json.loads(files[TOKENIZER]))
+            return cls(where, GPTConfig(**record["model"]), TrainConfig(**record["training"]), record, weights, optimizer, tokenizer)
+        except (DataError, ValueError, TypeError, KeyError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{where} is not a checkpoint that this version of tensorlite can read ({error}).") from error
 
     @property
     def step(self) -> int:
         """How many updates had been made."""
         return int(self.record["trainer"]["step"])
+
+    @property
+    def program(self) -> str:
+        """That made the run."""
+        return str(self.record.get("program", "gpt.train"))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the user could choose, by name."""
+        return {**self.record["model"], **self.record["training"], **self.record.get("finetuning", {})}
 
     def put_into(self, trainer: Trainer, tokenizer: Tokenizer) -> None:
         """Let ``trainer`` go on from here. It was made for the same model and the same settings.
@@ -125,9 +147,17 @@ class TrainingState:
         return state
 
 
-def fingerprint(tokens: Mapping[str, Tokens]) -> dict[str, list[Any]]:
-    """For each text its length, and a hash of a thousand stretches spread evenly over it (of all of it, if it is no longer)."""
-    return {name: [len(text), _hash(text)] for name, text in tokens.items()}
+def fingerprint(data: Mapping[str, Tokens | Sequence[Row]]) -> dict[str, list[Any]]:
+    """For each text its length, and a hash of a thousand stretches spread evenly over it (of all of it, if it is no longer).
+
+    Examples are taken for a text, one after the other, what is asked after what is read.
+    """
+    texts = {name: _as_text(part) for name, part in data.items()}
+    return {name: [len(text), _hash(text)] for name, text in texts.items()}
+
+
+def _as_text(part: Tokens | Sequence[Row]) -> Tokens:
+    return part if isinstance(part, np.ndarray | TokenFile) else np.concatenate([ids for row in part for ids in (row.x, row.y)])
 
 
 def _hash(text: Tokens, stretches: int = 1024, length: int = 1024) -> str:

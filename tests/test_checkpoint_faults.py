@@ -165,7 +165,7 @@ def snapshot(tmp_path_factory) -> Path:
     for _ in range(2):
         training.update()
     checkpoints = Checkpoints(folder)
-    checkpoints.save(2, files_of(training, TOKENIZER))
+    checkpoints.save(2, files_of(training, TOKENIZER, "gpt.train", {}))
     return checkpoints.path(2)
 
 
@@ -186,7 +186,7 @@ def complaint(folder: Path) -> str:
 def test_what_was_saved_comes_back(snapshot):
     again = trainer()
     TrainingState.from_files(read_snapshot(snapshot), "").put_into(again, TOKENIZER)
-    assert dict(files_of(again, TOKENIZER)) == read_snapshot(snapshot)
+    assert dict(files_of(again, TOKENIZER, "gpt.train", {})) == read_snapshot(snapshot)
     assert again.step == 2
 
 

@@ -149,7 +149,7 @@ def test_unknown_characters_are_named_or_skipped(base, capsys):
         (["--lora-rank=2", "--freeze-blocks=1"], "--freeze-blocks and --lora-rank exclude each other"),
         (["--learning-rate=0"], "learning_rate must be above 0"),
         (["--steps=0"], "steps must be at least 1"),
-        (["--task=clasify"], "invalid choice: 'clasify'"),
+        (["--task=clasify"], "unknown task 'clasify': did you mean 'classify'?"),
         (["--freez-blocks=1"], "did you mean --freeze-blocks?"),
         (["--task=classify"], "neither .jsonl nor .csv"),
         (["--backend=numy"], "numy"),

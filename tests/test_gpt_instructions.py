@@ -147,7 +147,7 @@ def test_a_long_conversation_loses_its_beginning(tmp_path):
 
 def test_batches_give_each_row_once_an_epoch():
     rows = [Row(np.full(length, length), np.full(length, 1)) for length in range(1, 8)]
-    batches = RowBatches(rows, 3, np.random.default_rng(0))
+    batches = RowBatches(rows, 3, seed=0)
     drawn = [int(row[0]) for _ in range(7) for row in batches.next_batch()[0]]
     assert [sorted(drawn[i : i + 7]) for i in (0, 7, 14)] == [list(range(1, 8))] * 3
     assert drawn[:7] != drawn[7:14]

@@ -1,0 +1,88 @@
+"""A run that begins with random weights: `python -m gpt.train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from data.dataset import open_dataset
+from gpt.config import GPTConfig, TrainConfig
+from gpt.counting import counted_bigram_loss
+from gpt.estimate import Estimate
+from gpt.inference import stream_text
+from gpt.model import build_model
+from gpt.report import final_table, machine_rows, table
+from gpt.run import Run, changed, recompute_attention, require_working
+from gpt.run_folder import RunFolder
+from gpt.trainer import SAMPLE, WEIGHTS, Trainer
+from gpt.training_state import TrainingState
+from tensorlite.random import make_generator, use_generator
+
+SAMPLE_TEMPERATURE = 0.8  # a little below 1, where a small model keeps to words that it knows
+
+
+class Pretraining(Run):
+    """See `Run`. The trainer's model is the one that is left.
+
+    Raises:
+        UserError, DataError, DeviceUnavailableError: for what the user can mend.
+    """
+
+    program = "gpt.train"
+
+    def __init__(self, model_config: GPTConfig, config: TrainConfig) -> None:
+        require_working(config)
+        self.dataset = open_dataset(config.data, config.val_fraction, config.tokenizer, config.vocab_size)
+        with use_generator(make_generator(config.seed, WEIGHTS)):
+            model = build_model(replace(model_config, vocab_size=self.dataset.vocab_size)).to(device=config.backend)
+        recompute_attention(model, config.attention_recompute)
+        super().__init__(Trainer(model, config, self.dataset.train, self.dataset.val), model, self.dataset.tokenizer)
+
+    @classmethod
+    def new(cls, model_config: GPTConfig, config: TrainConfig) -> Self:
+        """A run from the beginning, in a folder of its own.
+
+        Raises:
+            UserError, DataError, DeviceUnavailableError: for what the user can mend.
+        """
+        run = cls(model_config, config)
+        return run.keep_in(RunFolder(Path(config.out or f"runs/{config.preset}")))
+
+    @classmethod
+    def made_again(cls, state: TrainingState, changes: Mapping[str, Any], path: Path) -> Self:
+        return cls(state.model_config, changed(state.config, {**changes, "out": str(path)}))
+
+    def describe(self, expected: Estimate) -> str:
+        trainer, dataset, shape = self.trainer, self.dataset, self.model.config
+        layers = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} wide, block {shape.block_size}"
+        config, workers = trainer.config, trainer.workers.count
+        where = f"{workers} workers" if config.backend == "numpy" else config.backend
+        batch = (f"{config.accumulation} x " if config.accumulation > 1 else "") + f"{config.batch_size} x {shape.block_size}"
+        rows = {
+            "corpus": dataset.summary,
+            "first line": dataset.first_line[:100],
+            "model": f"{'bigram table' if shape.model == 'bigram' else layers}: {self.model.num_parameters():,} parameters",
+            "training": f"{config.steps:,} steps of {batch} tokens by {where}, seed {config.seed}",
+        }
+        rows_of_machine, warnings = machine_rows(self, expected)
+        return "\n".join([*table({**rows, **rows_of_machine}), *dataset.notes, *warnings]) + "\n"
+
+    def sample(self) -> str:
+        return self.write_text(temperature=SAMPLE_TEMPERATURE)
+
+    def finish(self, seconds: float) -> None:
+        dataset, folder, config = self.dataset, self.folder, self.trainer.config
+        print(final_table(self, seconds))
+        if self.model.config.model == "bigram":
+            counted = counted_bigram_loss(dataset.train, dataset.val, dataset.tokenizer.vocab_size)
+            print(f"Counting pairs in the training text gives validation loss {counted:.4f}.")
+        folder.plot()
+        print(f"\nWeights, tokenizer and metrics are in {folder.path}: python -m gpt.generate --checkpoint {folder.path}\n")
+        generator = make_generator(config.seed, SAMPLE)
+        for piece in stream_text(
+            self.model, self.tokenizer, max_new_tokens=config.sample_length, generator=generator, temperature=SAMPLE_TEMPERATURE
+        ):
+            print(piece, end="", flush=True)
+        print()
