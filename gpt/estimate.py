@@ -56,19 +56,20 @@ class Estimate:
 def estimate(trainer: Trainer) -> Estimate:
     """For the steps of ``trainer``; the model, its gradients and all streams of random numbers are afterwards as they were."""
     config, flats = trainer.config, trainer.optimizer.flats
-    parameters = sum(flat.data.nbytes for flat in flats)
+    trained = sum(flat.data.nbytes for flat in flats)
+    frozen = sum(int(p.data.nbytes) for p in trainer.model.parameters() if not p.requires_grad)
     at_once = min(trainer.workers.count, trainer.shard_count) * math.ceil(config.batch_size / trainer.shard_count)
     kept, largest = _one_row(trainer)
     return Estimate(
-        parameters=parameters,
-        gradients=parameters * trainer.shard_count,
-        optimizer=parameters * len(trainer.optimizer.arrays_of(trainer.optimizer.param_groups[0])),
+        parameters=trained + frozen,
+        gradients=trained * trainer.shard_count,
+        optimizer=trained * len(trainer.optimizer.arrays_of(trainer.optimizer.param_groups[0])),
         activations=(kept + 2 * largest) * at_once,
         free=_free(config.backend),
     )
 
 
-def advice(error: MemoryError, trainer: Trainer, expected: Estimate | None) -> str:
+def advice(error: MemoryError, trainer: Trainer, expected: Estimate | None, block_size_is_free: bool = True) -> str:
     """What to say when there was not enough: what was asked for, what is in use by what, what to change."""
     config = trainer.config
     said = str(error).strip().rstrip(".") or "the system gave no figure"
@@ -78,10 +79,10 @@ def advice(error: MemoryError, trainer: Trainer, expected: Estimate | None) -> s
         if config.batch_size > 1:
             half = in_words(expected.activations // 2)
             smaller, more = config.batch_size // 2, config.accumulation * 2
-            sentences.append(f"--batch-size {smaller} --accumulation {more} makes the same steps with activations of {half};")
-    sentences.append(f"a smaller --block-size than {trainer.model.config.block_size} helps, too")
-    sentences[-1] += "." if config.attention_recompute else ", and so does --attention-recompute true, at the price of time."
-    return " ".join(sentences)
+            sentences.append(f"--batch-size {smaller} --accumulation {more} makes the same steps with activations of {half}.")
+    others = [f"a smaller --block-size than {trainer.model.config.block_size}"] if block_size_is_free else []
+    others += [] if config.attention_recompute else ["--attention-recompute true, at the price of time"]
+    return " ".join(sentences + ([f"What helps, too: {'; '.join(others)}."] if others else []))
 
 
 def in_words(size: float) -> str:

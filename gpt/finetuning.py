@@ -59,6 +59,7 @@ class Finetuning(Run):
     """
 
     program = "gpt.finetune"
+    block_size_is_free = False
     may_change = MAY_CHANGE | {"old_data"}
 
     def __init__(

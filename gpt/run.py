@@ -44,11 +44,13 @@ class Run:
         model: what is left for use when it is done; the trainer's, or one within it.
         tokenizer: reads and writes for it.
         program: of which it is a run.
+        block_size_is_free: whether the user may choose another.
         may_change: settings that `resume` takes.
         facts: what checkpoints shall remember besides trainer and settings, fit for JSON.
     """
 
     program: ClassVar[str]
+    block_size_is_free: ClassVar[bool] = True
     may_change: ClassVar[Collection[str]] = MAY_CHANGE
 
     def __init__(self, trainer: Trainer, model: LanguageModel, tokenizer: Tokenizer) -> None:
@@ -160,7 +162,7 @@ class Run:
             self.finish(time.perf_counter() - start)
             return 0
         except MemoryError as error:
-            fail(advice(error, self.trainer, expected) + self._last_checkpoint())
+            fail(advice(error, self.trainer, expected, self.block_size_is_free) + self._last_checkpoint())
         finally:
             self.close()
 
