@@ -13,7 +13,8 @@ for with both at 0 neither would ever get a gradient:
 The tape works these out by itself. s keeps the size of the correction, and with it the learning rate, when r is changed.
 
 Afterwards the correction can be added to the weight once and for all, W + s · B · A, and the layer is an ordinary one again: that is
-`merged`. Or it is kept apart, in a file of some kilobytes (`save_adapter`), and one model serves many tasks.
+`merged`. Or it is kept apart, in a file of some kilobytes (`save_adapter`), and one model serves many tasks: a folder with the two files
+adapter.* and nothing else is opened as the model they belong to, with the corrections merged, so it writes as fast as any other.
 
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
@@ -173,6 +174,21 @@ def load_adapter(folder: str | os.PathLike[str], model: LanguageModel) -> None:
         raise LoraError(f"the weights of the adapter in {folder} do not fit what its {CONFIG} says.")
     for name, tensor in own.items():
         tensor.data[...] = tl.tensor(weights[name], device=tensor.device).data
+
+
+def base_of(folder: str | os.PathLike[str]) -> str | None:
+    """Where the model is to which the corrections in ``folder`` belong, if that folder has corrections and nothing else; else None.
+
+    A folder that `gpt.finetune` leaves has the merged model beside them, and needs no other.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / CONFIG).exists() or any(folder.glob("model*.safetensors")):
+        return None
+    try:
+        base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["finetuned_from"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LoraError(f"the adapter in {folder} cannot be read ({error}).") from error
+    return str(base)
 
 
 def fingerprint(model: LanguageModel) -> str:

@@ -24,6 +24,7 @@ import safetensors.numpy
 
 from data.files import explain, write_atomically
 from data.tokenizer import Tokenizer, load_tokenizer
+from gpt import lora
 from gpt.checkpoint import CheckpointError, load_model
 from gpt.config import GPTConfig
 from gpt.model import GPT, LanguageModel, build_model
@@ -59,12 +60,17 @@ def is_pretrained(path: str | os.PathLike[str]) -> bool:
 
 
 def open_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> tuple[LanguageModel, Tokenizer, GPTConfig]:
-    """The model and tokenizer in ``path``, whichever kind of folder it is: ours (`gpt.checkpoint.load_model`) or transformers'.
+    """The model and tokenizer in ``path``, whichever kind of folder it is: ours (`gpt.checkpoint.load_model`), transformers', or one with
+    LoRA's corrections alone, which are merged into the model that they belong to.
 
     Raises:
         CheckpointError, DataError: if it cannot be used; the message says why.
         DeviceUnavailableError: if there is no such device.
     """
+    if base := lora.base_of(path):
+        model, tokenizer, config = open_model(base, device)
+        lora.load_adapter(path, model)
+        return lora.merged(model).eval(), tokenizer, config
     if not is_pretrained(path):
         return load_model(path, device)
     folder = Path(path).expanduser()

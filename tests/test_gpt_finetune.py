@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import safetensors.numpy
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.checkpoint import load_model, save_model
+from gpt.checkpoint import CheckpointError, load_model, save_model
 from gpt.config import GPTConfig, TrainConfig
+from gpt.decoder import supports
 from gpt.errors import run_main
 from gpt.finetune import main
 from gpt.lora import load_adapter
 from gpt.model import build_model
+from gpt.pretrained import open_model
 from gpt.tasks import text_loss
 
 OLD = "the quick brown fox jumps over the lazy dog.\n" * 40
@@ -105,6 +108,27 @@ def test_lora_is_saved_apart_and_merged(base, capsys):
         ours, theirs = unmerged(ids)[0].numpy(), load_model(run)[0](ids)[0].numpy()
     assert abs(ours - theirs).max() <= 2e-6 * abs(ours).max()
     assert "of which 864 (" in capsys.readouterr().out  # 3 · 2 · (16 + 48 + 64 + 16)
+
+
+def test_an_adapter_alone_is_merged_when_it_is_opened(base, capsys):
+    """A folder with the two small files is enough: the model they belong to is found, and what comes out is an ordinary one."""
+    assert finetune(base, "--lora-rank=2", "--learning-rate=0.05") == 0
+    run, alone = base.parent / "run", base.parent / "alone"
+    alone.mkdir()
+    for name in ("adapter.json", "adapter.safetensors"):
+        shutil.copy(run / name, alone / name)
+    opened, tokenizer, _ = open_model(alone)
+    whole, _, _ = load_model(run)
+    assert tokenizer == TOKENIZER
+    assert supports(opened), "it is not written with quickly"
+    assert opened.state_dict().keys() == whole.state_dict().keys()
+    for name, tensor in opened.state_dict().items():
+        assert np.array_equal(tensor.numpy(), whole.state_dict()[name].numpy()), name
+    assert any(not np.array_equal(opened.state_dict()[name].numpy(), array) for name, array in weights(base).items())
+    assert finetune(alone, out="further") == 0  # and goes where a checkpoint goes
+    shutil.rmtree(base)
+    with pytest.raises(CheckpointError, match=f"there is no checkpoint {base}"):
+        open_model(alone)
 
 
 def test_answers_are_learnt_and_the_template_is_saved(base, capsys):
