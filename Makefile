@@ -4,14 +4,16 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 WORKERS ?= 2
+GPU_PY ?= python3
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: help train test lint format clean
+.PHONY: help train test gpu lint format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train    train a small GPT, about three minutes    make train ARGS='--steps 300'"
 	@echo "make test     prove every gradient                      make test ARGS='-k layernorm'"
+	@echo "make gpu      what only a GPU can show, into benchmarks/results; uses the python3 that is there"
 	@echo "make lint     ruff and mypy;  make format: let ruff lay the code out"
 	@echo "make clean    remove .venv and caches (not runs/)"
 
@@ -21,6 +23,14 @@ train: $(VENV)/.train
 # One BLAS thread for each of the WORKERS processes, or they fight over the cores.
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) $(ARGS)
+
+# On a machine with an NVIDIA GPU: CUDA, CuPy, torch and pytest must be installed for GPU_PY, and nothing is fetched. Every line is
+# run, and what fails fails the whole at the end: a GPU is rare, and a benchmark is worth having beside a red test.
+gpu:
+	@failed=0; for command in "pytest -m gpu -p no:cacheprovider" \
+	    "benchmarks matmul --backend numpy cupy" "benchmarks ops --backend cupy" "benchmarks train_step --backend cupy --compile"; do \
+	  echo "$(GPU_PY) -m $$command"; $(GPU_PY) -m $$command || failed=1; \
+	done; exit $$failed
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .

@@ -64,13 +64,25 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "count": len(values)}
 
 
-def save(name: str, results: Any) -> Path:
-    """Write ``benchmarks/results/<name>.json`` with the machine beside the results."""
+def save(name: str, results: Any, gpu: str | None = None) -> Path:
+    """Write ``benchmarks/results/<name>.json`` with the machine, and the GPU if one was used, beside the results."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+    who = machine() | ({"gpu": gpu} if gpu else {})
+    path.write_text(json.dumps({"machine": who, "results": results}, indent=1) + "\n")
     print(f"written to {os.path.relpath(path)}")
     return path
+
+
+def gpu_name(cupy: Any) -> str:
+    """The GPU in use, with its driver's and the runtime's CUDA versions."""
+    runtime = cupy.cuda.runtime
+    name = runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"].decode()
+    return f"{name}, driver for CUDA {_version(runtime.driverGetVersion())}, runtime {_version(runtime.runtimeGetVersion())}"
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

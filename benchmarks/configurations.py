@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gpt.config import GPTConfig, TrainConfig
+from gpt.config import GPTConfig, TrainConfig, from_preset
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A model, a batch, and how many steps make a block of about two seconds."""
+    """A model, a batch, and how many steps make a block of about two seconds (course and gpt2: on a GPU)."""
 
     name: str
     description: str
@@ -33,10 +33,16 @@ CONFIGURATIONS = {
         Configuration("B16-dropout", "the same with dropout 0.2", replace(_B, dropout=0.2), 16, 2),
         Configuration("B", "6 layers, 384 wide, block 256, batch 64, dropout 0.2", replace(_B, dropout=0.2), 64, 1),
         Configuration("C", "2 layers, 768 wide, block 256, batch 4, vocabulary 50257", _C, 4, 1),
+        Configuration(
+            "course", "6 layers, 384 wide, block 256, batch 64, dropout 0.2, relu", from_preset("course", vocab_size=65)[0], 64, 20
+        ),
+        Configuration(
+            "gpt2", "12 layers, 768 wide, block 1024, batch 8, vocabulary 50257", from_preset("gpt2", vocab_size=50257)[0], 8, 10
+        ),
         Configuration("smoke", "1 layer, 32 wide, block 16, batch 4: for the tests", _SMOKE, 4, 1),
     )
 }
-MEASURED = [name for name in CONFIGURATIONS if name != "smoke"]
+MEASURED = ["A", "B16", "B16-dropout", "B", "C"]  # on a CPU; `benchmarks.train_step_gpu` has its own
 
 # The run that nanoGPT's README proposes for a CPU: config/train_shakespeare_char.py with the options given there. Source:
 # github.com/karpathy/nanoGPT

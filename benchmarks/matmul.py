@@ -1,8 +1,10 @@
 """Products of square matrices, by size: how many operations a second the machine gives to whoever asks well.
 
-On the CPU in float32 and float64, with one BLAS thread and with all of them. With ``--backend cupy`` on a GPU: float32, float32
-with its factors rounded to tf32, float16 and bfloat16; the way of two matrices to the GPU and back is timed apart. All settings
-of a size are measured in turn, round after round, and the median is quoted.
+On the CPU in float32 and float64, with one BLAS thread and with all of them. With ``--backend cupy`` on a GPU, through the one function
+that the engine multiplies with: float32, float32 with its factors rounded to tf32, float16 and bfloat16; the way of two matrices to the
+GPU and back is timed apart. With ``--backend numpy cupy`` both, and from which size on the GPU is the faster one: for numbers that are
+there, and for numbers that must be brought and fetched. All settings of a size are measured in turn, round after round, and the median
+is quoted.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import common
-from benchmarks.common import options_of, save, spread, table
+from benchmarks.common import gpu_name, options_of, save, spread, table
 from tensorlite.backend import Device
+from tensorlite.creation import bfloat16_dtype
 from tensorlite.parallel import available_cores
+from tensorlite.precision import PRECISIONS, use_precision
 
 CPU_SIZES = (64, 128, 256, 512, 1024, 2048)
 GPU_SIZES = (256, 512, 1024, 2048, 4096, 8192)
@@ -36,13 +40,13 @@ class Setting:
         name: for people and JSON.
         dtype: of the two factors.
         threads: of the BLAS, on the CPU.
-        tf32: let a GPU round the factors of a float32 product to 10 bits of mantissa.
+        precision: on a GPU, see `tensorlite.precision`.
     """
 
     name: str
     dtype: Any
     threads: int = 1
-    tf32: bool = False
+    precision: str | None = None
 
 
 def cpu_settings() -> list[Setting]:
@@ -54,13 +58,7 @@ def cpu_settings() -> list[Setting]:
 
 def gpu_settings() -> list[Setting]:
     """All that a GPU has special circuits for, and float32, which it computes as it is."""
-    settings = [Setting("float32", np.float32), Setting("tf32", np.float32, tf32=True), Setting("float16", np.float16)]
-    try:
-        import ml_dtypes
-    except ImportError:
-        print("bfloat16 is left out: pip install ml_dtypes.")
-        return settings
-    return [*settings, Setting("bfloat16", ml_dtypes.bfloat16)]
+    return [Setting(f"GPU {precision}", _stored_as(precision), precision=precision) for precision in PRECISIONS]
 
 
 def sgemm_peak() -> float:
@@ -74,19 +72,22 @@ def sgemm_peak() -> float:
     return best
 
 
-def measure(sizes: list[int], settings: list[Setting], rounds: int, xp: Any = np) -> list[dict[str, Any]]:
+def gpu_peak(precision: str, n: int = 8192) -> float:
+    """Operations a second of a GPU's products of large squares in one precision."""
+    [result] = measure([n], [Setting(precision, _stored_as(precision), precision=precision)], rounds=5)
+    return result["gflops"]["median"] * 1e9
+
+
+def measure(sizes: list[int], settings: list[Setting], rounds: int) -> list[dict[str, Any]]:
     """GFLOP/s of each setting at each size; of one size all settings in turn."""
-    wait = _nothing if xp is np else xp.cuda.get_current_stream().synchronize
     results = []
     for n in sizes:
-        factors = {setting: [_random(xp, n, setting.dtype) for _ in range(3)] for setting in settings}
+        products = {setting: _product(n, setting) for setting in settings}
         counts: dict[Setting, int] = {}
         speeds: dict[Setting, list[float]] = {setting: [] for setting in settings}
         for round_ in range(rounds + 1):
-            for setting in settings:
-                a, b, out = factors[setting]
-                multiply = functools.partial(xp.matmul, a, b, out=out)
-                with _set_up(setting, xp):
+            for setting, (multiply, wait) in products.items():
+                with _set_up(setting):
                     if round_ == 0:  # first touches and plans; afterwards as many products as make about 20 ms
                         multiply()
                         counts[setting] = max(1, min(1000, round(0.02 / _seconds(multiply, wait, 1))))
@@ -147,41 +148,81 @@ def plot(name: str, results: list[dict[str, Any]]) -> None:
     figure.savefig(path, dpi=120)
 
 
+def crossovers(products: list[dict[str, Any]], moved: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each setting of the GPU, the smallest size from which on it beats the CPU's best float32, at every larger size too.
+
+    Once for factors that are on the GPU already; once for two float32 factors that must be brought there, and a product fetched back.
+    """
+    speed = {(result["n"], result["setting"]): result["gflops"]["median"] * 1e9 for result in products}
+    rate = {(result["n"], result["way"]): result["gigabytes_per_second"]["median"] * 1e9 for result in moved}
+    sizes = sorted({n for n, _ in speed})
+    cpu = {n: min(2 * n**3 / value for (size, name), value in speed.items() if size == n and name.startswith("float32")) for n in sizes}
+    found = []
+    for name in dict.fromkeys(name for _, name in speed if name.startswith("GPU")):
+        there = {n: 2 * n**3 / speed[n, name] for n in sizes}
+        carried = {n: there[n] + 2 * 4 * n**2 / rate[n, "to the GPU"] + 4 * n**2 / rate[n, "from the GPU"] for n in sizes}
+        found.append({"setting": name, "data on the GPU": _from(sizes, there, cpu), "data brought and fetched": _from(sizes, carried, cpu)})
+    return found
+
+
+def _from(sizes: list[int], gpu: dict[int, float], cpu: dict[int, float]) -> int | None:
+    """The first of the sizes from which on ``gpu`` takes less time; None if that is never so."""
+    first = None
+    for n in reversed(sizes):
+        if gpu[n] >= cpu[n]:
+            break
+        first = n
+    return first
+
+
 def main(argv: list[str]) -> None:
-    """``python -m benchmarks matmul [--backend numpy|cupy] [--sizes N ...] [--rounds N]``"""
+    """``python -m benchmarks matmul [--backend numpy|cupy ...] [--sizes N ...] [--rounds N]``"""
     parser = options_of("matmul", __doc__)
-    parser.add_argument("--backend", choices=("numpy", "cupy"), default="numpy")
+    parser.add_argument("--backend", choices=("numpy", "cupy"), nargs="+", default=["numpy"])
     parser.add_argument("--sizes", type=int, nargs="+", help="rows of the square matrices; default: powers of 2")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each setting")
     options = parser.parse_args(argv)
-    xp = Device(options.backend).module
-    on_cpu = xp is np
-    sizes = options.sizes or list(CPU_SIZES if on_cpu else GPU_SIZES)
-    name = "matmul" if on_cpu else "matmul_gpu"
-    results = {"products": measure(sizes, cpu_settings() if on_cpu else gpu_settings(), options.rounds, xp)}
+    on_gpu = "cupy" in options.backend
+    xp = Device("cupy").module if on_gpu else np
+    sizes = sorted(options.sizes or (GPU_SIZES if on_gpu else CPU_SIZES))
+    settings = cpu_settings() if "numpy" in options.backend else []
+    if on_gpu:  # of the CPU's only the fastest, which is what a GPU must beat
+        settings = [setting for setting in settings if setting == Setting(setting.name, np.float32, available_cores())] + gpu_settings()
+    name = "matmul_gpu" if on_gpu else "matmul"
+    results: dict[str, Any] = {"products": measure(sizes, settings, options.rounds)}
     print(table(rows(results["products"])))
-    if not on_cpu:
+    if on_gpu:
         results["transfers"] = transfers(sizes, options.rounds, xp)
         print("\n" + table(rows(results["transfers"], "way", "gigabytes_per_second")))
-    save(name, results | ({} if on_cpu else {"gpu": xp.cuda.runtime.getDeviceProperties(0)["name"].decode()}))
+    if on_gpu and "numpy" in options.backend:
+        results["crossover"] = crossovers(results["products"], results["transfers"])
+        print("\n" + table(results["crossover"]))
+    save(name, results, gpu=gpu_name(xp) if on_gpu else None)
     plot(name, results["products"])
 
 
+def _product(n: int, setting: Setting) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """A function that multiplies two matrices of random numbers, and one that waits until that is done."""
+    if setting.precision is None:
+        a, b, out = (_random(np, n, setting.dtype) for _ in range(3))
+        return functools.partial(np.matmul, a, b, out=out), _nothing
+    from tensorlite.kernels.cuda.gemm import gemm
+
+    xp = Device("cupy").module
+    a, b, out = (_random(xp, n, setting.dtype) for _ in range(3))
+    return functools.partial(gemm, a, b, out=out), xp.cuda.get_current_stream().synchronize
+
+
+def _stored_as(precision: str) -> Any:
+    """The type of the factors in a precision."""
+    return bfloat16_dtype() if precision == "bfloat16" else np.dtype("float16" if precision == "float16" else "float32")
+
+
 @contextmanager
-def _set_up(setting: Setting, xp: Any) -> Iterator[None]:
+def _set_up(setting: Setting) -> Iterator[None]:
     """The threads of the BLAS, or what the GPU may do to a float32 factor, for a ``with`` block."""
-    if xp is np:
-        with threadpool_limits(setting.threads, user_api="blas"):
-            yield
-        return
-    core = xp._core
-    before = core.get_compute_type(setting.dtype)
-    kind = core._routines_linalg
-    core.set_compute_type(setting.dtype, kind.COMPUTE_TYPE_TF32 if setting.tf32 else kind.COMPUTE_TYPE_DEFAULT)
-    try:
+    with threadpool_limits(setting.threads, user_api="blas") if setting.precision is None else use_precision(setting.precision):
         yield
-    finally:
-        core.set_compute_type(setting.dtype, before)
 
 
 def _nothing() -> None:

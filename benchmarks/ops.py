@@ -1,8 +1,11 @@
 """Each op that has a faster pair: that pair, the book's, and torch's op, forward and backward together.
 
-On one thread, as each worker of a training step has it, and at the shapes that one of two workers sees in the configurations A, B16
-and C. All three go through their engine: tape, backward, gradients of the inputs. The memory that torch frees is kept, as ours is. The
-three are measured in turn, round after round; quoted are medians of times, and of ratios within a round.
+All three go through their engine: tape, backward, gradients of the inputs. They are measured in turn, round after round; quoted are
+medians of times, and of ratios within a round.
+
+On the CPU: one thread, as each worker of a training step has it, at the shapes that one of two workers sees in the configurations A,
+B16 and C; the memory that torch frees is kept, as ours is. With ``--backend cupy``: the whole batch of the configurations course and
+gpt2 on a GPU, in float32 and in bfloat16, ours and torch's; a time ends when the GPU has done all of it.
 """
 
 from __future__ import annotations
@@ -17,16 +20,21 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import tensorlite as tl
-from benchmarks.common import options_of, require_torch, save, spread, table
+from benchmarks.common import gpu_name, options_of, require_torch, save, spread, table
 from benchmarks.configurations import CONFIGURATIONS
+from tensorlite.backend import Device, to_numpy
+from tensorlite.creation import bfloat16_dtype
 from tensorlite.memory import keep_freed_memory
 from tensorlite.op import REGISTRY, Op, choose, use_kernels
+from tensorlite.precision import use_precision
 
 if TYPE_CHECKING:
     import torch
 
-NAMES = ("A", "B16", "C")
-SHARDS = 2
+NAMES = {"numpy": ("A", "B16", "C"), "cupy": ("course", "gpt2")}
+SHARDS = {"numpy": 2, "cupy": 1}
+PAIRS = {"numpy": "cpu", "cupy": "cuda"}
+DTYPES = {"numpy": ("float32",), "cupy": ("float32", "bfloat16")}
 
 
 @dataclass(frozen=True)
@@ -40,11 +48,11 @@ class Sizes:
     V: int
 
     @classmethod
-    def of(cls, name: str) -> Sizes:
-        """The share of one worker in a configuration."""
+    def of(cls, name: str, shards: int = 1) -> Sizes:
+        """The share of one of ``shards`` workers in a configuration."""
         configuration = CONFIGURATIONS[name]
         model = configuration.model
-        return cls(configuration.batch_size // SHARDS, model.block_size, model.n_embd, model.n_head, model.vocab_size)
+        return cls(configuration.batch_size // shards, model.block_size, model.n_embd, model.n_head, model.vocab_size)
 
     def normal(self, *shape: int) -> np.ndarray:
         """Floating point numbers."""
@@ -68,15 +76,18 @@ class Entry:
         arrays: makes its array arguments.
         torch: the same in torch, on its tensors.
         options: its other arguments.
+        masters: which arguments are parameters, float32 in every precision of ours; torch takes one type for all.
     """
 
     arrays: Callable[[], list[np.ndarray]]
     torch: Callable[..., Any]
     options: dict[str, Any]
+    masters: tuple[int, ...] = ()
 
 
 def entries(s: Sizes) -> dict[str, Entry]:
     """One for each op with a faster pair, at the sizes of a configuration."""
+    from torch import matmul as torch_matmul
     from torch.nn import functional as F
 
     def hidden() -> list[np.ndarray]:
@@ -102,12 +113,19 @@ def entries(s: Sizes) -> dict[str, Entry]:
             lambda: [s.normal(s.B, s.T, s.C), s.normal(s.C), s.normal(s.C)],
             lambda x, weight, bias: F.layer_norm(x, weight.shape, weight, bias),
             {},
+            masters=(1, 2),
         ),
+        "rmsnorm": Entry(
+            lambda: [s.normal(s.B, s.T, s.C), s.normal(s.C)], lambda x, weight: F.rms_norm(x, weight.shape, weight), {}, masters=(1,)
+        ),
+        "linear": Entry(lambda: [s.normal(s.B, s.T, s.C), s.normal(4 * s.C, s.C), s.normal(4 * s.C)], F.linear, {}, masters=(1, 2)),
+        "matmul": Entry(lambda: [s.normal(s.B * s.H, s.T, s.C // s.H), s.normal(s.B * s.H, s.C // s.H, s.T)], torch_matmul, {}),
+        "softmax": Entry(lambda: [s.normal(s.B * s.H, s.T, s.T)], lambda x: F.softmax(x, -1), {"dim": -1}),
         "gelu": Entry(hidden, F.gelu, {}),
         "gelu by tanh": Entry(hidden, lambda x: F.gelu(x, approximate="tanh"), {"approximate": "tanh"}),
         "relu": Entry(hidden, F.relu, {}),
         "dropout": Entry(lambda: [s.normal(s.B, s.T, s.C)], lambda x: F.dropout(x, 0.2), {"p": 0.2}),
-        "embedding": Entry(lambda: [s.ids(s.B, s.T), s.normal(s.V, s.C)], F.embedding, {}),
+        "embedding": Entry(lambda: [s.ids(s.B, s.T), s.normal(s.V, s.C)], F.embedding, {}, masters=(1,)),
         "cross_entropy": Entry(lambda: [s.normal(s.B * s.T, s.V), s.ids(s.B * s.T)], F.cross_entropy, {}),
     }
 
@@ -123,41 +141,63 @@ def missing() -> list[str]:
     return [name for name, op in REGISTRY.items() if op.faster and name not in known]
 
 
-def measure(name: str, configuration: str, rounds: int, seconds: float = 0.02) -> dict[str, Any]:
+def has_pair(name: str, backend: str) -> bool:
+    """Whether the op of an entry has a faster pair for arrays of ``backend``."""
+    return any(pair.name == PAIRS[backend] for pair in REGISTRY[op_of(name)].faster)
+
+
+def measure(
+    name: str, configuration: str, rounds: int, seconds: float = 0.02, backend: str = "numpy", dtype: str = "float32"
+) -> dict[str, Any]:
     """Times of the three on one entry, with ``seconds`` of work for each in a round.
 
     Raises:
         ValueError: if no faster pair supports the entry's arguments.
     """
-    entry, op = entries(Sizes.of(configuration))[name], REGISTRY[op_of(name)]
+    entry, op = entries(Sizes.of(configuration, SHARDS[backend]))[name], REGISTRY[op_of(name)]
     arrays = entry.arrays()
-    pair = choose(op, arrays, entry.options)
-    if pair is op.book:
-        raise ValueError(f"no faster pair of {op.name} supports the arguments that benchmarks/ops.py gives it for {name!r}.")
-    y, _ = pair.forward(*arrays, **entry.options)
-    dy = np.empty_like(y)  # laid out in memory as what comes back in a model
-    dy[...] = 1 if y.ndim == 0 else np.random.default_rng(0).standard_normal(y.shape, np.float32)
-    ways = {
-        pair.name: _ours(op, arrays, entry.options, dy, "fast"),
-        "book": _ours(op, arrays, entry.options, dy, "book"),
-        "torch": _torch(entry.torch, arrays, dy),
-    }
-    counts = {}
-    for way, run in ways.items():
-        run(1)
-        counts[way] = max(1, min(1000, round(seconds / run(1))))
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for round_ in range(rounds):
-        for way in list(ways) if round_ % 2 == 0 else reversed(list(ways)):
-            times[way].append(ways[way](counts[way]))
+    xp = Device(backend).module
+    ours = [
+        _as_dtype(xp.asarray(array), "float32" if i in entry.masters else dtype) if array.dtype.kind == "f" else xp.asarray(array)
+        for i, array in enumerate(arrays)
+    ]
+    with use_precision(dtype):
+        pair = choose(op, ours, entry.options)
+        if pair is op.book:
+            raise ValueError(f"no faster pair of {op.name} supports the arguments that benchmarks/ops.py gives it for {name!r}.")
+        y, _ = pair.forward(*ours, **entry.options)
+        dy = xp.empty_like(y)  # laid out in memory as what comes back in a model
+        dy[...] = 1 if y.ndim == 0 else xp.asarray(np.random.default_rng(0).standard_normal(y.shape, np.float32)).astype(y.dtype)
+        wait = _nothing if xp is np else xp.cuda.get_current_stream().synchronize
+        ways = {
+            pair.name: _ours(op, ours, entry.options, dy, "fast", wait),
+            "book": _ours(op, ours, entry.options, dy, "book", wait),
+            "torch": _torch(entry.torch, arrays, to_numpy(dy.astype("float32")), backend, dtype),
+        }
+        if dtype != "float32":
+            del ways["book"]  # it computes in the type that it is given, and that would be another thing to measure
+        counts = {}
+        for way, run in ways.items():
+            run(1)
+            counts[way] = max(1, min(1000, round(seconds / run(1))))
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for round_ in range(rounds):
+            for way in list(ways) if round_ % 2 == 0 else reversed(list(ways)):
+                times[way].append(ways[way](counts[way]))
+    own = times[pair.name]
     return {
         "op": name,
         "configuration": configuration,
+        "backend": backend,
+        "dtype": dtype,
         "shapes": [list(array.shape) for array in arrays],
         "pair": pair.name,
         "seconds": {("pair" if way == pair.name else way): spread(values) for way, values in times.items()},
-        "speed_relative_to_book": spread([book / own for own, book in zip(times[pair.name], times["book"], strict=True)]),
-        "speed_relative_to_torch": spread([reference / own for own, reference in zip(times[pair.name], times["torch"], strict=True)]),
+        **{
+            f"speed_relative_to_{other}": spread([theirs / ours for ours, theirs in zip(own, times[other], strict=True)])
+            for other in ("book", "torch")
+            if other in times
+        },
     }
 
 
@@ -167,11 +207,12 @@ def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             "op": result["op"],
             "configuration": result["configuration"],
+            **({"dtype": result["dtype"]} if result["backend"] == "cupy" else {}),
             "shapes": ", ".join("x".join(map(str, shape)) for shape in result["shapes"]),
             "ours, ms": _milliseconds(result["seconds"]["pair"]),
-            "book, ms": _milliseconds(result["seconds"]["book"]),
+            "book, ms": _milliseconds(result["seconds"]["book"]) if "book" in result["seconds"] else "",
             "torch, ms": _milliseconds(result["seconds"]["torch"]),
-            "relative to book": _ratio(result["speed_relative_to_book"]),
+            "relative to book": _ratio(result["speed_relative_to_book"]) if "book" in result["seconds"] else "",
             "relative to torch": _ratio(result["speed_relative_to_torch"]),
         }
         for result in results
@@ -179,10 +220,11 @@ def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str]) -> None:
-    """``python -m benchmarks ops [OP ...] [--configurations NAME ...] [--rounds N]``"""
+    """``python -m benchmarks ops [OP ...] [--backend numpy|cupy] [--configurations NAME ...] [--rounds N]``"""
     parser = options_of("ops", __doc__)
     parser.add_argument("ops", nargs="*", help="some of them; default: all")
-    parser.add_argument("--configurations", nargs="+", default=list(NAMES), help=f"default: {' '.join(NAMES)}")
+    parser.add_argument("--backend", choices=tuple(NAMES), default="numpy")
+    parser.add_argument("--configurations", nargs="+", help="; ".join(f"{backend}: {' '.join(names)}" for backend, names in NAMES.items()))
     parser.add_argument("--rounds", type=int, default=15, help="measurements of each")
     options = parser.parse_args(argv)
     require_torch()
@@ -191,60 +233,81 @@ def main(argv: list[str]) -> None:
     known = entries(Sizes.of("smoke"))
     if strange := [name for name in options.ops if op_of(name) not in map(op_of, known)]:
         sys.exit(f"no entry {', '.join(strange)}: there are {', '.join(known)}.")
-    wanted = [name for name in known if REGISTRY[op_of(name)].faster and (not options.ops or op_of(name) in map(op_of, options.ops))]
+    wanted = [name for name in known if has_pair(name, options.backend) and (not options.ops or op_of(name) in map(op_of, options.ops))]
     import torch
 
+    xp = Device(options.backend).module
     keep_freed_memory()
     threads = torch.get_num_threads()
     results = []
     with threadpool_limits(1):
         torch.set_num_threads(1)
         for name in wanted:
-            for configuration in options.configurations:
-                print(f"{name} in {configuration} …", file=sys.stderr)
-                results.append(measure(name, configuration, options.rounds))
+            for configuration in options.configurations or NAMES[options.backend]:
+                for dtype in DTYPES[options.backend]:
+                    print(f"{name} in {configuration}, {dtype} …", file=sys.stderr)
+                    results.append(measure(name, configuration, options.rounds, backend=options.backend, dtype=dtype))
     torch.set_num_threads(threads)
     print(table(rows(results)))
-    save("ops", results)
+    save("ops" if options.backend == "numpy" else "ops_gpu", results, gpu=None if xp is np else gpu_name(xp))
 
 
-def _ours(op: Op, arrays: list[np.ndarray], options: dict[str, Any], dy: np.ndarray, kernels: str) -> Callable[[int], float]:
+def _ours(op: Op, arrays: list[Any], options: dict[str, Any], dy: Any, kernels: str, wait: Callable[[], Any]) -> Callable[[int], float]:
     """``run(count)``: seconds of one call and its backward, over ``count`` of them."""
-    tensors = [tl.from_numpy(array) for array in arrays]
+    tensors = [tl.Tensor(array) for array in arrays]
     for tensor in tensors:
         tensor.requires_grad = tensor.is_floating_point()
-    gradient = tl.from_numpy(dy)
+    gradient = tl.Tensor(dy)
 
     def run(count: int) -> float:
         with use_kernels(kernels):
+            wait()
             start = time.perf_counter()
             for _ in range(count):
                 op(*tensors, **options).backward(gradient)
                 for tensor in tensors:
                     tensor.grad = None
+            wait()
             return (time.perf_counter() - start) / count
 
     return run
 
 
-def _torch(function: Callable[..., Any], arrays: list[np.ndarray], dy: np.ndarray) -> Callable[[int], float]:
-    """The same for torch."""
+def _torch(function: Callable[..., Any], arrays: list[np.ndarray], dy: np.ndarray, backend: str, dtype: str) -> Callable[[int], float]:
+    """The same for torch, which takes all floating point arguments in one type."""
     import torch
 
-    tensors: list[torch.Tensor] = [torch.from_numpy(array) for array in arrays]
-    for tensor in tensors:
-        tensor.requires_grad_(tensor.is_floating_point())
-    gradient = torch.from_numpy(dy)
+    place = "cpu" if backend == "numpy" else "cuda"
+    wait = _nothing if backend == "numpy" else torch.cuda.synchronize
+
+    def there(array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array).to(place)
+        return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+
+    tensors = [there(array).requires_grad_(array.dtype.kind == "f") for array in arrays]
+    outcome = function(*tensors)
+    gradient = there(dy).to(outcome.dtype)
+    del outcome
 
     def run(count: int) -> float:
+        wait()
         start = time.perf_counter()
         for _ in range(count):
             function(*tensors).backward(gradient)
             for tensor in tensors:
                 tensor.grad = None
+        wait()
         return (time.perf_counter() - start) / count
 
     return run
+
+
+def _nothing() -> None:
+    """What there is to wait for on the CPU."""
+
+
+def _as_dtype(array: Any, dtype: str) -> Any:
+    return array.astype(bfloat16_dtype() if dtype == "bfloat16" else dtype, copy=False)
 
 
 def _milliseconds(seconds: dict[str, float]) -> float:

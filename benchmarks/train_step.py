@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import train_step_gpu
 from benchmarks.common import options_of, require_torch, save, spread, table
 from benchmarks.configurations import CONFIGURATIONS, MEASURED, Configuration, flops_per_step
 from benchmarks.matmul import sgemm_peak
@@ -78,11 +79,13 @@ def torch_sgemm_peak() -> float:
 
 
 def main(argv: list[str]) -> None:
-    """``python -m benchmarks train_step [CONFIGURATION ...] [--rounds N] [--steps N] [--compile]``"""
+    """``python -m benchmarks train_step [CONFIGURATION ...] [--backend numpy|cupy] [--rounds N] [--steps N] [--compile]``"""
     parser = options_of("train_step", __doc__)
     parser.add_argument(
-        "configurations", nargs="*", default=MEASURED, help=f"some of {', '.join(CONFIGURATIONS)}; default: {', '.join(MEASURED)}"
+        "configurations", nargs="*", help=f"some of {', '.join(CONFIGURATIONS)}; default: {', '.join(MEASURED)}; on a GPU course, gpt2"
     )
+    parser.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="cupy: see benchmarks/train_step_gpu.py")
+    parser.add_argument("--precisions", nargs="+", help="on a GPU: some of float32, tf32, bfloat16, float16; default: all")
     parser.add_argument("--rounds", type=int, default=9, help="blocks of each side")
     parser.add_argument("--steps", type=int, help="steps in a block; default: about two seconds' worth")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), help=f"default: {', '.join(SIDES)}")
@@ -90,10 +93,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--name", default="train_step", help="name of the file under benchmarks/results")
     options = parser.parse_args(argv)
     require_torch()
+    if options.backend == "cupy":
+        train_step_gpu.run(options.configurations, options.precisions, options.rounds, options.steps, options.compile)
+        return
     sides = tuple(options.sides) + (("torch compiled",) if options.compile else ())
     peak, torch_peak = sgemm_peak(), torch_sgemm_peak()
     results = []
-    for name in options.configurations:
+    for name in options.configurations or MEASURED:
         configuration = CONFIGURATIONS[name]
         result = measure(configuration, sides, options.rounds, options.steps or configuration.steps_in_a_block, peak)
         results.append({**result, "torch_sgemm_peak_gflops": torch_peak / 1e9})

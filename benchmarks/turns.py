@@ -73,10 +73,15 @@ def in_turn(made: Sequence[Side], rounds: int, count: int) -> dict[str, list[flo
     return seconds
 
 
-def serve(work: Callable[[int], Any]) -> None:
-    """The other end of a `Side`: answer every line of standard input, a count, with a line of JSON."""
+def serve(work: Callable[[int], Any], memory: Callable[[], int] = peak_memory) -> None:
+    """The other end of a `Side`: answer every line of standard input, a count, with a line of JSON.
+
+    Args:
+        work: is told how often, and returns its result.
+        memory: the bytes to report: by default the most that the process ever held.
+    """
     for line in sys.stdin:
         start = time.perf_counter()
         result = work(int(line)) if int(line) else None
-        answer = {"seconds": time.perf_counter() - start, "result": result, "peak_memory": peak_memory()}
+        answer = {"seconds": time.perf_counter() - start, "result": result, "peak_memory": memory()}
         print(json.dumps(answer), flush=True)

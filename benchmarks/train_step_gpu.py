@@ -1,0 +1,93 @@
+"""Whole training steps on a GPU, ours and torch's, in turn: ``python -m benchmarks train_step --backend cupy``.
+
+For each configuration and precision, processes (`benchmarks.gpu_side`) that make a block of steps each, round after round, as
+`benchmarks.turns` tells. Quoted are medians over the rounds, of the time and of the ratio to torch in the same round.
+
+The sides:
+    ours            the step captured as a CUDA graph
+    ours, no graph  the same step, launched op by op
+    torch           eager, with autocast for the half precisions and flash attention: the reference
+    torch compiled  the same under torch.compile
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import gpu_name, save, spread, table
+from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
+from benchmarks.matmul import gpu_peak
+from benchmarks.turns import Side, in_turn, sides
+from tensorlite.backend import Device
+from tensorlite.precision import PRECISIONS
+
+MEASURED = ("course", "gpt2")
+SIDES = ("ours", "ours, no graph", "torch", "torch compiled")
+
+
+def measure(configuration: Configuration, precision: str, names: tuple[str, ...], rounds: int, steps: int, peak: float) -> dict[str, Any]:
+    """Let the sides work in turn; returns what is known of each, and the ratios to the reference.
+
+    Args:
+        steps: in a block.
+        peak: operations a second of the largest products in this precision on this GPU.
+    """
+    with sides([Side(name, "benchmarks.gpu_side", name, configuration.name, precision) for name in names]) as processes:
+        for side in processes:
+            side.ask(5)  # imports, compilation, warm-up and capture
+        seconds = {name: [time / steps for time in times] for name, times in in_turn(processes, rounds, steps).items()}
+        last = {side.name: side.ask(1) for side in processes}
+    flops = flops_per_step(configuration)
+    tokens = configuration.batch_size * configuration.model.block_size
+    return {
+        "configuration": configuration.name,
+        "description": configuration.description,
+        "precision": precision,
+        "tokens_per_step": tokens,
+        "gflop_per_step": flops / 1e9,
+        "product_peak_gflops": peak / 1e9,
+        "sides": {
+            name: {
+                "seconds_per_step": spread(times),
+                "tokens_per_second": tokens / float(np.median(times)),
+                "share_of_product_peak": flops / float(np.median(times)) / peak,
+                "gpu_memory_mb": last[name]["peak_memory"] / 2**20,
+                "loss": last[name]["result"],
+                "speed_relative_to_torch": spread([reference / own for own, reference in zip(times, seconds["torch"], strict=True)]),
+            }
+            for name, times in seconds.items()
+        },
+    }
+
+
+def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One line a side, for people."""
+    return [
+        {
+            "configuration": result["configuration"],
+            "precision": result["precision"],
+            "side": name,
+            "tokens/s": float(side["tokens_per_second"]),
+            "relative to torch": f"{side['speed_relative_to_torch']['median']:.2f}",
+            "from - to": f"{side['speed_relative_to_torch']['min']:.2f} - {side['speed_relative_to_torch']['max']:.2f}",
+            "share of product peak": f"{100 * side['share_of_product_peak']:.0f}%",
+            "GPU memory, MB": float(side["gpu_memory_mb"]),
+        }
+        for name, side in result["sides"].items()
+    ]
+
+
+def run(configurations: list[str], precisions: list[str] | None, rounds: int, steps: int | None, compiled: bool) -> None:
+    """All of it: print the tables as they come, and write ``train_step_gpu.json``."""
+    xp = Device("cupy").module
+    names = tuple(name for name in SIDES if compiled or name != "torch compiled")
+    results: list[dict[str, Any]] = []
+    for precision in precisions or PRECISIONS:
+        peak = gpu_peak(precision)
+        for name in configurations or MEASURED:
+            configuration = CONFIGURATIONS[name]
+            results.append(measure(configuration, precision, names, rounds, steps or configuration.steps_in_a_block, peak))
+            print(table(rows(results[-1])), flush=True)
+            save("train_step_gpu", results, gpu=gpu_name(xp))  # each time: what has been measured is kept, whatever comes
