@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from gpt.config import GPTConfig
 from gpt.instructions import ResponseLoss, read_instructions, tokens_per_row
 from gpt.model import build_model
 from gpt.records import RecordError
-from gpt.rows import IGNORE, Row, RowBatches, padded
+from gpt.rows import IGNORE, Row, RowBatches, packed, padded
 from gpt.tasks import rows_loss
 from gpt.template import Template, TemplateError, load_template
 from tensorlite.parallel import BatchShards, Workers
@@ -151,6 +153,70 @@ def test_batches_give_each_row_once_an_epoch():
     drawn = [int(row[0]) for _ in range(7) for row in batches.next_batch()[0]]
     assert [sorted(drawn[i : i + 7]) for i in (0, 7, 14)] == [list(range(1, 8))] * 3
     assert drawn[:7] != drawn[7:14]
+
+
+# --- packing ------------------------------------------------------------------------------------------
+
+SHORT = ({"prompt": "Say hi.", "response": "Hi!"}, {"prompt": "Ho?", "response": "Ho."})
+
+
+def rows_of_lengths(*lengths):
+    """Rows that can be told apart: row i holds 100 i, 100 i + 1, …, of which all but the first is asked for."""
+    ids = [100 * i + np.arange(length + 1) for i, length in enumerate(lengths)]
+    return [Row(some[:-1], np.where(np.arange(len(some) - 1) > 0, some[1:], IGNORE)) for some in ids]
+
+
+@pytest.mark.parametrize(
+    "lengths", [(1,), (10, 10), (3, 9, 1, 7, 4, 6, 10), (2,) * 23, tuple(np.random.default_rng(0).integers(1, 11, 200))], ids=str
+)
+def test_packed_rows_hold_every_example_whole_and_once(lengths):
+    rows = rows_of_lengths(*lengths)
+    tight = packed(rows, 10)
+    assert all(len(row) <= 10 for row in tight)
+    assert sum(row.asked for row in tight) == sum(row.asked for row in rows)
+    pieces = []  # an example begins where its first id, a multiple of 100, stands
+    for row in tight:
+        starts = [*np.flatnonzero(row.x % 100 == 0), len(row)]
+        pieces += [(tuple(row.x[a:b]), tuple(row.y[a:b])) for a, b in itertools.pairwise(starts)]
+    assert sorted(pieces) == sorted((tuple(row.x), tuple(row.y)) for row in rows)
+    assert len(tight) <= 1.25 * math.ceil(sum(lengths) / 10) + 1
+
+
+def test_no_target_of_a_packed_row_lies_in_another_example():
+    (row,) = packed(rows_of_lengths(4, 3, 2), 10)
+    asked = row.y != IGNORE
+    assert np.array_equal(row.y[asked] // 100, row.x[asked] // 100)
+
+
+def test_a_packed_example_is_learnt_as_it_is_alone(tmp_path):
+    """The first one in a row has no past: its losses are to the rounding those of a row of its own. And each token weighs the same."""
+    rows = rows_of(tmp_path, *SHORT)
+    (together,) = packed(rows, 96)
+    first = max(rows, key=len)
+    assert np.array_equal(together.x[: len(first)], first.x)
+    with tl.no_grad():
+        one, other = (model()(tl.tensor(x[None]))[0].numpy()[0, : len(first)] for x in (first.x, together.x))
+    np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+
+    wrapped = ResponseLoss(model(), tokens_per_row([together]))
+    x, y = padded([together])
+    loss, _ = gradients(wrapped, x, y)
+    with tl.no_grad():
+        log_p = tl.nn.functional.log_softmax(model()(tl.tensor(x))[0], -1).numpy()[0]
+    asked = np.flatnonzero(together.y != IGNORE)
+    assert loss == pytest.approx(-log_p[asked, together.y[asked]].mean(), rel=1e-5)
+
+
+def test_packing_leaves_nothing_to_pad_and_the_prompt_still_teaches_nothing(tmp_path):
+    """The gradient of a packed batch is that of its response tokens alone: written out by hand, one after the other."""
+    (row,) = packed(rows_of(tmp_path, *SHORT), 96)
+    wrapped = ResponseLoss(model(), float(row.asked))
+    _, gradient = gradients(wrapped, *padded([row]))
+    log_p = tl.nn.functional.log_softmax(wrapped(tl.tensor(row.x[None]))[0], -1)
+    wrapped.zero_grad()
+    tl.stack([-log_p[0, int(t), int(row.y[t])] for t in np.flatnonzero(row.y != IGNORE)]).mean().backward()
+    for name, parameter in wrapped.named_parameters():
+        np.testing.assert_allclose(parameter.grad.numpy(), gradient[name], rtol=2e-3, atol=2e-6)
 
 
 @pytest.mark.parametrize(
