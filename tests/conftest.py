@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -30,6 +32,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     except DeviceUnavailableError as error:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+@pytest.fixture
+def standin() -> Iterator[Any]:
+    """The stand-in for CuPy; see `tests.standin`."""
+    from tests.standin import installed
+
+    with installed() as cupy:
+        yield cupy
+
+
+@pytest.fixture(params=["stand-in", pytest.param("GPU", marks=pytest.mark.gpu)])
+def any_cupy(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The stand-in, and where there is a GPU, CuPy itself."""
+    if request.param == "stand-in":
+        from tests.standin import installed
+
+        with installed() as cupy:
+            yield cupy
+    else:
+        from tensorlite.backend import Device
+
+        yield Device("cupy").module
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -83,6 +83,12 @@ def _module(file: str, defines: tuple[str, ...]) -> Any:
     return cupy.RawModule(code=source(file), options=(*OPTIONS, *defines), backend="nvrtc")
 
 
+def forget() -> None:
+    """Compile again when asked again: for tests, which put another module in CuPy's place."""
+    kernel.cache_clear()
+    _module.cache_clear()
+
+
 def _argument(value: Any) -> Any:
     if value is None:
         return np.uintp(0)
@@ -102,4 +108,4 @@ def _is_cupy(x: Any) -> bool:
     return hasattr(x, "flags") and array_module(x) is not np
 
 
-__all__ = ["TYPES", "Kernel", "kernel", "macros", "on_gpu", "source"]
+__all__ = ["TYPES", "Kernel", "forget", "kernel", "macros", "on_gpu", "source"]

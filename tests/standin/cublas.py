@@ -1,0 +1,154 @@
+"""cuBLAS on pointers: what the stand-in's products really compute, and how they were asked for.
+
+Matrices are column by column, as in Fortran; a leading dimension is the distance of two columns in numbers. Each call is noted in
+``machine.products``, so that a test can ask which flags and strides reached the library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from tests.standin import machine as state
+
+CUBLAS_OP_N, CUBLAS_OP_T = 0, 1
+CUBLAS_GEMM_DEFAULT, CUBLAS_GEMM_DEFAULT_TENSOR_OP = -1, 99
+CUBLAS_POINTER_MODE_HOST, CUBLAS_POINTER_MODE_DEVICE = 0, 1
+CUBLAS_DEFAULT_MATH, CUBLAS_TENSOR_OP_MATH = 0, 1
+CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_PEDANTIC, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F = 68, 69, 77, 70
+
+R_32F, R_64F, R_16F, R_16BF = 0, 1, 2, 14  # cudaDataType
+_STORED = {R_32F: "float32", R_64F: "float64", R_16F: "float16"}
+_HALVES = (R_16F, R_16BF)
+
+
+def setStream(handle: int, stream: int) -> None:
+    """There is one queue."""
+
+
+def setPointerMode(handle: int, mode: int) -> None:
+    """Alpha and beta are on the host here."""
+    if mode != CUBLAS_POINTER_MODE_HOST:
+        raise NotImplementedError("the stand-in reads alpha and beta from the host only.")
+
+
+def getPointerMode(handle: int) -> int:
+    """On the host."""
+    return CUBLAS_POINTER_MODE_HOST
+
+
+def setMathMode(handle: int, mode: int) -> None:
+    """The compute type of each call decides."""
+
+
+def gemmEx(
+    handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, Atype: int, lda: int, B: int, Btype: int, ldb: int,
+    beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
+) -> None:  # fmt: skip
+    """C (m, n) = alpha op(A) op(B) + beta C."""
+    _product("gemmEx", transa, transb, m, n, k, alpha, A, Atype, lda, 0, B, Btype, ldb, 0, beta, C, Ctype, ldc, 0, 1, computeType, algo)
+
+
+def gemmStridedBatchedEx(
+    handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, Atype: int, lda: int, strideA: int, B: int,
+    Btype: int, ldb: int, strideB: int, beta: int, C: int, Ctype: int, ldc: int, strideC: int, batchCount: int, computeType: int, algo: int,
+) -> None:  # fmt: skip
+    """The same ``batchCount`` times, from one matrix to the next by a stride."""
+    _product(
+        "gemmStridedBatchedEx", transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta, C, Ctype, ldc,
+        strideC, batchCount, computeType, algo,
+    )  # fmt: skip
+
+
+def _product(
+    name: str, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, Atype: int, lda: int, strideA: int, B: int,
+    Btype: int, ldb: int, strideB: int, beta: int, C: int, Ctype: int, ldc: int, strideC: int, batch: int, compute: int, algo: int,
+) -> None:  # fmt: skip
+    given = locals() | {}
+    for what in ("transa", "transb", "m", "n", "k", "A", "B", "C", "lda", "ldb", "ldc", "strideA", "strideB", "strideC", "batch"):
+        assert isinstance(given[what], int), f"{name}: {what} must be an int, got {given[what]!r}"
+    _check_types(name, Atype, Btype, Ctype, compute)
+    for what, rows, leading in (("lda", k if transa else m, lda), ("ldb", n if transb else k, ldb), ("ldc", m, ldc)):
+        assert leading >= max(1, rows), f"{name}: {what} {leading} is shorter than a column of {rows}"
+    a = _matrices(f"A of {name}", A, Atype, (k, m) if transa else (m, k), lda, strideA, batch)
+    b = _matrices(f"B of {name}", B, Btype, (n, k) if transb else (k, n), ldb, strideB, batch)
+    c = _matrices(f"C of {name}", C, Ctype, (m, n), ldc, strideC, batch)
+    assert batch == 1 or strideC >= ldc * (n - 1) + m, f"{name}: the results of a batch overlap"
+    scale, kept = (_scalar(pointer, compute) for pointer in (alpha, beta))
+    names = [
+        "transa",
+        "transb",
+        "m",
+        "n",
+        "k",
+        "Atype",
+        "lda",
+        "strideA",
+        "Btype",
+        "ldb",
+        "strideB",
+        "Ctype",
+        "ldc",
+        "strideC",
+        "batch",
+        "compute",
+        "algo",
+    ]
+    state.machine.products.append({"name": name, "alpha": scale, "beta": kept, **{key: given[key] for key in names}})
+
+    def run() -> None:
+        left, right = (_operand(x, compute).swapaxes(1, 2) if t else _operand(x, compute) for x, t in ((a, transa), (b, transb)))
+        result = scale * np.matmul(left, right)
+        if kept:
+            result += kept * c.astype(result.dtype)
+        c[...] = result.astype(c.dtype)
+
+    state.machine.write(name, run)
+
+
+def _check_types(name: str, a: int, b: int, c: int, compute: int) -> None:
+    """The combinations in cuBLAS's table that are used here."""
+    fine = {
+        CUBLAS_COMPUTE_64F: [(R_64F, R_64F)],
+        CUBLAS_COMPUTE_32F_FAST_TF32: [(R_32F, R_32F)],
+        CUBLAS_COMPUTE_32F: [(R_32F, R_32F), *((half, out) for half in _HALVES for out in (half, R_32F))],
+        CUBLAS_COMPUTE_32F_PEDANTIC: [(R_32F, R_32F), *((half, out) for half in _HALVES for out in (half, R_32F))],
+    }
+    assert a == b and (a, c) in fine.get(compute, []), f"{name}: cuBLAS has no product of types {a}, {b} to {c} computed as {compute}"
+
+
+def _scalar(pointer: int, compute: int) -> float:
+    kind = ctypes.c_double if compute == CUBLAS_COMPUTE_64F else ctypes.c_float
+    return kind.from_address(pointer).value
+
+
+def _matrices(what: str, address: int, kind: int, shape: tuple[int, int], leading: int, stride: int, batch: int) -> np.ndarray:
+    """(batch, rows, columns) as a view of the memory."""
+    dtype = _dtype(kind)
+    rows, columns = shape
+    span = ((batch - 1) * stride + (columns - 1) * leading + rows) * dtype.itemsize
+    if 0 in shape or not batch:
+        return np.empty((batch, *shape), dtype)
+    state.machine.check_range(what, address, span)
+    memory = np.frombuffer((ctypes.c_char * span).from_address(address), np.uint8).view(f"V{dtype.itemsize}").view(dtype)
+    steps = tuple(step * dtype.itemsize for step in (stride, 1, leading))
+    return np.lib.stride_tricks.as_strided(memory, (batch, *shape), steps)
+
+
+def _dtype(kind: int) -> Any:
+    if kind == R_16BF:
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(_STORED[kind])
+
+
+def _operand(x: np.ndarray, compute: int) -> np.ndarray:
+    """As the tensor cores see it."""
+    x = x.astype(np.float64 if compute == CUBLAS_COMPUTE_64F else np.float32)
+    if compute == CUBLAS_COMPUTE_32F_FAST_TF32:  # 10 of 23 bits of the fraction, to the nearest
+        bits = x.view(np.uint32)
+        x = ((bits + 0xFFF + (bits >> 13 & 1)) & ~np.uint32(0x1FFF)).view(np.float32)
+    return x
