@@ -148,6 +148,11 @@ def choose(op: Op, arrays: list[Any], options: dict[str, Any]) -> Pair:
     return op.book
 
 
+def kernels_in_use() -> str:
+    """``fast`` or ``book``: see `use_kernels`."""
+    return _mode
+
+
 @contextlib.contextmanager
 def use_kernels(mode: str) -> Iterator[None]:
     """``with use_kernels("book"):`` runs everything through the book; ``"fast"`` allows the faster pairs again.
@@ -206,4 +211,4 @@ def _share_version(output: Tensor, tensors: list[Tensor]) -> None:
             return
 
 
-__all__ = ["REGISTRY", "Op", "Pair", "choose", "kernel_table", "observe", "register", "use_kernels"]
+__all__ = ["REGISTRY", "Op", "Pair", "choose", "kernel_table", "kernels_in_use", "observe", "register", "use_kernels"]

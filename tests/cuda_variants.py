@@ -11,6 +11,8 @@ ONE_TYPE: list[dict[str, Any]] = [{"Real": real} for real in TYPES]
 IN_OUT: list[dict[str, Any]] = [{"In": "float32", "Out": out} for out in TYPES] + [{"In": half, "Out": half} for half in TYPES[1:]]
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "adam.cu": [{}],
+    "clip.cu": [{}],
     "columns.cu": [{}],
     "layernorm.cu": IN_OUT,
 }

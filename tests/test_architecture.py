@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
         "cupy",
     },
     "tensorlite.nn": ENGINE | {"tensorlite.ops", "numpy"},
-    "tensorlite.optim": {"tensorlite.tensor", "tensorlite.tape", "tensorlite.backend", "numpy"},
+    "tensorlite.optim": {"tensorlite.op", "tensorlite.tensor", "tensorlite.tape", "tensorlite.backend", "numpy"},
     "tensorlite.parallel": ENGINE | {"tensorlite.optim", "numpy", "threadpoolctl"},
     "tensorlite.memory": set(),
     "tensorlite.profile": {"tensorlite.op", "tensorlite.backend"},
@@ -127,7 +127,8 @@ def forbidden(arrow: Import) -> bool:
     source, target = room(arrow.module), room(arrow.target)
     if source == "tensorlite" and arrow.module != "tensorlite":
         return True  # a new module at the top of the package needs a room of its own
-    pages = [f"tensorlite.ops.{name}" for name in (arrow.module.rpartition(".")[2], "axes", "broadcasting", "special")]
+    page = arrow.module.rpartition(".")[2]
+    pages = [f"tensorlite.optim.{page}", *(f"tensorlite.ops.{name}" for name in (page, "axes", "broadcasting", "special"))]
     return not (
         target == source
         or (target in sys.stdlib_module_names and target not in PACKAGES)

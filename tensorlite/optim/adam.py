@@ -8,6 +8,7 @@ from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.optim.optimizer import Optimizer
+from tensorlite.optim.rule import Rule
 from tensorlite.tensor import Tensor
 
 
@@ -56,6 +57,7 @@ def adam_update(
     p -= (lr / (1 - beta1**step)) * m / size
 
 
+@Rule
 def adamw_update(
     p: Array,
     g: Array,

@@ -10,6 +10,7 @@ import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.optim.flat import whole_buffer
+from tensorlite.optim.rule import Rule
 from tensorlite.tensor import Tensor
 
 
@@ -44,6 +45,12 @@ def clip_grad_norm_(
     gradients = _gradients(parameters)
     if not gradients:
         return Tensor.wrap(np.zeros((), np.float32))
+    return Tensor.wrap(clip_update(gradients, max_norm, norm_type, error_if_nonfinite))
+
+
+@Rule
+def clip_update(gradients: list[Array], max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Array:
+    """g ← g · min(1, max_norm / (norm + 1e-6)) for all arrays together, in place; returns the norm. See `clip_grad_norm_`."""
     xp = array_module(gradients[0])
     norms = [_norm(g, norm_type) for g in gradients]
     norm = norms[0] if len(norms) == 1 else _norm(xp.stack(norms), norm_type)  # the norm of all is the norm of the norms
@@ -53,7 +60,7 @@ def clip_grad_norm_(
     if xp is not np or coefficient != 1:  # on the CPU looking is free, and most steps need no clipping
         for g in gradients:
             g *= coefficient.astype(g.dtype)
-    return Tensor.wrap(xp.asarray(norm, gradients[0].dtype))
+    return xp.asarray(norm, gradients[0].dtype)
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:

@@ -1,8 +1,9 @@
 """Faster pairs in CUDA, for arrays of CuPy. Importing this package registers them, and compiles nothing.
 
-Each op is two files: `op.cu`, the kernels, and `op.py`, which makes room for the results and launches them.
+Each op is two files: `op.cu`, the kernels, and `op.py`, which makes room for the results and launches them. So is each rule of
+`tensorlite.optim` that has a faster one here.
 """
 
-from tensorlite.kernels.cuda import layernorm
+from tensorlite.kernels.cuda import adam, clip, layernorm
 
-__all__ = ["layernorm"]
+__all__ = ["adam", "clip", "layernorm"]

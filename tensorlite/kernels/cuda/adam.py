@@ -1,0 +1,62 @@
+"""AdamW on the GPU: one kernel over each group's stretch of the flat buffer, where the book takes a dozen passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda.compile import kernel, on_gpu
+from tensorlite.optim.adam import adamw_update
+
+THREADS = 256  # of a block, four numbers each
+
+
+def update(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    step: Any,
+    lr: Any,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    v_max: Array | None = None,
+) -> None:
+    """`adamw_update`, in place. ``step`` and ``lr`` are numbers, or int32 and float32 arrays of no axes; see adam.cu."""
+    rates = array_module(p).empty(3, "float32")
+    forget1, forget2 = 1 - betas[0], 1 - betas[1]
+    held_lr, held_step = (_is_array(x) for x in (lr, step))
+    kernel("adam.cu", "adamw_rates")(1, 32, (
+        lr if held_lr else None, 0.0 if held_lr else float(lr),
+        step if held_step else None, 0 if held_step else int(step),
+        float(forget1), float(forget2), float(weight_decay), rates,
+    ))  # fmt: skip
+    blocks = -(-p.size // (4 * THREADS))
+    kernel("adam.cu", "adamw")(blocks, THREADS, (p, g, m, v, v_max, rates, float(forget1), float(forget2), float(eps), np.int64(p.size)))
+
+
+def supports(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    step: Any,
+    lr: Any,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    v_max: Array | None = None,
+) -> bool:
+    """Float32 throughout, in fours: parameters begin, and end, at a multiple of 64 bytes in the flat buffer."""
+    arrays = [x for x in (p, g, m, v, v_max) if x is not None]
+    return on_gpu(*arrays, types=("float32",)) and all(x.size == p.size and x.size % 4 == 0 and x.data.ptr % 16 == 0 for x in arrays)
+
+
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "dtype") and array_module(x) is not np
+
+
+adamw_update.register(update, supports)
