@@ -170,6 +170,9 @@ class Chat:
         if argument:
             try:
                 temperature = float(argument)
+            except ValueError:
+                return f"error: a temperature is a number, got {argument!r}."
+            try:
                 Sampling(**{**sampling, "temperature": temperature})
             except ValueError as error:
                 return f"error: {error}"

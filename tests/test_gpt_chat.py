@@ -130,7 +130,12 @@ def test_commands(told: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     Chat(conversation).run()
     said = capsys.readouterr().out
     expectations = ["/reset  /temperature T  /save FILE", "\na fox\n", "(temperature 1)", "(temperature 0.5)", "(forgotten)"]
-    expectations += ["error: temperature must be 0 (always", "error: could not convert", f"(written to {file})", "/save needs the name"]
+    expectations += [
+        "error: temperature must be 0 (always",
+        "error: a temperature is a number, got 'warm'.",
+        f"(written to {file})",
+        "/save needs the name",
+    ]
     expectations += ["exists, and is left as it is", "there is no such command", "error: the tokenizer never saw this character: 'Z'"]
     for expected in expectations:
         assert expected in said, expected
