@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,13 @@ from tests.standin.machine import poison
 IMPLICIT = "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
 
 
+_owners: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # by the id of the NumPy array that they wrap
+
+
 class ndarray:
     """Wraps a NumPy array, ``_a``; is none, and refuses to be taken for one."""
 
-    __slots__ = ("__weakref__", "_a", "_device")
+    __slots__ = ("__weakref__", "_a", "_base", "_device")
     __hash__ = None  # type: ignore[assignment]
     __array_priority__ = 100
 
@@ -26,13 +30,19 @@ class ndarray:
         made = np.empty(shape, dtype, order)
         state.machine.adopt(made)
         poison(made)
-        self._a, self._device = made, 0
+        self._a, self._base, self._device = made, None, 0
+        _owners[id(made)] = self
 
     @classmethod
     def of(cls, array: np.ndarray) -> ndarray:
-        """A wrapper for memory that the machine knows."""
+        """A wrapper for memory that the machine knows; for an array that owns its memory always the same one."""
+        if id(array) in _owners:
+            return _owners[id(array)]
         self = cls.__new__(cls)
-        self._a, self._device = array, 0
+        owner = state.owner_of(array)
+        self._a, self._base, self._device = array, None if owner is array else cls.of(owner), 0
+        if owner is array:
+            _owners[id(array)] = self
         return self
 
     # --- what it refuses --------------------------------------------------------------------------------
@@ -73,7 +83,8 @@ class ndarray:
 
     @property
     def base(self) -> Any:
-        return None if self._a.base is None else ndarray.of(self._a.base)
+        """The array whose memory this is a view of: always the same object, as in CuPy."""
+        return self._base
 
     @property
     def data(self) -> Any:
