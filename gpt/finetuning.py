@@ -162,9 +162,7 @@ class Finetuning(Run):
     def sample(self) -> str:
         """What the model says to a prompt of the task; nothing where it is not one that writes."""
         prompt = self.task.sample_prompt()
-        if prompt is None or not self.trainer.config.sample_length:
-            return ""
-        return prompt + self.write_text(prompt, stop=self.task.template.stop if isinstance(self.task, InstructTask) else ())
+        return "" if prompt is None else prompt + self.write_text(prompt, stop=self._stop)
 
     def finish(self, seconds: float) -> None:
         self._measure("after")
@@ -177,7 +175,15 @@ class Finetuning(Run):
             f" The corrections alone: {self.folder.path}/adapter.*" if self.options.lora_rank is not None else ""
         )
         compared = loss_table({names[name]: (both["before"], both["after"]) for name, both in self.losses.items()}) + self.why_not
-        print("\n" + "\n\n".join(filter(None, [compared, self.task.closing(), where, self.sample()])))
+        print("\n" + "\n\n".join(filter(None, [compared, self.task.closing(), where])) + "\n")
+        prompt = self.task.sample_prompt()
+        if prompt is not None and self.trainer.config.sample_length:
+            self.print_text(prompt, stop=self._stop)
+
+    @property
+    def _stop(self) -> tuple[str, ...]:
+        """Where an answer ends."""
+        return self.task.template.stop if isinstance(self.task, InstructTask) else ()
 
     def _measure(self, when: str) -> None:
         """The loss on the new validation text and, if it can be had, on the old."""

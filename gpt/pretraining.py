@@ -11,12 +11,11 @@ from data.dataset import open_dataset
 from gpt.config import GPTConfig, TrainConfig
 from gpt.counting import counted_bigram_loss
 from gpt.estimate import Estimate
-from gpt.inference import stream_text
 from gpt.model import build_model
 from gpt.report import final_table, machine_rows, table
 from gpt.run import Run, changed, recompute_attention, require_working
 from gpt.run_folder import RunFolder
-from gpt.trainer import SAMPLE, WEIGHTS, Trainer
+from gpt.trainer import WEIGHTS, Trainer
 from gpt.training_state import TrainingState
 from tensorlite.random import make_generator, use_generator
 
@@ -73,16 +72,11 @@ class Pretraining(Run):
         return self.write_text(temperature=SAMPLE_TEMPERATURE)
 
     def finish(self, seconds: float) -> None:
-        dataset, folder, config = self.dataset, self.folder, self.trainer.config
+        dataset, folder = self.dataset, self.folder
         print(final_table(self, seconds))
         if self.model.config.model == "bigram":
             counted = counted_bigram_loss(dataset.train, dataset.val, dataset.tokenizer.vocab_size)
             print(f"Counting pairs in the training text gives validation loss {counted:.4f}.")
         folder.plot()
         print(f"\nWeights, tokenizer and metrics are in {folder.path}: python -m gpt.generate --checkpoint {folder.path}\n")
-        generator = make_generator(config.seed, SAMPLE)
-        for piece in stream_text(
-            self.model, self.tokenizer, max_new_tokens=config.sample_length, generator=generator, temperature=SAMPLE_TEMPERATURE
-        ):
-            print(piece, end="", flush=True)
-        print()
+        self.print_text(temperature=SAMPLE_TEMPERATURE)

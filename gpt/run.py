@@ -187,6 +187,15 @@ class Run:
         self.model.train(was_training)
         return text
 
+    def print_text(self, prompt: str = "", **options: Any) -> None:
+        """Write after ``prompt``, visibly, with the luck of the run."""
+        print(prompt, end="", flush=True)
+        config = self.trainer.config
+        generator = make_generator(config.seed, SAMPLE)
+        for piece in stream_text(self.model, self.tokenizer, prompt, config.sample_length, generator=generator, **options):
+            print(piece, end="", flush=True)
+        print()
+
     @property
     def best_path(self) -> Path:
         """Where the weights with the lowest validation loss are."""

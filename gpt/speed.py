@@ -9,8 +9,9 @@ where N is the number of weights in linear layers (2 operations forward, 4 backw
 term is attention's, in a context of T tokens. What a kernel does again, or skips behind the mask, changes nothing: this is the work that
 the model asks for. Frozen layers and LoRA ask for less, and are counted as they are.
 
-The peak is measured: large matrix products, on all workers at once, in the type of the weights. The share of it that training
-reaches says how much time goes to something else than the mathematics.
+The peak is measured: large matrix products, on all workers at once, in the type of the weights, for a moment before the first step. The
+share of it that training reaches says how much time goes to something else than the mathematics. A machine that was busy with other
+work in that moment looks slower than it is.
 
 Source: Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", appendix B ("model FLOPs utilization").
 """
