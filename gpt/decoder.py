@@ -9,6 +9,10 @@ must be: that is the price of learned positions, and the reason why text beyond 
 
 What this page computes is `gpt.model.GPT.logits` at the last position, to the rounding of floating point: sums are taken in
 another order. `rounding` bounds by how much, so that a caller can ask the model itself wherever that could matter.
+
+A row of a small model is done sooner than Python has asked for it, so there are few calls: what can be done beforehand is done in
+`gpt.folded`, and time is the first axis, (T, B, C), not the batch. The rows of a new token then lie together, and their queries,
+keys and values are written straight to where they are kept.
 """
 
 from __future__ import annotations
@@ -18,14 +22,15 @@ from typing import Any
 
 import numpy as np
 
+from gpt.activate import activation_of
+from gpt.folded import Linear, fold, product
 from gpt.model import GPT, MLP, Block, CausalSelfAttention, LanguageModel
 from tensorlite import nn
 from tensorlite.backend import Array, array_module, device_of
-from tensorlite.op import choose
-from tensorlite.ops.activation import gelu
 
 _LAYERS = {GPT, Block, CausalSelfAttention, MLP, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout}
 _LAYERS |= {nn.ModuleList, nn.ReLU, nn.GELU}
+_QUERIES = 64  # that look back at once: their scores then fit into a core's cache
 
 
 def supports(model: LanguageModel) -> bool:
@@ -49,12 +54,20 @@ class Decoder:
         self.model = model
         self.config = model.config
         self.ids = np.empty((0, 0), np.int64)  # (B, T), those that keys and values are there for
-        weight = model.wte.weight.data
-        self._average = array_module(weight).full(self.config.n_embd, 1 / self.config.n_embd, weight.dtype)
+        self.forget()
 
     def forget(self) -> None:
-        """Begin anew with the next context."""
+        """Begin anew with the next context, and with the weights that the model has now."""
         self.ids = self.ids[:, :0]
+        model, weight, C = self.model, self.model.wte.weight.data, self.config.n_embd
+        self._wte, self._positions = weight, (model.wpe.weight if self.config.positions == "learned" else model.waves).data
+        self._blocks = [fold(block) for block in model.h]
+        self._lm_head = Linear.of(model.lm_head)
+        self._activate = activation_of(self.config.activation, weight)
+        self._xp, self._device = array_module(weight), device_of(weight)
+        self._average = self._xp.full(C, 1 / C, weight.dtype)
+        self._ones = self._xp.ones((self.config.block_size, 1), weight.dtype)
+        self._hidden = self._xp.triu(self._xp.full((_QUERIES, _QUERIES), -math.inf, weight.dtype), 1)  # added to scores: what is to come
 
     def __call__(self, context: np.ndarray) -> Array:
         """The logits that follow the last id of each row.
@@ -66,13 +79,14 @@ class Decoder:
         B, T = context.shape
         if not 0 < T <= self.config.block_size:
             raise ValueError(f"a context has 1 to block_size ({self.config.block_size}) ids, got {T}.")
-        if context.min() < 0 or context.max() >= self.config.vocab_size:
-            raise IndexError(f"ids go from 0 to {self.config.vocab_size - 1}, got {context.min()} to {context.max()}.")
         if len(self.ids) != B:
             self._make_room(B)
         known = min(self._agreement(context), T - 1)  # the last row is computed in any case: its logits are asked for
+        new = context[:, known:]
+        if new.min() < 0 or new.max() >= self.config.vocab_size:
+            raise IndexError(f"ids go from 0 to {self.config.vocab_size - 1}, got {new.min()} to {new.max()}.")
         self.ids = self.ids[:, :known]
-        logits = self._advance(context[:, known:], known)
+        logits = self._advance(new, known)
         self.ids = context.copy()
         return logits
 
@@ -83,68 +97,60 @@ class Decoder:
     def _agreement(self, context: np.ndarray) -> int:
         """How many ids at the start are those of last time, in every row."""
         shared = min(self.ids.shape[1], context.shape[1])
-        differs = (self.ids[:, :shared] != context[:, :shared]).any(axis=0)
-        return int(differs.argmax()) if differs.any() else shared
+        same = self.ids[:, :shared] == context[:, :shared]
+        return shared if same.all() else int(same.all(axis=0).argmin())
 
     def _make_room(self, B: int) -> None:
-        weight, config = self.model.wte.weight.data, self.config
-        room = (config.n_layer, 2, B, config.n_head, config.block_size, config.n_embd // config.n_head)
-        self.keys_and_values = array_module(weight).empty(room, weight.dtype)
+        config, weight = self.config, self.model.wte.weight.data
+        L, T, H = config.n_layer, config.block_size, config.n_head
+        self._memory = self._xp.empty((L, T, B, 3 * config.n_embd), weight.dtype)
+        q, k, v = self._memory.reshape(L, T, B, 3, H, -1).transpose(3, 0, 2, 4, 1, 5)
+        self._queries, self._keys, self._values = q, k.swapaxes(-1, -2), v  # views: (L, B, H, T, D), (L, B, H, D, T), (L, B, H, T, D)
         self.ids = np.empty((B, 0), np.int64)
 
     def _advance(self, ids: np.ndarray, start: int) -> Array:
         """Take ``ids`` (B, T), which stand at positions from ``start`` on, through the model."""
-        model, T = self.model, ids.shape[1]
-        positions = (model.wpe.weight if self.config.positions == "learned" else model.waves).data
-        x = model.wte.weight.data[device_of(positions).asarray(ids)] + positions[start : start + T]  # (B, T, C)
-        last = len(model.h) - 1
-        for i, block in enumerate(model.h):
-            a = self._attend(block.attn, self._normalise(x, block.ln_1), self.keys_and_values[i], start, only_last=i == last)
-            x = x[:, -a.shape[1] :] + a
-            x += self._think(block.mlp, self._normalise(x, block.ln_2))
-        return _linear(self._normalise(x[:, -1], model.ln_f), model.lm_head)
+        B, T = ids.shape
+        end, last = start + T, self._blocks[-1]
+        x = self._wte[self._device.asarray(ids.T)] + self._positions[start:end, None]  # (T, B, C)
+        x = x.reshape(T * B, -1)
+        x -= x.dot(self._average)[:, None]
+        new = self._memory[:, start:end].reshape(len(self._blocks), T * B, -1)
+        queries, keys, values = self._queries[..., start:end, :], self._keys[..., :end], self._values[..., :end, :]
+        for block, qkv, q, k, v in zip(self._blocks, new, queries, keys, values, strict=True):
+            product(self._normalise(x, block.eps_1), block.c_attn, out=qkv)
+            if block is last:  # nobody hears any of its rows but the last
+                q, x = q[..., -1:, :], x[-B:]
+            x += product(self._attend(q, k, v), block.attn_c_proj)
+            h = product(self._normalise(x, block.eps_2), block.c_fc)
+            x += product(self._activate(h), block.mlp_c_proj)
+        ln_f: Any = self.model.ln_f
+        y = self._normalise(x, ln_f.eps) * ln_f.weight.data
+        if ln_f.bias is not None:
+            y += ln_f.bias.data
+        return product(y, self._lm_head)
 
-    def _attend(self, attn: CausalSelfAttention, x: Array, keys_and_values: Array, start: int, only_last: bool) -> Array:
-        """Attention of the new rows to all rows so far. In the last block nobody hears any but the last row: only it asks."""
-        (B, T, C), H = x.shape, attn.n_head
-        end, xp = start + T, array_module(x)
-        qkv = _linear(x, attn.c_attn).reshape(B, T, 3, H, C // H)
-        keys_and_values[:, :, :, start:end] = qkv[:, :, 1:].transpose(2, 0, 3, 1, 4)  # (2, B, H, T, D)
-        k, v = keys_and_values[:, :, :, :end]
-        if only_last:
-            qkv, T = qkv[:, -1:], 1
-        q = qkv[:, :, 0].transpose(0, 2, 1, 3)  # (B, H, T, D)
-        scores = (q @ k.swapaxes(-1, -2)) * (1 / math.sqrt(C // H))  # (B, H, T, end)
+    def _normalise(self, x: Array, eps: float) -> Array:
+        """x / √(mean(x²) + eps) for rows whose mean is 0."""
+        if len(x) == 1 and self._xp is np:  # Python is faster with a number than NumPy with an array that has one
+            row = x[0]
+            return x * (1 / math.sqrt(row.dot(row) / row.size + eps))
+        return x / self._xp.sqrt((x * x).dot(self._average) + eps)[:, None]
+
+    def _attend(self, q: Array, k: Array, v: Array) -> Array:
+        """softmax(q k) v, where the last query is that of the last key.
+
+        Shapes: q (B, H, T, D), k (B, H, D, end), v (B, H, end, D); returns (T · B, C).
+        """
+        (B, H, T, D), end = q.shape, k.shape[-1]
+        if T > _QUERIES:
+            parts = [(slice(i, i + _QUERIES), end - T + min(i + _QUERIES, T)) for i in range(0, T, _QUERIES)]
+            return self._xp.concatenate([self._attend(q[:, :, part], k[..., :seen], v[:, :, :seen]) for part, seen in parts])
+        scores = q @ k
         if T > 1:
-            scores[..., ~xp.tri(T, end, end - T, dtype=bool)] = -math.inf
+            scores[..., -T:] += self._hidden[:T, :T]
         scores -= scores.max(axis=-1, keepdims=True)
-        weights = xp.exp(scores, out=scores)
-        y = (weights @ v) / weights.sum(axis=-1, keepdims=True)
-        return _linear(y.transpose(0, 2, 1, 3).reshape(B, T, C), attn.c_proj)
-
-    def _think(self, mlp: MLP, x: Array) -> Array:
-        h = _linear(x, mlp.c_fc)
-        if self.config.activation == "relu":
-            h = array_module(h).maximum(h, 0)
-        else:
-            options = {"approximate": "tanh" if self.config.activation == "gelu_tanh" else "none"}
-            h, _ = choose(gelu, [h], options).forward(h, **options)
-        return _linear(h, mlp.c_proj)
-
-    def _normalise(self, x: Array, norm: Any) -> Array:
-        """Layer normalisation; a mean is a product with 1/C everywhere, which takes a third of the time for a single row."""
-        centred = x - (x @ self._average)[..., None]
-        variance = (centred * centred) @ self._average
-        centred *= (1 / array_module(x).sqrt(variance + norm.eps))[..., None]
-        centred *= norm.weight.data
-        if norm.bias is not None:
-            centred += norm.bias.data
-        return centred
-
-
-def _linear(x: Array, layer: nn.Linear) -> Array:
-    """x · weightᵀ + bias, with all rows in one matrix."""
-    y = x.reshape(-1, x.shape[-1]) @ layer.weight.data.T
-    if layer.bias is not None:
-        y += layer.bias.data
-    return y.reshape(*x.shape[:-1], y.shape[-1])
+        weights = self._xp.exp(scores, out=scores)
+        y = weights @ v
+        y /= weights @ self._ones[:end]
+        return y.transpose(2, 0, 1, 3).reshape(T * B, H * D)

@@ -56,6 +56,17 @@ def test_the_logits_are_the_models(changes, dtype, tolerance):
         assert abs(logits - expected).max() <= tolerance * abs(expected).max(), end
 
 
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_a_long_context_is_looked_at_in_parts(changes):
+    """More new rows at once than `_attend` takes: whole parts, a rest, and some with rows before them."""
+    model = make(dtype=np.float64, **{"block_size": 200, **changes})
+    decoder = Decoder(model)
+    ids = np.random.default_rng(0).integers(17, size=(2, 300))
+    for start, end in ((0, 130), (0, 200), (3, 70), (3, 203), (50, 178), (50, 179)):
+        expected = own_logits(model, ids[:, start:end])
+        assert abs(decoder(ids[:, start:end]) - expected).max() <= 1e-12 * abs(expected).max(), (start, end)
+
+
 def test_the_bound_on_rounding_leaves_room():
     """The largest difference over many contexts is a small part of what is allowed for."""
     largest = 0.0
@@ -89,6 +100,27 @@ def test_what_agrees_is_not_computed_again(monkeypatch):
     assert rows == [(0, 5), (5, 1), (5, 1), (3, 5), (0, 8), (0, 8)]
 
 
+def test_new_weights_are_seen_once_the_old_are_forgotten():
+    model = make(bias=True)
+    decoder = Decoder(model)
+    ids = np.arange(5)[None]
+    before = decoder(ids)
+    for parameter in model.parameters():
+        parameter.data[...] = parameter.data * 1.5 + 0.1
+    decoder.forget()
+    expected = own_logits(model, ids)
+    assert abs(decoder(ids) - expected).max() <= 1e-5 * abs(expected).max()
+    assert abs(before - expected).max() > 0.1
+
+
+def test_the_models_weights_are_left_alone():
+    model = make(bias=True)
+    state = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    Decoder(model)(np.arange(5)[None])
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), state[name], err_msg=name)
+
+
 def test_a_context_that_cannot_be():
     decoder = Decoder(make())
     with pytest.raises(ValueError, match=r"1 to block_size \(12\) ids, got 0"):
@@ -98,6 +130,9 @@ def test_a_context_that_cannot_be():
     for id in (-1, 17):
         with pytest.raises(IndexError, match="ids go from 0 to 16"):
             decoder(np.full((1, 2), id))
+        decoder(np.array([[3, 4]]))
+        with pytest.raises(IndexError, match="ids go from 0 to 16"):
+            decoder(np.array([[3, 4, id]]))
 
 
 # --- the tokens ---------------------------------------------------------------------------------------

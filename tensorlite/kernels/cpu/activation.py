@@ -25,7 +25,7 @@ _CK = _C * 0.044715
 # Φ(x) = ½ (1 + tanh(x P(x²))). The true P is artanh(2Φ(x) - 1) / x; this one is the minimax fit of degree 6, in which an error
 # counts by what it does to Φ: 3e-8 at most, and 1e-7 together with the roundings of float32. Beyond |x| = 7, where Φ is 0 or 1 to
 # float32, it goes on growing, so that there is nothing to clamp; where it overflows, tanh(±inf) is right as well.
-_P = (
+PHI_BY_TANH = (
     0.797884941489832, 0.03633308440903579, -3.2594745084919184e-5, -5.5306316465423984e-5,
     3.964773080539739e-6, -1.3226627183513672e-7, 1.7562772059121266e-9,
 )  # fmt: skip
@@ -75,14 +75,14 @@ def _tanh_tile(x: Array, y: Array, derivative: Array, a: Array, b: Array) -> Non
 
 
 def _erf_tile(x: Array, y: Array, derivative: Array, a: Array, b: Array) -> None:
-    """Φ by the polynomial `_P`;  dy/dx = Φ + x φ."""
+    """Φ by the polynomial `PHI_BY_TANH`;  dy/dx = Φ + x φ."""
     square, cdf = a, b
     np.multiply(x, x, out=square)
-    np.multiply(square, _P[-1], out=cdf)
-    for coefficient in _P[-2:0:-1]:
+    np.multiply(square, PHI_BY_TANH[-1], out=cdf)
+    for coefficient in PHI_BY_TANH[-2:0:-1]:
         cdf += coefficient
         cdf *= square
-    cdf += _P[0]
+    cdf += PHI_BY_TANH[0]
     cdf *= x
     np.tanh(cdf, out=cdf)
     cdf *= 0.5
