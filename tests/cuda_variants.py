@@ -13,6 +13,6 @@ IN_OUT: list[dict[str, Any]] = [{"In": "float32", "Out": out} for out in TYPES] 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adam.cu": [{}],
     "clip.cu": [{}],
-    "columns.cu": [{}],
+    "columns.cu": ONE_TYPE,
     "layernorm.cu": IN_OUT,
 }

@@ -6,11 +6,13 @@ from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import kernel
 
 WARP = 32
+STRETCH = 512  # rows that a block adds up; enough blocks then share a tall array
 
 
 def sum_rows(x: Array) -> Array:
-    """Σ over the rows of ``x`` (rows, C) in float32: (C,), always added in the same order."""
+    """Σ over the rows of ``x`` (rows, C): (C,) in float32, always added in the same order."""
     rows, C = x.shape
-    y = array_module(x).empty(C, "float32")
-    kernel("columns.cu", "sum_rows")(-(-C // WARP), WARP * WARP, (x, y, rows, C))
-    return y
+    stretches = max(1, -(-rows // STRETCH))
+    y = array_module(x).empty((stretches, C), "float32")
+    kernel("columns.cu", "sum_rows", Real=x.dtype.name)((-(-C // WARP), stretches), WARP * WARP, (x, y, rows, STRETCH, C))
+    return y[0] if stretches == 1 else sum_rows(y)

@@ -101,11 +101,12 @@ def _argument(value: Any) -> Any:
 
 def on_gpu(*arrays: Array | None, types: Sequence[str] = TYPES) -> bool:
     """Whether all arrays (None counts as fine) are CuPy's, contiguous in row-major order, and of one of these dtypes."""
-    return all(x is None or (_is_cupy(x) and x.flags.c_contiguous and x.dtype.name in types) for x in arrays)
+    return all(x is None or (is_cupy(x) and x.flags.c_contiguous and x.dtype.name in types) for x in arrays)
 
 
-def _is_cupy(x: Any) -> bool:
+def is_cupy(x: Any) -> bool:
+    """Whether ``x`` is an array on a GPU."""
     return hasattr(x, "flags") and array_module(x) is not np
 
 
-__all__ = ["TYPES", "Kernel", "forget", "kernel", "macros", "on_gpu", "source"]
+__all__ = ["TYPES", "Kernel", "forget", "is_cupy", "kernel", "macros", "on_gpu", "source"]

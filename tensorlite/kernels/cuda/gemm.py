@@ -1,0 +1,130 @@
+"""Every matrix product on the GPU, through one function: cuBLAS, with the precision that is in use.
+
+CuPy's own ``matmul`` will not do: with more than two axes it ignores TF32, computes float16 in float32, and refuses bfloat16 (version 14).
+
+cuBLAS thinks in columns, as Fortran does: what lies in memory as the rows of Y is, to it, the matrix Yᵀ. So we ask for
+
+    Yᵀ = Bᵀ · Aᵀ        which it sees as        (p, n) = (p, m) · (m, n)
+
+and hand it B and A as they lie, in this order, and no number is moved. An operand that is a transposed view lies the other way round,
+and gets the flag T instead of N. All it needs to know is the distance from one row to the next (the *leading dimension*, which is
+longer than a row in a slice of columns), and for a batch, from one matrix to the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from typing import Any, NamedTuple
+
+from tensorlite.backend import Array, array_module
+from tensorlite.precision import current
+
+# cudaDataType and cublasComputeType_t; the sums are float32 in all of them.
+DATA_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}
+COMPUTE_FLOAT32, COMPUTE_TF32 = 68, 77
+NORMAL, TRANSPOSED = 0, 1
+DEFAULT_ALGORITHM = -1
+
+_ONE, _ZERO = ctypes.c_float(1), ctypes.c_float(0)  # cuBLAS takes its two factors by address
+
+
+class Layout(NamedTuple):
+    """How the matrices of an operand lie in memory, in numbers.
+
+    Attributes:
+        array: the operand, or a copy of it if cuBLAS could not read it as it lay.
+        transposed: whether columns are contiguous instead of rows.
+        leading: from one row (or column) to the next.
+        stride: from one matrix of the batch to the next; 0 repeats one.
+    """
+
+    array: Array
+    transposed: bool
+    leading: int
+    stride: int
+
+
+def gemm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bool = False) -> Array:
+    """y = a · b for matrices (n, m) and (m, p); see `bmm`, of which it is the case without a batch."""
+    return bmm(a, b, out, dtype, add)
+
+
+def bmm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bool = False) -> Array:
+    """y = a · b for stacks of matrices.
+
+    Args:
+        a, b: (..., n, m) and (..., m, p) of one dtype, float32 or a half precision. Leading axes broadcast.
+        out: where to put y: contiguous, (..., n, p).
+        dtype: of y if there is no ``out``: that of the operands, or float32.
+        add: y is added to what ``out`` holds.
+
+    Under ``tf32`` float32 operands are rounded on their way in (`tensorlite.precision`). The sums are float32 always.
+    """
+    xp = array_module(a)
+    batch = _broadcast(a.shape[:-2], b.shape[:-2])
+    n, m, p = a.shape[-2], a.shape[-1], b.shape[-1]
+    if out is None:
+        out = xp.empty((*batch, n, p), dtype or a.dtype)
+    if 0 in (n, p, *batch):
+        return out
+    if m == 0:
+        if not add:
+            out[...] = 0
+        return out
+    left, right = layout(b, batch), layout(a, batch)  # Yᵀ = Bᵀ · Aᵀ
+    count = out.size // (n * p)
+    kind = DATA_TYPES[a.dtype.name]
+    compute = COMPUTE_TF32 if current() == "tf32" and a.dtype.name == "float32" else COMPUTE_FLOAT32
+    flags = (TRANSPOSED if left.transposed else NORMAL, TRANSPOSED if right.transposed else NORMAL)
+    alpha, beta = ctypes.addressof(_ONE), ctypes.addressof(_ONE if add else _ZERO)
+    left_at, right_at, out_at = left.array.data.ptr, right.array.data.ptr, out.data.ptr
+    cublas, handle = xp.cuda.cublas, xp.cuda.get_cublas_handle()  # CuPy sends each call to the current stream
+    if count == 1:
+        cublas.gemmEx(
+            handle, *flags, p, n, m, alpha, left_at, kind, left.leading, right_at, kind, right.leading,
+            beta, out_at, DATA_TYPES[out.dtype.name], p, compute, DEFAULT_ALGORITHM,
+        )  # fmt: skip
+    else:
+        cublas.gemmStridedBatchedEx(
+            handle, *flags, p, n, m, alpha, left_at, kind, left.leading, left.stride, right_at, kind, right.leading, right.stride,
+            beta, out_at, DATA_TYPES[out.dtype.name], p, n * p, count, compute, DEFAULT_ALGORITHM,
+        )  # fmt: skip
+    return out
+
+
+def layout(x: Array, batch: tuple[int, ...]) -> Layout:
+    """How cuBLAS can read ``x`` (..., rows, columns) as a stack of ``batch``; copies it only where it cannot."""
+    xp = array_module(x)
+    rows, columns = x.shape[-2:]
+    down, along = (step // x.itemsize for step in x.strides[-2:])
+    # an axis of length 1 is never stepped along: whatever its stride says, any will do
+    by_rows = (along == 1 or columns == 1) and (down >= columns or rows == 1)
+    by_columns = (down == 1 or rows == 1) and (along >= rows or columns == 1)
+    stride = _batch_stride(x, batch)
+    if not (by_rows or by_columns) or stride is None:
+        return layout(xp.ascontiguousarray(xp.broadcast_to(x, (*batch, rows, columns))), batch)
+    if by_rows:
+        return Layout(x, False, columns if rows == 1 else max(down, 1), stride)
+    return Layout(x, True, rows if columns == 1 else max(along, 1), stride)
+
+
+def _batch_stride(x: Array, batch: tuple[int, ...]) -> int | None:
+    """One distance that leads through all matrices of the batch in order; None if there is no such."""
+    if all(length == 1 for length in x.shape[:-2]):
+        return 0  # one matrix for all
+    if x.shape[:-2] != batch:
+        return None
+    stepped = [(length, step // x.itemsize) for length, step in zip(x.shape[:-2], x.strides[:-2], strict=True) if length > 1]
+    for (_, outer), (length, inner) in itertools.pairwise(stepped):
+        if outer != length * inner:
+            return None
+    return stepped[-1][1] or None  # an axis repeated by a stride of 0 is copied out: it may be one of several
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    if a == b:
+        return a
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    shorter = (1,) * (len(longer) - len(shorter)) + shorter
+    return tuple(j if i == 1 else i for i, j in zip(longer, shorter, strict=True))

@@ -1,0 +1,57 @@
+"""The linear layer on the GPU: three products, each as cuBLAS likes it, none of them copied for.
+
+Under a half precision (`tensorlite.precision`) the operands are rounded to it once, in forward, and the rounded ones are kept for backward.
+The gradient of the weight is summed in float32 and leaves the product as float32: it is what the optimizer adds up over steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda.columns import sum_rows
+from tensorlite.kernels.cuda.compile import on_gpu
+from tensorlite.kernels.cuda.gemm import gemm
+from tensorlite.op import Pair, register
+from tensorlite.ops.linear import linear
+from tensorlite.precision import half_dtype
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
+    """y = x · weightᵀ + bias. Saves x and weight, as they were multiplied."""
+    xp, dtype = array_module(x), half_dtype() or x.dtype
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(dtype, copy=False)
+    factor = weight.astype(dtype, copy=False)
+    y = xp.empty((*x.shape[:-1], len(weight)), dtype)
+    y_rows = y.reshape(len(rows), len(weight))
+    if bias is not None:
+        y_rows[...] = bias  # the product is added to it: cheaper than one more pass over the result
+    gemm(rows, factor.T, out=y_rows, add=bias is not None)
+    return y, (rows, factor, x.shape, x.dtype, bias is not None)
+
+
+def linear_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True, True)) -> tuple[Array | None, ...]:
+    """dx = dy · weight,   dweight = dyᵀ · x,   dbias = Σ dy."""
+    rows, factor, shape, dtype, has_bias = saved
+    dy_rows = array_module(dy).ascontiguousarray(dy).reshape(len(rows), len(factor))
+    dx = gemm(dy_rows, factor, dtype=dtype).reshape(shape) if needs[0] else None
+    dweight = gemm(dy_rows.T, rows, dtype="float32") if needs[1] else None
+    dbias = sum_rows(dy_rows) if has_bias and len(needs) > 2 and needs[2] else None
+    return dx, dweight, dbias
+
+
+def supports(x: Array, weight: Array, bias: Array | None = None) -> bool:
+    """Parameters in float32; x in float32, or in the half precision that is in use. Wrong shapes are left to the book to refuse."""
+    half = half_dtype()
+    return (
+        on_gpu(x, types=("float32",) if half is None else ("float32", half.name))
+        and on_gpu(weight, bias, types=("float32",))
+        and weight.ndim == 2
+        and x.ndim > 0
+        and x.shape[-1] == weight.shape[1]
+        and (bias is None or bias.shape == weight.shape[:1])
+    )
+
+
+register(linear, Pair("cuda", linear_forward, linear_backward, supports))

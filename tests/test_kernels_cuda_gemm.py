@@ -1,0 +1,170 @@
+"""What reaches cuBLAS: for every way in which a matrix can lie in memory, the flags, leading dimensions and strides; and the product."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tensorlite.creation import bfloat16_dtype
+from tensorlite.kernels.cuda.gemm import bmm, gemm, layout
+from tensorlite.precision import use_precision
+from tests.standin import cublas, machine
+
+N, T = cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T
+
+
+def numbers(xp, *shape, dtype="float32", seed=0):
+    return xp.asarray(np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32).astype(dtype))
+
+
+def product_of(a, b):
+    return a.get().astype(np.float64) @ b.get().astype(np.float64)
+
+
+def last_call():
+    return machine.machine.products[-1]
+
+
+# A (4, 5) · B (5, 6), each laid out in some way. cuBLAS computes Yᵀ (6, 4) = Bᵀ (6, 5) · Aᵀ (5, 4): its "A" is our B.
+WAYS = {
+    "as it is": (lambda xp, n, m, seed: numbers(xp, n, m, seed=seed), N, lambda n, m: m),
+    "transposed": (lambda xp, n, m, seed: numbers(xp, m, n, seed=seed).T, T, lambda n, m: n),
+    "a slice of columns": (lambda xp, n, m, seed: numbers(xp, n, m + 7, seed=seed)[:, 3 : 3 + m], N, lambda n, m: m + 7),
+    "a slice of columns, transposed": (lambda xp, n, m, seed: numbers(xp, m, n + 7, seed=seed)[:, 2 : 2 + n].T, T, lambda n, m: n + 7),
+    "a slice of rows": (lambda xp, n, m, seed: numbers(xp, n + 3, m, seed=seed)[1 : 1 + n], N, lambda n, m: m),
+    "every other row": (lambda xp, n, m, seed: numbers(xp, 2 * n, m, seed=seed)[::2], N, lambda n, m: 2 * m),
+    "every other column, copied": (lambda xp, n, m, seed: numbers(xp, n, 2 * m, seed=seed)[:, ::2], N, lambda n, m: m),
+    "backwards, copied": (lambda xp, n, m, seed: numbers(xp, n, m, seed=seed)[::-1], N, lambda n, m: m),
+    "one row repeated, copied": (lambda xp, n, m, seed: xp.broadcast_to(numbers(xp, 1, m, seed=seed), (n, m)), N, lambda n, m: m),
+}
+
+
+@pytest.mark.parametrize("way_of_b", WAYS)
+@pytest.mark.parametrize("way_of_a", WAYS)
+def test_flags_and_leading_dimensions_of_two_matrices(way_of_a, way_of_b, standin):
+    (make_a, flag_a, leading_a), (make_b, flag_b, leading_b) = WAYS[way_of_a], WAYS[way_of_b]
+    a, b = make_a(standin, 4, 5, 1), make_b(standin, 5, 6, 2)
+    y = gemm(a, b)
+    call = last_call()
+    assert call["name"] == "gemmEx"
+    assert (call["m"], call["n"], call["k"]) == (6, 4, 5)
+    assert (call["transa"], call["lda"]) == (flag_b, leading_b(5, 6))
+    assert (call["transb"], call["ldb"]) == (flag_a, leading_a(4, 5))
+    assert call["ldc"] == 6
+    np.testing.assert_allclose(y.get(), product_of(a, b), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("way, copied", [(way, "copied" in way) for way in WAYS])
+def test_nothing_is_copied_that_cublas_can_read(way, copied, standin):
+    x = WAYS[way][0](standin, 4, 5, 1)
+    assert (layout(x, ()).array is not x) == copied
+
+
+# Stacks of matrices: (shape, how the view is made, the distance from one to the next, or None where it must be copied)
+STACKS = {
+    "3-D": (lambda xp: numbers(xp, 3, 4, 5), 20, N, 5),
+    "3-D, transposed": (lambda xp: numbers(xp, 3, 5, 4).swapaxes(1, 2), 20, T, 4),
+    "one for all": (lambda xp: numbers(xp, 4, 5), 0, N, 5),
+    "one for all, with an axis": (lambda xp: numbers(xp, 1, 4, 5), 0, N, 5),
+    "every other one": (lambda xp: numbers(xp, 6, 4, 5)[::2], 40, N, 5),
+    "heads side by side": (lambda xp: numbers(xp, 4, 3, 5).swapaxes(0, 1), 5, N, 15),
+    "heads of the keys": (lambda xp: numbers(xp, 5, 3, 4).transpose(1, 2, 0), 4, T, 12),
+    "repeated by a stride of 0, copied": (lambda xp: xp.broadcast_to(numbers(xp, 4, 5), (3, 4, 5)), 20, N, 5),
+}
+
+
+@pytest.mark.parametrize("way", STACKS)
+def test_strides_of_a_stack(way, standin):
+    make, stride, flag, leading = STACKS[way]
+    a, b = make(standin), numbers(standin, 3, 5, 6, seed=9)
+    y = bmm(a, b)
+    call = last_call()
+    assert call["name"] == "gemmStridedBatchedEx" and call["batch"] == 3
+    assert (call["transb"], call["ldb"], call["strideB"]) == (flag, leading, stride)
+    assert (call["transa"], call["lda"], call["strideA"]) == (N, 6, 30)
+    assert (call["ldc"], call["strideC"]) == (6, 24)
+    np.testing.assert_allclose(y.get(), product_of(a, b), rtol=1e-5, atol=1e-5)
+
+
+def test_four_axes_become_one_batch_where_one_stride_leads_through_them(standin):
+    a, b = numbers(standin, 2, 3, 4, 5), numbers(standin, 2, 3, 5, 6, seed=1)
+    np.testing.assert_allclose(bmm(a, b).get(), product_of(a, b), rtol=1e-5, atol=1e-5)
+    assert (last_call()["batch"], last_call()["strideB"], last_call()["strideA"]) == (6, 20, 30)
+    heads = numbers(standin, 2, 4, 3, 5).swapaxes(1, 2)  # (B, H, T, D) as it lies in (B, T, H, D): two strides, so it is copied
+    np.testing.assert_allclose(bmm(heads, b).get(), product_of(heads, b), rtol=1e-5, atol=1e-5)
+    assert last_call()["strideB"] == 20
+    np.testing.assert_allclose(bmm(a[:, :1], b).get(), product_of(a[:, :1], b), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("n, m, p", [(1, 5, 6), (4, 1, 6), (4, 5, 1), (1, 1, 1), (1, 5, 1), (1, 1, 6), (4, 1, 1)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_axes_of_length_one(n, m, p, transposed, standin):
+    a = numbers(standin, m, n).T if transposed else numbers(standin, n, m)
+    b = numbers(standin, p, m, seed=1).T if transposed else numbers(standin, m, p, seed=1)
+    np.testing.assert_allclose(gemm(a, b).get(), product_of(a, b), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape_a, shape_b", [((0, 5), (5, 6)), ((4, 0), (0, 6)), ((4, 5), (5, 0)), ((0, 4, 5), (0, 5, 6))])
+def test_empty_products(shape_a, shape_b, standin):
+    y = bmm(standin.zeros(shape_a, "float32"), standin.zeros(shape_b, "float32"))
+    np.testing.assert_array_equal(y.get(), np.zeros(shape_a, "float32") @ np.zeros(shape_b, "float32"))
+    assert not machine.machine.products
+
+
+def test_a_product_can_be_added_to_what_is_there(standin):
+    a, b, out = numbers(standin, 4, 5), numbers(standin, 5, 6), numbers(standin, 4, 6, seed=3)
+    before = out.get()
+    assert gemm(a, b, out=out, add=True) is out
+    assert (last_call()["alpha"], last_call()["beta"]) == (1, 1)
+    np.testing.assert_allclose(out.get(), before + product_of(a, b), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "precision, dtype, kind, compute, error",
+    [
+        ("float32", "float32", cublas.R_32F, cublas.CUBLAS_COMPUTE_32F, 1e-6),
+        ("tf32", "float32", cublas.R_32F, cublas.CUBLAS_COMPUTE_32F_FAST_TF32, 2e-3),
+        ("bfloat16", "bfloat16", cublas.R_16BF, cublas.CUBLAS_COMPUTE_32F, 1e-2),
+        ("float16", "float16", cublas.R_16F, cublas.CUBLAS_COMPUTE_32F, 1e-3),
+        ("tf32", "float16", cublas.R_16F, cublas.CUBLAS_COMPUTE_32F, 1e-3),
+    ],
+)
+def test_types_of_every_precision(precision, dtype, kind, compute, error, standin):
+    stored = bfloat16_dtype() if dtype == "bfloat16" else dtype
+    a, b = numbers(standin, 8, 64, dtype=stored), numbers(standin, 64, 8, dtype=stored, seed=1)
+    with use_precision(precision):
+        y, wide = gemm(a, b), gemm(a, b, dtype="float32")
+    assert (last_call()["Atype"], last_call()["Btype"], last_call()["Ctype"], last_call()["compute"]) == (kind, kind, cublas.R_32F, compute)
+    exact = product_of(a, b)
+    assert y.dtype == a.dtype and wide.dtype == np.float32
+    assert np.abs(y.get().astype(np.float64) - exact).max() <= error * np.abs(exact).max()
+    if precision == "tf32" and dtype == "float32":
+        assert np.abs(wide.get() - exact).max() > 1e-5, "the factors were not rounded"
+    else:
+        np.testing.assert_allclose(wide.get(), exact, rtol=1e-5, atol=1e-4)
+
+
+def test_a_wrong_stride_is_seen(standin, monkeypatch):
+    """A fault planted: the stack is walked in steps of one row too few."""
+    from tensorlite.kernels.cuda import gemm as module
+
+    right = module._batch_stride
+    monkeypatch.setattr(module, "_batch_stride", lambda x, batch: max(0, right(x, batch) - x.shape[-1]))
+    a, b = numbers(standin, 3, 4, 5), numbers(standin, 3, 5, 6, seed=1)
+    assert not np.allclose(bmm(a, b).get(), product_of(a, b), rtol=1e-3)
+
+
+def test_three_products_of_a_linear_layer_copy_nothing(standin):
+    """Forward reads the weight transposed, backward as it is; dweight reads dy transposed and comes out in float32."""
+    from tensorlite.kernels.cuda.linear import linear_backward, linear_forward
+
+    x, weight, bias = numbers(standin, 2, 4, 5), numbers(standin, 6, 5), numbers(standin, 6)
+    with use_precision("bfloat16"):
+        y, saved = linear_forward(x, weight, bias)
+        linear_backward(y, saved)
+    calls = machine.machine.products
+    assert [(c["transa"], c["transb"]) for c in calls] == [(T, N), (N, N), (N, T)]
+    assert [(c["m"], c["n"], c["k"]) for c in calls] == [(6, 8, 5), (5, 8, 6), (5, 6, 8)]
+    assert [c["Atype"] for c in calls] == [cublas.R_16BF] * 3
+    assert [c["Ctype"] for c in calls] == [cublas.R_16BF, cublas.R_32F, cublas.R_32F]
+    assert [c["beta"] for c in calls] == [1, 0, 0]
