@@ -8,6 +8,7 @@ itself, so they run over whole groups laid end to end (`tensorlite.optim.flat`),
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Optimizer:
         """Change ``p`` and ``state`` in place, given the gradient ``g``, which stays as it is.
 
         Args:
-            step: which step this is for these numbers, counted from 1.
+            step: which step this is for these numbers, counted from 1. It and ``group["lr"]`` may be arrays of no axes (`Dials`).
             state: the arrays that `arrays_of` lists.
         """
         raise NotImplementedError
@@ -88,13 +89,23 @@ class Optimizer:
             buffer.flat.check()
         if not all(buffer.flat.fits() for buffer in self._buffers):
             self._lay_out(self.state_dict()["state"])
-        for buffer in self._buffers:
-            buffer.present = buffer.flat.refresh()
-        for group, parts in zip(self.param_groups, self._parts, strict=True):
-            for buffer, first, last in parts:
-                for i, j in buffer.runs(first, last):
-                    self._update_run(group, buffer, i, j)
+        for run in self._runs():
+            self._update_run(run, run.group, run.step)
+            run.count()
         return loss
+
+    def step_by(self, dials: Dials) -> None:
+        """What `step` does on the device, with rates and counts read from ``dials``; they, and not this, count the step.
+
+        This is for a step that is captured as a CUDA graph; see `Dials`. All parameters that had a gradient when the dials were made must
+        have one now.
+        """
+        for number, run in enumerate(dials.runs):
+            self._update_run(run, {**run.group, "lr": dials.lr[number]}, dials.step[number])
+
+    def dials(self) -> Dials:
+        """`Dials` for the parameters that have a gradient now."""
+        return Dials(self._runs())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget every gradient; with ``set_to_none=False`` fill it with zeros."""
@@ -256,18 +267,74 @@ class Optimizer:
                 if name != "step":
                     buffer.flat.view(buffer.array(name), i)[...] = buffer.flat.device.asarray(value)
 
-    def _update_run(self, group: dict[str, Any], buffer: _Buffer, i: int, j: int) -> None:
-        """One step for the parameters from ``i`` up to but without ``j``, which lie side by side."""
-        flat = buffer.flat
-        step = buffer.steps[i] + 1
-        arrays = [flat.data, flat.grad, *(buffer.array(name) for name in self.arrays_of(group))]
-        start, stop = flat.starts[i], flat.starts[j]
+    # --- the walk -------------------------------------------------------------------------------------
+
+    def _runs(self) -> list[Run]:
+        """What has to be updated, after a look at which parameters have a gradient."""
+        for buffer in self._buffers:
+            buffer.present = buffer.flat.refresh()
+        return [
+            Run(group, buffer, i, j)
+            for group, parts in zip(self.param_groups, self._parts, strict=True)
+            for buffer, first, last in parts
+            for i, j in buffer.runs(first, last)
+        ]
+
+    def _update_run(self, run: Run, group: dict[str, Any], step: Any) -> None:
+        """One step for the parameters of ``run``, with the options of ``group``."""
+        flat = run.buffer.flat
+        arrays = [flat.data, flat.grad, *(run.buffer.array(name) for name in self.arrays_of(group))]
+        start, stop = flat.starts[run.first], flat.starts[run.last]
         tile = TILE if array_module(flat.data) is np else max(1, stop - start)
         for k in range(start, stop, tile):
             self.update(group, step, *(array[k : min(k + tile, stop)] for array in arrays))
-        for k in range(i, j):
-            buffer.steps[k] = step
-            flat.parameters[k].version.count += 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parameters of ``group`` in ``buffer`` from ``first`` up to but without ``last``: they lie side by side and are updated as one."""
+
+    group: dict[str, Any]
+    buffer: _Buffer
+    first: int
+    last: int
+
+    @property
+    def step(self) -> int:
+        """Which step the next one is for them, counted from 1."""
+        return self.buffer.steps[self.first] + 1
+
+    def count(self) -> None:
+        """They have made it."""
+        step = self.step
+        for i in range(self.first, self.last):
+            self.buffer.steps[i] = step
+            self.buffer.flat.parameters[i].version.count += 1
+
+
+class Dials:
+    """The learning rate and the step of each run in the device's memory, where a captured step reads them.
+
+    A CUDA graph repeats what was captured, with the same addresses and numbers. What changes from step to step is therefore put where
+    its kernels look it up. `turn` does that, and counts the step; the graph is launched after it.
+
+    Attributes:
+        lr, step: for each run an array of no axes, float32 and int32.
+    """
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.runs = runs
+        self._device = runs[0].buffer.flat.device
+        self._both = self._device.asarray(np.zeros((2, len(runs)), np.int32))  # one array, so that one copy brings all
+        self.lr = [self._both[0, i : i + 1].view("float32").reshape(()) for i in range(len(runs))]
+        self.step = [self._both[1, i : i + 1].reshape(()) for i in range(len(runs))]
+
+    def turn(self) -> None:
+        """To the next step: its rates and numbers, from the optimizer's groups and counts."""
+        rates = np.array([run.group["lr"] for run in self.runs], np.float32)
+        self._both[...] = self._device.asarray(np.stack([rates.view(np.int32), np.array([run.step for run in self.runs], np.int32)]))
+        for run in self.runs:
+            run.count()
 
 
 class _Buffer:
