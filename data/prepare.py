@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from data.corpus import Corpus
-from data.encode import BATCH, PACK, Batch, Encoder, GrowingAlphabet, Row, Task, separator
+from data.encode import BATCH, PACK, SEPARATOR, Batch, Encoder, Row, Task, separator
 from data.errors import DataError, run_main
+from data.passages import Passage, PassageWriter, tokenize
 from data.pool import Pool
 from data.sources.named import NAMES, named_source
 from data.sources.streams import Budget, Reader
@@ -103,7 +103,7 @@ class _Source:
         self._limit = default_budget(self._path) if limit is None else limit
         self.budget = Budget(self._limit, self.name)
 
-    def pieces(self, tally: Tally, pack: int = 0, advanced: Callable[[int], object] = lambda size: None) -> Iterator[Piece | Packed]:
+    def pieces(self, tally: Tally, pack: int = 0, advanced: Callable[[int], object] = lambda size: None) -> Iterable[Piece | Packed]:
         """See `data.sources.walk.walk`; each time with a new budget."""
         settings = self._settings
         self.budget = Budget(self._limit, self.name)
@@ -153,7 +153,9 @@ class _Preparation:
         self.settings = settings
         self.place = place
         self.tally = Tally()
-        self.alphabet = GrowingAlphabet()
+        self.alphabet: set[str] = set()
+        self.passages: dict[Split, list[Passage]] = {split: [] for split in SPLITS}
+        self.files: dict[Split, TokenWriter] = {}
         self.documents = dict.fromkeys(SPLITS, 0)
         self.characters = dict.fromkeys(SPLITS, 0)
         self.single = source.is_single()
@@ -162,24 +164,16 @@ class _Preparation:
     def run(self) -> dict[str, Any]:
         """All of it."""
         tokenizer = self._tokenizer()
-        dtype = np.dtype(np.uint16 if tokenizer is None else token_dtype(tokenizer.vocab_size))
-        self.separator = self._separator_ids(tokenizer)
-        self.files = {split: TokenWriter(self.place / f"{split}.bin", dtype) for split in SPLITS}
         try:
-            task = Task(tokenizer, self.splitter, self.settings.encoding_errors, self.settings.text_field)
-            with Pool(self.settings.workers, Encoder, task) as pool, self._bar("documents") as bar:
-                encode_here = Encoder(task)
-                started = time.monotonic()
-                read = 0
-                for work, batch in pool.map(_batches(self.source.pieces(self.tally, PACK, bar.update))):
-                    for part in [batch] if batch is not None else self._opened(cast(Packed, work), encode_here):
-                        self._write(part)
-                        read += part.size
-                    rate = read / _MEGABYTE / max(1e-9, time.monotonic() - started)
-                    bar.set_postfix_str(f"{sum(self.documents.values()):,} documents, {rate:.1f} MB/s of text", refresh=False)
+            if tokenizer is None:
+                self.between = PassageWriter(self.place).write(SEPARATOR.encode())
+            else:
+                self._open(tokenizer)
+            self._read(Task(tokenizer, self.splitter, self.settings.encoding_errors, self.settings.text_field, self.place))
             if not sum(self.documents.values()):
                 raise DataError(self._nothing())
-            tokenizer = tokenizer if tokenizer is not None else self._sorted_characters()
+            if tokenizer is None:
+                tokenizer = self._characters()
             if self.single:
                 self._cut()
                 if isinstance(tokenizer, CharTokenizer) and tokenizer.unknown != "skip":  # a token for each character
@@ -192,6 +186,24 @@ class _Preparation:
         meta = self._meta(tokenizer)
         write_json(self.place / "meta.json", meta)
         return meta
+
+    def _open(self, tokenizer: Tokenizer) -> None:
+        dtype = np.dtype(token_dtype(tokenizer.vocab_size))
+        self.files = {split: TokenWriter(self.place / f"{split}.bin", dtype) for split in SPLITS}
+        self.separator = self._separator_ids(tokenizer)
+
+    def _read(self, task: Task) -> None:
+        """The source, from beginning to end."""
+        with Pool(self.settings.workers, Encoder, task) as pool, self._bar(self.source.name, self.source.size) as bar:
+            encode_here = Encoder(task)
+            started = time.monotonic()
+            read = 0
+            for work, batch in pool.map(_batches(self.source.pieces(self.tally, PACK, bar.update))):
+                for part in [batch] if batch is not None else self._opened(cast(Packed, work), encode_here):
+                    self._write(part)
+                    read += part.size
+                rate = read / _MEGABYTE / max(1e-9, time.monotonic() - started)
+                bar.set_postfix_str(f"{sum(self.documents.values()):,} documents, {rate:.1f} MB/s of text", refresh=False)
 
     def _tokenizer(self) -> Tokenizer | None:
         """The tokenizer, or None for characters that are yet to be collected."""
@@ -206,9 +218,7 @@ class _Preparation:
             return CharTokenizer(tokenizer.characters, settings.unknown)
         return tokenizer
 
-    def _separator_ids(self, tokenizer: Tokenizer | None) -> np.ndarray:
-        if tokenizer is None:
-            return np.array([ord("\n")], np.uint32)  # a character, which gets its id when it is first needed
+    def _separator_ids(self, tokenizer: Tokenizer) -> np.ndarray:
         if tokenizer.end_of_text is not None:
             return np.array([tokenizer.end_of_text])
         return tokenizer.encode(separator(tokenizer))
@@ -224,33 +234,34 @@ class _Preparation:
     def _write(self, batch: Batch) -> None:
         self.tally.merge(batch.tally)
         self.source.budget.spend(batch.expanded)
+        self.alphabet.update(batch.alphabet)
         for split, row in batch.rows.items():
             self._append(split, row)
+            self.documents[split] += row.documents
+            self.characters[split] += row.characters
 
     def _append(self, split: Split, row: Row) -> None:
-        file = self.files[split]
-        separate = file.tokens > 0 and not row.continues
-        if row.alphabet is None:
-            parts = [self.separator, row.ids] if separate else [row.ids]
+        if isinstance(row.ids, Passage):
+            passages = self.passages[split]
+            if passages and not row.continues:
+                passages.append(self.between)
+                self.alphabet.add(SEPARATOR)
+            passages.append(row.ids)
         else:
-            separator_ids = self.alphabet.ids(self.separator) if separate else self.separator[:0]
-            ids = self.alphabet.ids(row.alphabet)
-            if len(self.alphabet.points) > 1 << 16 and file.dtype == np.uint16:
-                for each in self.files.values():
-                    each.recode(np.arange(1 << 16), np.dtype(np.uint32))
-            parts = [separator_ids, ids.astype(file.dtype).take(row.ids)]
-        for part in parts:
-            file.append(part)
-        self.documents[split] += row.documents
-        self.characters[split] += row.characters
+            file = self.files[split]
+            if file.tokens and not row.continues:
+                file.append(self.separator)
+            file.append(row.ids)
 
-    def _sorted_characters(self) -> CharTokenizer:
-        """The tokenizer of all characters that turned up; the ids on the disk become its ids."""
-        points = self.alphabet.points.tolist()
-        tokenizer = CharTokenizer.train((chr(point) for point in points), self.settings.unknown)
-        rank = tokenizer.encode("".join(map(chr, points)))
-        for file in self.files.values():
-            file.recode(rank, np.dtype(token_dtype(tokenizer.vocab_size)))
+    def _characters(self) -> CharTokenizer:
+        """The tokenizer of all characters that turned up, and the ids that it gives them."""
+        tokenizer = CharTokenizer.train(self.alphabet, self.settings.unknown)
+        self._open(tokenizer)
+        total = sum(passage.characters for passages in self.passages.values() for passage in passages)
+        with self._bar("characters to ids", total, "") as bar:
+            for split in SPLITS:
+                for done in tokenize(self.passages[split], tokenizer, self.files[split], self.settings.workers):
+                    bar.update(done)
         return tokenizer
 
     def _cut(self) -> None:
@@ -302,9 +313,11 @@ class _Preparation:
             "left_out_or_mended": dict(sorted(self.tally.counts.items())),
         }
 
-    def _bar(self, unit: str) -> Any:
+    def _bar(self, what: str, total: int, unit: str = "B") -> Any:
+        from tqdm import tqdm  # takes a while to import; the workers have begun by now
+
         disable = None if self.settings.progress is None else not self.settings.progress
-        return tqdm(total=self.source.size, desc=self.source.name, unit="B", unit_scale=True, disable=disable, mininterval=0.5)
+        return tqdm(total=total, desc=what, unit=unit, unit_scale=True, disable=disable, mininterval=0.5)
 
 
 def _batches(pieces: Iterable[Piece | Packed]) -> Iterator[Packed | list[Piece]]:

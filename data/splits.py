@@ -29,7 +29,7 @@ class Splitter:
     def __call__(self, name: str) -> Split | None:
         """The side of the document called ``name``, or None if it is not in the sample."""
         digest = hashlib.blake2b(f"{self.seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        if _fraction(digest[:8]) >= self.sample:
+        if self.sample < 1 and _fraction(digest[:8]) >= self.sample:
             return None
         return "val" if _fraction(digest[8:]) < self.val_fraction else "train"
 

@@ -13,8 +13,8 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from data.files import explain, sync_folder
 
 FILES = ("train.bin", "val.bin", "tokenizer.json", "meta.json")
 _STAGING = ".preparing"
-_CHUNK = 1 << 20  # ids rewritten at a time
+_CHUNK = 1 << 20  # ids moved at a time
 
 
 def is_half_written(folder: Path) -> bool:
@@ -71,33 +71,24 @@ class TokenWriter:
         self.path = path
         self.dtype = dtype
         self.tokens = 0
-        self._file = open(path, "wb")  # noqa: SIM115 - `close` does
+        self._lock = threading.Lock()
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - `close` does
 
     def append(self, ids: np.ndarray) -> None:
         """Write ``ids`` at the end."""
-        self._file.write(np.ascontiguousarray(ids, self.dtype).data)
-        self.tokens += len(ids)
+        self.write(ids, self.tokens)
 
-    def recode(self, table: np.ndarray, dtype: np.dtype) -> None:
-        """Put ``table[id]`` in the place of every id, on all cores: copying and looking up wait for memory, not for Python's lock."""
-        self._file.close()
-        old, new, table = self.dtype, dtype, table.astype(dtype)
-        target = self.path if old == new else self.path.with_name(self.path.name + ".new")
-
-        def recode(start: int) -> None:
-            ids = np.frombuffer(os.pread(source.fileno(), _CHUNK * old.itemsize, start * old.itemsize), old)
-            os.pwrite(sink.fileno(), table.take(ids).data, start * new.itemsize)
-
-        with open(self.path, "rb") as source, open(target, "r+b" if target == self.path else "wb") as sink, ThreadPoolExecutor() as threads:
-            for _ in threads.map(recode, range(0, self.tokens, _CHUNK)):
-                pass
-        os.replace(target, self.path)
-        self.dtype = new
-        self._file = open(self.path, "ab")  # noqa: SIM115
+    def write(self, ids: np.ndarray, at: int) -> None:
+        """Write ``ids`` so that the first one is number ``at``; threads may do so at once, each in a place of its own."""
+        left = np.ascontiguousarray(ids, self.dtype).data.cast("B")
+        end = (at + len(ids)) * self.dtype.itemsize
+        while left:  # the system may write less than it was asked to
+            left = left[os.pwrite(self._file.fileno(), left, end - len(left)) :]
+        with self._lock:
+            self.tokens = max(self.tokens, at + len(ids))
 
     def cut(self, tokens: int, rest: TokenWriter | None = None) -> None:
         """Keep the first ``tokens``, and move the others to ``rest``, or drop them."""
-        self._file.flush()
         size = self.dtype.itemsize
         if rest is not None:
             with open(self.path, "rb") as source:
@@ -105,7 +96,6 @@ class TokenWriter:
                 while block := source.read(_CHUNK * size):
                     rest.append(np.frombuffer(block, self.dtype))
         self._file.truncate(tokens * size)
-        self._file.seek(tokens * size)
         self.tokens = tokens
 
     def close(self) -> None:

@@ -191,7 +191,7 @@ def test_one_long_document_among_others(tokenizer, tmp_path):
 
 
 def test_more_characters_than_two_bytes_count(tmp_path):
-    """The ids are widened when the 65,537th character turns up."""
+    """Then an id takes four."""
     points = [point for point in range(0x20, 0x30000) if not 0xD800 <= point < 0xE000][:70_000]
     path = tmp_path / "t.txt"
     text = "".join(map(chr, reversed(points))) * 2
@@ -269,20 +269,43 @@ def test_the_folder_may_lie_in_the_source(tmp_path):
         (tmp_path / "out" / "more.txt").write_bytes(story(99))
 
 
-def test_a_full_disk(archive, tmp_path, monkeypatch):
-    prepare(archive, tmp_path / "out")
+@pytest.mark.parametrize("tokenizer", ["char", "bpe"])
+def test_a_full_disk(tokenizer, archive, tmp_path, monkeypatch):
+    settings = {"tokenizer": tokenizer, "vocab_size": 300 if tokenizer == "bpe" else None}
+    prepare(archive, tmp_path / "out", Settings(**settings))
     before = contents(tmp_path / "out")
 
-    def full(self, ids):
-        if self.tokens > 5000:
+    def full(self, ids, at):
+        if at > 5000:
             raise OSError(28, "No space left on device", str(self.path))
-        append(self, ids)
+        write(self, ids, at)
 
-    append = TokenWriter.append
-    monkeypatch.setattr(TokenWriter, "append", full)
+    write = TokenWriter.write
+    monkeypatch.setattr(TokenWriter, "write", full)
     with pytest.raises(DataError, match="no space left on device; free some space"):
-        prepare(archive, tmp_path / "out", Settings(seed=1))
+        prepare(archive, tmp_path / "out", Settings(**settings, seed=1))
     assert contents(tmp_path / "out") == before
+
+
+def test_a_worker_finds_the_disk_full(archive, tmp_path):
+    """Its text is too long for a file here, which it is told as one is told of a full disk."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); "
+    program = "import sys; from data.errors import run_main; from data.prepare import main; sys.exit(run_main(lambda: main({!r})))"
+    command = [sys.executable, "-c", limited + program.format([str(archive), "--out", str(tmp_path / "out"), "--workers", "2"])]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.count("\n") == 1
+    assert "file too large; choose another folder" in process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_system_may_write_less_than_it_was_asked_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.staging.os, "pwrite", lambda file, raw, at, pwrite=os.pwrite: pwrite(file, raw[:1001], at))
+    with contextlib.closing(TokenWriter(tmp_path / "t.bin", np.dtype(np.uint16))) as file:
+        file.append(np.arange(3000))
+        file.append(np.arange(3000, 5000))
+        assert file.tokens == 5000
+    assert (np.fromfile(tmp_path / "t.bin", np.uint16) == np.arange(5000)).all()
 
 
 @pytest.mark.parametrize("moment", range(12))

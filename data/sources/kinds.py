@@ -32,7 +32,7 @@ _UNREADABLE = {
     b"PK\x07\x08": "split zip",
     b"%PDF-": "PDF",
 }
-_FIRST_BYTES = {magic[:1] for magic in (*_MAGIC, *_UNREADABLE)}
+_BEGINNINGS = {magic[:2] for magic in (*_MAGIC, *_UNREADABLE)}
 _SUFFIXES = {
     ".xz": "xz",
     ".txz": "xz",
@@ -48,7 +48,7 @@ _SUFFIXES = {
 
 def kind_of(head: bytes) -> str:
     """``xz gz bz2 zip 7z tar``, ``text``, ``utf-16``, ``binary``, or ``unreadable: NAME`` for an archive that cannot be read here."""
-    if head[:1] in _FIRST_BYTES:  # most texts begin with another
+    if head[:2] in _BEGINNINGS:  # most texts begin with others
         for magic, kind in _MAGIC.items():
             if head.startswith(magic) and (kind != "bz2" or (head[3:4] in b"123456789" and head[4:10] in _BZ2_BLOCKS)):
                 return kind

@@ -57,20 +57,24 @@ class Reader:
         more: called with a number of bytes, returns some, at most about as many, and none only at the end.
     """
 
-    def __init__(self, more: Callable[[int], bytes]) -> None:
+    __slots__ = ("_at", "_base", "_buffer", "_ended", "_more")
+
+    def __init__(self, more: Callable[[int], bytes], buffer: bytes = b"", ended: bool = False) -> None:
         self._more = more
-        self._buffer = b""
-        self._at = 0
-        self._ended = False  # there is nothing behind the buffer
-        self.position = 0  # bytes read so far
+        self._buffer = buffer
+        self._at = 0  # in the buffer
+        self._base = 0  # bytes that lie before the buffer
+        self._ended = ended  # there is nothing behind the buffer
 
     @classmethod
     def of(cls, data: bytes) -> Reader:
         """A stream of ``data``, which is in memory."""
-        reader = cls(lambda size: b"")
-        reader._buffer = data
-        reader._ended = True
-        return reader
+        return cls(_no_more, data, True)
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far."""
+        return self._base + self._at
 
     def peek(self, size: int) -> bytes:
         """The next ``size`` bytes, which stay; fewer only at the end."""
@@ -80,9 +84,21 @@ class Reader:
 
     def read(self, size: int) -> bytes:
         """The next ``size`` bytes; fewer only at the end."""
-        data = self.peek(size)
+        end = self._at + size
+        if end <= len(self._buffer):
+            data = self._buffer[self._at : end]
+        else:
+            data = self.peek(size)
+            end = self._at + len(data)
+        self._at = end
+        return data
+
+    def rest(self, limit: int) -> bytes | None:
+        """All that is left, read to the end; None, and nothing is read, if that is more than ``limit`` bytes."""
+        data = self.peek(limit + 1)
+        if len(data) > limit:
+            return None
         self._at += len(data)
-        self.position += len(data)
         return data
 
     def skip(self, size: int) -> int:
@@ -99,9 +115,9 @@ class Reader:
 
     def unread(self, data: bytes) -> None:
         """Put bytes back that were read too many."""
+        self._base = self.position - len(data)
         self._buffer = data + self._buffer[self._at :]
         self._at = 0
-        self.position -= len(data)
 
     def _fill(self, size: int) -> None:
         parts = [self._buffer[self._at :]]
@@ -110,8 +126,13 @@ class Reader:
             parts.append(more)
             have += len(more)
         self._ended = have < size
+        self._base = self.position
         self._buffer = b"".join(parts)
         self._at = 0
+
+
+def _no_more(size: int) -> bytes:
+    return b""
 
 
 class _Engine(Protocol):

@@ -11,7 +11,7 @@ Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header".
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from data.sources.streams import BLOCK, Reader, SourceError, shown
 
@@ -20,8 +20,7 @@ _ZEROS = bytes(_BLOCK)
 _LONGEST_EXTENSION = 1 << 20  # bytes of a long name or a pax header; more is no name
 
 
-@dataclass(frozen=True)
-class TarMember:
+class TarMember(NamedTuple):
     """A member: its name, whether it is a regular file (and not a folder, a link, a device), its bytes."""
 
     name: str
@@ -34,11 +33,11 @@ def is_header(block: bytes) -> bool:
     """Whether 512 bytes begin a member: the sum of all bytes, the checksum's own as blanks, is what the checksum says."""
     if len(block) < _BLOCK or not block[0]:
         return False
-    try:
-        expected = int(block[148:156].strip(b" \0") or b"x", 8)
-    except ValueError:
+    checksum = block[148:156]
+    digits = checksum.strip(b" \0")
+    if not digits or digits.strip(b"01234567"):
         return False
-    return expected == sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    return int(digits, 8) == sum(block.translate(None, b"\0")) - sum(checksum) + 8 * ord(" ")  # most of a header is zeros
 
 
 def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
@@ -51,21 +50,21 @@ def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
     size: int | None = None
     sparse = False
     while True:
-        at = reader.position
         header = reader.read(_BLOCK)
-        if len(header) < _BLOCK:
-            raise _cut_short(archive)
         if header == _ZEROS:
             if _next_archive(reader, archive):
                 continue
             return
         if not is_header(header):
-            raise SourceError(f"{shown(archive)} is damaged: the tar header at byte {at:,} is not one.")
+            raise _cut_short(archive) if len(header) < _BLOCK else _damaged(archive, reader.position - _BLOCK, "is not one")
         kind = header[156:157]
-        own_size = _number(header[124:136], archive, at)
+        own_size = _number(header[124:136])
+        if own_size is None:
+            raise _damaged(archive, reader.position - _BLOCK, "has no possible size")
         if kind in b"LKxg":
+            at = reader.position - _BLOCK
             if own_size > _LONGEST_EXTENSION:
-                raise SourceError(f"{shown(archive)} is damaged: the tar header at byte {at:,} has a name of {own_size:,} bytes.")
+                raise _damaged(archive, at, f"has a name of {own_size:,} bytes")
             extension = reader.read(own_size)
             if len(extension) + reader.skip(-own_size % _BLOCK) < own_size + -own_size % _BLOCK:
                 raise _cut_short(archive)
@@ -76,7 +75,9 @@ def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
                     if key == "path":
                         name = _text(value)
                     elif key == "size":
-                        size = _decimal(value, archive, at)
+                        size = _decimal(value)
+                        if size is None:
+                            raise _damaged(archive, at, "has no possible size")
                     sparse = sparse or key.startswith("GNU.sparse")
             continue
         if kind == b"S":  # GNU's sparse files may have a longer list of their holes
@@ -86,18 +87,21 @@ def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
         size = own_size if size is None else size
         if kind in b"123456":
             size = 0  # links, devices and folders have no bytes, whatever their header says
-        yield from _member(reader, archive, name or _ustar_name(header), kind, size, sparse)
+        name = name or _ustar_name(header)
+        folder = kind == b"5" or name.endswith("/")
+        regular = kind in b"0\x007" and not sparse and not folder
+        if size <= BLOCK:  # most of them: read at once, the content and what fills up its last block
+            padded = size + -size % _BLOCK
+            content = reader.read(padded)
+            if len(content) < padded:
+                raise _cut_short(archive)
+            yield TarMember(name, regular, folder, Reader.of(content[:size]))
+        else:
+            yield from _long_member(reader, archive, name, regular, folder, size)
         name, size, sparse = None, None, False
 
 
-def _member(reader: Reader, archive: str, name: str, kind: bytes, size: int, sparse: bool) -> Iterator[TarMember]:
-    regular = kind in (b"0", b"\0", b"7") and not sparse and not name.endswith("/")
-    if size <= BLOCK:  # most of them: read at once, the content and what fills up its last block
-        padded = reader.read(size + -size % _BLOCK)
-        if len(padded) < size + -size % _BLOCK:
-            raise _cut_short(archive)
-        yield TarMember(name, regular, kind == b"5" or name.endswith("/"), Reader.of(padded[:size]))
-        return
+def _long_member(reader: Reader, archive: str, name: str, regular: bool, folder: bool, size: int) -> Iterator[TarMember]:
     left = size
 
     def more(wanted: int) -> bytes:
@@ -108,7 +112,7 @@ def _member(reader: Reader, archive: str, name: str, kind: bytes, size: int, spa
             raise _cut_short(archive)
         return data
 
-    yield TarMember(name, regular, kind == b"5" or name.endswith("/"), Reader(more))
+    yield TarMember(name, regular, folder, Reader(more))
     rest = left + -size % _BLOCK
     if reader.skip(rest) < rest:
         raise _cut_short(archive)
@@ -121,6 +125,10 @@ def _next_archive(reader: Reader, archive: str) -> bool:
     if block and not is_header(block):
         raise SourceError(f"{shown(archive)} is damaged: after its end, at byte {reader.position:,}, there is something that is not tar.")
     return bool(block)
+
+
+def _damaged(archive: str, at: int, what: str) -> SourceError:
+    return SourceError(f"{shown(archive)} is damaged: the tar header at byte {at:,} {what}.")
 
 
 def _cut_short(archive: str) -> SourceError:
@@ -138,23 +146,17 @@ def _ustar_name(header: bytes) -> str:
     return f"{prefix}/{name}" if prefix else name
 
 
-def _number(field: bytes, archive: str, at: int) -> int:
-    """Octal digits, or for more than 8 GiB a flag bit and a big-endian number."""
+def _number(field: bytes) -> int | None:
+    """Octal digits, or for more than 8 GiB a flag bit and a big-endian number; None for what is no possible size."""
     try:
         value = int.from_bytes(field[1:], "big") if field[0] == 0x80 else int(field.strip(b" \0") or b"0", 8)
     except ValueError:
-        value = -1
-    return _checked(value, archive, at)
+        return None
+    return value if 0 <= value < 1 << 62 else None
 
 
-def _decimal(value: bytes, archive: str, at: int) -> int:
-    return _checked(int(value) if value.isdigit() and len(value) < 20 else -1, archive, at)
-
-
-def _checked(value: int, archive: str, at: int) -> int:
-    if not 0 <= value < 1 << 62:
-        raise SourceError(f"{shown(archive)} is damaged: the tar header at byte {at:,} has no possible size.")
-    return value
+def _decimal(value: bytes) -> int | None:
+    return int(value) if value.isdigit() and len(value) < 19 else None
 
 
 def _pax(extension: bytes, archive: str, at: int) -> Iterator[tuple[str, bytes]]:

@@ -13,7 +13,17 @@ POLICIES: tuple[str, ...] = get_args(Policy)
 
 
 def decode(piece: Piece, policy: Policy, tally: Tally) -> str | None:
-    """The text of ``piece``: no byte order mark, ``\\n`` for ``\\r\\n``, no NUL. None if it is to be left out.
+    """The text of ``piece``, clean; None if it is to be left out.
+
+    Raises:
+        SourceError: under the policy ``error``, if the bytes are not UTF-8 or have a NUL.
+    """
+    raw = clean(piece, policy, tally)
+    return None if raw is None else raw.decode()
+
+
+def clean(piece: Piece, policy: Policy, tally: Tally) -> bytes | None:
+    """The text of ``piece`` in UTF-8: no byte order mark, ``\\n`` for ``\\r\\n``, no NUL. None if it is to be left out.
 
     Raises:
         SourceError: under the policy ``error``, if the bytes are not UTF-8 or have a NUL.
@@ -23,7 +33,7 @@ def decode(piece: Piece, policy: Policy, tally: Tally) -> str | None:
         raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
         text = raw.decode("utf-8")
-        broken = "\0" in text
+        broken = b"\0" in raw
     except UnicodeDecodeError as error:
         if policy == "error":
             raise SourceError(
@@ -38,10 +48,8 @@ def decode(piece: Piece, policy: Policy, tally: Tally) -> str | None:
         tally.add("left out, not UTF-8" if policy == "skip" else "mended, not UTF-8", piece.name)
         if policy == "skip":
             return None
-        text = text.replace("\0", "\ufffd")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n")
+        raw = text.replace("\0", "\ufffd").encode()
     if piece.part == 0 and piece.last and (not text or text.isspace()):
         tally.add("left out, empty", piece.name)
         return None
-    return text
+    return raw.replace(b"\r\n", b"\n") if b"\r" in raw else raw

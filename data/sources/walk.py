@@ -7,10 +7,10 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from data.sources.kinds import ARCHIVES, COMPRESSED, HEAD, archive_suffix, kind_of
 from data.sources.rows import is_rows, row_texts
@@ -24,8 +24,7 @@ _TAR_INSIDE = re.compile(r"\.(tar\.\w+|tgz|txz|tbz2)$", re.IGNORECASE)
 _NESTED_IN_MEMORY = 128 << 20  # bytes of a zip or 7z inside another archive
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A document, or a part of a long one, as the bytes it has in its source."""
 
     name: str
@@ -34,8 +33,7 @@ class Piece:
     last: bool = True
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """An archive inside an archive or a folder, not opened yet."""
 
     name: str
@@ -107,40 +105,33 @@ class Walk:
         with open(path, "rb") as file:
             yield from self.stream(path.name, self._reader(file), 0, file)
 
-    def packed(self, archive: Packed) -> Iterator[Piece | Packed]:
+    def packed(self, archive: Packed) -> Iterable[Piece | Packed]:
         """What is in an archive that was handed over unopened."""
         file = io.BytesIO(archive.raw)
-        yield from self.stream(archive.name, Reader(file.read), archive.depth, file)
+        return self.stream(archive.name, Reader(file.read), archive.depth, file)
 
-    def member(self, name: str, content: Reader, depth: int, file: BinaryIO | None = None) -> Iterator[Piece | Packed]:
+    def member(self, name: str, content: Reader, depth: int, file: BinaryIO | None = None) -> Iterable[Piece | Packed]:
         """A file in a folder or an archive, which may be an archive itself."""
         if self.pack and kind_of(content.peek(HEAD)) in (*COMPRESSED, *ARCHIVES):
             raw = content.peek(self.pack + 1)
             if len(raw) <= self.pack:
                 content.read(len(raw))
-                yield Packed(name, raw, depth)
-                return
-        yield from self.stream(name, content, depth, file)
+                return (Packed(name, raw, depth),)
+        return self.stream(name, content, depth, file)
 
     def stream(
         self, name: str, reader: Reader, depth: int, file: BinaryIO | None = None, wrapped: bool = False
-    ) -> Iterator[Piece | Packed]:
+    ) -> Iterable[Piece | Packed]:
         """Anything: ``file`` is the same bytes where they can be sought in, ``wrapped`` says that ``name`` is that of a wrapping."""
         if depth > _DEEPEST:
             raise SourceError(f"{shown(name)} lies more than {_DEEPEST} archives deep, which may be a bomb; unpack it by hand.")
-        kind = kind_of(reader.peek(HEAD))
+        head = reader.peek(HEAD)
+        kind = kind_of(head)
         if kind in COMPRESSED:
-            inside = decompressed(reader, kind, name, self.budget)
-            yield from self.stream(name, inside, depth + 1, wrapped=True)
-            inside.drain()
-        elif kind == "tar":
-            yield from self._members(name, tar_members(reader, name), depth)
-            reader.drain()
-        elif kind == "zip":
-            yield from self._members(name, zip_members(file or _in_memory(reader, name, kind), name, self.budget), depth)
-        elif kind == "7z":
-            yield from self._members(name, seven_zip_members(file or _in_memory(reader, name, kind), name, self.budget), depth)
-        elif not reader.peek(1):
+            return self._compressed(name, reader, depth, kind)
+        if kind in ARCHIVES:
+            return self._archive(name, reader, depth, kind, file)
+        if not head:
             if depth == 0:
                 raise SourceError(f"{shown(name)} is empty; a corpus needs some text to learn from.")
             self.tally.add("left out, empty", name)
@@ -149,7 +140,7 @@ class Walk:
                 f"{shown(name)} is named like a {promised} archive, but is {_described(kind)}: a download that went wrong? Fetch it again."
             )
         elif kind == "text":
-            yield from self._text(name, reader, wrapped)
+            return self._text(name, reader, wrapped)
         elif depth == 0 or (depth == 1 and wrapped):
             raise SourceError(f"{shown(name)} is {_described(kind)}, which cannot be read here.")
         elif kind == "utf-16":
@@ -162,6 +153,20 @@ class Walk:
             self.tally.add(f"left out, {kind.removeprefix('unreadable: ')}", name)
         else:
             self.tally.add("left out, not text", name)
+        return ()
+
+    def _compressed(self, name: str, reader: Reader, depth: int, kind: str) -> Iterator[Piece | Packed]:
+        inside = decompressed(reader, kind, name, self.budget)
+        yield from self.stream(name, inside, depth + 1, wrapped=True)
+        inside.drain()
+
+    def _archive(self, name: str, reader: Reader, depth: int, kind: str, file: BinaryIO | None) -> Iterator[Piece | Packed]:
+        if kind == "tar":
+            yield from self._members(name, tar_members(reader, name), depth)
+            reader.drain()
+            return
+        members = zip_members if kind == "zip" else seven_zip_members
+        yield from self._members(name, members(file or _in_memory(reader, name, kind), name, self.budget), depth)
 
     def _members(self, name: str, members: Iterator[TarMember] | Iterator[ZipMember], depth: int) -> Iterator[Piece | Packed]:
         for member in members:
@@ -171,12 +176,14 @@ class Walk:
             elif not member.folder:
                 self.tally.add("left out, a link or device", full)
 
-    def _text(self, name: str, reader: Reader, wrapped: bool) -> Iterator[Piece]:
+    def _text(self, name: str, reader: Reader, wrapped: bool) -> Iterable[Piece]:
         bare = re.sub(r"\.(xz|gz|bz2)$", "", name, flags=re.IGNORECASE) if wrapped else name
         if is_rows(bare):
-            for number, raw in row_texts(reader, bare, self.text_field):
-                yield Piece(f"{name}:{number}", raw)
-            return
+            return (Piece(f"{name}:{number}", raw) for number, raw in row_texts(reader, bare, self.text_field))
+        whole = reader.rest(PART)
+        return self._parts(name, reader) if whole is None else (Piece(name, whole),)
+
+    def _parts(self, name: str, reader: Reader) -> Iterator[Piece]:
         part = 0
         while len(raw := reader.peek(PART + 1)) > PART:
             yield Piece(name, reader.read(_cut(raw)), part, last=False)

@@ -1,6 +1,6 @@
 """One id for each character: the simplest way from text to numbers and back.
 
-Python's strings are arrays of code points underneath, so both ways are one table look-up over the whole text:
+Python's strings are arrays of code points underneath, so both ways are one table look-up for all of a text:
 encoded as UTF-32, four bytes a character, a string *is* a NumPy array of code points.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from data.tokenizer.base import TokenizerError, checked_ids, hash_of, token_dtyp
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 POLICIES = ("error", "replace", "skip")
+_STRETCH = 1 << 16  # characters whose code points and places in the table fit into the cache
 
 
 class UnknownCharacterError(TokenizerError):
@@ -98,10 +99,14 @@ class CharTokenizer:
         Raises:
             UnknownCharacterError: naming every character of ``text`` that has no id, if that is an error.
         """
-        points = _code_points(text)
-        ids = self._id_of.take(points, mode="clip")  # beyond the table's end is its last entry, which is "unknown"
+        ids = np.empty(len(text), self._id_of.dtype)
+        start = 0
+        for points in code_points(text):
+            end = start + len(points)
+            self._id_of.take(points, out=ids[start:end], mode="clip")  # beyond the table's end is its last entry, which is "unknown"
+            start = end
         if ids.size and ids.max() == self.vocab_size:
-            ids = self._without_unknown(ids, points)
+            ids = self._without_unknown(ids, text)
         return ids.astype(token_dtype(self.vocab_size), copy=False)
 
     def decode(self, ids: ArrayLike) -> str:
@@ -112,7 +117,7 @@ class CharTokenizer:
         """
         return self._point_of[checked_ids(ids, self.vocab_size)].tobytes().decode("utf-32-le", "surrogatepass")
 
-    def _without_unknown(self, ids: np.ndarray, points: np.ndarray) -> np.ndarray:
+    def _without_unknown(self, ids: np.ndarray, text: str) -> np.ndarray:
         """``ids`` with something done about those that are vocab_size, which is no id."""
         unknown = ids == self.vocab_size
         match self.unknown:
@@ -121,7 +126,7 @@ class CharTokenizer:
             case "skip":
                 return ids[~unknown]
         positions = np.flatnonzero(unknown)
-        characters, first = np.unique(points[positions], return_index=True)
+        characters, first = np.unique(np.concatenate(list(code_points(text)))[positions], return_index=True)
         in_order = np.argsort(first)
         raise UnknownCharacterError({chr(characters[i]): int(positions[first[i]]) for i in in_order}, self.vocab_size)
 
@@ -174,6 +179,7 @@ class CharTokenizer:
         return f"CharTokenizer({''.join(self.characters)!r}{'' if self.unknown == 'error' else f', unknown={self.unknown!r}'})"
 
 
-def _code_points(text: str) -> np.ndarray:
-    """The code points of ``text``; half a surrogate pair counts as a character, as it does in Python's strings."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+def code_points(text: str) -> Iterator[np.ndarray]:
+    """The code points of ``text``, a stretch at a time; half a surrogate pair counts as a character, as it does in Python's strings."""
+    for start in range(0, len(text), _STRETCH):
+        yield np.frombuffer(text[start : start + _STRETCH].encode("utf-32-le", "surrogatepass"), "<u4")
