@@ -10,9 +10,14 @@ ONE_TYPE: list[dict[str, Any]] = [{"Real": real} for real in TYPES]
 # x is stored in In; what comes out, in Out: the same type, or a half precision out of the float32 residual stream
 IN_OUT: list[dict[str, Any]] = [{"In": "float32", "Out": out} for out in TYPES] + [{"In": half, "Out": half} for half in TYPES[1:]]
 
+# A row of 768 numbers is 24 a lane, and 64 is the most.
+ROWS: list[dict[str, Any]] = [{**types, "PerLane": 24} for types in IN_OUT]
+WIDEST: list[dict[str, Any]] = [{"In": "float32", "Out": "bfloat16", "PerLane": 64}]
+
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adam.cu": [{}],
     "clip.cu": [{}],
     "columns.cu": ONE_TYPE,
-    "layernorm.cu": IN_OUT,
+    "layernorm.cu": ROWS + WIDEST,
+    "rmsnorm.cu": ROWS,
 }

@@ -16,7 +16,9 @@ REGISTERS = 255  # of a thread
 STATIC_SHARED = 48 * 1024  # bytes of a block
 
 PER_KERNEL = re.compile(
-    r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)", re.DOTALL
+    r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+    r".*?Used (\d+) registers([^\n]*)",
+    re.DOTALL,
 )
 
 
@@ -43,10 +45,11 @@ def test_every_file_has_its_variants():
 def test_kernels_compile_without_spills(file, defines, architecture, record_property):
     ptx, cubin, log = compile_for(architecture, source(file), defines)
     kernels = KERNEL.findall(source(file))
-    used = {name: (int(stores), int(loads), int(registers), rest) for name, stores, loads, registers, rest in PER_KERNEL.findall(log)}
+    used = {name: (*map(int, numbers), rest) for name, *numbers, rest in PER_KERNEL.findall(log)}
     assert set(used) == set(kernels), log
-    for name, (stores, loads, registers, rest) in used.items():
+    for name, (stack, stores, loads, registers, rest) in used.items():
         assert (stores, loads) == (0, 0), f"{name} spills: {stores} bytes written, {loads} read"
+        assert stack == 0, f"{name} keeps an array of {stack} bytes in memory that was meant for registers"
         shared = int(match[1]) if (match := re.search(r"(\d+) bytes smem", rest)) else 0
         assert registers <= REGISTERS and shared <= STATIC_SHARED
         record_property("cuda", (f"{file} {name}", architecture, registers, shared))
@@ -60,4 +63,4 @@ def test_a_kernel_that_needs_too_many_registers_is_seen_to_spill():
     body = " ".join([*(f"float a{i} = x[{i}];" for i in names), "__syncthreads();", *(f"x[{i}] = a{i} * a{299 - i};" for i in names)])
     text = f'extern "C" __global__ void __launch_bounds__(1024) test(volatile float* x) {{ {body} }}'
     _, _, log = compile_for("sm_90", text, {})
-    assert int(PER_KERNEL.findall(log)[0][1]) > 0, log
+    assert int(PER_KERNEL.findall(log)[0][2]) > 0, log

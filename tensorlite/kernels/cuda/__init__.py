@@ -4,6 +4,6 @@ Each op is two files: `op.cu`, the kernels, and `op.py`, which makes room for th
 `tensorlite.optim` that has a faster one here.
 """
 
-from tensorlite.kernels.cuda import adam, clip, layernorm, linear, matmul
+from tensorlite.kernels.cuda import adam, clip, layernorm, linear, matmul, rmsnorm
 
-__all__ = ["adam", "clip", "layernorm", "linear", "matmul"]
+__all__ = ["adam", "clip", "layernorm", "linear", "matmul", "rmsnorm"]

@@ -1,0 +1,61 @@
+// Division by the root of the mean square, on the GPU. The mathematics is told in tensorlite/ops/rmsnorm.py.
+//
+// As layer normalisation (layernorm.cu, which says more), less the mean: a warp owns a row, lane i holds the numbers i, i + 32, … of it,
+// and the gradient of the weight is summed in registers over all rows that a warp takes.
+
+#include "common.cuh"
+
+#define FOR_MINE(i) _Pragma("unroll") for (int i = 0; i < PerLane; i++)
+
+extern "C" __global__ void rmsnorm_forward(const In* x, const float* weight, Out* y, float* inverse_rms, int rows, int C, float eps) {
+    int lane = threadIdx.x % WARP;
+    long long row = (long long)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    if (row >= rows) return;
+
+    float values[PerLane], squares = 0;
+    FOR_MINE(i) {
+        int c = i * WARP + lane;
+        values[i] = c < C ? load(x[row * C + c]) : 0.0f;
+        squares += values[i] * values[i];
+    }
+    float scale = 1 / sqrtf(warp_sum(squares) / C + eps);
+
+    FOR_MINE(i) {
+        int c = i * WARP + lane;
+        if (c < C) store(y[row * C + c], values[i] * scale * (weight ? weight[c] : 1.0f));
+    }
+    if (lane == 0) inverse_rms[row] = scale;
+}
+
+// dx = (g - x̂ mean(g ∘ x̂)) / rms with g = dy ∘ weight and x̂ = x / rms;   partial_dweight: (warps, C).
+extern "C" __global__ void rmsnorm_backward(const Out* dy, const In* x, const float* weight, const float* inverse_rms, In* dx,
+                                            float* partial_dweight, int rows, int C) {
+    int lane = threadIdx.x % WARP;
+    int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
+
+    float dweight[PerLane];
+    FOR_MINE(i) dweight[i] = 0;
+
+    for (long long row = warp; row < rows; row += warps) {
+        float scale = inverse_rms[row], sum_g_hat = 0;
+        FOR_MINE(i) {
+            int c = i * WARP + lane;
+            if (c >= C) continue;
+            float dyc = load(dy[row * C + c]), x_hat = load(x[row * C + c]) * scale;
+            sum_g_hat += dyc * (weight ? weight[c] : 1.0f) * x_hat;
+            dweight[i] += dyc * x_hat;
+        }
+        float mean_g_hat = warp_sum(sum_g_hat) / C;
+
+        FOR_MINE(i) {
+            int c = i * WARP + lane;
+            if (c >= C) continue;
+            float x_hat = load(x[row * C + c]) * scale, g = load(dy[row * C + c]) * (weight ? weight[c] : 1.0f);
+            store(dx[row * C + c], (g - x_hat * mean_g_hat) * scale);
+        }
+    }
+    FOR_MINE(i) {
+        int c = i * WARP + lane;
+        if (c < C) partial_dweight[(long long)warp * C + c] = dweight[i];
+    }
+}

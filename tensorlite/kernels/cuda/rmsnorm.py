@@ -1,0 +1,43 @@
+"""Division by the root of the mean square, on the GPU: a row is read once, and 1/rms is all that is kept of it besides x."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda.columns import sum_rows
+from tensorlite.kernels.cuda.compile import kernel
+from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, ROWS_A_BLOCK, blocks_for, can_normalise, out_dtype, per_lane, shape_of
+from tensorlite.op import Pair, register
+from tensorlite.ops.rmsnorm import rmsnorm
+
+FLOAT32_STEP = 2.0**-23  # the sums are float32 whatever x is stored in
+
+
+def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = None) -> tuple[Array, Any]:
+    """y = x / rms(x) · weight. Saves x, and 1/rms of each row."""
+    xp, (rows, C) = array_module(x), shape_of(x)
+    y, inverse_rms = xp.empty(x.shape, out_dtype(x)), xp.empty(rows, "float32")
+    run = kernel("rmsnorm.cu", "rmsnorm_forward", In=x.dtype.name, Out=y.dtype.name, PerLane=per_lane(C))
+    run(blocks_for(rows), BLOCK, (x, weight, y, inverse_rms, rows, C, FLOAT32_STEP if eps is None else float(eps)))
+    return y, (x, inverse_rms, weight)
+
+
+def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None]:
+    """dx row by row; dweight in one row of partial sums for each warp, which `sum_rows` adds up."""
+    x, inverse_rms, weight = saved
+    xp, (rows, C) = array_module(x), shape_of(x)
+    dy, dx = xp.ascontiguousarray(dy), xp.empty_like(x)
+    blocks = blocks_for(rows, BACKWARD_BLOCKS)
+    partial_dweight = xp.empty((blocks * ROWS_A_BLOCK, C), "float32")
+    run = kernel("rmsnorm.cu", "rmsnorm_backward", In=x.dtype.name, Out=dy.dtype.name, PerLane=per_lane(C))
+    run(blocks, BLOCK, (dy, x, weight, inverse_rms, dx, partial_dweight, rows, C))
+    return dx, None if weight is None else sum_rows(partial_dweight)
+
+
+def supports(x: Array, weight: Array | None = None, eps: float | None = None) -> bool:
+    """Rows of up to 2048 numbers, in float32 or the half precision that is in use; wider ones are the book's."""
+    return can_normalise(x, weight)
+
+
+register(rmsnorm, Pair("cuda", rmsnorm_forward, rmsnorm_backward, supports))

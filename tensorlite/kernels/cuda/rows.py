@@ -1,0 +1,49 @@
+"""What kernels share in which a warp owns a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.backend import Array
+from tensorlite.kernels.cuda.compile import on_gpu
+from tensorlite.precision import half_dtype
+
+WARP = 32
+BLOCK = 128  # threads: four rows a block
+ROWS_A_BLOCK = BLOCK // WARP
+WIDEST = 2048  # numbers in a row: a lane then holds 64 of them, and as many sums for each of two parameters
+BACKWARD_BLOCKS = 528  # four for each multiprocessor of the largest GPUs: every warp then sums many rows before it writes
+
+
+def shape_of(x: Array) -> tuple[int, int]:
+    """(rows, C) of an array (..., C)."""
+    return x.size // x.shape[-1], x.shape[-1]
+
+
+def per_lane(C: int) -> int:
+    """How many numbers of a row each lane holds; what a kernel is compiled for."""
+    return -(-C // WARP)
+
+
+def blocks_for(rows: int, most: int | None = None) -> int:
+    """As many as the rows need, or ``most``."""
+    blocks = -(-rows // ROWS_A_BLOCK)
+    return blocks if most is None else min(blocks, most)
+
+
+def out_dtype(x: Array) -> Any:
+    """What a normalisation returns: the half precision that is in use, or the type it was given."""
+    return half_dtype() or x.dtype
+
+
+def can_normalise(x: Array, *parameters: Array | None) -> bool:
+    """Contiguous rows that fit in registers, in float32 or the half precision that is in use, and parameters (C,) in float32."""
+    half = half_dtype()
+    return (
+        on_gpu(x, types=("float32",) if half is None else ("float32", half.name))
+        and on_gpu(*parameters, types=("float32",))
+        and x.ndim > 0
+        and 0 < x.shape[-1] <= WIDEST
+        and x.size > 0
+        and all(p is None or p.shape == x.shape[-1:] for p in parameters)
+    )
