@@ -52,6 +52,13 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_new_tokens: int) -
     parser.add_argument(
         "--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: avoid tokens that were there already (default: 1)"
     )
+    parser.add_argument(
+        "--context-keep",
+        type=int,
+        metavar="N",
+        help="once the context is full, go on with the last N tokens and let it fill up again: much faster than the course's way, "
+        "which drops one token at a time (default: that)",
+    )
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; can be given several times")
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed writes the same text")
 
@@ -62,7 +69,7 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **least:
     Raises:
         UserError: naming the option.
     """
-    for name, smallest in {"max_new_tokens": 0, "seed": 0, **least}.items():
+    for name, smallest in {"max_new_tokens": 0, "seed": 0, "context_keep": 1, **least}.items():
         if getattr(options, name) is not None and getattr(options, name) < smallest:
             parser.error(f"--{name.replace('_', '-')} must be at least {smallest}, got {getattr(options, name)}.")
     sampling = {name: getattr(options, name) for name in SAMPLING}
@@ -72,3 +79,13 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **least:
     except ValueError as error:
         fail(str(error))
     return sampling
+
+
+def check_context_keep(options: argparse.Namespace, block_size: int) -> None:
+    """Refuse to keep more than the model's context holds.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if options.context_keep is not None and options.context_keep > block_size:
+        fail(f"--context-keep must be at most {block_size:,}, the tokens that this model's context holds, got {options.context_keep:,}.")

@@ -19,7 +19,7 @@ import numpy as np
 from data.errors import DataError
 from data.files import explain, write_atomically
 from data.tokenizer import Tokenizer
-from gpt.arguments import Parser, add_model_options, add_sampling_options, check
+from gpt.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.decoder import Decoder, supports
 from gpt.errors import run_main
 from gpt.inference import stream_text, suitable_threads
@@ -35,6 +35,7 @@ class Conversation:
 
     Args:
         template: how a conversation is written down; without one, it is one text that both write.
+        context_keep: see `gpt.inference.context_length`.
         sampling: how tokens are chosen, see `gpt.sampling.Sampling`.
     """
 
@@ -47,10 +48,11 @@ class Conversation:
         max_new_tokens: int = 200,
         stop: Sequence[str] = (),
         generator: np.random.Generator | None = None,
+        context_keep: int | None = None,
         sampling: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.template = model, tokenizer, template
-        self.max_new_tokens, self.generator = max_new_tokens, generator
+        self.max_new_tokens, self.generator, self.context_keep = max_new_tokens, generator, context_keep
         self.stop = [*stop, *(template.stop if template else ())]
         self.sampling = dict(sampling or {})
         self.decoder = Decoder(model) if supports(model) else None  # keeps what the conversation has in common from turn to turn
@@ -80,6 +82,7 @@ class Conversation:
             self.max_new_tokens,
             generator=self.generator,
             stop=self.stop,
+            context_keep=self.context_keep,
             decoder=self.decoder,
             use_cache=self.decoder is not None,
             **self.sampling,
@@ -213,7 +216,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_sampling_options(parser, max_new_tokens=200)
     options = parser.parse_args(argv)
     sampling = check(parser, options)
-    model, tokenizer, _ = open_model(options.checkpoint, options.backend)
+    model, tokenizer, config = open_model(options.checkpoint, options.backend)
+    check_context_keep(options, config.block_size)
     conversation = Conversation(
         model,
         tokenizer,
@@ -221,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_new_tokens=options.max_new_tokens,
         stop=options.stop,
         generator=None if options.seed is None else random.make_generator(options.seed, 0),
+        context_keep=options.context_keep,
         sampling=sampling,
     )
     _edit_lines()

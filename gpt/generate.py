@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.files import explain
-from gpt.arguments import Parser, add_model_options, add_sampling_options, check
+from gpt.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.errors import fail, run_main
-from gpt.inference import stream_texts, suitable_threads
+from gpt.inference import context_length, stream_texts, suitable_threads
 from gpt.pretrained import open_model
 from tensorlite import random
 
@@ -32,9 +32,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = check(parser, options, num_samples=1)
     prompt = _prompt(options)
     model, tokenizer, config = open_model(options.checkpoint, options.backend)
+    check_context_keep(options, config.block_size)
     length = len(tokenizer.encode(prompt))
     if length > config.block_size:
-        print(f"note: the prompt has {length:,} tokens; the model reads the last {config.block_size:,}.", file=sys.stderr)
+        read = context_length(length, config.block_size, options.context_keep or config.block_size)
+        print(f"note: the prompt has {length:,} tokens; the model reads the last {read:,}.", file=sys.stderr)
     steps = stream_texts(
         model,
         tokenizer,
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Each sample has a stream of its own: the third is the same whether or not the first two are asked for.
         generator=None if options.seed is None else [random.make_generator(options.seed, i) for i in range(options.num_samples)],
         stop=options.stop,
+        context_keep=options.context_keep,
         use_cache=not options.no_cache,
         **sampling,
     )

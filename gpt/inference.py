@@ -6,9 +6,9 @@
     for piece in stream_text(model, tokenizer, "The import statement", max_new_tokens=200, temperature=0.8, stop=["\\n\\n"]):
         print(piece, end="", flush=True)
 
-The model is asked for one token at a time: it reads the last block_size tokens, one of its predictions is drawn, and that
-becomes part of what it reads next. A cache of keys and values (`gpt.decoder`) makes this fast and changes no token: where rounding
-could make a difference to a choice, the model itself is asked.
+The model is asked for one token at a time: it reads the last block_size tokens (or fewer, see `context_length`), one of its predictions
+is drawn, and that becomes part of what it reads next. A cache of keys and values (`gpt.decoder`) makes this fast and changes no token:
+where rounding could make a difference to a choice, the model itself is asked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gpt.pieces import Pieces
 from gpt.sampling import Sampling, choose, draw_luck, sample
 from tensorlite.backend import Array
 
-__all__ = ["generate_text", "sample", "stream_text", "stream_texts", "stream_tokens", "suitable_threads"]
+__all__ = ["context_length", "generate_text", "sample", "stream_text", "stream_texts", "stream_tokens", "suitable_threads"]
 
 Luck = np.random.Generator | Sequence[np.random.Generator] | None
 
@@ -47,6 +47,7 @@ def stream_text(
     *,
     generator: np.random.Generator | None = None,
     stop: Sequence[str] = (),
+    context_keep: int | None = None,
     use_cache: bool = True,
     decoder: Decoder | None = None,
     **sampling: Any,
@@ -59,7 +60,7 @@ def stream_text(
     Args:
         generator: where the luck comes from; without one, from the thread's stream (see `tensorlite.manual_seed`).
         stop: strings that end the text, which ends before them.
-        use_cache, decoder: as for `stream_tokens`.
+        context_keep, use_cache, decoder: as for `stream_tokens`.
         sampling: temperature, top_k, top_p, min_p, repetition_penalty; see `gpt.sampling.Sampling`.
 
     Raises:
@@ -67,7 +68,16 @@ def stream_text(
         ValueError: if max_new_tokens is negative or an option is out of its range. Both are raised at once, not with the first piece.
     """
     rows = stream_texts(
-        model, tokenizer, prompt, max_new_tokens, generator=generator, stop=stop, use_cache=use_cache, decoder=decoder, **sampling
+        model,
+        tokenizer,
+        prompt,
+        max_new_tokens,
+        generator=generator,
+        stop=stop,
+        context_keep=context_keep,
+        use_cache=use_cache,
+        decoder=decoder,
+        **sampling,
     )
     return (piece for (piece,) in rows if piece)
 
@@ -81,6 +91,7 @@ def stream_texts(
     count: int = 1,
     generator: Luck = None,
     stop: Sequence[str] = (),
+    context_keep: int | None = None,
     use_cache: bool = True,
     decoder: Decoder | None = None,
     **sampling: Any,
@@ -100,6 +111,7 @@ def stream_texts(
         max_new_tokens,
         generator=generator,
         vocab_size=tokenizer.vocab_size,
+        context_keep=context_keep,
         use_cache=use_cache,
         decoder=decoder,
         **sampling,
@@ -123,6 +135,7 @@ def stream_tokens(
     *,
     generator: Luck = None,
     vocab_size: int | None = None,
+    context_keep: int | None = None,
     use_cache: bool = True,
     decoder: Decoder | None = None,
     **sampling: Any,
@@ -135,6 +148,8 @@ def stream_tokens(
     Args:
         generator: of the luck, one for all rows or one for each; without any, the thread's stream.
         vocab_size: draw only from the first that many ids: a model's vocabulary may be rounded up beyond its tokenizer's.
+        context_keep: how many tokens the model still sees once there are more than block_size, see `context_length`; without a number
+            block_size, as in the course. With half of that most tokens find a cache, which is several times as fast.
         use_cache: keep keys and values. Every token is the same without, it takes longer. A model with layers that
             `gpt.decoder` does not know is asked without.
         decoder: goes on with its keys and values, of an earlier call with the same model; for a conversation.
@@ -149,10 +164,30 @@ def stream_tokens(
     text = np.asarray(ids, np.int64)
     if not text.size:
         raise ValueError("a model needs at least one token to go on from.")
+    block_size = model.config.block_size
+    keep = block_size if context_keep is None else context_keep
+    if not 1 <= keep <= block_size:
+        raise ValueError(f"context_keep goes from 1 to block_size ({block_size}), got {keep}.")
     if decoder is None and use_cache and supports(model):
         decoder = Decoder(model)
-    writer = _Writer(model, decoder if use_cache else None, chosen, vocab_size, generator, np.atleast_2d(text))
+    writer = _Writer(model, decoder if use_cache else None, chosen, vocab_size, generator, keep, np.atleast_2d(text))
     return (writer.next().reshape(text.shape[:-1]) for _ in range(max_new_tokens))
+
+
+def context_length(tokens: int, block_size: int, keep: int) -> int:
+    """How many of the last tokens the model is shown when there are ``tokens``: all, while they fit.
+
+    When one more would be too many the last ``keep`` stay, and there is room for others again. With block_size 8 and keep 5:
+
+        tokens    1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17
+        shown     1 2 3 4 5 6 7 8 5  6  7  8  5  6  7  8  5
+
+    The course keeps block_size. Then every new token shifts all others by one position, and nothing that was computed can be used again;
+    here that happens once in block_size - keep + 1 tokens. It depends on nothing but the number of tokens, and so it is the same
+    with and without a cache, for a text written in one go or in several.
+    """
+    beyond = tokens - block_size
+    return tokens if beyond <= 0 else keep + (beyond - 1) % (block_size - keep + 1)
 
 
 class _Writer:
@@ -165,10 +200,12 @@ class _Writer:
         sampling: Sampling,
         vocab_size: int | None,
         generator: Luck,
+        keep: int,
         text: np.ndarray,
     ) -> None:
         self.model, self.decoder, self.sampling, self.vocab_size, self.generator = model, decoder, sampling, vocab_size, generator
-        self.context = text[:, -model.config.block_size :]
+        self.keep, self.tokens = keep, text.shape[1]
+        self.context = self._shown(text)
         self.seen: np.ndarray | None = None
         if sampling.repetition_penalty != 1:
             self.seen = np.zeros((len(text), model.config.vocab_size), bool)
@@ -188,10 +225,14 @@ class _Writer:
             tokens, certain = self._choose(logits, luck, self.decoder.rounding(logits))
             if not certain.all():
                 tokens = np.where(certain, tokens, self._choose(_last_logits(self.model, self.context), luck)[0])
-        self.context = np.concatenate([self.context, tokens[:, None]], axis=1)[:, -self.model.config.block_size :]
+        self.tokens += 1
+        self.context = self._shown(np.concatenate([self.context, tokens[:, None]], axis=1))
         if self.seen is not None:
             np.put_along_axis(self.seen, tokens[:, None], True, axis=1)
         return tokens
+
+    def _shown(self, text: np.ndarray) -> np.ndarray:
+        return text[:, -context_length(self.tokens, self.model.config.block_size, self.keep) :]
 
     def _choose(self, logits: Array, luck: np.ndarray, error: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         seen = None if self.seen is None else self.seen[:, : self.vocab_size]

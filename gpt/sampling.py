@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -123,8 +124,10 @@ def choose(
     if sampling.temperature == 0:
         rivals = (scores >= best - 2 * error).sum(axis=-1)
         return scores.argmax(axis=-1), rivals == 1 if error else np.ones(rivals.shape, bool)
-    with np.errstate(over="ignore"):  # at a tiny temperature all but the best go to -inf, as they should
-        scores = (scores - best) / sampling.temperature
+    scores -= best
+    if sampling.temperature != 1:
+        with np.errstate(over="ignore"):  # at a tiny one all but the best go to -inf, as they should
+            scores /= sampling.temperature
     error = min(error / sampling.temperature, 100.0)  # more than that, and nothing is certain
     doubtful = np.zeros(luck.shape, bool)
     if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
@@ -135,19 +138,22 @@ def choose(
         least = math.log(sampling.min_p)
         doubtful |= _others_near(scores, least, 2 * error, expected=0)
         scores[scores < least] = -np.inf
-    p = np.exp(scores)
+    p = np.exp(scores, out=scores)
     if sampling.top_p is not None:
         doubtful |= _keep_nucleus(p, sampling.top_p, error)
     # A uniform number falls into each token's stretch of the running total as often as the token is likely.
-    total = p.cumsum(axis=-1)
-    borders, u = total, luck[..., None] * total[..., -1:]
+    borders = p.cumsum(axis=-1)
+    total = borders[..., -1:]
+    u = luck[..., None] * total
     if error:
-        reach = _reach(borders, total[..., -1:], error)
-        doubtful |= ((abs(borders - u) <= reach) & (reach > 0)).any(axis=-1)
+        distance = abs(borders - u)
+        if (distance <= _reach(0.5, 1.0, error) * total).any():  # a border can be off by that much or, elsewhere, by less
+            reach = _reach(borders, total, error)
+            doubtful |= ((distance <= reach) & (reach > 0)).any(axis=-1)
     return (borders <= u).sum(axis=-1), ~doubtful
 
 
-def _reach(part: np.ndarray, total: np.ndarray, error: float) -> np.ndarray:
+def _reach(part: Any, total: Any, error: float) -> Any:
     """How far a running total can be off: everything in it too likely by e^error, everything after it too unlikely, or the reverse.
 
     The share c then becomes c e²ᵉ / (c e²ᵉ + 1 - c), which is c + c (1 - c) (e²ᵉ - 1) or less.

@@ -102,6 +102,14 @@ def test_the_cache_changes_nothing(run: Path, capsys: pytest.CaptureFixture) -> 
     assert out(capsys, *options, "--no-cache") == out(capsys, *options)
 
 
+def test_keeping_less_of_a_full_context(run: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--checkpoint", run, "--prompt", "the ", "--max-new-tokens", 50, "--seed", 3]
+    kept = out(capsys, *options, "--context-keep", 3)
+    assert kept == out(capsys, *options, "--context-keep", 3, "--no-cache")
+    assert kept != out(capsys, *options) == out(capsys, *options, "--context-keep", 8)
+    assert kept[:9] == out(capsys, *options)[:9], "the same until 9 tokens are too many"
+
+
 def test_a_stop_string_ends_the_text_before_it(run: Path, capsys: pytest.CaptureFixture) -> None:
     options = ["--checkpoint", run, "--prompt", "the ", "--max-new-tokens", 60, "--seed", 3, "--completion-only"]
     whole = out(capsys, *options).removesuffix("\n")
@@ -137,6 +145,8 @@ def test_a_prompt_longer_than_the_context_is_cropped_and_said_so(run: Path, caps
     assert captured.out.startswith(prompt)
     shorter = out(capsys, "--checkpoint", run, "--prompt", prompt[-8:], "--max-new-tokens", 5, "--seed", 1)
     assert captured.out == prompt[:-8] + shorter
+    generate.main(["--checkpoint", str(run), "--prompt", prompt, "--max-new-tokens", "0", "--context-keep", "7"])
+    assert capsys.readouterr().err == "note: the prompt has 19 tokens; the model reads the last 7.\n"
 
 
 def test_the_program_itself(run: Path) -> None:
@@ -196,6 +206,8 @@ def test_no_checkpoint(capsys: pytest.CaptureFixture) -> None:
         (["--min-p", "nan"], "min_p must be at least 0 and at most 1, got nan."),
         (["--repetition-penalty", "0"], "repetition_penalty must be a positive number (1 for none), got 0.0."),
         (["--max-new-tokens", "-1"], "--max-new-tokens must be at least 0, got -1."),
+        (["--context-keep", "0"], "--context-keep must be at least 1, got 0."),
+        (["--context-keep", "9"], "--context-keep must be at most 8, the tokens that this model's context holds, got 9."),
         (["--num-samples", "0"], "--num-samples must be at least 1, got 0."),
         (["--seed", "-1"], "--seed must be at least 0, got -1."),
         (["--backend", "cuda"], "Use 'cupy'."),

@@ -154,18 +154,41 @@ def drawn_options(rng: np.random.Generator) -> dict:
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
 def test_the_same_tokens_with_and_without(changes):
-    """200 samples a config, 1,000 in all: random prompts, settings and seeds, half of them past block_size."""
+    """200 samples a config, 1,000 in all: random prompts, settings and seeds, most of them past block_size."""
     rng = np.random.default_rng(5)
     models = [make(seed, std, **changes) for seed, std in enumerate((0.02, 0.1, 0.3, 0.6))]
     for sample in range(200):
         model, options = models[sample % 4], drawn_options(rng)
         prompt = rng.integers(17, size=rng.integers(1, 18))
         length = int(rng.integers(1, 20))
+        if rng.random() < 0.5:
+            options["context_keep"] = int(rng.integers(1, 13))
         with_cache, without = (
             [int(id) for id in stream_tokens(model, prompt, length, generator=np.random.default_rng(sample), use_cache=use, **options)]
             for use in (True, False)
         )
         assert with_cache == without, (sample, options)
+
+
+def test_with_context_keep_most_tokens_find_what_was_before(monkeypatch):
+    """12 tokens fill the context; then 6 are kept, encoded again, and 6 more are added one by one."""
+    model = make()
+    decoder = Decoder(model)
+    rows = []
+    advance = decoder._advance
+    monkeypatch.setattr(decoder, "_advance", lambda ids, start: rows.append(ids.shape[1]) or advance(ids, start))
+    list(stream_tokens(model, [1], 12 + 2 * 7, decoder=decoder, context_keep=6))
+    assert rows == [1] * 12 + [6, 1, 1, 1, 1, 1, 1] * 2
+
+
+def test_context_keep_in_one_go_or_in_several():
+    model = make()
+    options = {"temperature": 0, "context_keep": 5}
+    whole = [1, 2, *(int(id) for id in stream_tokens(model, [1, 2], 40, **options))]
+    text = [1, 2]
+    while len(text) < 42:
+        text += [int(id) for id in stream_tokens(model, text, 4, **options)]
+    assert text == whole
 
 
 def test_a_batch_and_each_row_alone():

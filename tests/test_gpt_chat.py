@@ -106,15 +106,18 @@ def test_what_cannot_be_read_is_not_said(told: list):
         assert conversation.as_text() == ""
 
 
-def test_a_turn_is_what_generate_would_write():
-    model = make()
-    conversation = Conversation(model, TOKEN, max_new_tokens=30, generator=np.random.default_rng(4), sampling={"temperature": 0.7})
+@pytest.mark.parametrize("context_keep", [None, 10])
+def test_a_turn_is_what_generate_would_write(context_keep: int | None):
+    model = make(block_size=24)
+    conversation = Conversation(
+        model, TOKEN, max_new_tokens=30, generator=np.random.default_rng(4), context_keep=context_keep, sampling={"temperature": 0.7}
+    )
     first = "".join(conversation.say("the "))
     second = "".join(conversation.say(""))
-    rng = np.random.default_rng(4)
-    text = generate_text(model, TOKEN, "the ", 30, generator=rng, temperature=0.7, use_cache=False)
+    options = {"generator": np.random.default_rng(4), "temperature": 0.7, "use_cache": False, "context_keep": context_keep}
+    text = generate_text(model, TOKEN, "the ", 30, **options)
     assert "the " + first == text
-    assert text + second == generate_text(model, TOKEN, text, 30, generator=rng, temperature=0.7, use_cache=False)
+    assert text + second == generate_text(model, TOKEN, text, 30, **options)
 
 
 # --- the commands -------------------------------------------------------------------------------------
@@ -239,6 +242,7 @@ def test_lines_through_a_pipe(run: Path):
         (["--temperature", "nan"], "temperature must be 0"),
         (["--max-new-tokens", "-1"], "--max-new-tokens must be at least 0"),
         (["--temprature", "1"], "did you mean --temperature?"),
+        (["--context-keep", "65"], "--context-keep must be at most 64"),
     ],
 )
 def test_impossible_options(run: Path, capsys: pytest.CaptureFixture, argv: list[str], message: str):

@@ -8,7 +8,7 @@ import pytest
 import tensorlite as tl
 from data.tokenizer import CharTokenizer, UnknownCharacterError
 from gpt.config import GPTConfig
-from gpt.inference import generate_text, stream_text, stream_tokens
+from gpt.inference import context_length, generate_text, stream_text, stream_tokens
 from gpt.model import LanguageModel, build_model
 from gpt.sampling import DivergedError
 from tensorlite import random
@@ -51,6 +51,19 @@ def test_the_context_grows_and_is_cropped_to_block_size() -> None:
     tokens = list(stream_tokens(model, [0, 1], 4))
     assert [int(token) for token in tokens] == [2, 3, 4, 5]
     assert model.seen == [[[0, 1]], [[0, 1, 2]], [[0, 1, 2, 3]], [[1, 2, 3, 4]]]
+
+
+def test_with_context_keep_the_context_fills_up_again() -> None:
+    model = Recorder(block_size=4)
+    list(stream_tokens(model, [0, 1], 8, context_keep=2))
+    shown = ([0, 1], [0, 1, 2], [0, 1, 2, 3], [3, 4], [3, 4, 5], [3, 4, 5, 6], [6, 7], [6, 7, 8])
+    assert model.seen == [[context] for context in shown]
+
+
+def test_how_much_context_there_is() -> None:
+    assert [context_length(tokens, 8, 5) for tokens in range(1, 18)] == [1, 2, 3, 4, 5, 6, 7, 8, 5, 6, 7, 8, 5, 6, 7, 8, 5]
+    assert [context_length(tokens, 4, 4) for tokens in range(1, 9)] == [1, 2, 3, 4, 4, 4, 4, 4]  # the course's crop
+    assert [context_length(tokens, 3, 1) for tokens in range(1, 9)] == [1, 2, 3, 1, 2, 3, 1, 2]
 
 
 def test_a_prompt_longer_than_block_size_is_cropped() -> None:
@@ -186,6 +199,8 @@ def test_a_prompt_with_unseen_characters_is_refused_at_once() -> None:
         ({"temperature": float("nan")}, "temperature must be 0"),
         ({"top_k": 0}, "top_k must be at least 1"),
         ({"top_p": 2}, "top_p must be above 0"),
+        ({"context_keep": 0}, r"context_keep goes from 1 to block_size \(8\), got 0"),
+        ({"context_keep": 9}, r"context_keep goes from 1 to block_size \(8\), got 9"),
     ],
 )
 def test_options_out_of_range_are_refused_at_once(options: dict, message: str) -> None:
