@@ -81,6 +81,7 @@ class TrainConfig:
     vocab_size: int | None = option(None, "ids that the model has room for; without a number, as many as the tokenizer has")
     preset: str = option("tiny", "where all other settings start from: bigram, tiny, course or gpt2")
     backend: str = option("numpy", "numpy (the CPU) or cupy (an NVIDIA GPU)")
+    cuda_graph: bool | str = option("auto", "on a GPU: auto, true or false; record a step once and launch it as a whole from then on")
     workers: int | None = option(None, "threads on the CPU, each with a share of the batch; without a number, one for each core")
     shards: int | None = option(None, "shares a batch is cut into; they decide how sums are rounded, workers do not; as many as workers")
     seed: int = option(1337, "of the initial weights, the order of the data and the dropout")
@@ -112,6 +113,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_name("preset", self.preset, PRESETS)
         require_name("schedule", self.schedule, SCHEDULES)
+        if self.cuda_graph not in (True, False, "auto"):
+            raise ValueError(f"cuda_graph is auto, true or false, got {self.cuda_graph!r}.")
         for name in _AT_LEAST_ONE:
             if getattr(self, name) is not None:
                 require_at_least(1, name, getattr(self, name))

@@ -32,7 +32,7 @@ from tensorlite.random import make_generator
 # What may be another than before when a run goes on: how long, on what, and what is shown. All else decides what is computed.
 MAY_CHANGE = frozenset({
     "data", "out", "backend", "workers", "steps", "eval_interval", "patience", "log_interval", "sample_interval", "sample_length",
-    "checkpoint_interval", "keep_last", "tensorboard", "time_limit", "attention_recompute",
+    "checkpoint_interval", "keep_last", "tensorboard", "time_limit", "attention_recompute", "cuda_graph",
 })  # fmt: skip
 
 

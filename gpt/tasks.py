@@ -82,6 +82,8 @@ class TextTask(Task):
 class RowTrainer(Trainer):
     """A trainer whose data are rows of their own lengths, not one long text."""
 
+    steps_are_alike = False
+
     def _batches(self, name: str, stream: int) -> Any:
         rows: Any = self.tokens[name]
         seed = int(make_generator(self.config.seed, stream).integers(2**32))

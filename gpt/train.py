@@ -47,6 +47,7 @@ def _profile(trainer: Trainer, steps: int) -> int:
     """Say where the time of some steps goes; nothing is kept."""
     if steps < 1:
         fail(f"--profile takes a number of steps, at least 1, got {steps}.")
+    trainer.captured = None  # in a graph no op can be told from the next
     with trainer.workers:
         for _ in range(WARM_UP):
             trainer.update()

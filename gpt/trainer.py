@@ -11,13 +11,14 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from tqdm import tqdm
 
 import tensorlite as tl
 from data.loader import Batch, RandomBatches, Tokens
+from gpt.captured import CapturedStep
 from gpt.config import TrainConfig
 from gpt.diagnosis import first_not_finite
 from gpt.errors import fail
@@ -81,6 +82,8 @@ class Trainer:
         BatchError: if one of the two texts is shorter than a context.
     """
 
+    steps_are_alike: ClassVar[bool] = True  # whether all batches have one shape
+
     def __init__(
         self,
         model: LanguageModel,
@@ -101,6 +104,7 @@ class Trainer:
         self.last: Evaluation | None = None
         self.best = Best()
         self.gradient_norm = tl.zeros(())
+        self.captured = CapturedStep(self) if config.backend != "numpy" and config.cuda_graph else None  # steps without Python
         self.workers = Workers(config.workers or (available_cores() if config.backend == "numpy" else 1))
         self.shard_count = config.shards or self.workers.count
         self.shards = BatchShards(model, self.optimizer.flats, self.shard_count, self.workers)
@@ -137,26 +141,35 @@ class Trainer:
     def update(self) -> Tensor:
         """One step: the loss of one batch (or of several, accumulated), its gradient, and new weights."""
         batches = [self.batches.next_batch() for _ in range(self.config.accumulation)]
-        loss = self.gradients(batches)
-        self.gradient_norm = optim.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
-        if self.config.backend == "numpy" and not np.isfinite(loss.data + self.gradient_norm.data):  # on the CPU looking is free
-            self._diverged(float(loss.data), batches)
-        self.optimizer.step()
+        loss, self.gradient_norm = self.captured(batches) if self.captured else self.plain_step(batches)
         self.schedule.step()
-        self.optimizer.zero_grad()
         self.step += 1
         for x, _ in batches:
             self.speed.add(x)
         return loss
 
-    def gradients(self, batches: list[Batch]) -> Tensor:
-        """The mean loss over ``batches``, and its gradient. The workers share each batch (see `tensorlite.parallel`)."""
+    def plain_step(self, batches: list[Batch]) -> tuple[Tensor, Tensor]:
+        """One step, op by op; returns the loss and the length of the gradient."""
+        loss, norm = self.gradients([self.to_device(batch) for batch in batches])
+        if self.config.backend == "numpy" and not np.isfinite(loss.data + norm.data):  # on the CPU looking is free
+            self.gradient_norm = norm
+            self._diverged(float(loss.data), batches)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss, norm
+
+    def gradients(self, batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The mean loss over ``batches``; its gradient, clipped, is then in the parameters, and its length before is returned, too.
+
+        The workers share each batch (see `tensorlite.parallel`).
+        """
         share = 1 / len(batches)
         losses = [
-            self.shards.loss_and_gradients(self.to_device(batch), functools.partial(self._dropout_stream, number), scale=share)
+            self.shards.loss_and_gradients(batch, functools.partial(self._dropout_stream, number), scale=share)
             for number, batch in enumerate(batches)
         ]
-        return losses[0] if len(losses) == 1 else tl.stack(losses).mean()
+        norm = optim.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
+        return losses[0] if len(losses) == 1 else tl.stack(losses).mean(), norm
 
     def look_around(self, bar: tqdm) -> None:
         """Between two steps: evaluate, show a sample, keep what has been learnt, each where it is due."""

@@ -27,7 +27,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tensorlite.backend import Array, array_module
-from tensorlite.creation import full
 from tensorlite.optim.flat import FlatParameters
 from tensorlite.random import use_generator
 from tensorlite.tensor import Tensor
@@ -132,7 +131,8 @@ class BatchShards:
             with use_generator(stream(i)):
                 # only the loss is held: where the vocabulary is large, the logits are most of the memory
                 loss = models[i](*(tensor[share] for tensor in batch))[1]
-                loss.backward(full((), weight * scale, dtype=loss.dtype, device=loss.device))
+                dy = array_module(loss.data).full((), weight * scale, loss.dtype)  # made on the device: nothing is copied there
+                loss.backward(Tensor.wrap(dy))
             return loss.detach() * weight
 
         losses = self.workers.map(run, range(len(shares)))

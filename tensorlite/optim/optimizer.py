@@ -41,6 +41,7 @@ class Optimizer:
         if isinstance(params, Tensor):
             raise TypeError("an optimizer takes a list of parameters, not one tensor: put it in a list.")
         self.defaults = defaults
+        self.layout = 0  # how often the arrays have been made anew
         listed: list[Any] = list(params)
         if not listed:
             raise ValueError("an optimizer needs at least one parameter, got an empty list.")
@@ -105,7 +106,7 @@ class Optimizer:
 
     def dials(self) -> Dials:
         """`Dials` for the parameters that have a gradient now."""
-        return Dials(self._runs())
+        return Dials(self)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget every gradient; with ``set_to_none=False`` fill it with zeros."""
@@ -257,6 +258,7 @@ class Optimizer:
         return checked
 
     def _restore(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+        self.layout += 1
         for buffer in self._buffers:
             buffer.steps = [0] * len(buffer.flat)
             buffer.state = {}
@@ -322,12 +324,18 @@ class Dials:
         lr, step: for each run an array of no axes, float32 and int32.
     """
 
-    def __init__(self, runs: list[Run]) -> None:
-        self.runs = runs
-        self._device = runs[0].buffer.flat.device
-        self._both = self._device.asarray(np.zeros((2, len(runs)), np.int32))  # one array, so that one copy brings all
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.runs = runs = optimizer._runs()
+        self._optimizer, self._layout = optimizer, optimizer.layout
+        flat = runs[0].buffer.flat
+        self._device = flat.device
+        self._both = array_module(flat.data).empty((2, len(runs)), "int32")  # one array, so that one copy brings all
         self.lr = [self._both[0, i : i + 1].view("float32").reshape(()) for i in range(len(runs))]
         self.step = [self._both[1, i : i + 1].reshape(()) for i in range(len(runs))]
+
+    def still_fit(self) -> bool:
+        """Whether parameters and state lie where they lay when the dials were made."""
+        return self._layout == self._optimizer.layout and all(flat.fits() for flat in self._optimizer.flats)
 
     def turn(self) -> None:
         """To the next step: its rates and numbers, from the optimizer's groups and counts."""

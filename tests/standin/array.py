@@ -152,20 +152,20 @@ class ndarray:
         plain = index(key, self.shape)
         if has_mask(plain):
             state.machine.read("selecting by a mask")
-        return ndarray.of(state.machine.compute("getitem", lambda: self._a[plain]))
+        return ndarray.of(state.machine.compute("getitem", lambda: self._a[index(key, self.shape)]))  # the index as it is then
 
     def __setitem__(self, key: Any, value: Any) -> None:
         plain, source = index(key, self.shape), unwrap(value, "setting items")
         if has_mask(plain) and isinstance(source, np.ndarray) and source.ndim:
             state.machine.read("setting many values by a mask")
-        state.machine.write("setitem", lambda: self._a.__setitem__(plain, source))
+        state.machine.write("setitem", lambda: self._a.__setitem__(index(key, self.shape), source))
 
     def fill(self, value: Any) -> None:
         state.machine.write("fill", lambda: self._a.fill(value))
 
     def scatter_add(self, key: Any, value: Any) -> None:
-        plain, source = index(key, self.shape), unwrap(value, "scatter_add")
-        state.machine.write("scatter_add", lambda: np.add.at(self._a, plain, source))
+        source = unwrap(value, "scatter_add")
+        state.machine.write("scatter_add", lambda: np.add.at(self._a, index(key, self.shape), source))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in METHODS:

@@ -51,15 +51,17 @@ def function(name: str) -> Any:
         if name == "matmul":
             _check_matmul(*args)
         if name in ("take", "put_along_axis", "take_along_axis"):
-            plain = _wrapped(name, plain, options)
+            do = lambda *args, **kwargs: theirs(*_wrapped(name, args, kwargs), **kwargs)  # noqa: E731 - of the indices when it is done
+        else:
+            do = theirs
         if name in ("put_along_axis", "copyto", "fill_diagonal", "place", "putmask", "put"):
-            state.machine.write(name, lambda: theirs(*plain, **options))
+            state.machine.write(name, lambda: do(*plain, **options))
             return None
         if out is not None:
             target = unwrap(out, name)
-            state.machine.write(name, lambda: theirs(*plain, out=target, **options))
+            state.machine.write(name, lambda: do(*plain, out=target, **options))
             return out
-        return wrap(state.machine.compute(name, lambda: theirs(*plain, **options)))
+        return wrap(state.machine.compute(name, lambda: do(*plain, **options)))
 
     if isinstance(theirs, np.ufunc):
         for method in ("reduce", "accumulate", "outer", "reduceat"):

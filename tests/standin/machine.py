@@ -89,6 +89,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.work: list[tuple[str, Callable[[], None]]] = []
+        self.memory: list[np.ndarray] = []
 
     def launch(self, stream: Any = None) -> None:
         """Do all of it, in order, on the memory it was noted for."""
@@ -158,7 +159,11 @@ class Machine:
         if array.nbytes == 0 or self.block_of(array.ctypes.data) is not None:
             return False
         address, pool = owner.ctypes.data, getattr(self.allocators[-1], "__self__", self.default_pool)
-        size = pool.malloc(owner.nbytes)
+        if self.graph is None:
+            size = pool.malloc(owner.nbytes)
+        else:  # every launch works in this memory, so it is nobody else's again; a real pool has it from the steps before
+            size = 0
+            self.graph.memory.append(owner)
         self._blocks[address] = (owner.nbytes, weakref.ref(owner))
         weakref.finalize(owner, self._release, address, pool, size)
         return True
