@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.corpus import Corpus, load_corpus
-from data.sources.download import download
 from data.sources.streams import SourceError
 
 
@@ -50,6 +49,8 @@ def named_source(name: str, folder: Path | None = None) -> Corpus | Path:
     """
     if name == "pydoc":
         return load_corpus("pydoc")
+    from data.sources.download import download  # needs much of the standard library, which takes time to import
+
     remote = _REMOTE[name]
     path = (downloads() if folder is None else folder) / remote.file
     by_hand = f"fetch it by hand ({remote.size}) where there is a network, and put it at {path}."
