@@ -2,16 +2,24 @@
 
 Every thread has a stream of its own: a worker that trains on a share of the batch draws its dropout
 masks without asking the others, and the numbers do not depend on who runs first.
+
+One exception: dropout on a GPU would wait for its masks to arrive. There a kernel works them out (Philox, see
+`tensorlite.kernels.cuda.dropout`) from a key of 64 bits and the number of the call, and only the key comes from
+the CPU. The masks are then others than NumPy's, and as good.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+
+from tensorlite.backend import Array
 
 _thread = threading.local()
 
@@ -101,3 +109,53 @@ class KeepReader:
             bits = np.concatenate((self._left, bits))
         self._left = bits[size:].copy()
         return (bits[:size] >= self._threshold).reshape(shape)
+
+
+def draw_key(stream: np.random.Generator | None = None) -> np.ndarray:
+    """64 random bits from ``stream``, by default the thread's: two uint32 numbers, a key for `use_dropout_key`."""
+    return (stream or generator()).integers(0, 2**32, size=2, dtype=np.uint32)
+
+
+@contextlib.contextmanager
+def use_dropout_key(key: Array) -> Iterator[None]:
+    """Inside the ``with`` block, dropout on a GPU draws its masks from ``key`` and the number of the call: 0, 1, 2, ….
+
+        key = cupy.empty(2, "uint32")                # stays where it is
+        for _ in range(steps):
+            key.set(random.draw_key(stream))         # what is drawn changes with what lies there
+            with random.use_dropout_key(key):
+                loss(model(x)).backward()
+
+    The kernels read the key when they run. So a CUDA graph that was captured inside such a block, and is launched again after the
+    key was changed, draws new masks. Backward reads it again: leave it alone between a forward and its backward. Holds for the
+    calling thread; where a ``generator`` is given to an op, or without such a block, each call draws a key of its own on the CPU and sends
+    it to the device, which a graph cannot capture.
+
+    Args:
+        key: two uint32 numbers on the device.
+
+    Raises:
+        ValueError: for another array.
+    """
+    if key.shape != (2,) or key.dtype != np.uint32:
+        raise ValueError(f"a dropout key is an array of two uint32 numbers, got {key.dtype} {key.shape}.")
+    previous = getattr(_thread, "dropout", None)
+    _thread.dropout = (key, itertools.count())
+    try:
+        yield
+    finally:
+        _thread.dropout = previous
+
+
+def dropout_key(xp: Any, stream: np.random.Generator | None = None) -> tuple[Array, int]:
+    """For the next call of dropout on a GPU: the key, two uint32 numbers on the device, and the number of the call.
+
+    Args:
+        xp: the module of the arrays.
+        stream: draw a key from this one, instead of taking the one in use (see `use_dropout_key`).
+    """
+    in_use: tuple[Array, Iterator[int]] | None = getattr(_thread, "dropout", None)
+    if stream is not None or in_use is None:
+        return xp.asarray(draw_key(stream)), 0
+    key, calls = in_use
+    return key, next(calls)

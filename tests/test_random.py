@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorlite.random import KeepReader, keep_mask, make_generator
+from tensorlite.random import KeepReader, draw_key, dropout_key, keep_mask, make_generator, use_dropout_key, use_generator
 
 
 @given(pieces=st.lists(st.integers(0, 13), max_size=9), p=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
@@ -40,3 +40,33 @@ def test_streams_are_named_by_seed_and_key():
         assert not np.array_equal(first, other.random(4))
     with pytest.raises(ValueError, match="negative"):
         make_generator(-1)
+
+
+def test_calls_of_dropout_are_numbered_inside_a_block_and_afresh_in_the_next():
+    key, other = draw_key(make_generator(1)), draw_key(make_generator(2))
+    with use_dropout_key(key):
+        assert [dropout_key(np)[1] for _ in range(3)] == [0, 1, 2]
+        with use_dropout_key(other):
+            assert dropout_key(np)[0] is other
+        found, number = dropout_key(np)
+        assert found is key and number == 3
+    with use_dropout_key(key):
+        assert dropout_key(np)[1] == 0
+
+
+def test_a_key_of_ones_own_is_drawn_from_the_stream_given_or_the_threads():
+    def drawn(seed):
+        return draw_key(make_generator(seed)).tolist()
+
+    with use_generator(make_generator(5)):
+        key, number = dropout_key(np)
+        assert (key.tolist(), number) == (drawn(5), 0)
+        with use_dropout_key(draw_key(make_generator(6))):
+            assert dropout_key(np, make_generator(7))[0].tolist() == drawn(7)
+    assert drawn(5) != drawn(6)
+
+
+@pytest.mark.parametrize("key", [np.zeros(2, np.int64), np.zeros(3, np.uint32)])
+def test_a_dropout_key_is_two_numbers_of_32_bits(key):
+    with pytest.raises(ValueError, match="two uint32"), use_dropout_key(key):
+        pass
