@@ -23,7 +23,7 @@ ENGINE = {"tensorlite.backend", "tensorlite.random", "tensorlite.tape", "tensorl
 # Room -> what it may import besides itself and the standard library. The longest matching name is a module's room.
 ROOMS: dict[str, set[str]] = {
     "tensorlite.backend": {"numpy", "cupy"},
-    "tensorlite.random": {"numpy"},
+    "tensorlite.random": {"tensorlite.backend", "numpy"},
     "tensorlite.precision": {"numpy", "ml_dtypes"},
     "tensorlite.tape": {"tensorlite.backend"},
     "tensorlite.index": {"tensorlite.backend"},
