@@ -96,6 +96,34 @@ def test_atomics_lose_nothing(order):
     assert run("atomicAdd(y, x[blockIdx.x * blockDim.x + threadIdx.x]);", x, y, grid=4, order=order)[0] == 256
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_warp_sees_registers_of_all_its_lanes_at_once(order):
+    x, y = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
+    body = """struct Held { float a, b, c; };
+    float here = x[threadIdx.x], sum = 0;
+    for (int i = 0; i < 3; i++) {
+        const Held* lanes = cuda_on_cpu::gather(Held{here, here + i, -here}, "a meeting");
+        for (int lane = 0; lane < 32; lane++) sum += lanes[lane].a + lanes[lane].b + lanes[lane].c;
+    }
+    y[threadIdx.x] = sum;"""
+    warps = x.reshape(2, 32).sum(axis=1)
+    np.testing.assert_array_equal(run(body, x, y, order=order), np.repeat(3 * warps + 32 * 3, 32))
+
+
+LATE = """__shared__ float s[64];
+    if (threadIdx.x < 16) cuda_on_cpu::copy_later(s + 4 * threadIdx.x, x + 4 * threadIdx.x, 16, 8);
+    {wait} y[threadIdx.x] = s[63 - threadIdx.x];"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_copy_is_there_when_its_thread_has_waited_and_all_have_met(order):
+    x, y = numbers(64), np.zeros(64, np.float32)
+    got = run(LATE.replace("{wait}", "cuda_on_cpu::finish_copies(); __syncthreads();"), x, y.copy(), order=order)
+    np.testing.assert_array_equal(got, np.where(np.arange(64) % 4 < 2, x, 0)[::-1])
+    assert np.isnan(run(LATE.replace("{wait}", "__syncthreads();"), x, y.copy(), order=order)).all()
+    assert np.isnan(run(LATE.replace("{wait}", "cuda_on_cpu::finish_copies();"), x, y.copy(), order=order)).any()
+
+
 @pytest.mark.parametrize(
     "body, words",
     [

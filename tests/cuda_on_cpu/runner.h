@@ -9,6 +9,7 @@
 //   __syncthreads()        wait until every thread of the block is here; a thread that has left is an error
 //   __shfl_*_sync, …       wait until the 32 threads of the warp are here, then exchange; the mask must name all of them
 //   atomicAdd, …           the plain operation: one fibre runs at a time
+//   copies to shared       take place when the thread waits for them: until then poison is read
 //
 // What the hardware has beyond C++ (conversions to half precision, tensor cores) is in common.cuh and mma.cuh, which have
 // a branch for the host each.
@@ -57,6 +58,9 @@ constexpr size_t STACK = 256 * 1024, RED_ZONE = 4096;
 
 enum State { READY, AT_BLOCK_BARRIER, AT_WARP_EXCHANGE, GONE };
 
+struct Copy { void* to; const void* from; size_t size, there; };
+constexpr int MAX_COPIES = 256;
+
 struct Fibre {
     ucontext_t start;
     jmp_buf place;
@@ -65,6 +69,8 @@ struct Fibre {
     const char* meeting;  // what it waits at
     unsigned exchanges;   // how many warp exchanges it has taken part in
     dim3 index;
+    Copy copies[MAX_COPIES];  // begun, and not waited for
+    int copying;
 };
 
 Fibre* running;  // the fibre whose turn it is
@@ -73,7 +79,8 @@ char* stacks;
 jmp_buf scheduler;
 dim3 grid_size, block_size, block_index;
 int threads;
-uint64_t slots[MAX_THREADS / WARP][2][WARP];  // what the lanes of each warp hold out, twice: see exchange()
+constexpr size_t SLOT = 32;  // bytes
+alignas(16) char slots[MAX_THREADS / WARP][2][WARP * SLOT];  // what the lanes of each warp hold out, twice: see gather()
 char* dynamic_shared;
 size_t dynamic_shared_bytes;
 char error[512];
@@ -100,20 +107,40 @@ __attribute__((noinline)) inline void wait_at(State state, const char* meeting) 
 
 inline void sync_block() { wait_at(AT_BLOCK_BARRIER, "__syncthreads"); }
 
-/// Hold out `value`, meet the warp, and take what `source` holds out. There are two sets of slots: a lane that is already at the
-/// next exchange must not overwrite what a slower one still has to read; two exchanges ahead nobody can be.
+/// Hold out `value`, meet the warp, and see what all 32 lanes hold out: until this thread comes to its next exchange. There are two
+/// sets of slots: a lane that is already at the next exchange must not overwrite what a slower one still has to read; two exchanges
+/// ahead nobody can be.
+template <typename T>
+const T* gather(const T& value, const char* meeting) {
+    static_assert(sizeof(T) <= SLOT && std::is_trivially_copyable_v<T>, "a warp exchange moves a few registers");
+    int thread = thread_number();
+    T* held = reinterpret_cast<T*>(slots[thread / WARP][running->exchanges++ % 2]);
+    held[thread % WARP] = value;
+    wait_at(AT_WARP_EXCHANGE, meeting);
+    return held;
+}
+
+/// The same, and take what one lane, `source`, holds out.
 template <typename T>
 T exchange(unsigned mask, T value, int source, const char* meeting) {
-    static_assert(sizeof(T) <= 8, "a warp exchange moves at most 8 bytes");
     if (mask != 0xffffffffu) fail("a warp exchange must name all 32 lanes in its mask here");
-    int thread = thread_number(), lane = thread % WARP;
-    uint64_t bits = 0;
-    memcpy(&bits, &value, sizeof value);
-    uint64_t* slot = slots[thread / WARP][running->exchanges++ % 2];
-    slot[lane] = bits;
-    wait_at(AT_WARP_EXCHANGE, meeting);
-    memcpy(&value, &slot[source % WARP], sizeof value);
-    return value;
+    return gather(value, meeting)[source % WARP];
+}
+
+/// Copy `there` bytes, and zeros up to `size`, but as late as the hardware may: when the thread waits for its copies.
+inline void copy_later(void* to, const void* from, size_t size, size_t there) {
+    if (running->copying == MAX_COPIES) fail("more copies are under way than this runner can hold");
+    if (reinterpret_cast<uintptr_t>(to) % size || reinterpret_cast<uintptr_t>(from) % size) fail("a copy is not aligned to its size");
+    running->copies[running->copying++] = {to, from, size, there};
+}
+
+inline void finish_copies() {
+    for (int i = 0; i < running->copying; i++) {
+        const Copy& copy = running->copies[i];
+        memcpy(copy.to, copy.from, copy.there);
+        memset(static_cast<char*>(copy.to) + copy.there, 0, copy.size - copy.there);
+    }
+    running->copying = 0;
 }
 
 inline void fibre_main() {
@@ -176,6 +203,7 @@ inline void run_block(const int* order) {
         fibre.begun = false;
         fibre.state = READY;
         fibre.exchanges = 0;
+        fibre.copying = 0;
         fibre.index = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
         getcontext(&fibre.start);
         fibre.start.uc_stack.ss_sp = stacks + size_t(i) * STACK;
