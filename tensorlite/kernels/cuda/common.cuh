@@ -85,6 +85,16 @@ __device__ inline void store4(T* place, float4 x) {
     *reinterpret_cast<Four*>(place) = four;
 }
 
+// Two neighbours, at an even address.
+template <typename T>
+__device__ inline void store2(T* place, float x, float y) {
+    struct __align__(2 * sizeof(T)) Two { T a, b; };
+    Two two;
+    store(two.a, x);
+    store(two.b, y);
+    *reinterpret_cast<Two*>(place) = two;
+}
+
 // --- reductions ------------------------------------------------------------------------------------------
 
 // The sum over the 32 threads of a warp, known to all of them, and to all the same bits. A butterfly: first each thread
