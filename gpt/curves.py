@@ -38,19 +38,33 @@ def plot_runs(runs: Mapping[str, Records], path: Path) -> None:
     losses, rates, norms = figure.subplots(3, 1, sharex=True, height_ratios=(2, 0.8, 1.4))
     _draw_losses(losses, runs)
     for number, records in enumerate(runs.values()):
-        rates.plot(*_points(records, "learning_rate"), color=f"C{number}", linewidth=1.6)
+        wider = 1.6 + 1.4 * (len(runs) - 1 - number)  # runs often have the same one: then the first still shows behind the last
+        rates.plot(*_points(records, "learning_rate"), color=f"C{number}", linewidth=wider)
         norms.plot(*_points(records, "gradient_norm"), color=f"C{number}" if len(runs) > 1 else "0.2", linewidth=1.4, label="all")
     rates.set(ylabel="learning rate", ylim=(0, None))
     rates.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     norms.set(ylabel="norm of the gradient", xlabel="step")
     if any(value > 0 for records in runs.values() for value in _points(records, "gradient_norm")[1]):
         norms.set_yscale("log")
+        _label_plainly(norms.yaxis)
     if len(runs) == 1:
         _draw_layers(norms, next(iter(runs.values())))
     for axes in (rates, norms):
         tidy(axes)
     figure.suptitle(" · ".join(runs), fontsize=13)
     save_figure(figure, path)
+
+
+def _label_plainly(axis: Any) -> None:
+    """Write 0.3 at a logarithmic axis, and not 3 · 10 to the -1, at those ticks that Matplotlib would label."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: Any = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain())
 
 
 def _draw_losses(axes: Any, runs: Mapping[str, Records]) -> None:
