@@ -136,7 +136,8 @@ def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K", subo
 
 def asarray(a: Any, dtype: Any = None, order: str | None = None, *, blocking: bool = False) -> ndarray:
     """``a`` itself where it will do."""
-    if isinstance(a, ndarray) and dtype in (None, a.dtype) and (order != "C" or a.flags.c_contiguous):
+    fits = dtype is None or np.dtype(dtype) == getattr(a, "dtype", None)  # numpy.dtype(None) is float64: not to be compared with
+    if isinstance(a, ndarray) and fits and (order != "C" or a.flags.c_contiguous):
         return a
     return array(a, dtype, order=order or "K")
 

@@ -1,0 +1,50 @@
+"""The book on CuPy: every case of the table, forward and backward, on the stand-in's arrays, gives NumPy's numbers bit for bit.
+
+Only the book runs, so both sides do the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorlite as tl
+from tensorlite import random
+from tensorlite.backend import array_module, to_numpy
+from tensorlite.op import use_kernels
+from tensorlite.tensor import Tensor
+from tests.cases import Case, all_cases
+from tests.compare import cotangents, flat
+
+
+class OnDevice:
+    """`tensorlite` for a case that makes a tensor of its own: there it is made, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(tl, name)
+        return functools.partial(found, device="cupy") if name in ("zeros", "ones", "full", "arange", "tensor") else found
+
+
+def run(case: Case, t: Any, xp: Any, dtype: type) -> list[Any]:
+    """The outputs, and a gradient for each input, of the book on arrays of ``xp``."""
+    leaves = [Tensor(xp.asarray(x), requires_grad=x.dtype.kind == "f") for x in case.draw(dtype=dtype)]
+    with use_kernels("book"), random.use_generator(random.make_generator(0)):
+        outputs = flat(case.call(t, *leaves))
+        wanted = [(y, xp.asarray(dy)) for y, dy in zip(outputs, cotangents(outputs, 0), strict=True) if y.requires_grad]
+        for y, dy in wanted:
+            y.backward(Tensor(dy), retain_graph=y is not wanted[-1][0])
+    return [*(y.data for y in outputs), *(x.grad.data for x in leaves if x.grad is not None)]
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_the_book_computes_on_cupy_what_it_computes_on_numpy(case, dtype, standin):
+    expected = run(case, tl, np, dtype)
+    found = run(case, OnDevice(), standin, dtype)
+    assert all(array_module(x) is standin for x in found), "a result is not on the device"
+    for here, there in zip(expected, map(to_numpy, found), strict=True):
+        assert here.dtype == there.dtype
+        assert np.array_equal(here, there, equal_nan=here.dtype.kind == "f")
