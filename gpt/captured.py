@@ -68,6 +68,11 @@ class CapturedStep:
                 return self.trainer.plain_step(batches)
         return self._launch(self._recording, batches)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that belong to the graph, and to nobody else."""
+        return self._recorder.memory if self._recorder else 0
+
     def _begin(self) -> None:
         """From the start: nothing is recorded."""
         self._recorder = self._recording = self._dials = None
@@ -88,7 +93,7 @@ class CapturedStep:
             recording = recorder.record(step)
         finally:
             trainer.optimizer.zero_grad()  # the places are known now, but nothing was written there
-        tqdm.write(f"step {trainer.step}: recorded as a CUDA graph, which works in {recording.memory / 2**20:,.0f} MiB")
+        tqdm.write(f"step {trainer.step}: recorded as a CUDA graph, which works in {recorder.memory / 2**20:,.0f} MiB")
         return recording
 
     def _launch(self, recording: Recording[tuple[Tensor, Tensor]], batches: list[Batch]) -> tuple[Tensor, Tensor]:

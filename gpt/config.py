@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tensorlite.precision import PRECISIONS
+
 MODELS = ("gpt", "bigram")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh")
 POSITIONS = ("learned", "sinusoidal")
@@ -81,9 +83,11 @@ class TrainConfig:
     vocab_size: int | None = option(None, "ids that the model has room for; without a number, as many as the tokenizer has")
     preset: str = option("tiny", "where all other settings start from: bigram, tiny, course or gpt2")
     backend: str = option("numpy", "numpy (the CPU) or cupy (an NVIDIA GPU)")
+    precision: str = option("float32", "on a GPU: float32, tf32, bfloat16 or float16, of large products and of what flows between them")
     cuda_graph: bool | str = option("auto", "on a GPU: auto, true or false; record a step once and launch it as a whole from then on")
+    memory_limit: float | None = option(None, "on a GPU: GiB that may be taken of its memory; without a number, all there is")
     workers: int | None = option(None, "threads on the CPU, each with a share of the batch; without a number, one for each core")
-    shards: int | None = option(None, "shares a batch is cut into; they decide how sums are rounded, workers do not; as many as workers")
+    shards: int | None = option(None, "shares of a batch; they decide how sums are rounded, workers do not; as many as workers, on a GPU 1")
     seed: int = option(1337, "of the initial weights, the order of the data and the dropout")
     steps: int = option(3000, "updates of the weights")
     batch_size: int = option(12, "sequences of block_size tokens in one step")
@@ -113,8 +117,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_name("preset", self.preset, PRESETS)
         require_name("schedule", self.schedule, SCHEDULES)
+        require_name("precision", self.precision, PRECISIONS)
         if self.cuda_graph not in (True, False, "auto"):
             raise ValueError(f"cuda_graph is auto, true or false, got {self.cuda_graph!r}.")
+        if self.memory_limit is not None and not self.memory_limit > 0:
+            raise ValueError(f"memory_limit must be above 0 GiB, got {self.memory_limit}.")
+        self._require_backend_for_options()
         for name in _AT_LEAST_ONE:
             if getattr(self, name) is not None:
                 require_at_least(1, name, getattr(self, name))
@@ -131,6 +139,18 @@ class TrainConfig:
             raise ValueError(f"time_limit must be above 0 minutes, got {self.time_limit}.")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction must be between 0 and 1, got {self.val_fraction}.")
+
+    def _require_backend_for_options(self) -> None:
+        """Raise a ValueError for an option of the GPU on the CPU, or the other way round."""
+        if self.backend == "numpy":
+            if self.precision != "float32":
+                raise ValueError(f"precision {self.precision} needs a GPU: add --backend cupy, or leave it at float32, as NumPy computes.")
+            if self.cuda_graph is True:
+                raise ValueError("a CUDA graph needs a GPU: add --backend cupy, or leave --cuda-graph out.")
+            if self.memory_limit is not None:
+                raise ValueError("memory_limit is for the memory of a GPU: add --backend cupy, or leave it out.")
+        elif (self.workers or 1) > 1:
+            raise ValueError(f"workers are threads on the CPU: a GPU is fed by one, got {self.workers}; leave --workers out.")
 
 
 # A preset changes the defaults above; whatever is said on the command line or in a file changes the preset.

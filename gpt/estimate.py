@@ -8,6 +8,7 @@ the model and the ops that really run.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from gpt.trainer import Trainer
 from tensorlite import Tensor
 from tensorlite.backend import Device
 from tensorlite.memory import free_memory
+from tensorlite.precision import use_precision
 from tensorlite.random import make_generator, use_generator
 
 
@@ -72,8 +74,7 @@ def estimate(trainer: Trainer) -> Estimate:
 def advice(error: MemoryError, trainer: Trainer, expected: Estimate | None, block_size_is_free: bool = True) -> str:
     """What to say when there was not enough: what was asked for, what is in use by what, what to change."""
     config = trainer.config
-    said = str(error).strip().rstrip(".") or "the system gave no figure"
-    sentences = [f"out of memory ({said})."]
+    sentences = [_what_was_missing(error)]
     if expected:
         sentences.append(f"A step needs about {expected}.")
         if config.batch_size > 1:
@@ -81,8 +82,23 @@ def advice(error: MemoryError, trainer: Trainer, expected: Estimate | None, bloc
             smaller, more = config.batch_size // 2, config.accumulation * 2
             sentences.append(f"--batch-size {smaller} --accumulation {more} makes the same steps with activations of {half}.")
     others = [f"a smaller --block-size than {trainer.model.config.block_size}"] if block_size_is_free else []
-    others += [] if config.attention_recompute else ["--attention-recompute true, at the price of time"]
+    if config.backend == "numpy":
+        others += [] if config.attention_recompute else ["--attention-recompute true, at the price of time"]
+    else:
+        others += ["--precision bfloat16, which halves most activations"] if config.precision in ("float32", "tf32") else []
+        others += [] if config.memory_limit is None else [f"a larger --memory-limit than {config.memory_limit:g} GiB"]
     return " ".join(sentences + ([f"What helps, too: {'; '.join(others)}."] if others else []))
+
+
+def _what_was_missing(error: MemoryError) -> str:
+    """The error's own figures, in words."""
+    said = str(error).strip().rstrip(".") or "the system gave no figure"
+    figures = [int(figure.replace(",", "")) for figure in re.findall(r"([\d,]+) bytes", said)]
+    if not said.startswith("Out of memory allocating") or len(figures) < 2:
+        return f"out of memory ({said})."
+    asked, held, *limit = map(in_words, figures)  # CuPy's
+    limited = f", and --memory-limit allows {limit[0]}" if limit else ""
+    return f"out of memory on the GPU: {asked} were asked for, {held} are taken already{limited}."
 
 
 def in_words(size: float) -> str:
@@ -96,15 +112,13 @@ def in_words(size: float) -> str:
 
 
 def _free(backend: str) -> int | None:
-    if backend == "numpy":
-        return free_memory()
-    return int(Device(backend).module.cuda.runtime.memGetInfo()[0])
+    return free_memory() if backend == "numpy" else Device(backend).memory().free
 
 
 def _one_row(trainer: Trainer) -> tuple[int, int]:
     """What the tape holds for one row of a batch, without the parameters, and the largest array among it; in bytes."""
     row = np.zeros((1, trainer.model.config.block_size), np.int64)
-    with use_generator(make_generator(0)):
+    with use_generator(make_generator(0)), use_precision(trainer.config.precision):
         _, loss = trainer.model(*trainer.to_device((row, row)))
     known = {id(_owner(parameter.data)) for parameter in trainer.model.parameters()}
     sizes = {}

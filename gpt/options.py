@@ -11,12 +11,13 @@ import typing
 from argparse import ArgumentError
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
-
-from jsonargparse import ActionConfigFile, ArgumentParser
+from typing import TYPE_CHECKING, Any
 
 from gpt.config import GPTConfig, TrainConfig, from_preset, nearest
 from gpt.errors import fail
+
+if TYPE_CHECKING:  # imported when a command line is read: whoever brings a dataclass of their own can do without it
+    from jsonargparse import ArgumentParser
 
 # No settings of a run, but what to do with it: type, value when it stands alone, help.
 ACTIONS: dict[str, tuple[type, Any, str]] = {
@@ -91,6 +92,10 @@ def configs_of(given: Mapping[str, Any]) -> tuple[GPTConfig, TrainConfig]:
 
 
 def _parser(prog: str, description: str, actions: Sequence[str], groups: Sequence[Group]) -> ArgumentParser:
+    try:
+        from jsonargparse import ActionConfigFile, ArgumentParser
+    except ImportError:
+        fail("reading options needs the package jsonargparse, which is not installed: pip install jsonargparse.")
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of these settings, one a line: n_layer: 6")
     for action in actions:

@@ -27,13 +27,16 @@ from gpt.tensorboard import require_tensorboard
 from gpt.trainer import SAMPLE, Trainer
 from gpt.training_state import TrainingState, files_of
 from tensorlite.backend import Device
+from tensorlite.precision import use_precision
 from tensorlite.random import make_generator
 
 # What may be another than before when a run goes on: how long, on what, and what is shown. All else decides what is computed.
 MAY_CHANGE = frozenset({
     "data", "out", "backend", "workers", "steps", "eval_interval", "patience", "log_interval", "sample_interval", "sample_length",
-    "checkpoint_interval", "keep_last", "tensorboard", "time_limit", "attention_recompute", "cuda_graph",
+    "checkpoint_interval", "keep_last", "tensorboard", "time_limit", "attention_recompute", "precision",
+    "cuda_graph", "memory_limit",
 })  # fmt: skip
+AMPERE = (8, 0)  # the compute capability from which on there are tensor cores for all precisions
 
 
 class Run:
@@ -253,8 +256,26 @@ def require_working(config: TrainConfig) -> None:
     except ValueError as error:
         fail(str(error))
     device.asarray(0)  # the first array asks the driver
+    if device.name != "numpy":
+        _require_precision(device, config.precision)
+        device.use()
+        if config.memory_limit is not None:
+            device.limit_memory(int(config.memory_limit * 2**30))
     if config.tensorboard:
         require_tensorboard()
+
+
+def _require_precision(device: Device, precision: str) -> None:
+    """Raises UserError for a precision that the GPU, or this installation, does not have."""
+    has = device.compute_capability
+    if precision != "float32" and has < AMPERE:
+        needed, found = (".".join(map(str, version)) for version in (AMPERE, has))
+        fail(f"--precision {precision} needs a GPU of compute capability {needed} or above (Ampere), this one has {found}.")
+    try:
+        with use_precision(precision):
+            pass
+    except ImportError as error:
+        fail(str(error))
 
 
 def recompute_attention(model: LanguageModel, recompute: bool) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 
 import tensorlite as tl
 from gpt.model import LanguageModel
+from tensorlite.backend import Device
 from tensorlite.parallel import Workers
 from tensorlite.profile import Profile
 from tensorlite.random import make_generator, use_generator
@@ -98,7 +99,7 @@ def count_work(model: LanguageModel, device: str) -> Work:
 
 def measure_peak(model: LanguageModel, device: str, workers: Workers) -> float:
     """Operations a second in products of large square matrices, the best of several tries."""
-    size = SIZE[device]
+    size = SIZE[Device(device).name]
     numbers = make_generator(0).standard_normal((size, size), np.float32)
     matrix = tl.tensor(numbers, dtype=next(iter(model.parameters())).dtype, device=device)
 

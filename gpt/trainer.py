@@ -28,9 +28,11 @@ from gpt.run_folder import RunFolder
 from gpt.speed import Speed
 from gpt.stopping import StopRequest
 from tensorlite import Tensor, optim
+from tensorlite.backend import Device
 from tensorlite.memory import peak_memory
 from tensorlite.optim import schedule
 from tensorlite.parallel import BatchShards, Workers, available_cores
+from tensorlite.precision import use_precision
 from tensorlite.random import make_generator
 
 # The independent streams of random numbers of a run; `make_generator(seed, stream)` starts one.
@@ -121,7 +123,8 @@ class Trainer:
         """
         config = self.config
         pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two drawings of the bar; a log file wants few
-        with self.stop, self.workers, tqdm(total=config.steps, initial=self.step, unit="step", mininterval=pause) as bar:
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", mininterval=pause)
+        with use_precision(config.precision), self.stop, self.workers, bar:
             self.speed.calibrate(self.model, config.backend, self.workers)
             self.look_around(bar)
             self.speed.restart()
@@ -223,7 +226,9 @@ class Trainer:
             self._diverged(loss, [])
         tokens_per_second, share = self.speed.look()
         of_peak = f", {share:.0%} of peak" if share is not None else ""
-        bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s{of_peak}", refresh=False)
+        gpu = self.gpu_memory()
+        held = f", {gpu['gpu_memory'] / 2**30:.1f} of {gpu['gpu_memory_limit'] / 2**30:.1f} GiB" if gpu else ""
+        bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s{of_peak}{held}", refresh=False)
         if self.folder:
             length = float(self.gradient_norm.data)
             self.folder.log(
@@ -235,7 +240,16 @@ class Trainer:
                 tokens_per_second=round(tokens_per_second),
                 share_of_peak=None if share is None else round(share, 4),
                 peak_memory=peak_memory(),
+                **gpu,
             )
+
+    def gpu_memory(self) -> dict[str, int]:
+        """On a GPU: the bytes of its memory that training has taken, the graph's included, and how many it may take."""
+        if self.config.backend == "numpy":
+            return {}
+        pool, graph = Device(self.config.backend).memory(), self.captured.memory if self.captured else 0
+        allowed = self.config.memory_limit
+        return {"gpu_memory": pool.held + graph, "gpu_memory_limit": pool.limit if allowed is None else int(allowed * 2**30)}
 
     @property
     def tokens_per_step(self) -> int:

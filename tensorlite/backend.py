@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,22 @@ def array_module(x: Array) -> Any:
 def to_numpy(x: Array) -> np.ndarray:
     """Bring ``x`` to the host. On a GPU this waits until everything queued before it has run."""
     return np.asarray(x) if array_module(x) is np else x.get()
+
+
+class PoolMemory(NamedTuple):
+    """Bytes of a GPU's memory. CuPy keeps what arrays have let go of in a pool, for the next arrays.
+
+    Attributes:
+        used: by arrays that are alive.
+        held: by the pool; it does not shrink by itself, so this is also the most that was ever used.
+        limit: of the pool.
+        free: what further arrays could get.
+    """
+
+    used: int
+    held: int
+    limit: int
+    free: int
 
 
 class Device:
@@ -78,6 +94,33 @@ class Device:
         cupy = self.module
         with cupy.cuda.Device(self.index):
             return cupy.asarray(x, dtype=dtype)
+
+    # --- what only a GPU has ---
+
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        """Which generation of GPUs this one is of, and which version: (9, 0) is Hopper."""
+        digits = str(self.module.cuda.Device(self.index).compute_capability)
+        return int(digits[:-1]), int(digits[-1])
+
+    def use(self) -> None:
+        """From now on the calling thread's kernels run on this GPU."""
+        self.module.cuda.Device(self.index).use()
+
+    def limit_memory(self, size: int) -> None:
+        """Let the arrays on this GPU take ``size`` bytes together, and no more."""
+        cupy = self.module
+        with cupy.cuda.Device(self.index):
+            cupy.get_default_memory_pool().set_limit(size=size)
+
+    def memory(self) -> PoolMemory:
+        """What the arrays on this GPU have taken of its memory, and what is left."""
+        cupy = self.module
+        with cupy.cuda.Device(self.index):
+            pool = cupy.get_default_memory_pool()
+            unused, total = cupy.cuda.runtime.memGetInfo()
+            held, limit = pool.total_bytes(), pool.get_limit() or total
+            return PoolMemory(pool.used_bytes(), held, limit, min(unused, max(0, limit - held)) + pool.free_bytes())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):

@@ -33,11 +33,9 @@ class Recording(Generic[T]):
 
     Attributes:
         result: what the work returned: arrays that every launch fills anew.
-        memory: bytes that the launches work in.
     """
 
     result: T
-    memory: int
     _graph: Any
     _pool: Any  # the graph knows addresses only: as long as it is there, so must the memory be
 
@@ -88,10 +86,14 @@ class Recorder:
                 graph = self._stream.end_capture()
             except RuntimeError as error:
                 raise CaptureError(str(error)) from error
-        memory = self._pool.total_bytes()
         if self._limit:
-            self._cupy.get_default_memory_pool().set_limit(size=max(1, self._limit - memory))
-        return Recording(result, memory, graph, self._pool)
+            self._cupy.get_default_memory_pool().set_limit(size=max(1, self._limit - self.memory))
+        return Recording(result, graph, self._pool)
+
+    @property
+    def memory(self) -> int:
+        """Bytes in our pool: what the work has needed so far."""
+        return int(self._pool.total_bytes())
 
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
