@@ -25,6 +25,7 @@ from data.tokenizer import (
     tokenizer_from_dict,
 )
 from data.tokenizer.byte_level import pieces
+from data.tokenizer.words import words
 
 TEXT = load_corpus("pydoc").text[:200_000]
 TRAINED = BpeTokenizer.train([TEXT], vocab_size=1000)
@@ -111,6 +112,50 @@ def test_a_long_text_in_pieces_gives_the_same_ids() -> None:
 def test_a_cut_changes_nothing(text: str) -> None:
     ids = [i for piece in pieces(text, 1) for i in TRAINED.encode(piece)]
     assert ids == library(TRAINED).encode(text).ids
+
+
+# --- words, and the memory for their ids ---------------------------------------------------------------
+
+
+def library_words(text: str) -> list[str]:
+    cut = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
+    return [text[start:end] for _, (start, end) in cut]
+
+
+TEMPTING = "aZéſ09_'’\"-—!~<>|\t\n\v\f\r \xa0" + "\x1c\x1f\x7f\x85\u2003\u2028²ªµ×中🙂"
+
+
+@given(
+    st.text(st.sampled_from(TEMPTING + " " * 8))
+    | st.lists(st.sampled_from([*TEMPTING, "'s", "'ll", "'LL", " it's", "  ", "\n\n"])).map("".join)
+)
+def test_words_are_cut_as_the_library_does(text: str) -> None:
+    found = words(text)
+    assert found is None or found == library_words(text)
+
+
+def test_words_with_every_character_are_cut_as_the_library_does() -> None:
+    spoken_for = 0
+    for char in map(chr, [*range(0xD800), *range(0xE000, 0x20000)]):
+        text = f"a{char}b {char}1{char}{char} '{char}s {char} !{char}\n{char}\n "
+        if (found := words(text)) is not None:
+            assert found == library_words(text), f"U+{ord(char):04X}"
+            spoken_for += 1
+    assert spoken_for > 250
+
+
+@pytest.mark.parametrize("memory, longest", [(1 << 17, 64), (3, 64), (1 << 17, 2), (0, 0)])
+def test_what_is_remembered_changes_nothing(memory: int, longest: int, monkeypatch) -> None:
+    monkeypatch.setattr("data.tokenizer.words._MEMORY", memory)
+    monkeypatch.setattr("data.tokenizer.words._LONGEST", longest)
+    tokenizer = BpeTokenizer(TRAINED.to_dict())
+    source = random.Random(0)
+    for _ in range(300):
+        text = "".join(source.choices([*TEMPTING, " the", " words", "\nIt's", " 中文", "supercalifragilistic" * 5], k=30))
+        assert tokenizer.encode(text).tolist() == library(TRAINED).encode(text, add_special_tokens=False).ids
+    kept = tokenizer._memory._known
+    assert all(len(word) <= longest for word in kept)
+    assert len(kept) <= memory or memory < 30  # those of one text are kept together
 
 
 def test_end_of_text_is_not_written_by_texts() -> None:

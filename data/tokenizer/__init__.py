@@ -2,6 +2,7 @@
 
     char         one id for each character
     bpe          byte pair encoding, learnt from a text of one's own; any tokenizer.json of Hugging Face's
+    words        how it cuts a text into words, and a memory for their ids
     gpt2         GPT-2's, as it was published
     ids          none at all: numbers stay numbers
     files        which of them a file holds

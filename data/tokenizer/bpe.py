@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from data.tokenizer.base import END_OF_TEXT, TokenizerError, checked_ids, hash_of, require, token_dtype, write_json
 from data.tokenizer.byte_level import ByteLevelTokenizer, check_unicode, pieces
+from data.tokenizer.words import WordMemory
 
 SMALLEST_VOCABULARY = 256 + 1  # every byte, and <|endoftext|>
 
@@ -79,7 +80,7 @@ class HuggingFaceTokenizer:
         Raises:
             TokenizerError: if there is half a surrogate pair in ``text``.
         """
-        return self._encode([text])
+        return np.array(self._encode([check_unicode(text)])[0], token_dtype(self.vocab_size))
 
     def decode(self, ids: ArrayLike) -> str:
         """The text of ``ids``, special tokens included.
@@ -89,14 +90,8 @@ class HuggingFaceTokenizer:
         """
         return self._tokenizer.decode(checked_ids(ids, self.vocab_size).tolist(), skip_special_tokens=False)
 
-    def _encode(self, texts: Iterable[str]) -> np.ndarray:
-        dtype = token_dtype(self.vocab_size)
-        found = [np.zeros(0, dtype)]
-        for text in texts:
-            check_unicode(text)
-            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
-            found.append(np.array(encoding.ids, dtype))
-        return np.concatenate(found)
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def to_dict(self) -> dict[str, Any]:
         """The tokenizer.json."""
@@ -176,7 +171,13 @@ class BpeTokenizer(HuggingFaceTokenizer, ByteLevelTokenizer):
         Raises:
             TokenizerError: if there is half a surrogate pair in ``text``.
         """
-        return self._encode(pieces(text) if self._cuts_at_spaces else (text,))
+        if not self._cuts_at_spaces:
+            return super().encode(text)
+        return np.concatenate([np.zeros(0, self._memory.dtype), *map(self._memory.ids, pieces(check_unicode(text)))])
+
+    @functools.cached_property
+    def _memory(self) -> WordMemory:
+        return WordMemory(self._encode, token_dtype(self.vocab_size))
 
     @functools.cached_property
     def _cuts_at_spaces(self) -> bool:
