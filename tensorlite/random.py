@@ -79,6 +79,18 @@ def keep_mask(shape: tuple[int, ...], p: float, stream: np.random.Generator | No
     return reader.read(shape), reader.factor
 
 
+def keep_threshold(p: float) -> tuple[int, float]:
+    """Below which of 65536 values an element is dropped, and the factor for those kept; see `keep_mask`.
+
+    Raises:
+        ValueError: if ``p`` is not in [0, 1].
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"a dropout probability is between 0 and 1, got {p}.")
+    threshold = round(p * 65536)
+    return threshold, 0.0 if threshold == 65536 else 65536 / (65536 - threshold)
+
+
 class KeepReader:
     """`keep_mask` in pieces, for code that works on a tile at a time: read in order, they are the mask of the whole.
 
@@ -89,12 +101,9 @@ class KeepReader:
     """
 
     def __init__(self, p: float, stream: np.random.Generator | None = None) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"a dropout probability is between 0 and 1, got {p}.")
-        self._threshold = round(p * 65536)
+        self._threshold, self.factor = keep_threshold(p)
         self._stream = stream or generator()
         self._left = np.empty(0, "<u2")
-        self.factor = 0.0 if self._threshold == 65536 else 65536 / (65536 - self._threshold)
 
     def read(self, shape: tuple[int, ...]) -> np.ndarray:
         """The next booleans."""

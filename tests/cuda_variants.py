@@ -14,10 +14,18 @@ IN_OUT: list[dict[str, Any]] = [{"In": "float32", "Out": out} for out in TYPES] 
 ROWS: list[dict[str, Any]] = [{**types, "PerLane": 24} for types in IN_OUT]
 WIDEST: list[dict[str, Any]] = [{"In": "float32", "Out": "bfloat16", "PerLane": 64}]
 
+CURVES: list[dict[str, Any]] = [{**real, "Curve": curve} for real in ONE_TYPE for curve in ("Relu", "Gelu", "GeluTanh")]
+
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "activation.cu": CURVES,
     "adam.cu": [{}],
+    "arithmetic.cu": [{"Half": half} for half in TYPES[1:]],
     "clip.cu": [{}],
     "columns.cu": ONE_TYPE,
+    "cross_entropy.cu": ONE_TYPE,
+    "dropout.cu": ONE_TYPE,
+    "embedding.cu": ONE_TYPE,
     "layernorm.cu": ROWS + WIDEST,
     "rmsnorm.cu": ROWS,
+    "softmax.cu": ONE_TYPE,
 }

@@ -30,7 +30,8 @@ MASTERS = {
     "embedding": (1,),
     "bias_gelu": (1,),
 }  # parameters: float32 in any precision
-DRAWS = {"dropout"}  # other random bits than the book's: tests/test_kernels_cuda_dropout.py
+# Not to be compared so: dropout draws other bits than the book, and add takes two types at once.
+ELSEWHERE = {"dropout": "test_kernels_cuda_dropout.py", "add": "test_kernels_cuda_arithmetic.py"}
 
 
 def cuda_pair(op):
@@ -43,7 +44,7 @@ def run_cuda_pairs(case, cupy, dtype, record=lambda *what: None):
 
     def check_and_choose(op, arrays, options):
         pair = cuda_pair(op)
-        if pair and op.name not in DRAWS and not any(isinstance(value, np.ndarray) for value in options.values()):
+        if pair and op.name not in ELSEWHERE and not any(isinstance(value, np.ndarray) for value in options.values()):
             given = [
                 cupy.asarray(rounded(x, "float32" if i in MASTERS.get(op.name, ()) else dtype)) if isinstance(x, np.ndarray) else x
                 for i, x in enumerate(arrays)
@@ -116,6 +117,6 @@ def test_cuda_pairs_agree_with_the_book_on_the_arguments_of(case, any_cupy, reco
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_cuda_pair_is_run_by_a_case(dtype, any_cupy):
-    registered = {op.name for op in REGISTRY.values() if cuda_pair(op)} - DRAWS
+    registered = {op.name for op in REGISTRY.values() if cuda_pair(op)} - set(ELSEWHERE)
     ran = set().union(*(run_cuda_pairs(case, any_cupy, dtype) for case in all_cases()))
     assert ran == registered, f"no case has arguments that these pairs support: {sorted(registered - ran)}"

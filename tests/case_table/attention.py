@@ -45,5 +45,7 @@ CASES = [
     Case("attention-float-mask-per-head", sdpa, [*QKV, normal(3, 1, 5)]),
     Case("attention-recompute", recomputed, QKV, torch_call=lambda t, *qkv: sdpa(t, *qkv, is_causal=True)),
     Case("attention-dropout", with_dropout, QKV, torch_call=with_dropout_twin),
+    Case("attention-heads-of-eight", lambda t, *qkv: sdpa(t, *qkv, is_causal=True), [normal(2, 2, 9, 8)] * 3),
+    Case("attention-heads-of-eight-cross", sdpa, [normal(2, 3, 8), normal(2, 6, 8), normal(2, 6, 8)]),
     Case("attention-large-scores", lambda t, *qkv: sdpa(t, *qkv, is_causal=True), [normal(1, 5, 4, std=5)] * 3, float32=1e-5),
 ]

@@ -24,5 +24,6 @@ CASES = [
     case("one-head", 1, 2, 5, 12),
     case("heads-of-one", 4, 2, 5, 12),
     case("one-token", 2, 3, 1, 24),
+    case("heads-of-eight", 2, 1, 9, 48),
     case("more-than-a-block", 2, 1, 70, 12),
 ]

@@ -2,8 +2,9 @@
 //
 // Each thread of a block is a fibre: a stack of its own, and a turn that lasts until it comes to a meeting point
 // (__syncthreads, a warp exchange) or leaves the kernel. The scheduler hands out the turns in an order that is asked for,
-// ascending, descending or shuffled. That is much stricter than a GPU, where the 32 threads of a warp mostly move
-// together: who reads what another thread has not written yet, because a barrier is missing, reads poison here.
+// ascending, descending or shuffled; a warp whose threads have met goes on at once, as far ahead of the others as barriers let it. That is
+// much stricter than a GPU, where warps take turns, and the 32 threads of one mostly move together: who reads what another thread
+// has not written yet, because a barrier is missing, reads poison here.
 //
 //   __shared__             a static array in a section of its own, filled with NaN before each block
 //   __syncthreads()        wait until every thread of the block is here; a thread that has left is an error
@@ -149,28 +150,25 @@ inline void fibre_main() {
     _longjmp(scheduler, 1);
 }
 
-/// Let every fibre that waits at a meeting point go on if all who must be there are; says whether any may.
-inline bool release() {
+/// Let the warp of a fibre that has come to an exchange go on if all its lanes are there; says whether they may.
+inline bool release_warp(const Fibre& last) {
+    Fibre* lanes = fibres + (&last - fibres) / WARP * WARP;
+    for (int i = 0; i < WARP; i++)
+        if (lanes[i].state != AT_WARP_EXCHANGE || lanes[i].meeting != last.meeting || lanes[i].exchanges != last.exchanges) return false;
+    for (int i = 0; i < WARP; i++) lanes[i].state = READY;
+    return true;
+}
+
+/// The same for the block at a barrier, when no fibre can go on.
+inline bool release_block() {
     int at_barrier = 0, gone = 0;
-    bool released = false;
-    for (int warp = 0; warp < threads / WARP; warp++) {
-        Fibre* lanes = fibres + warp * WARP;
-        int here = 0;
-        for (int i = 0; i < WARP; i++) {
-            here += lanes[i].state == AT_WARP_EXCHANGE && lanes[i].meeting == lanes[0].meeting && lanes[i].exchanges == lanes[0].exchanges;
-            at_barrier += lanes[i].state == AT_BLOCK_BARRIER;
-            gone += lanes[i].state == GONE;
-        }
-        if (here == WARP) {
-            for (int i = 0; i < WARP; i++) lanes[i].state = READY;
-            released = true;
-        }
+    for (int i = 0; i < threads; i++) {
+        at_barrier += fibres[i].state == AT_BLOCK_BARRIER;
+        gone += fibres[i].state == GONE;
     }
-    if (at_barrier == threads) {
+    if (at_barrier == threads)
         for (int i = 0; i < threads; i++) fibres[i].state = READY;
-        released = true;
-    }
-    if (released || gone == threads) return released;
+    if (at_barrier == threads || gone == threads) return gone != threads;
     for (int i = 0; i < threads; i++) {  // stuck: say where the first fibre is, and one that is elsewhere
         if (fibres[i].state == fibres[0].state && (fibres[i].state == GONE || fibres[i].meeting == fibres[0].meeting)) continue;
         snprintf(error, sizeof error, "block (%u, %u, %u) is stuck: thread 0 %s%s, thread %d %s%s", block_index.x, block_index.y,
@@ -212,9 +210,13 @@ inline void run_block(const int* order) {
         makecontext(&fibre.start, fibre_main, 0);
     }
     do {
-        for (int i = 0; i < threads && !error[0]; i++)
-            if (fibres[order[i]].state == READY) turn(fibres[order[i]]);
-    } while (!error[0] && release());
+        for (int i = 0; i < threads && !error[0]; i++) {
+            Fibre& fibre = fibres[order[i]];
+            if (fibre.state != READY) continue;
+            turn(fibre);
+            if (fibre.state == AT_WARP_EXCHANGE && release_warp(fibre)) i = -1;  // its first thread in the order goes on
+        }
+    } while (!error[0] && release_block());
     for (size_t i = 0; i < RED_ZONE && !error[0]; i++)
         if (dynamic_shared[dynamic_shared_bytes + i] != char(0xff))
             snprintf(error, sizeof error, "block (%u, %u, %u) wrote past the %zu bytes of dynamic shared memory that it was launched with",

@@ -4,6 +4,36 @@ Each op is two files: `op.cu`, the kernels, and `op.py`, which makes room for th
 `tensorlite.optim` that has a faster one here.
 """
 
-from tensorlite.kernels.cuda import adam, clip, layernorm, linear, matmul, rmsnorm
+from tensorlite.kernels.cuda import (
+    activation,
+    adam,
+    arithmetic,
+    attention,
+    clip,
+    cross_entropy,
+    dropout,
+    embedding,
+    layernorm,
+    linear,
+    matmul,
+    rmsnorm,
+    self_attention,
+    softmax,
+)
 
-__all__ = ["adam", "clip", "layernorm", "linear", "matmul", "rmsnorm"]
+__all__ = [
+    "activation",
+    "adam",
+    "arithmetic",
+    "attention",
+    "clip",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "layernorm",
+    "linear",
+    "matmul",
+    "rmsnorm",
+    "self_attention",
+    "softmax",
+]

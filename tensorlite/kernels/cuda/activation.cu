@@ -1,0 +1,34 @@
+// Activations on the GPU: one number in, one number out. The mathematics is told in tensorlite/ops/activation.py.
+//
+// Nothing but the memory takes time here, so the numbers are read and written in fours, and the slope is worked out from x in backward
+// instead of being stored in forward. A thread takes four neighbours, then the four that lie a whole grid further on, and so forth:
+// at every moment the threads of a warp read one stretch of memory.
+//
+// Curve is a struct of activation.cuh. The arrays begin at a multiple of four numbers; what is left at the end is taken one by one.
+
+#include "common.cuh"
+#include "activation.cuh"
+
+extern "C" __global__ void activation_forward(const Real* x, Real* y, long long count) {
+    long long stride = 4LL * gridDim.x * blockDim.x;
+    for (long long i = 4 * ((long long)blockIdx.x * blockDim.x + threadIdx.x); i < count; i += stride) {
+        if (i + 4 <= count) {
+            float4 X = load4(x + i);
+            store4(y + i, make_float4(Curve::value(X.x), Curve::value(X.y), Curve::value(X.z), Curve::value(X.w)));
+        } else {
+            for (long long j = i; j < count; j++) store(y[j], Curve::value(load(x[j])));
+        }
+    }
+}
+
+extern "C" __global__ void activation_backward(const Real* dy, const Real* x, Real* dx, long long count) {
+    long long stride = 4LL * gridDim.x * blockDim.x;
+    for (long long i = 4 * ((long long)blockIdx.x * blockDim.x + threadIdx.x); i < count; i += stride) {
+        if (i + 4 <= count) {
+            float4 D = load4(dy + i), X = load4(x + i);
+            store4(dx + i, make_float4(D.x * Curve::slope(X.x), D.y * Curve::slope(X.y), D.z * Curve::slope(X.z), D.w * Curve::slope(X.w)));
+        } else {
+            for (long long j = i; j < count; j++) store(dx[j], load(dy[j]) * Curve::slope(load(x[j])));
+        }
+    }
+}

@@ -1,0 +1,342 @@
+// Attention on the GPU, without the T x S array of weights. The mathematics is told in tensorlite/ops/attention.py.
+//
+// Weights are made tile by tile, used at once, and forgotten. A block owns a stretch of queries (or of keys) of one head, 16 M for each
+// of its warps, and walks over all that they meet, 8 N at a step. `.` is never computed, in `\` the causal mask hides a part:
+//
+//                  keys →                                  forward, dq: a block owns queries and walks to the right
+//                ┌───┬───┬───┬───┐
+//      queries   │ \ │ . │ . │ . │                         dk, dv:      a block owns keys and walks down
+//         ↓      ├───┼───┼───┼───┤
+//                │ → │ \ │ . │ . │  a block of forward     The tile of the next step is on its way from memory into the one half of
+//                ├───┼───┼───┼───┤                         a double buffer while that in the other half is multiplied: one barrier
+//                │   │ ↓ │ \ │ . │                         a step suffices, for "it has come" and for "the old one has been read".
+//                ├───┼───┼───┼───┤
+//                │   │ ↓ │   │ \ │
+//                └───┴───┴───┴───┘
+//                      a block of dk, dv
+//
+// Softmax needs the sum over a row before the row is complete. So it is kept as a fraction: y and the sum both relative to the highest
+// score so far. If a tile brings a higher one, both shrink by the same factor:
+//
+//      shrink = exp(highest - higher)      sum = shrink sum + Σ exp(s - higher)      y = shrink y + exp(s - higher) · v
+//
+// Backward makes the weights again, from the scores and one number a row, log Σ exp. The sum over a row in softmax's gradient is
+// delta = Σ dy y, known beforehand. Both gradients of a weight are made twice, for dq and for dk and dv, so that every
+// number has one owner who adds up in a fixed order: no atomics, the same bits every time.
+//
+// Sources: Milakov, Gimelshein 2018, "Online normalizer calculation for softmax"; Dao 2023, "FlashAttention-2".
+//
+// q is (B, T, H, D) and k and v are (B, S, H, D) with `row` numbers from one position to the next: they may be parts of a larger array.
+// y, dy are (B, T, H, D); lse and delta (B, H, padded(T)). Macros: Real, HEAD_SIZE, TENSOR_CORES, DROPOUT, and each kernel's M and N.
+
+#include "tiles.cuh"
+
+constexpr int D = HEAD_SIZE, WARPS = 4, THREADS = WARPS * WARP;
+constexpr float LOG2_E = 1.44269504f;  // exp(x) = 2^(x log₂ e): the hardware knows powers of 2
+
+using Numbers = Tile<Real, D, TENSOR_CORES>;
+constexpr int STRIDE = Numbers::STRIDE, DEPTH = Numbers::WIDTH / 8;
+
+__device__ inline float power_of_2(float x) {
+#ifdef CUDA_ON_CPU
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+// The length of a row of lse and delta: what is behind T are queries that do not exist. Their lse is infinite, and hence their weights 0.
+__device__ inline int padded(int T) { return (T + 63) / 64 * 64; }
+
+// How many keys query t sees: those before this one.
+__device__ inline int seen_by(int t, int S, bool is_causal) { return is_causal ? min(t + 1, S) : S; }
+
+// Which head a block works on, and which of its `tiles`. The last tile of a causal text has the most to do, and goes first.
+struct Place {
+    int head, tile;
+    __device__ Place(int tiles) : head(blockIdx.x / tiles), tile(tiles - 1 - blockIdx.x % tiles) {}
+    __device__ long long offset(int length, int H, int row) const { return (long long)(head / H) * length * row + (head % H) * D; }
+};
+
+// Dropout of weights, decided anew wherever a weight is made: 16 random bits each, which follow from the key, the number of the call, the
+// head and the place. Eight places share the 128 bits of one draw: of queries t and t + 8, the keys s, s + 8, s + 16 and s + 24. These
+// are places that one thread has, whether queries are its rows or its columns.
+struct Dropout {
+    uint2 key;
+    int call, threshold, head;
+    float factor;  // for what is kept
+    __device__ Dropout(const unsigned* key, int call, int threshold, float factor, int head)
+        : key(DROPOUT ? make_uint2(key[0], key[1]) : make_uint2(0, 0)), call(call), threshold(threshold), head(head), factor(factor) {}
+
+    // Bit 4i + j says whether (t + 8i, s + 8j) is kept: as many of them as are among the eight that (t, s) is one of.
+    __device__ unsigned kept(int t, int s) const {
+        if constexpr (!DROPOUT) return ~0u;
+        uint4 bits = philox(key, make_uint4(t / 16 * 8 + t % 8, s / 32 * 8 + s % 8, call, head));
+        unsigned words[4] = {bits.x, bits.y, bits.z, bits.w}, mask = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++) mask |= unsigned(int(words[i / 2] >> i % 2 * 16 & 0xffff) >= threshold) << i;
+        return mask >> (t / 8 % 2 * 4 + s / 8 % 4);
+    }
+};
+
+// Sums and maxima over a row of a product: it is spread over four neighbours.
+__device__ inline float row_sum(float x) {
+    x += __shfl_xor_sync(ALL_LANES, x, 1);
+    return x + __shfl_xor_sync(ALL_LANES, x, 2);
+}
+__device__ inline float row_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
+    return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
+}
+
+// Write a warp's rows, each times its factor; as many of them as there are.
+template <int M>
+__device__ inline void write(Real* to, long long row_stride, int rows, const float (&c)[M][DEPTH][4], const float (&factor)[M][2]) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            if (row_of(m, half) < rows)
+#pragma unroll
+                for (int d = 0; d < DEPTH; d++)
+                    if (8 * d < D)
+                        store2(to + row_of(m, half) * row_stride + column_of(d, 0), c[m][d][2 * half] * factor[m][half],
+                               c[m][d][2 * half + 1] * factor[m][half]);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attention_forward(const Real* q, const Real* k, const Real* v, Real* y, float* lse, int T, int S, int H, int row, float scale,
+                  int is_causal, const unsigned* key, int call, int threshold, float kept_factor) {
+    constexpr int M = FORWARD_M, N = FORWARD_N, GROUPS = (N + 3) / 4, OWN = 16 * M * WARPS, STEP = 8 * N;
+    DYNAMIC_SHARED(Real, queries);  // (OWN, STRIDE)
+    Real *keys = queries + OWN * STRIDE, *values = keys + 2 * STEP * STRIDE;  // (2, STEP, STRIDE) each
+
+    Place here((T + OWN - 1) / OWN);
+    int first = here.tile * OWN, mine = first + threadIdx.x / WARP * 16 * M;  // the first query of the block, and of the warp
+    int last_seen = seen_by(min(first + OWN, T) - 1, S, is_causal);
+    k += here.offset(S, H, row);
+    v += here.offset(S, H, row);
+    Numbers::copy<OWN, THREADS>(queries, q + here.offset(T, H, row) + (long long)first * row, row, T - first);
+    Numbers::copy<STEP, THREADS>(keys, k, row, S);
+    Numbers::copy<STEP, THREADS>(values, v, row, S);
+
+    Dropout dropout(key, call, threshold, kept_factor, here.head);
+    float out[M][DEPTH][4] = {}, highest[M][2], sum[M][2] = {};
+    for (int i = 0; i < 2 * M; i++) highest[i / 2][i % 2] = -infinity();
+    float to_power = scale * LOG2_E;
+    for (int s0 = 0, buffer = 0; s0 < last_seen; s0 += STEP, buffer ^= 1) {
+        wait_for_copies();
+        __syncthreads();
+        if (s0 + STEP < last_seen) {
+            int next = s0 + STEP, place = (buffer ^ 1) * STEP * STRIDE;
+            Numbers::copy<STEP, THREADS>(keys + place, k + (long long)next * row, row, S - next);
+            Numbers::copy<STEP, THREADS>(values + place, v + (long long)next * row, row, S - next);
+        }
+        if (s0 >= seen_by(mine + 16 * M - 1, S, is_causal)) continue;  // this warp's queries see none of these
+
+        float scores[M][N][4] = {};
+        Numbers::multiply_abt(scores, queries + (mine - first) * STRIDE, keys + buffer * STEP * STRIDE);
+        if (s0 + STEP > seen_by(mine, S, is_causal))
+#pragma unroll
+            for (int i = 0; i < 4 * M * N; i++) {
+                int m = i / (4 * N), n = i / 4 % N, half = i / 2 % 2;
+                if (s0 + column_of(n, i % 2) >= seen_by(mine + row_of(m, half), S, is_causal)) scores[m][n][i % 4] = -infinity();
+            }
+
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float higher = highest[m][half], added = 0;
+#pragma unroll
+                for (int n = 0; n < N; n++) higher = fmaxf(higher, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+                higher = row_max(higher);
+                float shrink = power_of_2((highest[m][half] - higher) * to_power), shift = higher * to_power;
+#pragma unroll
+                for (int i = 0; i < 2 * N; i++) {
+                    float& x = scores[m][i / 2][2 * half + i % 2];
+                    x = power_of_2(fmaf(x, to_power, -shift));
+                    added += x;
+                }
+                highest[m][half] = higher;
+                sum[m][half] = sum[m][half] * shrink + added;  // of this thread's columns
+#pragma unroll
+                for (int i = 0; i < 2 * DEPTH; i++) out[m][i / 2][2 * half + i % 2] *= shrink;
+            }
+        if constexpr (DROPOUT)  // after the sum: weights that are dropped count in it
+#pragma unroll
+            for (int i = 0; i < 2 * M * GROUPS; i++) {
+                int m = i / (2 * GROUPS), group = i / 2 % GROUPS * 4;
+                unsigned kept = dropout.kept(mine + row_of(m, 0), s0 + column_of(group, i % 2));
+#pragma unroll
+                for (int n = group; n < min(group + 4, N); n++) {
+                    if (!(kept >> (n - group) & 1)) scores[m][n][i % 2] = 0;
+                    if (!(kept >> (n - group + 4) & 1)) scores[m][n][2 + i % 2] = 0;
+                }
+            }
+        Numbers::multiply_ab(out, scores, values + buffer * STEP * STRIDE);
+    }
+
+    float inverse[M][2];
+    for (int m = 0; m < M; m++)
+        for (int half = 0; half < 2; half++) {
+            float total = row_sum(sum[m][half]);
+            inverse[m][half] = dropout.factor / total;
+            int t = mine + row_of(m, half);
+            if (t < padded(T) && lane() % 4 == 0)
+                lse[(long long)here.head * padded(T) + t] = t < T ? highest[m][half] * to_power + log2f(total) : infinity();
+        }
+    long long y_row = H * D;
+    write(y + here.offset(T, H, y_row) + mine * y_row, y_row, T - mine, out, inverse);
+}
+
+// delta = Σ dy y, row by row. A warp owns four rows of D numbers: eight threads read a row.
+extern "C" __global__ void attention_delta(const Real* dy, const Real* y, float* delta, int T, int H, int rows) {
+    long long place = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 8, head = place / padded(T), t = place % padded(T);
+    float sum = 0;
+    if (place < rows && t < T) {
+        long long row = (head / H * T + t) * H + head % H;
+        for (int d = threadIdx.x % 8 * 4; d < D; d += 32) {
+            float4 a = load4(dy + row * D + d), b = load4(y + row * D + d);
+            sum += a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
+        }
+    }
+    for (int distance = 4; distance > 0; distance /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+    if (place < rows && threadIdx.x % 8 == 0) delta[place] = sum;
+}
+
+// The gradient of a weight and of its score, where the score was s:   p = 2^(s scale log₂ e - lse)   ds = p (dp - delta).
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy, const float* lse, const float* delta, Real* dq, int T,
+                     int S, int H, int row, float scale,
+                  int is_causal, const unsigned* key, int call, int threshold, float kept_factor) {
+    constexpr int M = Q_M, N = Q_N, GROUPS = (N + 3) / 4, OWN = 16 * M * WARPS, STEP = 8 * N;
+    DYNAMIC_SHARED(Real, queries);  // (OWN, STRIDE), as `changes`, their dy
+    Real *changes = queries + OWN * STRIDE, *keys = changes + OWN * STRIDE, *values = keys + 2 * STEP * STRIDE;
+
+    Place here((T + OWN - 1) / OWN);
+    int first = here.tile * OWN, mine = first + threadIdx.x / WARP * 16 * M, y_row = H * D;
+    int last_seen = seen_by(min(first + OWN, T) - 1, S, is_causal);
+    k += here.offset(S, H, row);
+    v += here.offset(S, H, row);
+    Numbers::copy<OWN, THREADS>(queries, q + here.offset(T, H, row) + (long long)first * row, row, T - first);
+    Numbers::copy<OWN, THREADS>(changes, dy + here.offset(T, H, y_row) + (long long)first * y_row, y_row, T - first);
+    Numbers::copy<STEP, THREADS>(keys, k, row, S);
+    Numbers::copy<STEP, THREADS>(values, v, row, S);
+
+    Dropout dropout(key, call, threshold, kept_factor, here.head);
+    float out[M][DEPTH][4] = {}, row_lse[M][2], row_delta[M][2], to_power = scale * LOG2_E;
+    for (int i = 0; i < 2 * M; i++) {
+        long long t = (long long)here.head * padded(T) + mine + row_of(i / 2, i % 2);
+        row_lse[i / 2][i % 2] = lse[t];
+        row_delta[i / 2][i % 2] = delta[t];
+    }
+    for (int s0 = 0, buffer = 0; s0 < last_seen; s0 += STEP, buffer ^= 1) {
+        wait_for_copies();
+        __syncthreads();
+        if (s0 + STEP < last_seen) {
+            int next = s0 + STEP, place = (buffer ^ 1) * STEP * STRIDE;
+            Numbers::copy<STEP, THREADS>(keys + place, k + (long long)next * row, row, S - next);
+            Numbers::copy<STEP, THREADS>(values + place, v + (long long)next * row, row, S - next);
+        }
+        if (s0 >= seen_by(mine + 16 * M - 1, S, is_causal)) continue;
+
+        float p[M][N][4] = {}, ds[M][N][4] = {};
+        Numbers::multiply_abt(p, queries + (mine - first) * STRIDE, keys + buffer * STEP * STRIDE);
+        Numbers::multiply_abt(ds, changes + (mine - first) * STRIDE, values + buffer * STEP * STRIDE);  // dp as yet
+        bool at_edge = s0 + STEP > seen_by(mine, S, is_causal);
+#pragma unroll
+        for (int i = 0; i < 2 * M * GROUPS; i++) {
+            int m = i / (2 * GROUPS), group = i / 2 % GROUPS * 4;
+            unsigned kept = dropout.kept(mine + row_of(m, 0), s0 + column_of(group, i % 2));
+#pragma unroll
+            for (int n = group; n < min(group + 4, N); n++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    float weight = power_of_2(fmaf(p[m][n][2 * half + i % 2], to_power, -row_lse[m][half]));
+                    if (at_edge && s0 + column_of(n, i % 2) >= seen_by(mine + row_of(m, half), S, is_causal)) weight = 0;
+                    float& x = ds[m][n][2 * half + i % 2];
+                    x = weight * ((kept >> (n - group + 4 * half) & 1 ? x * dropout.factor : 0) - row_delta[m][half]);
+                }
+        }
+        Numbers::multiply_ab(out, ds, keys + buffer * STEP * STRIDE);
+    }
+
+    float factor[M][2];
+    for (int i = 0; i < 2 * M; i++) factor[i / 2][i % 2] = scale;
+    write(dq + here.offset(T, H, row) + (long long)mine * row, row, T - mine, out, factor);
+}
+
+// All is transposed here: a row of p and of ds is a key, a column a query.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* dy, const float* lse, const float* delta, Real* dk, Real* dv,
+                      int T, int S, int H, int row, float scale,
+                  int is_causal, const unsigned* key, int call, int threshold, float kept_factor) {
+    constexpr int M = KV_M, N = KV_N, OWN = 16 * M * WARPS, STEP = 8 * N;
+    DYNAMIC_SHARED(Real, keys);  // (OWN, STRIDE), as `values`
+    Real *values = keys + OWN * STRIDE, *queries = values + OWN * STRIDE, *changes = queries + 2 * STEP * STRIDE;
+
+    int tiles = (S + OWN - 1) / OWN;
+    Place here(tiles);
+    int first = (tiles - 1 - here.tile) * OWN, mine = first + threadIdx.x / WARP * 16 * M, y_row = H * D;  // here the first has most to do
+    int t0 = is_causal ? first / STEP * STEP : 0;  // the queries before see none of these keys
+    q += here.offset(T, H, row);
+    dy += here.offset(T, H, y_row);
+    lse += (long long)here.head * padded(T);
+    delta += (long long)here.head * padded(T);
+    Numbers::copy<OWN, THREADS>(keys, k + here.offset(S, H, row) + (long long)first * row, row, S - first);
+    Numbers::copy<OWN, THREADS>(values, v + here.offset(S, H, row) + (long long)first * row, row, S - first);
+    if (t0 < T) {
+        Numbers::copy<STEP, THREADS>(queries, q + (long long)t0 * row, row, T - t0);
+        Numbers::copy<STEP, THREADS>(changes, dy + (long long)t0 * y_row, y_row, T - t0);
+    }
+
+    Dropout dropout(key, call, threshold, kept_factor, here.head);
+    float sum_k[M][DEPTH][4] = {}, sum_v[M][DEPTH][4] = {}, to_power = scale * LOG2_E;
+    for (int buffer = 0; t0 < T; t0 += STEP, buffer ^= 1) {
+        wait_for_copies();
+        __syncthreads();
+        if (t0 + STEP < T) {
+            int next = t0 + STEP, place = (buffer ^ 1) * STEP * STRIDE;
+            Numbers::copy<STEP, THREADS>(queries + place, q + (long long)next * row, row, T - next);
+            Numbers::copy<STEP, THREADS>(changes + place, dy + (long long)next * y_row, y_row, T - next);
+        }
+        if (is_causal && t0 + STEP <= mine) continue;  // none of these queries sees one of this warp's keys
+
+        float p[M][N][4] = {}, ds[M][N][4] = {};
+        Numbers::multiply_abt(p, keys + (mine - first) * STRIDE, queries + buffer * STEP * STRIDE);
+        Numbers::multiply_abt(ds, values + (mine - first) * STRIDE, changes + buffer * STEP * STRIDE);  // dp as yet
+        bool at_edge = is_causal && t0 < mine + 16 * M - 1;
+        unsigned kept[2] = {};
+#pragma unroll
+        for (int n = 0; n < N; n++) {  // two columns, which are queries t and t + 1
+            int t = t0 + column_of(n, 0);
+            float2 pair_lse = *reinterpret_cast<const float2*>(lse + t), pair_delta = *reinterpret_cast<const float2*>(delta + t);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                if (n % 2 == 0) kept[i] = dropout.kept(t + i, mine + row_of(0, 0));  // and of t + i + 8
+#pragma unroll
+                for (int j = 0; j < 2 * M; j++) {
+                    float &weight = p[j / 2][n][j % 2 * 2 + i], &x = ds[j / 2][n][j % 2 * 2 + i];
+                    weight = power_of_2(fmaf(weight, to_power, -(i ? pair_lse.y : pair_lse.x)));
+                    if (at_edge && mine + row_of(j / 2, j % 2) > t + i) weight = 0;
+                    bool is_kept = kept[i] >> (j + 4 * (n % 2)) & 1;
+                    x = weight * ((is_kept ? x * dropout.factor : 0) - (i ? pair_delta.y : pair_delta.x));
+                    weight = is_kept ? weight : 0;
+                }
+            }
+        }
+        Numbers::multiply_ab(sum_v, p, changes + buffer * STEP * STRIDE);
+        Numbers::multiply_ab(sum_k, ds, queries + buffer * STEP * STRIDE);
+    }
+
+    float factor[M][2];
+    for (int i = 0; i < 2 * M; i++) factor[i / 2][i % 2] = dropout.factor;
+    long long at = here.offset(S, H, row) + (long long)mine * row;
+    write(dv + at, row, S - mine, sum_v, factor);
+    for (int i = 0; i < 2 * M; i++) factor[i / 2][i % 2] = scale;
+    write(dk + at, row, S - mine, sum_k, factor);
+}

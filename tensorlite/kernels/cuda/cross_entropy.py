@@ -1,0 +1,59 @@
+"""Cross-entropy on the GPU: of V probabilities a row none is kept. Backward makes them again, on its way to the gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda.compile import kernel, on_gpu
+from tensorlite.kernels.cuda.softmax import threads_for
+from tensorlite.op import Pair, register
+from tensorlite.ops.cross_entropy import cross_entropy
+
+FILE = "cross_entropy.cu"
+
+
+def cross_entropy_forward(
+    x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
+) -> tuple[Array, Any]:
+    """loss = log Σ exp(x) - x_target, in float32. Saves x, target, of each row log Σ exp(x), and how many rows count."""
+    xp, V = array_module(x), x.shape[-1]
+    rows, target = x.size // V, target.astype(np.int64, copy=False)
+    log_sum, loss = xp.empty(rows, "float32"), xp.empty(target.shape, "float32")
+    ignored, smoothing = np.int64(ignore_index), float(label_smoothing)
+    run = kernel(FILE, "cross_entropy_rows", Real=x.dtype.name)
+    run(rows, threads_for(V), (x, target, log_sum, loss, V, ignored, smoothing))
+    count = None
+    if reduction != "none":
+        each, loss, count = loss, xp.empty((), "float32"), xp.empty((), "float32")
+        arguments = (each, target, loss, count, int(reduction == "mean"), rows, ignored)
+        kernel(FILE, "cross_entropy_total", Real=x.dtype.name)(1, 1024, arguments)
+    return loss, (x, target, log_sum, count if reduction == "mean" else None, ignored, smoothing)
+
+
+def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
+    """dx = (p - q) · dy / rows, in the type of the logits."""
+    x, target, log_sum, count, ignored, smoothing = saved
+    xp, V = array_module(x), x.shape[-1]
+    dx = xp.empty_like(x)
+    arguments = (xp.ascontiguousarray(dy, "float32"), int(dy.ndim > 0), x, target, log_sum, count, dx, V, ignored, smoothing)
+    kernel(FILE, "cross_entropy_backward", Real=x.dtype.name)(len(log_sum), threads_for(V), arguments)
+    return dx, None
+
+
+def supports(x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0) -> bool:
+    """Rows of logits, (N, V) or (V,), and a target for each; what is wrong is left to the book to refuse."""
+    return (
+        on_gpu(x)
+        and on_gpu(target, types=("int64", "int32", "uint16", "uint8"))
+        and x.ndim in (1, 2)
+        and x.size > 0
+        and target.shape == x.shape[:-1]
+        and reduction in ("mean", "sum", "none")
+        and 0 <= label_smoothing <= 1
+    )
+
+
+register(cross_entropy, Pair("cuda", cross_entropy_forward, cross_entropy_backward, supports))

@@ -1,0 +1,25 @@
+// Dropout on the GPU: the mask is not stored, but drawn again in backward. The mathematics is told in tensorlite/ops/dropout.py.
+//
+// The random bits of an element are a function of the key, the number of the call, and the element's place (philox in common.cuh). The
+// key lies in device memory: a step that was captured as a graph draws new masks when the key has been changed.
+
+#include "common.cuh"
+
+// y = x · keep · scale; keep where 16 random bits are not below the threshold, a share p of 65536. For backward x is dy.
+extern "C" __global__ void dropout(const Real* x, Real* y, const unsigned* key, int call, int threshold, float scale, long long n) {
+    long long stride = 4ll * gridDim.x * blockDim.x;
+    for (long long i = 4ll * (blockIdx.x * blockDim.x + threadIdx.x); i < n; i += stride) {
+        unsigned long long group = (unsigned long long)i / 4;  // four elements share 128 bits
+        uint4 bits = philox(make_uint2(key[0], key[1]), make_uint4((unsigned)group, (unsigned)(group >> 32), (unsigned)call, 0));
+        float4 factor = make_float4(int(bits.x >> 16) >= threshold ? scale : 0.0f, int(bits.y >> 16) >= threshold ? scale : 0.0f,
+                                    int(bits.z >> 16) >= threshold ? scale : 0.0f, int(bits.w >> 16) >= threshold ? scale : 0.0f);
+        if (i + 4 <= n) {
+            float4 v = load4(x + i);
+            store4(y + i, make_float4(v.x * factor.x, v.y * factor.y, v.z * factor.z, v.w * factor.w));
+        } else {
+            float factors[4] = {factor.x, factor.y, factor.z, factor.w};
+            for (int j = 0; j < 4; j++)
+                if (i + j < n) store(y[i + j], load(x[i + j]) * factors[j]);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+// The gradient of an embedding table on the GPU. The mathematics is told in tensorlite/ops/embedding.py.
+//
+// A token that occurs a hundred times collects a hundred gradients. The obvious way, one thread for each number of dy and an atomicAdd into
+// the table, loses none of them, but adds them in another order each time, and so gives other bits. Here it is the other way round: a block
+// owns a *row of the table* (blockIdx.x) and looks for its token among the ids of one stretch of the batch (blockIdx.y). It notes
+// where the token stands, in order, 256 positions at a time; then each thread adds up its columns of dy at those places. A small
+// vocabulary gets many stretches, so that a frequent letter is not one block's work; their sums are added by sum_rows.
+
+#include "common.cuh"
+
+// present[v] = 1 for every token that occurs: of a large vocabulary most do not, and need not be looked for.
+extern "C" __global__ void mark_present(const long long* ids, int* present, int n, int V) {
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
+        if (ids[i] >= 0 && ids[i] < V) present[ids[i]] = 1;  // several threads may write; they all write 1
+}
+
+// dweight: (stretches, V, C). A row that gets no gradient (skipped, padding_idx) is written as 0 as well.
+extern "C" __global__ void embedding_backward(const long long* ids, const int* present, const Real* dy, float* dweight, int n, int stretch,
+                                              int V, int C, long long skipped) {
+    __shared__ int found[256];           // where the token stands, among the 256 positions that are looked at
+    __shared__ int before[256 / WARP];   // how many each warp has found
+    DYNAMIC_SHARED(float, sums);         // (C): each belongs to one thread
+    int v = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    float* row = dweight + ((long long)blockIdx.y * V + v) * C;
+
+    for (int c = threadIdx.x; c < C; c += blockDim.x) sums[c] = 0;
+    if (present[v] && v != skipped) {
+        int first = blockIdx.y * stretch, last = min(first + stretch, n);
+        for (int base = first; base < last; base += blockDim.x) {
+            int position = base + threadIdx.x;
+            bool here = position < last && ids[position] == v;
+            unsigned votes = __ballot_sync(ALL_LANES, here);
+            if (lane == 0) before[warp] = __popc(votes);
+            __syncthreads();
+            int place = __popc(votes & ((1u << lane) - 1)), count = 0;  // of those found, how many stand before mine
+            for (int w = 0; w < warps; w++) {
+                if (w < warp) place += before[w];
+                count += before[w];
+            }
+            if (here) found[place] = position;
+            __syncthreads();
+            for (int c = threadIdx.x; c < C; c += blockDim.x) {
+                float sum = sums[c];
+                for (int i = 0; i < count; i++) sum += load(dy[(long long)found[i] * C + c]);
+                sums[c] = sum;
+            }
+            __syncthreads();  // before `found` and `before` are written again
+        }
+    }
+    for (int c = threadIdx.x; c < C; c += blockDim.x) row[c] = sums[c];
+}

@@ -1,0 +1,172 @@
+// Products of tiles: what a warp multiplies at once, from shared memory into its registers.
+//
+// A tile in shared memory has rows of `Tile::STRIDE` numbers: WIDTH that count, and 16 bytes more, which spread rows that lie below each
+// other over the memory's 32 banks; without them eight threads that read eight rows would queue up at one bank.
+//
+// A product in registers is `float c[M][N][4]`: 16 M rows and 8 N columns, cut into M × N tiles of 16 × 8 as mma.cuh draws them, so
+// that a thread holds in c[m][n] four numbers, at
+//
+//      rows     16 m + lane / 4, and 8 rows lower (c[..][0], c[..][1] and c[..][2], c[..][3])
+//      columns  8 n + lane % 4 * 2, and the next
+//
+// There are two products, each for tensor cores and in plain float32. They are all that attention needs:
+//
+//      multiply_abt     c += a · bᵀ     a and b in shared memory, the numbers to be summed over side by side in both
+//      multiply_ab      c += p · b      p is such a product in registers, and never leaves them; b in shared memory
+
+#pragma once
+#include "mma.cuh"
+
+__device__ inline int lane() { return threadIdx.x % WARP; }
+__device__ inline int row_of(int m, int half) { return 16 * m + 8 * half + lane() / 4; }   // of c[m][..][2 * half + ..]
+__device__ inline int column_of(int n, int i) { return 8 * n + lane() % 4 * 2 + i; }       // of c[..][n][i] and c[..][n][2 + i]
+
+// T: how numbers are stored; D: how many a row has; ON_TENSOR_CORES: who multiplies. Float32 on tensor cores is tf32.
+template <typename T, int D, bool ON_TENSOR_CORES>
+struct Tile {
+    static constexpr int CHUNK = 16 / sizeof(T);                                  // numbers in 16 bytes
+    static constexpr int WIDTH = sizeof(T) == 2 ? (D + 15) / 16 * 16 : D;         // one mma takes 32 bytes of a row
+    static constexpr int STRIDE = WIDTH + CHUNK;
+
+    // Begin to copy a tile of ROWS rows, of which only the first `rows` are there; zeros elsewhere. All threads of the block do it.
+    template <int ROWS, int THREADS>
+    static __device__ void copy(T* tile, const T* source, long long row_stride, int rows) {
+        constexpr int CHUNKS = WIDTH / CHUNK;
+#pragma unroll
+        for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
+            int row = i / CHUNKS, column = i % CHUNKS * CHUNK;
+            bool there = row < rows && column < D;
+            copy_16_bytes(tile + row * STRIDE + column, there ? source + row * row_stride + column : source, there);
+        }
+    }
+
+    // c += a · bᵀ:   a has 16 M rows, b has 8 N.
+    template <int M, int N>
+    static __device__ void multiply_abt(float (&c)[M][N][4], const T* a, const T* b) {
+        static_assert(N % 2 == 0, "load_matrices brings two tiles of b at once");
+        if constexpr (ON_TENSOR_CORES) {
+            a += lane() % 16 * STRIDE + lane() / 16 * CHUNK;
+            b += (lane() / 16 * 8 + lane() % 8) * STRIDE + lane() / 8 % 2 * CHUNK;
+#pragma unroll
+            for (int k = 0; k < WIDTH; k += 2 * CHUNK) {
+                unsigned left[M][4];
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+                    load_matrices(left[m], a + 16 * m * STRIDE + k);
+                    round_words(left[m]);
+                }
+#pragma unroll
+                for (int n = 0; n < N; n += 2) {
+                    unsigned words[4];
+                    load_matrices(words, b + 8 * n * STRIDE + k);
+                    round_words(words);
+                    unsigned right[2][2] = {{words[0], words[1]}, {words[2], words[3]}};
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+                        mma(c[m][n], left[m], right[0], T());
+                        mma(c[m][n + 1], left[m], right[1], T());
+                    }
+                }
+            }
+        } else {
+#pragma unroll 1
+            for (int k = 0; k < WIDTH; k += 4) {
+                float4 left[M][2];
+#pragma unroll
+                for (int i = 0; i < 2 * M; i++) left[i / 2][i % 2] = load4(a + row_of(i / 2, i % 2) * STRIDE + k);
+#pragma unroll
+                for (int n = 0; n < N; n++) {
+#pragma unroll
+                    for (int j = 0; j < 2; j++) {
+                        float4 right = load4(b + column_of(n, j) * STRIDE + k);
+#pragma unroll
+                        for (int i = 0; i < 2 * M; i++) {
+                            float4 x = left[i / 2][i % 2];
+                            float& sum = c[i / 2][n][i % 2 * 2 + j];
+                            sum = fmaf(x.w, right.w, fmaf(x.z, right.z, fmaf(x.y, right.y, fmaf(x.x, right.x, sum))));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    // c += p · b:   p has 8 N columns, b has 8 N rows.
+    template <int M, int N>
+    static __device__ void multiply_ab(float (&c)[M][WIDTH / 8][4], const float (&p)[M][N][4], const T* b) {
+        if constexpr (ON_TENSOR_CORES && sizeof(T) == 2) {
+            // What a thread holds of two tiles of p is just what it must hold of a: only rounded and packed two to a word.
+            b += lane() % 16 * STRIDE + lane() / 16 * CHUNK;
+#pragma unroll
+            for (int n = 0; n < N; n += 2) {
+                unsigned left[M][4];
+#pragma unroll
+                for (int i = 0; i < 4 * M; i++) {
+                    const float* pair = p[i / 4][n + i % 4 / 2] + i % 2 * 2;
+                    left[i / 4][i % 4] = pack(pair[0], pair[1], T());
+                }
+#pragma unroll
+                for (int d = 0; d < WIDTH / 8; d += 2) {
+                    unsigned words[4];
+                    load_matrices<true>(words, b + 8 * n * STRIDE + 8 * d);
+                    unsigned right[2][2] = {{words[0], words[1]}, {words[2], words[3]}};
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+                        mma(c[m][d], left[m], right[0], T());
+                        mma(c[m][d + 1], left[m], right[1], T());
+                    }
+                }
+            }
+        } else if constexpr (ON_TENSOR_CORES) {
+            // In tf32 p has the columns 2w and 2w + 1 where a wants w and w + 4. A sum may be taken in any order: so call them w and
+            // w + 4, and read the rows of b in that order, too.
+            b += lane() % 4 * 2 * STRIDE + lane() / 4;
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                unsigned left[M][4];
+#pragma unroll
+                for (int i = 0; i < 4 * M; i++) left[i / 4][i % 4] = as_tf32(p[i / 4][n][i % 2 * 2 + i % 4 / 2]);
+#pragma unroll
+                for (int d = 0; d < WIDTH / 8; d++) {
+                    const T* place = b + 8 * n * STRIDE + 8 * d;
+                    unsigned right[2] = {as_tf32(load(place[0])), as_tf32(load(place[STRIDE]))};
+#pragma unroll
+                    for (int m = 0; m < M; m++) mma(c[m][d], left[m], right, T());
+                }
+            }
+        } else {
+            // A thread needs whole rows of p, which the four threads of its row have between them: they tell each other.
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+#pragma unroll 1
+                for (int owner = 0; owner < 4; owner++) {
+#pragma unroll
+                    for (int j = 0; j < 2; j++) {
+                        float left[M][2];
+#pragma unroll
+                        for (int i = 0; i < 2 * M; i++)
+                            left[i / 2][i % 2] = __shfl_sync(ALL_LANES, p[i / 2][n][i % 2 * 2 + j], lane() / 4 * 4 + owner);
+                        const T* row = b + (8 * n + 2 * owner + j) * STRIDE;
+#pragma unroll
+                        for (int d = 0; d < WIDTH / 8; d++) {
+                            float right[2] = {load(row[column_of(d, 0)]), load(row[column_of(d, 1)])};
+#pragma unroll
+                            for (int i = 0; i < 4 * M; i++) {
+                                float& sum = c[i / 4][d][i % 4];
+                                sum = fmaf(left[i / 4][i % 4 / 2], right[i % 2], sum);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+private:
+    static __device__ void round_words(unsigned (&words)[4]) {
+        if constexpr (sizeof(T) == 4) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) words[i] = as_tf32(__uint_as_float(words[i]));
+        }
+    }
+};

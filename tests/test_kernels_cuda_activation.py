@@ -1,0 +1,82 @@
+"""gelu and relu on the GPU beyond the table of cases: ragged sizes, views, far numbers, precisions, more than one round of the grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tensorlite.backend import to_numpy
+from tensorlite.creation import bfloat16_dtype
+from tensorlite.kernels.cuda import activation as cuda_activation
+from tensorlite.kernels.cuda import elementwise
+from tensorlite.ops.activation import gelu, relu
+from tests.compare import relative_error
+from tests.standin import machine
+
+ORDERS = ("ascending", "descending", "shuffled")
+PAIRS = {
+    "gelu": (gelu, cuda_activation.gelu_forward, cuda_activation.gelu_backward, {}),
+    "gelu-tanh": (gelu, cuda_activation.gelu_forward, cuda_activation.gelu_backward, {"approximate": "tanh"}),
+    "relu": (relu, cuda_activation.relu_forward, cuda_activation.relu_backward, {}),
+}
+ERRORS = {"float32": 5e-7, "float16": 1e-3, "bfloat16": 8e-3}  # a unit in the last place of the half precisions
+
+
+def dtype_of(name):
+    return bfloat16_dtype() if name == "bfloat16" else np.dtype(name)
+
+
+def run(name, cupy, x, dy):
+    op, forward, backward, options = PAIRS[name]
+    y, saved = forward(cupy.asarray(x), **options)
+    dx = backward(cupy.asarray(dy), saved)
+    right_y, right_saved = op.book.forward(x.astype(np.float64), **options)
+    right_dx = op.book.backward(dy.astype(np.float64), right_saved)
+    assert y.dtype == dx.dtype == x.dtype
+    return [("y", to_numpy(y), right_y), ("dx", to_numpy(dx), right_dx)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shape", [(1,), (3,), (4,), (5, 7), (1023,), (3, 700)])
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("dtype", ERRORS)
+def test_values_and_gradients_at_sizes_that_are_no_multiple_of_four(dtype, name, shape, order, standin):
+    machine.machine.order = order
+    x, dy = (np.random.default_rng(0).standard_normal((2, *shape)) * 2).astype(dtype_of(dtype))
+    for what, found, right in run(name, standin, x, dy):
+        assert relative_error(found.astype(np.float64), right) <= ERRORS[dtype], what
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_number_is_taken_where_the_grid_goes_round(name, standin, monkeypatch):
+    monkeypatch.setattr(elementwise, "MOST_BLOCKS", 2)
+    x, dy = np.random.default_rng(0).standard_normal((2, 4 * 256 * 5 + 3)).astype(np.float32)
+    for what, found, right in run(name, standin, x, dy):
+        assert relative_error(found, right) <= ERRORS["float32"], what
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_far_numbers_and_those_that_are_none(name, standin):
+    """Relative to each number: the tail of gelu keeps its digits, down to what float32 can hold; that of the book's tanh form rounds to 0."""
+    x = np.array([-100, -12, -9, -5, -1e-20, 0, 1e-20, 5, 9, 100, 1e18, np.nan], np.float32)
+    for what, found, right in run(name, standin, x, np.ones_like(x)):
+        np.testing.assert_allclose(found, right, rtol=2e-5, atol=1e-14 if name == "gelu-tanh" else 1e-30, err_msg=what)
+
+
+def test_a_view_that_begins_between_two_fours(standin):
+    x = standin.asarray(np.random.default_rng(0).standard_normal(103).astype(np.float32))
+    part = x[1:102]
+    y, saved = cuda_activation.gelu_forward(part)
+    dx = cuda_activation.gelu_backward(part, saved)
+    aligned = part.copy()
+    again, saved = cuda_activation.gelu_forward(aligned)
+    np.testing.assert_array_equal(to_numpy(y), to_numpy(again))
+    np.testing.assert_array_equal(to_numpy(dx), to_numpy(cuda_activation.gelu_backward(aligned, saved)))
+
+
+def test_what_is_not_on_the_gpu_or_not_contiguous_is_the_books(standin):
+    assert cuda_activation.supports_gelu(standin.zeros(3, "float16"))
+    assert not cuda_activation.supports_gelu(standin.zeros((3, 2), "float32").T)
+    assert not cuda_activation.supports_gelu(standin.zeros(3, "float64"))
+    assert not cuda_activation.supports_gelu(np.zeros(3, "float32"))
+    assert not cuda_activation.supports_gelu(standin.zeros(3, "float32"), approximate="other")

@@ -1,0 +1,397 @@
+"""Attention in CUDA, run on the CPU: the products of tiles by themselves, then every kind of number, head size and ragged length against
+the book in float64; dropout against the same bits drawn here; and faults that must be seen."""
+
+from __future__ import annotations
+
+import functools
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from tensorlite import random
+from tensorlite.backend import to_numpy
+from tensorlite.creation import bfloat16_dtype
+from tensorlite.kernels.cuda import attention as cuda_attention
+from tensorlite.kernels.cuda import compile as compiling
+from tensorlite.kernels.cuda import self_attention as cuda_self_attention
+from tensorlite.ops import attention as book
+from tensorlite.ops import self_attention as self_book
+from tensorlite.precision import use_precision
+from tests.compare import relative_error
+from tests.cuda_on_cpu import KernelError, load
+from tests.standin import machine
+
+ORDERS = ("ascending", "descending", "shuffled")
+ERRORS = {"float32": 3e-6, "tf32": 3e-3, "float16": 3e-3, "bfloat16": 2e-2}  # allowed, relative to the largest number
+HEAD_SIZES = (8, 16, 24, 32, 64, 80, 128)
+LENGTHS = (2, 17, 63, 64, 65, 130)
+
+
+def dtype_of(kind):
+    return {"float16": np.dtype("float16"), "bfloat16": bfloat16_dtype()}.get(kind, np.dtype("float32"))
+
+
+def numbers(*shape, kind="float32", seed=0, std=1.0):
+    return (np.random.default_rng(seed).standard_normal(shape) * std).astype(dtype_of(kind))
+
+
+@pytest.fixture
+def cupy(standin):
+    """The stand-in, whose threads then run in the order asked for."""
+    yield standin
+    machine.machine.order = "ascending"
+
+
+def self_attention(cupy, qkv, dy, n_head, kind="float32", order="ascending", **options):
+    """y and dqkv by the CUDA pair."""
+    machine.machine.order = order
+    with use_precision(kind):
+        given = cupy.asarray(qkv)
+        assert cuda_self_attention.supports(given, n_head, **options)
+        y, saved = cuda_self_attention.causal_self_attention_forward(given, n_head, **options)
+        return to_numpy(y), to_numpy(cuda_self_attention.causal_self_attention_backward(cupy.asarray(dy), saved))
+
+
+def self_attention_by_the_book(qkv, dy, n_head):
+    y, saved = self_book.causal_self_attention_forward(qkv.astype(np.float64), n_head)
+    return y, self_book.causal_self_attention_backward(dy.astype(np.float64), saved)
+
+
+def attention(cupy, q, k, v, dy, kind="float32", order="ascending", **options):
+    """y, dq, dk, dv by the CUDA pair."""
+    machine.machine.order = order
+    with use_precision(kind):
+        given = [cupy.asarray(x) for x in (q, k, v)]
+        assert cuda_attention.supports(*given, **options)
+        y, saved = cuda_attention.attention_forward(*given, **options)
+        return [to_numpy(x) for x in (y, *cuda_attention.attention_backward(cupy.asarray(dy), saved))]
+
+
+def attention_by_the_book(q, k, v, dy, **options):
+    y, saved = book.attention_forward(*(x.astype(np.float64) for x in (q, k, v)), **options)
+    return [y, *book.attention_backward(dy.astype(np.float64), saved)[:3]]
+
+
+def assert_close(found, right, kind):
+    for name, x, exact in zip(("y", "dq or dqkv", "dk", "dv"), found, right, strict=False):
+        assert x.dtype == dtype_of(kind) and x.shape == exact.shape
+        error = relative_error(x.astype(np.float64), exact)
+        assert error <= ERRORS[kind], f"{name} is off by {error:.2g} of its largest number"
+
+
+# --- products of tiles -----------------------------------------------------------------------------------
+
+
+def run_on_tiles(body, kind, order, arrays, M=1, N=2, width=32):
+    """One warp with two tiles in shared memory: `a` of 16 M rows, `b` of 8 N rows, both of `width` numbers."""
+    real = "float32" if kind in ("float32", "tf32") else kind
+    text = f"""{compiling.source("tiles.cuh")}
+    using Numbers = Tile<{real}, {width}, {str(kind != "float32").lower()}>;
+    constexpr int M = {M}, N = {N}, STRIDE = Numbers::STRIDE;
+    extern "C" __global__ void test(const {real}* left, const {real}* right, float* out) {{
+        DYNAMIC_SHARED({real}, a);
+        {real}* b = a + 16 * M * STRIDE;
+        Numbers::copy<16 * M, 32>(a, left, {width}, 16 * M);
+        Numbers::copy<8 * N, 32>(b, right, {width}, 8 * N);
+        wait_for_copies();
+        __syncthreads();
+        {body}
+    }}"""
+    module = load(text)
+    module.order = order
+    size = (16 * M + 8 * N) * cuda_attention.row_bytes(dtype_of(kind).itemsize, width)
+    module.launch("test", (1,), (32,), tuple(x.ctypes.data for x in arrays), shared_mem=size)
+    return arrays[-1]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", ["tf32", "float16", "bfloat16"])
+def test_mma_multiplies_what_lies_where_its_page_says(kind, order):
+    per_word = 4 // dtype_of(kind).itemsize
+    a, b, c = numbers(16, 8 * per_word, kind=kind), numbers(8, 8 * per_word, kind=kind, seed=1), np.zeros((16, 8), np.float32)
+    real = "float32" if kind == "tf32" else kind
+    module = load(f"""{compiling.source("mma.cuh")}
+    extern "C" __global__ void test(const unsigned* left, const unsigned* right, float* out) {{
+        int row = threadIdx.x / 4, word = threadIdx.x % 4;
+        unsigned a[4], b[2];
+        for (int i = 0; i < 4; i++) a[i] = left[(row + i % 2 * 8) * 8 + word + i / 2 * 4];
+        for (int i = 0; i < 2; i++) b[i] = right[row * 8 + word + i * 4];
+        float c[4] = {{1, 2, 3, 4}};
+        mma(c, a, b, {real}());
+        for (int i = 0; i < 4; i++) out[(row + i / 2 * 8) * 8 + 2 * word + i % 2] = c[i];
+    }}""")
+    module.order = order
+    module.launch("test", (1,), (32,), tuple(x.ctypes.data for x in (a, b, c)))
+    start = np.tile([[1.0, 2.0]], (16, 4)) + np.repeat([0, 2], 8)[:, None]
+    cut = [(x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32) if kind == "tf32" else x for x in (a, b)]  # what tensor cores read
+    np.testing.assert_allclose(c, start + cut[0].astype(np.float64) @ cut[1].astype(np.float64).T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_four_matrices_are_loaded_where_mma_wants_them(transposed):
+    x, words = np.arange(4 * 8 * 8, dtype=np.uint16).reshape(4, 8, 8), np.zeros((32, 4), np.uint32)
+    module = load(f"""{compiling.source("mma.cuh")}
+    extern "C" __global__ void test(const unsigned short* x, unsigned* out) {{
+        unsigned words[4];
+        load_matrices<{str(transposed).lower()}>(words, x + 8 * threadIdx.x);
+        for (int i = 0; i < 4; i++) out[4 * threadIdx.x + i] = words[i];
+    }}""")
+    module.launch("test", (1,), (32,), (x.ctypes.data, words.ctypes.data))
+    matrices = (x.swapaxes(1, 2) if transposed else x).copy()
+    np.testing.assert_array_equal(words, matrices.view(np.uint32).reshape(4, 32).T)
+
+
+STORE = """for (int i = 0; i < M * COLUMNS * 4; i++) {
+    int m = i / (4 * COLUMNS), n = i / 4 % COLUMNS;
+    out[row_of(m, i / 2 % 2) * 8 * COLUMNS + column_of(n, i % 2)] = c[m][n][i % 4];
+}"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("M, N", [(1, 2), (2, 4)])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_warp_multiplies_two_tiles(kind, M, N, order):
+    a, b, c = numbers(16 * M, 32, kind=kind), numbers(8 * N, 32, kind=kind, seed=1), np.zeros((16 * M, 8 * N), np.float32)
+    body = "constexpr int COLUMNS = N; float c[M][N][4] = {}; Numbers::multiply_abt(c, a, b);" + STORE
+    run_on_tiles(body, kind, order, (a, b, c), M, N)
+    assert relative_error(c, a.astype(np.float64) @ b.astype(np.float64).T) <= (1e-3 if kind == "tf32" else 1e-6)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("M, N", [(1, 2), (2, 4)])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_warp_multiplies_a_product_in_its_registers_with_a_tile(kind, M, N, order):
+    a, b = numbers(16 * M, 32, kind=kind), numbers(8 * N, 32, kind=kind, seed=1)
+    c = np.zeros((16 * M, 32), np.float32)
+    body = "constexpr int COLUMNS = 4; float p[M][N][4] = {}, c[M][4][4] = {};"
+    body += "Numbers::multiply_abt(p, a, b); Numbers::multiply_ab(c, p, b);" + STORE
+    run_on_tiles(body, kind, order, (a, b, c), M, N)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    assert relative_error(c, a @ b.T @ b) <= ERRORS[kind] / 3
+
+
+# --- against the book ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("D", HEAD_SIZES)
+@pytest.mark.parametrize("kind", ERRORS)
+def test_self_attention_agrees_with_the_book_for_heads_of(kind, D, cupy):
+    qkv, dy = numbers(1, 70, 3 * 2 * D, kind=kind), numbers(1, 70, 2 * D, kind=kind, seed=1)
+    assert_close(self_attention(cupy, qkv, dy, 2, kind), self_attention_by_the_book(qkv, dy, 2), kind)
+
+
+@pytest.mark.parametrize("T", LENGTHS)
+@pytest.mark.parametrize("kind", ERRORS)
+def test_self_attention_agrees_with_the_book_on_a_text_of(kind, T, cupy):
+    qkv, dy = numbers(2, T, 3 * 2 * 32, kind=kind), numbers(2, T, 2 * 32, kind=kind, seed=1)
+    right = self_attention_by_the_book(qkv, dy, 2)
+    for order in ORDERS:
+        assert_close(self_attention(cupy, qkv, dy, 2, kind, order), right, kind)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("T, S", [(2, 70), (70, 2), (65, 64), (33, 140), (140, 33), (64, 192)])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_queries_and_keys_may_be_of_different_number(kind, T, S, is_causal, cupy):
+    q, k, v = (numbers(2, 1, length, 16, kind=kind, seed=i) for i, length in enumerate((T, S, S)))
+    dy = numbers(2, 1, T, 16, kind=kind, seed=3)
+    right = attention_by_the_book(q, k, v, dy, is_causal=is_causal, scale=0.4)
+    assert_close(attention(cupy, q, k, v, dy, kind, is_causal=is_causal, scale=0.4), right, kind)
+
+
+def test_heads_that_are_views_of_something_else_are_read_rightly(cupy):
+    x, dy = numbers(2, 20, 3, 2, 16), numbers(2, 2, 20, 16)
+    q, k, v = cupy.asarray(x).transpose(2, 0, 3, 1, 4)
+    y, saved = cuda_attention.attention_forward(q, k, v, is_causal=True)
+    found = [to_numpy(a) for a in (y, *cuda_attention.attention_backward(cupy.asarray(dy), saved))]
+    assert_close(found, attention_by_the_book(*x.transpose(2, 0, 3, 1, 4), dy, is_causal=True), "float32")
+
+
+@pytest.mark.parametrize("std", [30.0, 1e-3])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_scores_of_thousands_overflow_nothing(kind, std, cupy):
+    q, k, v = (numbers(1, 1, 70, 16, kind=kind, seed=i, std=std if i < 2 else 1) for i in range(3))
+    dy = numbers(1, 1, 70, 16, kind=kind, seed=3)
+    found = attention(cupy, q, k, v, dy, kind, is_causal=True)
+    assert all(np.isfinite(x.astype(np.float32)).all() for x in found)
+    if kind == "tf32" and std > 1:  # a score of 4000 is known up to 2: softmax of that is another one
+        return
+    right = attention_by_the_book(q, k, v, dy, is_causal=True)
+    for x, exact in zip(found, right, strict=True):
+        assert relative_error(x.astype(np.float64), exact) <= max(ERRORS[kind], 2e-3 if std > 1 else 0)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_the_same_numbers_give_the_same_bits_in_whatever_order_threads_and_blocks_run(kind, cupy):
+    qkv, dy = numbers(2, 130, 3 * 2 * 16, kind=kind), numbers(2, 130, 2 * 16, kind=kind, seed=1)
+    first = self_attention(cupy, qkv, dy, 2, kind)
+    for order in (*ORDERS, "ascending"):
+        for x, y in zip(first, self_attention(cupy, qkv, dy, 2, kind, order), strict=True):
+            np.testing.assert_array_equal(x.view(np.uint8), y.view(np.uint8))
+
+
+def test_the_future_is_not_an_input(cupy):
+    qkv, dy = numbers(1, 100, 3 * 16), numbers(1, 100, 16, seed=1)
+    changed = qkv.copy()
+    changed[:, 50:] = numbers(1, 50, 3 * 16, seed=2)
+    np.testing.assert_array_equal(self_attention(cupy, qkv, dy, 1)[0][:, :50], self_attention(cupy, changed, dy, 1)[0][:, :50])
+
+
+def test_nothing_of_the_size_of_the_weights_is_kept_and_no_value_waited_for(cupy):
+    T = 256
+    qkv = cupy.asarray(numbers(1, T, 3 * 8))
+    with machine.forbid_host_reads():
+        _, saved = cuda_self_attention.causal_self_attention_forward(qkv, 1)
+        cuda_self_attention.causal_self_attention_backward(cupy.asarray(numbers(1, T, 8)), saved)
+    assert sum(x.size for x in saved[1:]) == qkv.size + T * 8 + T
+
+
+# --- dropout ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def kept(key, call, head, T, S, p):
+    """Which weights of a head stay: the mask that attention.cu describes, drawn in plain Python."""
+
+    def philox(counter):
+        (k0, k1), c, bits = key, counter, 0xFFFFFFFF
+        for _ in range(10):
+            a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+            c = ((b >> 32) ^ c[1] ^ k0, b & bits, (a >> 32) ^ c[3] ^ k1, a & bits)
+            k0, k1 = (k0 + 0x9E3779B9) & bits, (k1 + 0xBB67AE85) & bits
+        return c
+
+    mask = np.empty((T, S), bool)
+    for t in range(T):
+        for s in range(S):
+            i = t // 8 % 2 * 4 + s // 8 % 4
+            word = philox((t // 16 * 8 + t % 8, s // 32 * 8 + s % 8, call, head))[i // 2]
+            mask[t, s] = (word >> (i % 2 * 16) & 0xFFFF) >= round(p * 65536)
+    return mask
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("D", [16, 128])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_dropout_keeps_in_backward_what_it_kept_in_forward(kind, D, order, cupy):
+    T, S, p, key = 40, 70, 0.3, (12345, 678)
+    q, k, v = (numbers(1, 2, length, D, kind=kind, seed=i) for i, length in enumerate((T, S, S)))
+    dy = numbers(1, 2, T, D, kind=kind, seed=3)
+    mask = np.stack([kept(key, 1, head, T, S, p) for head in range(2)])[None]
+    with random.use_dropout_key(cupy.asarray(np.array(key, np.uint32))):
+        random.dropout_key(cupy)  # call number 0 is somebody else's
+        found = attention(cupy, q, k, v, dy, kind, order, dropout_p=p)
+    with mock.patch.object(random, "keep_mask", lambda shape, p, stream: (mask, random.keep_threshold(p)[1])):
+        right = attention_by_the_book(q, k, v, dy, dropout_p=p)
+    assert_close(found, right, kind)
+
+
+def test_dropout_keeps_its_share_of_each_head_and_draws_anew_for_each_call():
+    masks = [kept((1, 2), call, head, 64, 64, 0.25) for call in range(2) for head in range(2)]
+    assert all(abs(mask.mean() - 0.75) < 0.04 for mask in masks)
+    for i, one in enumerate(masks):
+        assert all(abs((one == other).mean() - (0.75**2 + 0.25**2)) < 0.04 for other in masks[:i])
+
+
+def test_all_is_dropped_with_probability_1(cupy):
+    y, dqkv = self_attention(cupy, numbers(1, 20, 3 * 16), numbers(1, 20, 16), 1, dropout_p=1.0)
+    assert not y.any() and not dqkv.any()
+
+
+def test_without_a_key_in_use_dropout_draws_one_from_the_stream(cupy):
+    qkv, dy = numbers(1, 20, 3 * 16), numbers(1, 20, 16)
+    runs = [self_attention(cupy, qkv, dy, 1, dropout_p=0.5, generator=random.make_generator(seed))[0] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert (runs[0] != runs[2]).any()
+
+
+# --- what is refused, and what must be seen --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda q, k, v: ((q, k, v), {"mask": np.ones((9, 9), bool)}),
+        lambda q, k, v: ((q, k, v), {"scale": -1.0}),
+        lambda q, k, v: ((q, k, v), {"dropout_p": 1.5}),
+        lambda q, k, v: ((q[:1], k, v), {}),
+        lambda q, k, v: ((q, k, v[..., :8]), {}),
+        lambda q, k, v: ((q[..., :12], k[..., :12], v[..., :12]), {}),
+        lambda q, k, v: ((q, k, v.astype("float16")), {}),
+        lambda q, k, v: (tuple(x.astype("float64") for x in (q, k, v)), {}),
+        lambda q, k, v: ((q[..., :0, :], k, v), {}),
+    ],
+    ids=["mask", "scale", "p", "broadcast", "values", "twelve", "mixed", "float64", "empty"],
+)
+def test_what_these_kernels_cannot_do_is_left_to_the_book(change, cupy):
+    q, k, v = (cupy.asarray(numbers(2, 9, 16, seed=i)) for i in range(3))
+    assert cuda_attention.supports(q, k, v)
+    arrays, options = change(q, k, v)
+    assert not cuda_attention.supports(*arrays, **options)
+
+
+def test_other_devices_and_odd_addresses_are_left_to_the_book(cupy):
+    x = numbers(1, 9, 48)
+    flat = cupy.asarray(numbers(9 * 48 + 4))
+    assert not cuda_self_attention.supports(x, 1)
+    assert not cuda_attention.supports(x, x, x)
+    assert not cuda_self_attention.supports(flat[1:-3].reshape(1, 9, 48), 1)
+    assert not cuda_self_attention.supports(cupy.asarray(x)[:, ::2], 1)
+    assert not cuda_self_attention.supports(cupy.asarray(x), 5)
+    assert cuda_self_attention.supports(cupy.asarray(x), 1)
+    machine.machine.compute_capability = (7, 5)
+    assert not cuda_self_attention.supports(cupy.asarray(x), 1)
+
+
+@pytest.mark.parametrize("dtype, itemsize", [("float32", 4), ("bfloat16", 2)])
+@pytest.mark.parametrize("D", range(8, 129, 8))
+def test_no_block_asks_for_more_shared_memory_than_small_gpus_have(dtype, itemsize, D):
+    for dropout in (False, True):
+        sizes = cuda_attention.variant(dtype, D, dropout=dropout)
+        for name, owned in (("FORWARD", 1), ("Q", 2), ("KV", 2)):
+            rows = owned * 64 * sizes[f"{name}_M"] + 4 * 8 * sizes[f"{name}_N"]
+            assert rows * cuda_attention.row_bytes(itemsize, D) <= 99 * 1024
+
+
+def with_fault(name, old, new, which):
+    """The source with the first occurrence of ``old`` behind the beginning of a kernel replaced; ``which`` counts from there."""
+    text = compiling.source("attention.cu")
+    place = text.index(f"{name}(")
+    for _ in range(which + 1):
+        place = text.index(old, place + 1)
+    return text[:place] + new + text[place + len(old) :]
+
+
+FAULTS = {
+    "forward: no barrier": ("attention_forward", "__syncthreads();", "", 0),
+    "dq: no barrier": ("attention_backward_q", "__syncthreads();", "", 0),
+    "dk, dv: no barrier": ("attention_backward_kv", "__syncthreads();", "", 0),
+    "forward: copies are not waited for": ("attention_forward", "wait_for_copies();", "", 0),
+    "dk, dv: copies are not waited for": ("attention_backward_kv", "wait_for_copies();", "", 0),
+    "forward: the next tile into the buffer that is read": ("attention_forward", "(buffer ^ 1)", "buffer", 0),
+    "forward: a stride of values": ("attention_forward", "v + (long long)next * row, row", "v + (long long)next * row, H * D", 0),
+    "dq: a stride of dy": ("attention_backward_q", "(long long)first * y_row, y_row", "(long long)first * y_row, row", 0),
+    "dk, dv: a stride of queries": ("attention_backward_kv", "q + (long long)t0 * row, row", "q + (long long)t0 * row, y_row", 0),
+}
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_planted_race_or_a_wrong_stride_is_seen(fault, kind, cupy):
+    text = with_fault(*fault)
+    qkv, dy = numbers(1, 200, 3 * 2 * 16, kind=kind), numbers(1, 200, 2 * 16, kind=kind, seed=1)
+    right = self_attention_by_the_book(qkv, dy, 2)
+
+    def seen(order):
+        try:
+            assert_close(self_attention(cupy, qkv, dy, 2, kind, order), right, kind)
+        except (AssertionError, KernelError):
+            return True
+        return False
+
+    assert not any(map(seen, ORDERS))
+    compiling.forget()
+    with mock.patch.object(compiling, "source", return_value=text):
+        assert any(map(seen, ORDERS))
+    compiling.forget()
