@@ -15,6 +15,7 @@ from tqdm import tqdm
 from data.loader import Batch
 from gpt.errors import fail
 from tensorlite import Tensor, optim
+from tensorlite.backend import Array
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder, Recording
 from tensorlite.op import kernels_in_use
 
@@ -37,6 +38,7 @@ class CapturedStep:
     _recording: Recording[tuple[Tensor, Tensor]] | None
     _dials: optim.Dials | None
     _batches: list[tuple[Tensor, Tensor]]
+    _keys: Array
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -82,9 +84,10 @@ class CapturedStep:
         """Write down a step on arrays like those of ``batches``."""
         trainer = self.trainer
         self._batches = [trainer.to_device(batch) for batch in batches]
+        keys = self._keys = trainer.dropout_keys()
 
         def step() -> tuple[Tensor, Tensor]:
-            loss, norm = trainer.gradients(self._batches)
+            loss, norm = trainer.gradients(self._batches, keys)
             self._dials = trainer.optimizer.dials()
             trainer.optimizer.step_by(self._dials)
             return loss, norm
@@ -101,6 +104,7 @@ class CapturedStep:
         for held, batch in zip(self._batches, batches, strict=True):
             for tensor, new in zip(held, self.trainer.to_device(batch), strict=True):
                 tensor.data[...] = new.data
+        self._keys[...] = self.trainer.dropout_keys()
         self._dials.turn()
         recording.launch()
         return recording.result

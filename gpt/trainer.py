@@ -28,12 +28,12 @@ from gpt.run_folder import RunFolder
 from gpt.speed import Speed
 from gpt.stopping import StopRequest
 from tensorlite import Tensor, optim
-from tensorlite.backend import Device
+from tensorlite.backend import Array, Device
 from tensorlite.memory import peak_memory
 from tensorlite.optim import schedule
 from tensorlite.parallel import BatchShards, Workers, available_cores
 from tensorlite.precision import use_precision
-from tensorlite.random import make_generator
+from tensorlite.random import draw_key, make_generator
 
 # The independent streams of random numbers of a run; `make_generator(seed, stream)` starts one.
 WEIGHTS, BATCHES, DROPOUT, EVALUATION, SAMPLE = range(5)
@@ -153,7 +153,7 @@ class Trainer:
 
     def plain_step(self, batches: list[Batch]) -> tuple[Tensor, Tensor]:
         """One step, op by op; returns the loss and the length of the gradient."""
-        loss, norm = self.gradients([self.to_device(batch) for batch in batches])
+        loss, norm = self.gradients([self.to_device(batch) for batch in batches], self.dropout_keys())
         if self.config.backend == "numpy" and not np.isfinite(loss.data + norm.data):  # on the CPU looking is free
             self.gradient_norm = norm
             self._diverged(float(loss.data), batches)
@@ -161,14 +161,17 @@ class Trainer:
         self.optimizer.zero_grad()
         return loss, norm
 
-    def gradients(self, batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def gradients(self, batches: list[tuple[Tensor, Tensor]], keys: Array) -> tuple[Tensor, Tensor]:
         """The mean loss over ``batches``; its gradient, clipped, is then in the parameters, and its length before is returned, too.
 
         The workers share each batch (see `tensorlite.parallel`).
+
+        Args:
+            keys: those of this step, see `dropout_keys`.
         """
         share = 1 / len(batches)
         losses = [
-            self.shards.loss_and_gradients(batch, functools.partial(self._dropout_stream, number), scale=share)
+            self.shards.loss_and_gradients(batch, functools.partial(self._dropout_stream, number), share, keys[number])
             for number, batch in enumerate(batches)
         ]
         norm = optim.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
@@ -303,6 +306,14 @@ class Trainer:
     def _dropout_stream(self, number: int, shard: int) -> np.random.Generator:
         """The random numbers of one shard of the step's number-th batch; whoever computes it, whenever, draws the same."""
         return make_generator(self.config.seed, DROPOUT, self.step * self.config.accumulation + number, shard)
+
+    def dropout_keys(self) -> Array:
+        """On a GPU the key of each shard of each of the step's batches, (accumulation, shards, 2); on the CPU none are needed."""
+        count = self.config.accumulation
+        if self.config.backend == "numpy":
+            return np.empty((count, 0, 2), np.uint32)
+        keys = [[draw_key(self._dropout_stream(number, shard)) for shard in range(self.shard_count)] for number in range(count)]
+        return Device(self.config.backend).asarray(np.array(keys))
 
     def to_device(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
         """The two arrays of a batch as tensors where the model is."""

@@ -14,6 +14,7 @@ The loss is a mean over the batch, so a shard of n of N rows counts n/N: that is
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 import functools
@@ -28,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 from tensorlite.backend import Array, array_module
 from tensorlite.optim.flat import FlatParameters
-from tensorlite.random import use_generator
+from tensorlite.random import use_dropout_key, use_generator
 from tensorlite.tensor import Tensor
 
 T = TypeVar("T")
@@ -108,13 +109,16 @@ class BatchShards:
         ends = [rows * i // count for i in range(count + 1)]
         return [slice(a, b) for a, b in itertools.pairwise(ends) if a < b]
 
-    def loss_and_gradients(self, batch: tuple[Tensor, ...], stream: Callable[[int], np.random.Generator], scale: float = 1.0) -> Tensor:
+    def loss_and_gradients(
+        self, batch: tuple[Tensor, ...], stream: Callable[[int], np.random.Generator], scale: float = 1.0, keys: Array = ()
+    ) -> Tensor:
         """Forward and backward; the gradients of all shards end up added together in the model's own ``grad``.
 
         Args:
             batch: tensors that are cut along their first axis and passed to the model, which returns (logits, loss).
             stream: makes the random numbers of a shard, by its number.
             scale: multiplies the loss before its gradient is taken (one over the number of batches that are accumulated).
+            keys: on a GPU, one for each shard: its dropout draws from there instead (see `tensorlite.random.use_dropout_key`).
 
         Returns:
             The mean loss over the batch.
@@ -128,7 +132,7 @@ class BatchShards:
         def run(i: int) -> Tensor:
             share = shares[i]
             weight = (share.stop - share.start) / rows
-            with use_generator(stream(i)):
+            with use_generator(stream(i)), use_dropout_key(keys[i]) if len(keys) else contextlib.nullcontext():
                 # only the loss is held: where the vocabulary is large, the logits are most of the memory
                 loss = models[i](*(tensor[share] for tensor in batch))[1]
                 dy = array_module(loss.data).full((), weight * scale, loss.dtype)  # made on the device: nothing is copied there

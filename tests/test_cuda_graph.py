@@ -1,0 +1,279 @@
+"""A training step captured as a CUDA graph: the plain step's bits, and nothing of it lost on Python's side."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import tensorlite as tl
+from gpt.captured import WARM_UP
+from gpt.config import GPTConfig, TrainConfig
+from gpt.errors import UserError
+from gpt.model import build_model
+from gpt.tasks import RowTrainer
+from gpt.train import main
+from gpt.trainer import Trainer
+from tensorlite import optim
+from tensorlite.kernels.cuda.graph import CaptureError, Recorder
+from tensorlite.op import use_kernels
+from tensorlite.random import make_generator, use_generator
+from tests.standin.machine import forbid_host_reads
+
+MODEL = GPTConfig(vocab_size=20, block_size=8, n_layer=2, n_head=2, n_embd=16, bias=True)
+TOKENS = np.random.default_rng(0).integers(20, size=500).astype(np.uint16)
+STEPS = WARM_UP + 4
+
+
+def trainer(cuda_graph, dropout=0.0, kind=Trainer, **settings):
+    """The learning rate rises and falls while a graph is launched."""
+    settings = {"steps": STEPS, "warmup_steps": WARM_UP + 1, "batch_size": 4, "eval_iters": 2, "eval_interval": 100, **settings}
+    config = TrainConfig(backend="cupy", cuda_graph=cuda_graph, **settings)
+    with use_generator(make_generator(1)):
+        model = build_model(GPTConfig(**{**vars(MODEL), "dropout": dropout})).to(device="cupy").train()
+    return kind(model, config, TOKENS[:400], TOKENS[400:])
+
+
+def everything(run):
+    """All that a step leaves behind, fit for comparison."""
+    state = run.optimizer.state_dict()
+    arrays = {f"{number} {name}": value for number, entry in state["state"].items() for name, value in entry.items()}
+    weights = {name: p.data.get() for name, p in run.model.named_parameters()}
+    facts = {
+        "versions": [p.version.count for p in run.model.parameters()],
+        "gradients": [p.grad for p in run.model.parameters()],
+        "rates": [group["lr"] for group in run.optimizer.param_groups],
+        "trainer": json.dumps(run.state_dict()),
+    }
+    return {**arrays, **weights, **facts}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+SETTINGS = {
+    "as it is": {},
+    "accumulated": {"accumulation": 3},
+    "always clipped": {"grad_clip": 0.05},
+    "never clipped": {"grad_clip": 0.0},
+    "two shards": {"shards": 2, "accumulation": 2},
+    "all weights decay": {"weight_decay": 0.5, "schedule": "linear"},
+    "dropout": {"dropout": 0.3, "accumulation": 2, "shards": 2},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_launched_step_is_the_plain_step_bit_for_bit(any_cupy, name):
+    plain, captured = trainer(False, **SETTINGS[name]), trainer(True, **SETTINGS[name])
+    for _ in range(STEPS):
+        losses = [run.update().item() for run in (plain, captured)]
+        norms = [run.gradient_norm.item() for run in (plain, captured)]
+        assert losses[0] == losses[1] and norms[0] == norms[1]
+        assert_same(everything(plain), everything(captured))
+    assert captured.captured.memory > 0 and captured.captured.why_not is None
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_nothing_is_read_from_the_device_in_a_step(standin, cuda_graph):
+    run = trainer(cuda_graph, accumulation=2)
+    with forbid_host_reads():
+        losses = [run.update() for _ in range(STEPS)]
+    assert np.isfinite(losses[-1].item())
+
+
+def test_evaluations_and_other_work_between_two_steps_disturb_nothing(any_cupy):
+    quiet, busy = trainer(True), trainer(True)
+    for _ in range(STEPS):
+        quiet.update()
+        busy.update()
+        busy.evaluate()
+        any_cupy.get_default_memory_pool().free_all_blocks()
+    assert_same(everything(quiet), everything(busy))
+
+
+def test_a_state_loaded_between_two_launches_is_gone_on_from(any_cupy):
+    """The optimizer's arrays are others then: what was recorded is of no use any more."""
+    plain, captured = trainer(False, steps=20), trainer(True, steps=20)
+    for run in (plain, captured):
+        for _ in range(STEPS):
+            run.update()
+        run.optimizer.load_state_dict(run.optimizer.state_dict())
+        for _ in range(STEPS):
+            run.update()
+    assert_same(everything(plain), everything(captured))
+
+
+def test_a_run_resumed_in_the_middle_ends_as_one_that_was_never_stopped(any_cupy, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 30, encoding="utf-8")
+    options = [
+        "--backend",
+        "cupy",
+        "--cuda-graph",
+        "true",
+        "--data",
+        "text.txt",
+        "--tokenizer",
+        "char",
+        "--n-layer",
+        "1",
+        "--n-head",
+        "1",
+        "--n-embd",
+        "8",
+        "--block-size",
+        "8",
+    ]
+    options += [
+        "--batch-size",
+        "4",
+        "--eval-interval",
+        "100",
+        "--eval-iters",
+        "1",
+        "--log-interval",
+        "3",
+        "--schedule",
+        "constant",
+        "--sample-length",
+        "0",
+    ]
+    assert main([*options, "--steps", "12", "--out", "whole"]) == 0
+    assert main([*options, "--steps", "6", "--out", "parts"]) == 0
+    assert main(["--resume", "parts", "--steps", "12"]) == 0
+    assert capsys.readouterr().out.count("recorded as a CUDA graph") == 3
+    assert (tmp_path / "whole/model.safetensors").read_bytes()[2000:] == (tmp_path / "parts/model.safetensors").read_bytes()[2000:]
+
+
+# --- where there can be no graph ---------------------------------------------------------------------------
+
+
+def reads_its_loss(run):
+    """As an op would that looks at a value."""
+    gradients = run.gradients
+
+    def looking(*args):
+        loss, norm = gradients(*args)
+        loss.item()
+        return loss, norm
+
+    run.gradients = looking
+    return run
+
+
+def test_a_step_that_cannot_be_recorded_stays_plain_and_says_so(standin, capsys):
+    plain, captured = trainer(False), reads_its_loss(trainer("auto"))
+    for _ in range(STEPS):
+        plain.update()
+        captured.update()
+    assert_same(everything(plain), everything(captured))
+    assert f"step {WARM_UP}: no CUDA graph, every op is queued by Python: cudaErrorStreamCaptureUnsupported" in capsys.readouterr().out
+
+
+def test_a_graph_that_the_user_insists_on_and_cannot_have_is_an_error(standin):
+    run = reads_its_loss(trainer(True))
+    for _ in range(WARM_UP):
+        run.update()
+    with pytest.raises(UserError, match="--cuda-graph true, but the step cannot be recorded: cudaErrorStreamCaptureUnsupported"):
+        run.update()
+
+
+def test_rows_of_different_lengths_and_the_books_rules_make_no_graph(standin, capsys):
+    rows = [type("Row", (), {})() for _ in range(3)]
+    with use_kernels("book"):
+        assert "TENSORLITE_KERNELS=book" in trainer("auto").captured.why_not
+    del rows
+    assert RowTrainer.steps_are_alike is False
+    RowsLikeThat = type("RowsLikeThat", (Trainer,), {"steps_are_alike": False})
+    run = trainer("auto", kind=RowsLikeThat)
+    for _ in range(STEPS):
+        run.update()
+    assert run.captured.memory == 0
+    assert "no CUDA graph, every op is queued by Python: batches are as wide as their longest row." in capsys.readouterr().out
+
+
+# --- the recorder ----------------------------------------------------------------------------------------
+
+
+def test_a_recording_reads_what_lies_in_memory_when_it_is_launched(any_cupy):
+    x = any_cupy.zeros(4, "float32")
+    recorder = Recorder()
+    recorder.run(lambda: x + 1)
+    recording = recorder.record(lambda: x + 1)
+    for value in (3, 5):
+        x[...] = value
+        recording.launch()
+        np.testing.assert_array_equal(recording.result.get(), np.full(4, value + 1, np.float32))
+
+
+def test_recording_does_nothing_yet(any_cupy):
+    x = any_cupy.zeros(4, "float32")
+    recording = Recorder().record(lambda: x.fill(7))
+    assert (x.get() == 0).all()
+    recording.launch()
+    assert (x.get() == 7).all()
+
+
+def test_a_failed_recording_leaves_the_stream_usable(any_cupy):
+    x, recorder = any_cupy.ones(4, "float32"), Recorder()
+    with pytest.raises(CaptureError):
+        recorder.record(lambda: float(x.sum()))
+    assert float(recorder.run(lambda: x.sum())) == 4
+
+
+def test_a_mistake_in_what_is_recorded_is_not_taken_for_cudas(any_cupy):
+    with pytest.raises(ZeroDivisionError):
+        Recorder().record(lambda: 1 / 0)
+
+
+def test_both_pools_together_keep_to_the_limit(standin):
+    common = standin.get_default_memory_pool()
+    held = standin.zeros(1 << 18, "float32")  # 1 MiB
+    common.set_limit(size=3 << 20)
+    recorder = Recorder()
+    with pytest.raises(MemoryError, match="limit set to"):
+        recorder.run(lambda: standin.zeros(3 << 18, "float32"))
+    recorder.run(lambda: standin.zeros(1 << 18, "float32"))
+    recorder.record(lambda: None)
+    assert common.get_limit() == (2 << 20) and recorder.memory == 1 << 20
+    del held
+
+
+# --- the optimizer's dials -------------------------------------------------------------------------------
+
+
+def test_dials_count_as_a_step_does_and_hold_rate_and_number(any_cupy):
+    weights = [tl.nn.Parameter(any_cupy.ones(size, "float32")) for size in (3, 5)]
+    optimizer = optim.AdamW([{"params": weights[:1], "lr": 0.5}, {"params": weights[1:], "lr": 0.25}])
+    for weight in weights:
+        weight.sum().backward()
+    optimizer.step()
+    dials = optimizer.dials()
+    optimizer.param_groups[1]["lr"] = 0.125
+    dials.turn()
+    assert [float(lr) for lr in dials.lr] == [0.5, 0.125] and [int(step) for step in dials.step] == [2, 2]
+    assert [entry["step"] for entry in optimizer.state_dict()["state"].values()] == [2, 2]
+    assert [weight.version.count for weight in weights] == [2, 2]
+    assert dials.still_fit()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert not dials.still_fit()
+
+
+def test_step_by_dials_is_step(any_cupy):
+    start = np.random.default_rng(0).standard_normal((3, 32), dtype=np.float32)
+    stepped, dialled = (tl.nn.Parameter(any_cupy.asarray(start)) for _ in range(2))
+    optimizers = [optim.AdamW([weight], lr=0.1) for weight in (stepped, dialled)]
+    for _ in range(3):
+        for weight in (stepped, dialled):
+            (weight * weight).sum().backward()
+        optimizers[0].step()
+        dials = optimizers[1].dials()
+        dials.turn()
+        optimizers[1].step_by(dials)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+    np.testing.assert_array_equal(stepped.data.get(), dialled.data.get())
