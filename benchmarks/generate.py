@@ -1,45 +1,81 @@
-"""Tokens a second that a model writes: one text, 256 new tokens, from a prompt of one.
+"""Tokens a second that a model writes: one text, from a prompt of one token.
 
 The weights are fresh: what is drawn does not change the work. The sides are processes that take turns:
-    ours         `gpt.inference.stream_tokens`, with its cache of keys and values
-    book         the same with TENSORLITE_KERNELS=book
-    torch        the loop of the course, without a cache: crop to the last block_size tokens, predict, softmax, draw, append
-    torch cache  the same with keys and values kept in tensors made beforehand; beyond block_size the window is encoded again, as ours is
+    ours           `gpt.inference.stream_tokens`, with its cache of keys and values
+    ours, no cache the same with use_cache=False: the model itself, asked for every token
+    torch          the loop of the course, without a cache: crop to the last block_size tokens, predict, softmax, draw, append
+    torch cache    the same with keys and values kept in tensors made beforehand; when the context is cropped the window is encoded
+                   again, as ours is
+torch takes one thread or one a core, whichever writes this text faster.
 
-The preset tiny reads 64 tokens: three quarters of the text are written with a window that slides, where no cache helps, because
-each crop shifts every position. "tiny, 512" is the same model with room for the whole text.
+The texts:
+    tiny, 64            fits into the context: every token finds the keys and values of those before it
+    tiny, 256           the course's crop: the preset reads 64 tokens, so three quarters are written with a window that slides. Each
+                        crop shifts every position, and all 64 rows go through the model again, whoever computes it
+    tiny, 256, keep 32  the same with context_keep=32: one crop in 33 tokens. All sides follow it
+    course, 256         the larger model of the lecture, within its context
 
-A model that writes one text reads all its weights for each token. "Share of bandwidth" is how much that is of what products of
-matrices and vectors reach that do nothing else.
+"Products alone" is what the text's products of matrices take with a cache and nothing else: no attention, layer norms, activations and
+choosing. Within its context a model reads all weights for each token: "share of bandwidth" is how much that is of what reading them and
+nothing else reaches in the same run.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.common import options_of, require_torch, save, spread, table
 from benchmarks.turns import Side, in_turn, serve, sides
 from gpt.config import GPTConfig, from_preset
+from gpt.inference import context_length
+from tensorlite.parallel import available_cores
 
-PRESETS = ("tiny", "tiny, 512", "course")
-SIDES = ("ours", "book", "torch", "torch cache")
-VOCABULARY = 65
-
-
-def config_of(preset: str) -> GPTConfig:
-    """A preset's model, with the 65 characters of tinyshakespeare, and with another block_size after a comma."""
-    name, _, block_size = preset.partition(", ")
-    config = from_preset(name, vocab_size=VOCABULARY)[0]
-    return replace(config, block_size=int(block_size)) if block_size else config
+SIDES = ("ours", "ours, no cache", "torch", "torch cache")
+VOCABULARY = 65  # the characters of tinyshakespeare
 
 
-def our_writer(preset: str) -> Callable[[int], int]:
+@dataclass(frozen=True)
+class Text:
+    """What is written, by which model: ``keep`` is context_keep, 0 for the course's crop."""
+
+    preset: str
+    tokens: int
+    keep: int = 0
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return f"{self.preset}, {self.tokens}" + (f", keep {self.keep}" if self.keep else "")
+
+    @property
+    def config(self) -> GPTConfig:
+        """The model's."""
+        return from_preset(self.preset, vocab_size=VOCABULARY)[0]
+
+    def shown(self) -> Callable[[int], int]:
+        """How many of the tokens so far the model sees."""
+        block_size = self.config.block_size
+        return lambda tokens: context_length(tokens, block_size, self.keep or block_size)
+
+    def rows(self) -> list[int]:
+        """How many rows go through the model for each token where keys and values are kept: one, or after a crop all that are shown."""
+        shown = [self.shown()(tokens) for tokens in range(self.tokens + 1)]
+        return [1 if now == before + 1 else now for before, now in pairwise(shown)]
+
+
+TEXTS = {text.name: text for text in (Text("tiny", 64), Text("tiny", 256), Text("tiny", 256, 32), Text("course", 256))}
+
+
+def our_writer(text: Text, use_cache: bool = True) -> Callable[[int], int]:
     """``write(n)`` writes n tokens and returns how many there are then, with the prompt."""
     import tensorlite as tl
     from gpt.inference import stream_tokens, suitable_threads
@@ -48,58 +84,42 @@ def our_writer(preset: str) -> Callable[[int], int]:
 
     keep_freed_memory()
     tl.manual_seed(0)
-    model = GPT(config_of(preset))
+    model = GPT(text.config)
     model.eval()
 
     def write(count: int) -> int:
         with suitable_threads(model):
-            return 1 + sum(1 for _ in stream_tokens(model, np.zeros(1, np.int64), count))
+            tokens = stream_tokens(model, np.zeros(1, np.int64), count, use_cache=use_cache, context_keep=text.keep or None)
+            return 1 + sum(1 for _ in tokens)
 
     return write
 
 
-def torch_writer(preset: str) -> Callable[[int], int]:
-    """The same in torch."""
+def torch_writer(text: Text) -> Callable[[int], int]:
+    """The loop of the course in torch."""
     import torch
 
-    from benchmarks.torch_gpt import TorchGPT
-    from tensorlite.memory import keep_freed_memory
-    from tensorlite.parallel import available_cores
-
-    keep_freed_memory()
-    torch.set_num_threads(available_cores())
-    torch.manual_seed(0)
-    config = config_of(preset)
-    model = TorchGPT(config)
-    model.eval()
+    model, shown = _torch_model(text.config), text.shown()
 
     @torch.no_grad()
     def write(count: int) -> int:
         ids = torch.zeros((1, 1), dtype=torch.long)
         for _ in range(count):
-            logits, _ = model(ids[:, -config.block_size :])
+            logits, _ = model(ids[:, -shown(ids.shape[1]) :])
             probabilities = torch.softmax(logits[:, -1], dim=-1)
             ids = torch.cat([ids, torch.multinomial(probabilities, num_samples=1)], dim=1)
         return ids.shape[1]
 
-    return write
+    return _with_the_better_threads(write)
 
 
-def caching_torch_writer(preset: str) -> Callable[[int], int]:
+def caching_torch_writer(text: Text) -> Callable[[int], int]:
     """The same in torch with a cache."""
     import torch
     from torch.nn import functional as F
 
-    from benchmarks.torch_gpt import TorchGPT
-    from tensorlite.memory import keep_freed_memory
-    from tensorlite.parallel import available_cores
-
-    keep_freed_memory()
-    torch.set_num_threads(available_cores())
-    torch.manual_seed(0)
-    config = config_of(preset)
-    model = TorchGPT(config)
-    model.eval()
+    config, shown = text.config, text.shown()
+    model = _torch_model(config)
     C, H, room = config.n_embd, config.n_head, config.block_size
     activations = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
     activation = activations[config.activation]
@@ -116,56 +136,116 @@ def caching_torch_writer(preset: str) -> Callable[[int], int]:
             x = x + block.mlp.c_proj(activation(block.mlp.c_fc(block.ln_2(x))))
         return model.lm_head(model.ln_f(x[:, -1]))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def write(count: int) -> int:
         ids = torch.zeros((1, 1), dtype=torch.long)
+        known = 0
         for _ in range(count):
-            known = ids.shape[1] - 1
-            logits = advance(ids[:, -1:], known) if known < room else advance(ids[:, -room:], 0)
+            before, known = known, shown(ids.shape[1])
+            new = 1 if known == before + 1 else known
+            logits = advance(ids[:, -new:], known - new)
             ids = torch.cat([ids, torch.multinomial(torch.softmax(logits, dim=-1), num_samples=1)], dim=1)
         return ids.shape[1]
 
+    return _with_the_better_threads(write)
+
+
+def _torch_model(config: GPTConfig) -> Any:
+    import torch
+
+    from benchmarks.torch_gpt import TorchGPT
+    from tensorlite.memory import keep_freed_memory
+
+    keep_freed_memory()
+    torch.manual_seed(0)
+    return TorchGPT(config).eval()
+
+
+def _with_the_better_threads(write: Callable[[int], int]) -> Callable[[int], int]:
+    """``write``, after torch was set to as many threads as write a few dozen tokens fastest."""
+    import torch
+
+    seconds = {}
+    for threads in sorted({1, available_cores()}):
+        torch.set_num_threads(threads)
+        write(8)
+        seconds[threads] = _seconds(lambda: write(64))
+    torch.set_num_threads(min(seconds, key=lambda threads: seconds[threads]))
     return write
 
 
-def bandwidth(preset: str) -> float:
-    """Bytes a second that products of the preset's weights and one vector read, the best of many goes."""
-    config = config_of(preset)
-    C = config.n_embd
-    rng = np.random.default_rng(0)
-    weights = [rng.random(shape, np.float32) for _ in range(config.n_layer) for shape in ((3 * C, C), (C, C), (4 * C, C), (C, 4 * C))]
-    vectors = [rng.random(weight.shape[1], np.float32) for weight in weights]
+def weights_of(config: GPTConfig) -> list[np.ndarray]:
+    """Matrices (in, out) of the shapes of all that a token is multiplied with, in order."""
+    C, rng = config.n_embd, np.random.default_rng(0)
+    shapes = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)] * config.n_layer + [(C, config.vocab_size)]
+    return [rng.random(shape, np.float32) for shape in shapes]
+
+
+def bandwidth(weights: list[np.ndarray]) -> float:
+    """Bytes a second when all weights are read one after the other and nothing else is done, on one core or on all."""
+
+    def read() -> None:
+        for weight in weights:
+            weight.reshape(-1).dot(weight.reshape(-1))
+
+    return sum(weight.nbytes for weight in weights) / _best(read)
+
+
+def products_alone(text: Text, weights: list[np.ndarray]) -> float:
+    """Seconds of the products of matrices for a text with a cache, on one core or on all."""
+
+    def multiply(rows: int) -> None:
+        for i, (weight, x, out) in enumerate(zip(weights, arguments[rows], results[rows], strict=True)):
+            last = 1 if i > len(weights) - 5 else rows  # of the last block only keys and values need all rows
+            np.dot(x[:last], weight, out=out[:last])
+
+    rows = Counter(text.rows())
+    arguments = {count: [np.ones((count, weight.shape[0]), np.float32) for weight in weights] for count in rows}
+    results = {count: [np.empty((count, weight.shape[1]), np.float32) for weight in weights] for count in rows}
+    return sum(times * _best(lambda count=count: multiply(count)) for count, times in rows.items())
+
+
+def _best(work: Callable[[], object]) -> float:
+    """The least seconds of fifty goes, half of them on one thread."""
     seconds = []
-    for _ in range(50):
-        start = time.perf_counter()
-        for weight, vector in zip(weights, vectors, strict=True):
-            weight @ vector
-        seconds.append(time.perf_counter() - start)
-    return sum(weight.nbytes for weight in weights) / min(seconds)
+    for threads in sorted({1, available_cores()}):
+        with threadpool_limits(threads, user_api="blas"):
+            seconds += [_seconds(work) for _ in range(25)]
+    return min(seconds)
 
 
-def bytes_of_weights(config: GPTConfig) -> int:
-    """What is read for each token: every matrix, and of the embeddings a row."""
-    return 4 * (config.n_layer * 12 * config.n_embd**2 + config.vocab_size * config.n_embd)
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
-def measure(preset: str, rounds: int, tokens: int) -> dict[str, Any]:
+def measure(text: Text, rounds: int) -> dict[str, Any]:
     """Let the sides write in turn."""
-    reachable = bandwidth(preset)
-    with sides([Side(name, "benchmarks.generate", name, preset) for name in SIDES]) as processes:
+    weights = weights_of(text.config)
+    reachable, alone = bandwidth(weights), products_alone(text, weights)
+    read = sum(weight.nbytes for weight in weights)
+    one_by_one = set(text.rows()) == {1}
+    arguments = [text.preset, str(text.tokens), str(text.keep)]
+    with sides([Side(name, "benchmarks.generate", name, *arguments) for name in SIDES]) as processes:
         for side in processes:
-            side.ask(min(8, tokens))
-        seconds = in_turn(processes, rounds, tokens)
+            side.ask(min(8, text.tokens))
+        seconds = in_turn(processes, rounds, text.tokens)
         memory = {side.name: side.ask(0)["peak_memory"] for side in processes}
     return {
-        "preset": preset,
-        "new_tokens": tokens,
+        "text": text.name,
+        **asdict(text),
+        "block_size": text.config.block_size,
+        "weights_mb": read / 1e6,
         "bandwidth_gb": reachable / 1e9,
+        "products_alone_tokens_per_second": text.tokens / alone,
         "sides": {
             name: {
-                "tokens_per_second": spread([tokens / time for time in times]),
+                "tokens_per_second": spread([text.tokens / time for time in times]),
                 "peak_memory_mb": memory[name] / 2**20,
-                "share_of_bandwidth": bytes_of_weights(config_of(preset)) * tokens / float(np.median(times)) / reachable,
+                "share_of_bandwidth": (
+                    read * text.tokens / float(np.median(times)) / reachable if one_by_one and name in ("ours", "torch cache") else None
+                ),
                 "speed_relative_to_torch": spread([theirs / own for own, theirs in zip(times, seconds["torch"], strict=True)]),
                 "speed_relative_to_torch_cache": spread([theirs / own for own, theirs in zip(times, seconds["torch cache"], strict=True)]),
             }
@@ -175,16 +255,17 @@ def measure(preset: str, rounds: int, tokens: int) -> dict[str, Any]:
 
 
 def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line a side and preset, for people."""
+    """One line a side and text, for people."""
     return [
         {
-            "preset": result["preset"],
+            "text": result["text"],
             "side": name,
             "tokens/s": float(side["tokens_per_second"]["median"]),
             "relative to torch": f"{side['speed_relative_to_torch']['median']:.2f}",
             "from - to": f"{side['speed_relative_to_torch']['min']:.2f} - {side['speed_relative_to_torch']['max']:.2f}",
             "to torch with a cache": f"{side['speed_relative_to_torch_cache']['median']:.2f}",
-            "share of bandwidth": f"{100 * side['share_of_bandwidth']:.0f}%",
+            "products alone, tokens/s": float(result["products_alone_tokens_per_second"]),
+            "share of bandwidth": "" if side["share_of_bandwidth"] is None else f"{100 * side['share_of_bandwidth']:.0f}%",
             "peak memory, MB": float(side["peak_memory_mb"]),
         }
         for result in results
@@ -193,19 +274,29 @@ def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str]) -> None:
-    """``python -m benchmarks generate [PRESET ...] [--rounds N] [--tokens N]``"""
+    """``python -m benchmarks generate [TEXT ...] [--rounds N] [--tokens N]``"""
     parser = options_of("generate", __doc__)
-    parser.add_argument("presets", nargs="*", default=list(PRESETS), help=f"default: {' '.join(PRESETS)}")
+    parser.add_argument("texts", nargs="*", default=list(TEXTS), metavar="TEXT", help=f"some of {'; '.join(TEXTS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="texts of each side")
-    parser.add_argument("--tokens", type=int, default=256, help="new tokens in a text")
+    parser.add_argument("--tokens", type=int, help="new tokens in a text (default: as many as its name says)")
     options = parser.parse_args(argv)
+    for name in options.texts:
+        if name not in TEXTS:
+            parser.error(f"there is no text {name!r}: there are {'; '.join(TEXTS)}.")
     require_torch()
-    results = [measure(preset, options.rounds, options.tokens) for preset in options.presets]
+    texts = [TEXTS[name] for name in options.texts]
+    results = [measure(replace(text, tokens=options.tokens or text.tokens), options.rounds) for text in texts]
     print(table(rows(results)))
     save("generate", results)
 
 
 if __name__ == "__main__":
-    name, preset = sys.argv[1:]
-    writers = {"torch": torch_writer, "torch cache": caching_torch_writer}
-    serve(writers.get(name, our_writer)(preset))
+    side, preset, tokens, keep = sys.argv[1:]
+    text = Text(preset, int(tokens), int(keep))
+    writers: dict[str, Callable[[Text], Callable[[int], int]]] = {
+        "ours": our_writer,
+        "ours, no cache": lambda text: our_writer(text, use_cache=False),
+        "torch": torch_writer,
+        "torch cache": caching_torch_writer,
+    }
+    serve(writers[side](text))
