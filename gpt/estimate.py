@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,8 @@ def _saved_arrays(root: Tensor) -> Iterator[Any]:
 
 
 def _arrays_in(saved: Any) -> Iterator[Any]:
+    if isinstance(saved, type | ModuleType):
+        return  # what kind of arrays they are, none itself
     if hasattr(saved, "nbytes") and hasattr(saved, "dtype"):
         yield saved
     elif isinstance(saved, tuple | list):

@@ -47,7 +47,7 @@ def parts(qkv: Array) -> tuple[Array, Array, Array]:
 def supports(
     qkv: Array, n_head: int, dropout_p: float = 0.0, generator: np.random.Generator | None = None, recompute: bool = False
 ) -> bool:
-    """Contiguous, two tokens or more, with heads of a multiple of 8 numbers, at most 128; what cannot be cut into heads is the book's to refuse."""
+    """Contiguous, two tokens or more, heads of a multiple of 8 numbers up to 128; what cannot be cut into heads is the book's to refuse."""
     return (
         on_gpu(qkv)
         and qkv.ndim == 3
