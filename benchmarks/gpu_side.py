@@ -31,7 +31,7 @@ def text(configuration: Configuration) -> np.ndarray:
     return np.random.default_rng(SEED).integers(0, configuration.model.vocab_size, TOKENS).astype(np.uint16)
 
 
-def training(configuration: Configuration, precision: str, graph: str) -> TrainConfig:
+def training(configuration: Configuration, precision: str, graph: bool | str) -> TrainConfig:
     """The settings of both sides."""
     return TrainConfig(
         backend="cupy",
@@ -47,7 +47,7 @@ def training(configuration: Configuration, precision: str, graph: str) -> TrainC
     )
 
 
-def our_steps(configuration: Configuration, precision: str, graph: str) -> tuple[Callable[[int], float], Callable[[], int]]:
+def our_steps(configuration: Configuration, precision: str, graph: bool | str) -> tuple[Callable[[int], float], Callable[[], int]]:
     """``steps(n)`` makes n steps and returns the last loss; ``memory()`` is what CuPy's pools hold, in bytes."""
     import cupy
 
@@ -85,7 +85,7 @@ def torch_steps(configuration: Configuration, precision: str, compiled: bool) ->
     plain.load_state_dict(weights)
     plain.cuda()
     model: Any = torch.compile(plain) if compiled else plain
-    config = training(configuration, precision, "false")
+    config = training(configuration, precision, graph=False)
     parameters = list(plain.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -122,7 +122,7 @@ def main(side: str, configuration_name: str, precision: str) -> None:
     if side.startswith("torch"):
         steps, memory = torch_steps(configuration, precision, compiled="compiled" in side)
     else:
-        steps, memory = our_steps(configuration, precision, graph="false" if "no graph" in side else "auto")
+        steps, memory = our_steps(configuration, precision, graph=False if "no graph" in side else "auto")
     serve(steps, memory)
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NAMES = {"numpy": ("A", "B16", "C"), "cupy": ("course", "gpt2")}
 SHARDS = {"numpy": 2, "cupy": 1}
 PAIRS = {"numpy": "cpu", "cupy": "cuda"}
+MIXED = ("bfloat16",)  # what add has a pair for: the sum of a float32 array and a half one
 DTYPES = {"numpy": ("float32",), "cupy": ("float32", "bfloat16")}
 
 
@@ -87,6 +88,7 @@ class Entry:
 
 def entries(s: Sizes) -> dict[str, Entry]:
     """One for each op with a faster pair, at the sizes of a configuration."""
+    from torch import add as torch_add
     from torch import matmul as torch_matmul
     from torch.nn import functional as F
 
@@ -120,6 +122,7 @@ def entries(s: Sizes) -> dict[str, Entry]:
         ),
         "linear": Entry(lambda: [s.normal(s.B, s.T, s.C), s.normal(4 * s.C, s.C), s.normal(4 * s.C)], F.linear, {}, masters=(1, 2)),
         "matmul": Entry(lambda: [s.normal(s.B * s.H, s.T, s.C // s.H), s.normal(s.B * s.H, s.C // s.H, s.T)], torch_matmul, {}),
+        "add": Entry(lambda: [s.normal(s.B, s.T, s.C), s.normal(s.B, s.T, s.C)], torch_add, {}, masters=(0,)),
         "softmax": Entry(lambda: [s.normal(s.B * s.H, s.T, s.T)], lambda x: F.softmax(x, -1), {"dim": -1}),
         "gelu": Entry(hidden, F.gelu, {}),
         "gelu by tanh": Entry(hidden, lambda x: F.gelu(x, approximate="tanh"), {"approximate": "tanh"}),
@@ -244,7 +247,7 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(1)
         for name in wanted:
             for configuration in options.configurations or NAMES[options.backend]:
-                for dtype in DTYPES[options.backend]:
+                for dtype in MIXED if name == "add" else DTYPES[options.backend]:
                     print(f"{name} in {configuration}, {dtype} …", file=sys.stderr)
                     results.append(measure(name, configuration, options.rounds, backend=options.backend, dtype=dtype))
     torch.set_num_threads(threads)

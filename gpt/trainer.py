@@ -24,6 +24,7 @@ from gpt.diagnosis import first_not_finite
 from gpt.errors import fail
 from gpt.gradient_norms import norms_by_layer
 from gpt.model import LanguageModel
+from gpt.rows import IGNORE
 from gpt.run_folder import RunFolder
 from gpt.speed import Speed
 from gpt.stopping import StopRequest
@@ -317,8 +318,17 @@ class Trainer:
 
     def to_device(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
         """The two arrays of a batch as tensors where the model is."""
+        if self.config.backend != "numpy":
+            self._check_ids(batch)  # on a GPU an id out of range raises nothing: it reads another row
         x, y = (tl.tensor(array, device=self.config.backend) for array in batch)
         return x, y
+
+    def _check_ids(self, batch: tuple[np.ndarray, np.ndarray]) -> None:
+        known = self.model.config.vocab_size
+        largest, smallest = max(array.max() for array in batch), min(array[array != IGNORE].min(initial=0) for array in batch)
+        if largest >= known or smallest < 0:
+            wrong = largest if largest >= known else smallest
+            raise ValueError(f"token id {wrong} is out of range: the model knows {known} tokens, 0 to {known - 1}.")
 
     def _batches(self, name: str, stream: int) -> RandomBatches:
         """Random batches of one of the two texts, from the start of a stream."""

@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+OLDEST_CUPY = 14  # the first with graphs and types as they are used here
+INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
+
 Array = Any  # numpy.ndarray or cupy.ndarray: they share their methods, not a base class
 
 
@@ -150,12 +153,28 @@ def _usable_cupy(index: int) -> ModuleType:
             "pip install 'tensorlite[cuda12]' (or 'tensorlite[cuda13]') on a machine with an NVIDIA GPU and driver."
         )
     cupy = importlib.import_module("cupy")
-    if not cupy.cuda.is_available():
+    if int(cupy.__version__.partition(".")[0]) < OLDEST_CUPY:
+        raise DeviceUnavailableError(
+            f"device 'cupy' needs CuPy {OLDEST_CUPY} or newer, found {cupy.__version__}: "
+            "pip install --upgrade 'tensorlite[cuda12]' (or 'tensorlite[cuda13]')."
+        )
+    runtime = cupy.cuda.runtime
+    try:
+        available = cupy.cuda.is_available()
+    except runtime.CUDARuntimeError as error:
+        if error.status != INSUFFICIENT_DRIVER:
+            raise
+        driver, needed = (f"{number // 1000}.{number % 1000 // 10}" for number in (runtime.driverGetVersion(), runtime.runtimeGetVersion()))
+        raise DeviceUnavailableError(
+            f"device 'cupy' needs a newer NVIDIA driver: this one knows CUDA up to {driver}, and CuPy was built for CUDA {needed}; "
+            "update the driver, or install the CuPy of an older CUDA."
+        ) from error
+    if not available:
         raise DeviceUnavailableError(
             "device 'cupy' needs an NVIDIA GPU and its driver: CuPy is installed but sees none "
             "(check with nvidia-smi); use device 'numpy' on this machine."
         )
-    count = cupy.cuda.runtime.getDeviceCount()
+    count = runtime.getDeviceCount()
     if index >= count:
         raise DeviceUnavailableError(f"device 'cupy:{index}' does not exist: this machine has {count} GPU(s), 0 to {count - 1}.")
     return cupy

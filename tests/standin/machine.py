@@ -189,7 +189,7 @@ class Machine:
     def read(self, what: str) -> None:
         """The host waits for a value."""
         self.refuse_under_capture()
-        frame = next((f for f in reversed(traceback.extract_stack()) if "standin" not in f.filename), None)
+        frame = next((f for f in reversed(traceback.extract_stack()) if "/standin/" not in f.filename), None)
         where = f"{what} in {frame.filename.rpartition('/')[2]}:{frame.lineno}" if frame else what
         if self.reading_forbidden:
             raise AssertionError(f"the host reads a value of the device here: {where}")
