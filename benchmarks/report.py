@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, generate, nanogpt_cpu
+from benchmarks import common, nanogpt_cpu, train_step_gpu
 from benchmarks.common import options_of, table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -92,14 +92,34 @@ def matmul(results: dict[str, Any]) -> str:
     for result in results["products"]:
         if result["setting"] not in best or result["gflops"]["median"] > best[result["setting"]]["gflops"]["median"]:
             best[result["setting"]] = result
-    where = f" on {results['gpu']}" if "gpu" in results else ""
     speeds = "; ".join(f"{setting}: {one['gflops']['median']:,.0f} (n = {one['n']})" for setting, one in best.items())
-    return f"Products of square matrices{where}, GFLOP/s at the best size: {speeds}."
+    return f"Products of square matrices, GFLOP/s at the best size: {speeds}."
 
 
 def written(results: list[dict[str, Any]]) -> str:
-    """Tokens a second of each side."""
-    return f"One text of {results[0]['new_tokens']} tokens, written token by token:\n\n{table(generate.rows(results))}"
+    """Tokens a second of each text: ours, and how much faster that is than torch without and with a cache."""
+    lines = []
+    for result in results:
+        own = result["sides"]["ours"]
+        share = own["share_of_bandwidth"]
+        lines.append(
+            {
+                "text": result["text"],
+                "tokens/s": float(own["tokens_per_second"]["median"]),
+                "relative to the course's loop in torch": f"{own['speed_relative_to_torch']['median']:.1f}",
+                "to torch with a cache": f"{own['speed_relative_to_torch_cache']['median']:.2f}",
+                "of the memory's bandwidth": "" if share is None else f"{share:.0%}",
+            }
+        )
+    return (
+        "A text written token by token, batch 1 (`benchmarks/generate.py` says what each row is; past its context a model with learned "
+        f"positions must read the whole window again for each token, whoever computes it):\n\n{table(lines)}"
+    )
+
+
+def on_a_gpu(results: list[dict[str, Any]]) -> str:
+    """Whole training steps on a GPU, a table for each configuration and precision."""
+    return "Training steps on the GPU:\n\n" + "\n\n".join(table(train_step_gpu.rows(result)) for result in results)
 
 
 SECTIONS: dict[str, Callable[[Any], str]] = {
@@ -109,6 +129,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "generate": written,
     "matmul": matmul,
     "matmul_gpu": matmul,
+    "train_step_gpu": on_a_gpu,
     "train_step_avx2": with_slower_products,
 }
 
@@ -160,4 +181,5 @@ def _measured_on(machine: dict[str, Any]) -> str:
     return (
         f"Measured on {machine['date']} on {machine['cores']} cores of {machine['processor']}, {machine['system']}, with "
         f"Python {machine['python']}, {versions}; NumPy's BLAS is {', '.join(machine['blas'])}."
+        + (f" GPU: {machine['gpu']}." if "gpu" in machine else "")
     )
