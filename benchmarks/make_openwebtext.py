@@ -78,27 +78,25 @@ def main() -> None:
     parser.add_argument("--preset", type=int, default=6, help="of xz; 6 is what OpenWebText was packed with")
     options = parser.parse_args()
 
-    found, size, batch, documents = [], 0, [], 0
+    documents, size = [], 0
+    for text in texts(options.folders):
+        documents.append(text)
+        size += len(text.encode())
+        if size >= options.megabytes * 1_000_000:
+            break
+    random.Random(0).shuffle(documents)  # neighbours on the web are strangers, too: cuttings of one file side by side pack twice as well
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for text in texts(options.folders):
-            batch.append(text)
-            size += len(text.encode())
-            documents += 1
-            if len(batch) == PER_ARCHIVE:
-                found.append(threads.submit(packed, batch, len(found), options.preset))
-                batch = []
-            if size >= options.megabytes * 1_000_000:
-                break
-        if batch:
-            found.append(threads.submit(packed, batch, len(found), options.preset))
+        found = [
+            threads.submit(packed, documents[start : start + PER_ARCHIVE], number, options.preset)
+            for number, start in enumerate(range(0, len(documents), PER_ARCHIVE))
+        ]
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with lzma.open(options.out, "wb", preset=options.preset) as outer, tarfile.open(fileobj=outer, mode="w|") as archive:
             for number, inner in enumerate(found):
                 subset, place = divmod(number, PER_SUBSET)
                 add(archive, f"openwebtext/urlsf_subset{subset:02d}-{place + 1}_data.xz", inner.result())
-    print(
-        f"{options.out}: {options.out.stat().st_size:,} bytes, {len(found)} inner archives, {documents:,} documents, {size:,} bytes of text"
-    )
+    packed_size = options.out.stat().st_size
+    print(f"{options.out}: {packed_size:,} bytes, {len(found)} inner archives, {len(documents):,} documents, {size:,} bytes of text")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -31,27 +30,33 @@ def xz_seconds(archive: Path, inner: list[Path]) -> float:
     return time.perf_counter() - start
 
 
-def prepare_seconds(archive: Path, out: Path, options: list[str]) -> tuple[float, float]:
-    """The program from start to end, and the most megabytes that it and its workers had at once."""
+def prepare_seconds(archive: Path, out: Path, options: list[str]) -> float:
+    """The program from start to end."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "data.prepare", str(archive), "--out", str(out), *options]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    peak, done = 0.0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.2):
-            peak = max(peak, _megabytes(process.pid))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    code = process.wait()
+    code = _started(archive, out, options).wait()
     seconds = time.perf_counter() - start
-    done.set()
-    thread.join()
+    _check(code)
+    return seconds
+
+
+def prepare_peak(archive: Path, out: Path, options: list[str]) -> float:
+    """The most megabytes that the program and its workers have at once. Looking takes time: a run that is timed is not looked at."""
+    process, peak = _started(archive, out, options), 0.0
+    while process.poll() is None:
+        peak = max(peak, _megabytes(process.pid))
+        time.sleep(0.05)
+    _check(process.returncode)
+    return peak
+
+
+def _started(archive: Path, out: Path, options: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "data.prepare", str(archive), "--out", str(out), *options]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def _check(code: int) -> None:
     if code:
         sys.exit(f"data.prepare failed with {code}")
-    return seconds, peak
 
 
 def _megabytes(pid: int) -> float:
@@ -79,7 +84,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--archive", type=Path, help="an archive that benchmarks.make_openwebtext made; by default one is made now")
     parser.add_argument("--megabytes", type=int, default=220, help="of text, if one is made now")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--bpe", action="store_true", help="with a BPE of 4,096 tokens as well, once")
     options = parser.parse_args(arguments)
     if not shutil.which("xz"):
@@ -96,34 +101,47 @@ def main(arguments: list[str]) -> None:
         inner = sorted(Path(place, "inner").rglob("*.xz"))
         out = Path(place, "out")
 
-        limits, times, peaks = [], [], []
+        limits, times = [], []
         for _ in range(options.rounds):
             limits.append(xz_seconds(archive, inner))
-            seconds, peak = prepare_seconds(archive, out, ["--workers", str(options.workers)])
-            times.append(seconds)
-            peaks.append(peak)
+            times.append(prepare_seconds(archive, out, ["--workers", str(options.workers)]))
+        peak = prepare_peak(archive, out, ["--workers", str(options.workers)])
         meta = json.loads((out / "meta.json").read_text())
         characters = sum(meta["characters"].values())
         rows = [
             _row("xz -dc alone", limits, characters, limits),
-            _row(f"char, {options.workers} workers", times, characters, limits, peaks),
+            _row(f"char, {options.workers} workers", times, characters, limits, peak),
         ]
         if options.bpe:
-            seconds, peak = prepare_seconds(archive, out, ["--workers", str(options.workers), "--tokenizer", "bpe"])
-            rows.append(_row(f"bpe, {options.workers} workers", [seconds], characters, limits, [peak]))
-    print(f"{sum(meta['documents'].values()):,} documents, {characters:,} characters, {len(inner)} inner archives")
+            seconds = prepare_seconds(archive, out, ["--workers", str(options.workers), "--tokenizer", "bpe"])
+            rows.append(_row(f"bpe, {options.workers} workers", [seconds], characters, limits))
+    compression = characters / archive.stat().st_size
+    print(
+        f"{sum(meta['documents'].values()):,} documents, {characters:,} characters, {len(inner)} inner archives, "
+        f"{compression:.1f} characters a compressed byte"
+    )
     print(table(rows))
-    save("prepare", {"characters": characters, "documents": meta["documents"], "xz": spread(limits), "char": spread(times), "rows": rows})
+    save(
+        "prepare",
+        {
+            "characters": characters,
+            "characters_a_compressed_byte": compression,
+            "documents": meta["documents"],
+            "xz": spread(limits),
+            "char": spread(times),
+            "rows": rows,
+        },
+    )
 
 
-def _row(what: str, times: list[float], characters: int, limits: list[float], peaks: list[float] | None = None) -> dict[str, object]:
+def _row(what: str, times: list[float], characters: int, limits: list[float], peak: float | None = None) -> dict[str, object]:
     median = spread(times)["median"]
     return {
         "what": what,
         "seconds": round(median, 2),
         "M characters/s": round(characters / 1e6 / median, 1),
         "of xz alone": f"{spread(limits)['median'] / median:.0%}",
-        "peak MB": round(max(peaks)) if peaks else "",
+        "peak MB": "" if peak is None else round(peak),
     }
 
 

@@ -122,11 +122,20 @@ def on_a_gpu(results: list[dict[str, Any]]) -> str:
     return "Training steps on the GPU:\n\n" + "\n\n".join(table(train_step_gpu.rows(result)) for result in results)
 
 
+def prepared(results: dict[str, Any]) -> str:
+    """Decompression alone, and the whole way to tokens."""
+    return (
+        f"From an archive laid out like OpenWebText's, {results['characters'] / 1e6:,.0f} million characters in "
+        f"{sum(results['documents'].values()):,} documents, to tokens; `xz -dc` alone decompresses it:\n\n{table(results['rows'])}"
+    )
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "train_step": train_step,
     "nanogpt_cpu": whole_run,
     "ops": ops,
     "generate": written,
+    "prepare": prepared,
     "matmul": matmul,
     "matmul_gpu": matmul,
     "train_step_gpu": on_a_gpu,
