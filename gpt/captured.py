@@ -89,7 +89,7 @@ class CapturedStep:
         def step() -> tuple[Tensor, Tensor]:
             loss, norm = trainer.gradients(self._batches, keys)
             self._dials = trainer.optimizer.dials()
-            trainer.optimizer.step_by(self._dials)
+            trainer.make_step(norm, self._dials)
             return loss, norm
 
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from gpt.model import LanguageModel
+from tensorlite.backend import array_module, to_numpy
 
 _BLOCK = re.compile(r"(?:^|\.)(h\.\d+)\.")
 
@@ -15,15 +17,19 @@ def norms_by_layer(model: LanguageModel, total: float) -> dict[str, float]:
     After a step the gradients are forgotten, but they still lie in the optimizer's flat buffer until the next ones are written there
     (`Tensor.grad_home`). Clipping has shortened all of them alike, so they are scaled until together they are ``total`` long.
     """
-    squares: dict[str, float] = {}
+    found: dict[str, list[Any]] = {}
     for name, parameter in model.named_parameters():
         home = parameter.grad_home
         if parameter.requires_grad and home is not None:
             flat = home.reshape(-1)
-            squares[_layer(name)] = squares.get(_layer(name), 0.0) + float(flat @ flat)
-    length = sum(squares.values()) ** 0.5
+            found.setdefault(_layer(name), []).append(flat @ flat)
+    if not found:
+        return {}
+    xp = array_module(next(iter(found.values()))[0])
+    squares = to_numpy(xp.stack([sum(parts) for parts in found.values()])).astype(float)  # a GPU is waited for once, not for each
+    length = float(squares.sum()) ** 0.5
     scale = total / length if length else 0.0
-    return {layer: scale * square**0.5 for layer, square in squares.items()}
+    return {layer: scale * square**0.5 for layer, square in zip(found, squares.tolist(), strict=True)}
 
 
 def _layer(name: str) -> str:

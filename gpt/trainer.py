@@ -31,6 +31,7 @@ from gpt.stopping import StopRequest
 from tensorlite import Tensor, optim
 from tensorlite.backend import Array, Device
 from tensorlite.memory import peak_memory
+from tensorlite.op import kernels_in_use
 from tensorlite.optim import schedule
 from tensorlite.parallel import BatchShards, Workers, available_cores
 from tensorlite.precision import use_precision
@@ -102,6 +103,8 @@ class Trainer:
         self.batches = self._batches("training text", BATCHES)
         self._batches("validation text", EVALUATION)  # too short a text is told now, not after the first steps
         self.optimizer = make_optimizer(model, config)
+        half = config.precision == "float16" and kernels_in_use() == "fast"  # the book computes in float32
+        self.scaler = optim.GradScaler(self.optimizer) if half else None
         self.schedule = optim.LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, config))
         self.step = 0
         self.last: Evaluation | None = None
@@ -158,9 +161,27 @@ class Trainer:
         if self.config.backend == "numpy" and not np.isfinite(loss.data + norm.data):  # on the CPU looking is free
             self.gradient_norm = norm
             self._diverged(float(loss.data), batches)
-        self.optimizer.step()
+        self.make_step(norm)
         self.optimizer.zero_grad()
         return loss, norm
+
+    def make_step(self, norm: Tensor, dials: optim.Dials | None = None) -> None:
+        """Change the weights, in float16 only if the gradient, whose length is ``norm``, has not overflowed.
+
+        Args:
+            dials: read rates and counts from there; for a step that is captured.
+        """
+        if self.scaler:
+            self.scaler.step_by(dials, norm) if dials else self.scaler.step(norm)
+        elif dials:
+            self.optimizer.step_by(dials)
+        else:
+            self.optimizer.step()
+
+    def settle(self) -> None:
+        """Before the optimizer's state is saved: let it count only the steps that were made."""
+        if self.scaler:
+            self.scaler.settle()
 
     def gradients(self, batches: list[tuple[Tensor, Tensor]], keys: Array) -> tuple[Tensor, Tensor]:
         """The mean loss over ``batches``; its gradient, clipped, is then in the parameters, and its length before is returned, too.
@@ -170,11 +191,13 @@ class Trainer:
         Args:
             keys: those of this step, see `dropout_keys`.
         """
-        share = 1 / len(batches)
+        share = (self.scaler.scale if self.scaler else 1) / len(batches)
         losses = [
             self.shards.loss_and_gradients(batch, functools.partial(self._dropout_stream, number), share, keys[number])
             for number, batch in enumerate(batches)
         ]
+        if self.scaler:
+            self.scaler.unscale_(self.model.parameters())
         norm = optim.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
         return losses[0] if len(losses) == 1 else tl.stack(losses).mean(), norm
 
@@ -228,24 +251,35 @@ class Trainer:
         """Show and keep the loss of the last batch, the length of its gradient, and the speed since the last look (see `gpt.speed`)."""
         if not math.isfinite(loss):  # on a GPU, where nobody looked before
             self._diverged(loss, [])
+        if self.scaler and self.scaler.state_dict()["scale"] < 1:
+            fail(
+                f"the gradient overflows float16 again and again, and no step has been made for a while, at step {self.step}: "
+                "try --precision bfloat16, or a smaller learning rate."
+            )
         tokens_per_second, share = self.speed.look()
         of_peak = f", {share:.0%} of peak" if share is not None else ""
         gpu = self.gpu_memory()
         held = f", {gpu['gpu_memory'] / 2**30:.1f} of {gpu['gpu_memory_limit'] / 2**30:.1f} GiB" if gpu else ""
         bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s{of_peak}{held}", refresh=False)
         if self.folder:
-            length = float(self.gradient_norm.data)
             self.folder.log(
                 step=self.step,
                 loss=loss,
                 learning_rate=self.optimizer.param_groups[0]["lr"],
-                gradient_norm=length,
-                gradient_norms=norms_by_layer(self.model, length),
+                **self._gradient_norms(),
                 tokens_per_second=round(tokens_per_second),
                 share_of_peak=None if share is None else round(share, 4),
                 peak_memory=peak_memory(),
                 **gpu,
             )
+
+    def _gradient_norms(self) -> dict[str, Any]:
+        """For the log: how long the gradient was, and of that each layer's part. In float16 its scale; no length if it overflowed."""
+        length = self.gradient_norm.item()
+        scale = {"loss_scale": self.scaler.state_dict()["scale"]} if self.scaler else {}
+        if self.scaler and not math.isfinite(length):
+            return scale
+        return {"gradient_norm": length, "gradient_norms": norms_by_layer(self.model, length), **scale}
 
     def gpu_memory(self) -> dict[str, int]:
         """On a GPU: the bytes of its memory that training has taken, the graph's included, and how many it may take."""
@@ -269,6 +303,7 @@ class Trainer:
             "best": dataclasses.asdict(self.best) if self.last else None,
             "batches": self.batches.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
             "logged": len(self.folder.records) if self.folder else 0,
         }
 
@@ -282,6 +317,8 @@ class Trainer:
             raise ValueError(f"a step is a number from 0 up, got {state['step']!r}")
         self.batches.load_state_dict(state["batches"])
         self.schedule.load_state_dict(state["schedule"])
+        if self.scaler and state.get("scaler"):  # a run may have begun in another precision
+            self.scaler.load_state_dict(state["scaler"])
         self.last = Evaluation(**state["last"]) if state["last"] else None
         self.best = Best(**state["best"]) if state["best"] else Best()
         self._evaluated, self.step = state["evaluated"], state["step"]

@@ -42,6 +42,7 @@ def files_of(trainer: Trainer, tokenizer: Tokenizer, program: str, facts: Mappin
         program: that goes on with it.
         facts: what else it shall remember, fit for JSON.
     """
+    trainer.settle()
     optimizer = trainer.optimizer.state_dict()
     arrays = {f"{number}.{name}": value for number, entry in optimizer["state"].items() for name, value in entry.items() if name != "step"}
     state = {

@@ -110,14 +110,15 @@ class BatchShards:
         return [slice(a, b) for a, b in itertools.pairwise(ends) if a < b]
 
     def loss_and_gradients(
-        self, batch: tuple[Tensor, ...], stream: Callable[[int], np.random.Generator], scale: float = 1.0, keys: Array = ()
+        self, batch: tuple[Tensor, ...], stream: Callable[[int], np.random.Generator], scale: float | Array = 1.0, keys: Array = ()
     ) -> Tensor:
         """Forward and backward; the gradients of all shards end up added together in the model's own ``grad``.
 
         Args:
             batch: tensors that are cut along their first axis and passed to the model, which returns (logits, loss).
             stream: makes the random numbers of a shard, by its number.
-            scale: multiplies the loss before its gradient is taken (one over the number of batches that are accumulated).
+            scale: multiplies the loss before its gradient is taken (one over the number of batches that are accumulated, or that times
+                the scale of a `GradScaler`).
             keys: on a GPU, one for each shard: its dropout draws from there instead (see `tensorlite.random.use_dropout_key`).
 
         Returns:
@@ -135,7 +136,8 @@ class BatchShards:
             with use_generator(stream(i)), use_dropout_key(keys[i]) if len(keys) else contextlib.nullcontext():
                 # only the loss is held: where the vocabulary is large, the logits are most of the memory
                 loss = models[i](*(tensor[share] for tensor in batch))[1]
-                dy = array_module(loss.data).full((), weight * scale, loss.dtype)  # made on the device: nothing is copied there
+                dy = array_module(loss.data).full((), weight, loss.dtype)  # made on the device: nothing is copied there
+                dy *= scale
                 loss.backward(Tensor.wrap(dy))
             return loss.detach() * weight
 

@@ -3,8 +3,8 @@
     float32     everything in float32, every product exactly as it is written
     tf32        float32 in memory; the factors of a product are rounded to 10 bits of fraction on their way into the tensor cores
     bfloat16    what flows between the ops of a block is bfloat16: the range of float32, 7 bits of fraction
-    float16     the same with 10 bits of fraction, up to 65504 and with a smallest number of 6e-8: gradients below that vanish, and
-                the loss is not scaled to save them; take bfloat16 where the GPU has it
+    float16     the same with 10 bits of fraction, up to 65504 and with a smallest number of 6e-8: gradients below that vanish, unless
+                the loss is scaled (`tensorlite.optim.scaler`); take bfloat16 where the GPU has it
 
 What is summed over many numbers or many steps stays in float32 in all of them: the parameters and their gradients, the optimizer's
 memory, the residual stream, the statistics of normalisation and softmax, the loss. A product adds up in float32, too: only its factors

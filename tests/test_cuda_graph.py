@@ -107,41 +107,13 @@ def test_a_state_loaded_between_two_launches_is_gone_on_from(any_cupy):
     assert_same(everything(plain), everything(captured))
 
 
-def test_a_run_resumed_in_the_middle_ends_as_one_that_was_never_stopped(any_cupy, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_run_resumed_in_the_middle_ends_as_one_that_was_never_stopped(precision, any_cupy, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 30, encoding="utf-8")
-    options = [
-        "--backend",
-        "cupy",
-        "--cuda-graph",
-        "true",
-        "--data",
-        "text.txt",
-        "--tokenizer",
-        "char",
-        "--n-layer",
-        "1",
-        "--n-head",
-        "1",
-        "--n-embd",
-        "8",
-        "--block-size",
-        "8",
-    ]
-    options += [
-        "--batch-size",
-        "4",
-        "--eval-interval",
-        "100",
-        "--eval-iters",
-        "1",
-        "--log-interval",
-        "3",
-        "--schedule",
-        "constant",
-        "--sample-length",
-        "0",
-    ]
+    options = ["--backend=cupy", "--cuda-graph=true", f"--precision={precision}", "--data=text.txt", "--tokenizer=char"]
+    options += ["--n-layer=1", "--n-head=1", "--n-embd=8", "--block-size=8", "--batch-size=4", "--schedule=constant"]
+    options += ["--eval-interval=100", "--eval-iters=1", "--log-interval=3", "--sample-length=0"]
     assert main([*options, "--steps", "12", "--out", "whole"]) == 0
     assert main([*options, "--steps", "6", "--out", "parts"]) == 0
     assert main(["--resume", "parts", "--steps", "12"]) == 0

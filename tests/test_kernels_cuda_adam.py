@@ -33,7 +33,7 @@ def address(x):
 
 def adamw(p, g, m, v, step, lr, v_max=None, order="ascending", weight_decay=DECAY, in_device_memory=False):
     """The two launches of tensorlite/kernels/cuda/adam.py."""
-    module, rates = module_of("adam.cu", order), np.full(3, np.nan, np.float32)
+    module, rates = module_of("adam.cu", order), np.full(4, np.nan, np.float32)
     held_lr, held_step = np.array(lr, np.float32), np.array(step, np.int32)
     given = (address(held_lr), np.float32(np.nan), address(held_step), np.int32(-1))
     if not in_device_memory:
@@ -81,18 +81,29 @@ def test_adamw_reads_rate_and_step_from_memory_and_gives_the_same_bits():
 @pytest.mark.parametrize("step", [1, 2, 3, 100, 99_999, 3_000_000])
 def test_adamws_corrections_keep_their_digits_at_any_step(step):
     """1 - 0.999 in float32 would be wrong in the fifth digit, and the first updates by as much."""
-    rates = np.zeros(3, np.float32)
+    rates = np.zeros(4, np.float32)
     forget = np.float32(1 - BETAS[0]), np.float32(1 - BETAS[1])
     given = (0, np.float32(1e-3), 0, np.int32(step), *forget, np.float32(DECAY), address(rates))
     module_of("adam.cu", "ascending").launch("adamw_rates", (1,), (32,), given)
-    expected = [1 - 1e-3 * DECAY, 1e-3 / (1 - BETAS[0] ** step), math.sqrt(1 - BETAS[1] ** step)]
+    expected = [1 - 1e-3 * DECAY, 1e-3 / (1 - BETAS[0] ** step), math.sqrt(1 - BETAS[1] ** step), 1]
     np.testing.assert_allclose(rates, expected, rtol=2e-7)
+
+
+@pytest.mark.parametrize("in_device_memory", [False, True])
+def test_a_step_0_is_none_whatever_the_gradient(in_device_memory):
+    arrays = [numbers(64, 1), numbers(64, 2), abs(numbers(64, 3)), abs(numbers(64, 4))]
+    before = [x.copy() for x in arrays]
+    g = np.array([np.nan, np.inf, -np.inf, 1] * 16, np.float32)
+    p, m, v, v_max = arrays
+    adamw(p, g, m, v, 0, 1e-2, v_max, in_device_memory=in_device_memory)
+    for x, was in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(x, was)
 
 
 def test_adamw_touches_nothing_behind_its_stretch():
     arrays = [numbers(256, seed) for seed in range(3)] + [abs(numbers(256, 3))]
     before = [x.copy() for x in arrays]
-    module, rates = module_of("adam.cu", "ascending"), np.ones(3, np.float32)
+    module, rates = module_of("adam.cu", "ascending"), np.ones(4, np.float32)
     given = [address(x) for x in (*arrays, None, rates)]
     module.launch("adamw", (1,), (256,), (*given, np.float32(0.1), np.float32(0.1), np.float32(EPS), np.int64(100)))
     for x, was in zip(arrays, before, strict=True):

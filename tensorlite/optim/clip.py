@@ -42,7 +42,7 @@ def clip_grad_norm_(
         raise ValueError(f"clip_grad_norm_: max_norm must not be negative, got {max_norm}.")
     if not norm_type > 0:
         raise ValueError(f"clip_grad_norm_: norm_type is a positive number or inf, got {norm_type}.")
-    gradients = _gradients(parameters)
+    gradients = gradients_of(parameters)
     if not gradients:
         return Tensor.wrap(np.zeros((), np.float32))
     return Tensor.wrap(clip_update(gradients, max_norm, norm_type, error_if_nonfinite))
@@ -71,11 +71,11 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     """
     if not clip_value >= 0:
         raise ValueError(f"clip_grad_value_: clip_value must not be negative, got {clip_value}.")
-    for g in _gradients(parameters):
+    for g in gradients_of(parameters):
         array_module(g).clip(g, -clip_value, clip_value, out=g)
 
 
-def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Array]:
+def gradients_of(parameters: Tensor | Iterable[Tensor]) -> list[Array]:
     """The gradients as few arrays as possible: one, if they fill a flat buffer."""
     listed = [parameters] if isinstance(parameters, Tensor) else list({id(p): p for p in parameters}.values())
     listed = [p for p in listed if p.grad is not None]

@@ -63,7 +63,8 @@ class Optimizer:
         """Change ``p`` and ``state`` in place, given the gradient ``g``, which stays as it is.
 
         Args:
-            step: which step this is for these numbers, counted from 1. It and ``group["lr"]`` may be arrays of no axes (`Dials`).
+            step: which step this is for these numbers, counted from 1. It and ``group["lr"]`` may be arrays of no axes (`Dials`); such a
+                step may be 0, and then nothing changes.
             state: the arrays that `arrays_of` lists.
         """
         raise NotImplementedError
@@ -95,14 +96,22 @@ class Optimizer:
             run.count()
         return loss
 
-    def step_by(self, dials: Dials) -> None:
+    def step_by(self, dials: Dials, steps: list[Array] | None = None) -> None:
         """What `step` does on the device, with rates and counts read from ``dials``; they, and not this, count the step.
 
         This is for a step that is captured as a CUDA graph; see `Dials`. All parameters that had a gradient when the dials were made must
         have one now.
+
+        Args:
+            steps: in the place of ``dials.step``; a run whose step is 0 stays as it is (see `GradScaler`).
         """
-        for number, run in enumerate(dials.runs):
-            self._update_run(run, {**run.group, "lr": dials.lr[number]}, dials.step[number])
+        for run, lr, step in zip(dials.runs, dials.lr, steps or dials.step, strict=True):
+            self._update_run(run, {**run.group, "lr": lr}, step)
+
+    def uncount(self, steps: int) -> None:
+        """Take back that many of the steps that were counted; for steps that were counted and not made (see `GradScaler`)."""
+        for buffer in self._buffers:
+            buffer.steps = [max(0, count - steps) for count in buffer.steps]
 
     def dials(self) -> Dials:
         """`Dials` for the parameters that have a gradient now."""

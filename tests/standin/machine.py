@@ -100,6 +100,16 @@ class Graph:
         """Nothing to bring anywhere."""
 
 
+def _silent(work: Callable[[], Any]) -> Callable[[], Any]:
+    """``work`` without NumPy's warnings: a GPU divides by zero and overflows in silence."""
+
+    def run() -> Any:
+        with np.errstate(all="ignore"):
+            return work()
+
+    return run
+
+
 class Machine:
     """One per `installed` block.
 
@@ -128,6 +138,7 @@ class Machine:
 
     def compute(self, name: str, work: Callable[[], Any]) -> Any:
         """The result of ``work``, in memory of its own or as a view. Under capture its memory holds no result yet."""
+        work = _silent(work)
         result = work()
         several = isinstance(result, tuple | list)
         arrays = [np.asarray(part) for part in (result if several else (result,))]
@@ -146,6 +157,7 @@ class Machine:
 
     def write(self, name: str, action: Callable[[], Any]) -> None:
         """Change memory that is there."""
+        action = _silent(action)
         if self.graph is not None:
             self.graph.work.append((name, action))
         else:

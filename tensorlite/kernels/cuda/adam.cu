@@ -5,7 +5,8 @@
 //
 // What is the same for all numbers but changes from step to step, three rates, is worked out by one thread before. It takes the
 // learning rate and the count of steps by value, or, where their addresses are given, from the device's memory: a step that was
-// captured as a CUDA graph is launched with the arguments it was captured with, but reads there what has been put there since.
+// captured as a CUDA graph is launched with the arguments it was captured with, but reads there what has been put there since. A step
+// of 0 is none: the gradient has overflowed, which is known on the device alone, and everything stays as it is.
 
 #include "common.cuh"
 
@@ -19,7 +20,7 @@ __device__ inline double power(double beta, int n) {
     return result;
 }
 
-// rates = 1 - lr · weight_decay, lr / (1 - β₁ᵗ), √(1 - β₂ᵗ).   forget1 = 1 - β₁, forget2 = 1 - β₂: as a float, 1 - 0.999 would have
+// rates = 1 - lr · weight_decay, lr / (1 - β₁ᵗ), √(1 - β₂ᵗ), whether there is a step at all.   forget1 = 1 - β₁, forget2 = 1 - β₂: as a float, 1 - 0.999 would have
 // only four digits left of 0.999. In double, for the same reason.
 extern "C" __global__ void adamw_rates(const float* lr_at, float lr, const int* step_at, int step, float forget1, float forget2,
                                        float weight_decay, float* rates) {
@@ -29,6 +30,7 @@ extern "C" __global__ void adamw_rates(const float* lr_at, float lr, const int* 
     rates[0] = float(1 - double(lr) * weight_decay);
     rates[1] = float(lr / (1 - power(1 - double(forget1), step)));
     rates[2] = float(sqrt(1 - power(1 - double(forget2), step)));
+    rates[3] = step > 0;
 }
 
 // One number. v_max is AMSGrad's, or v itself.
@@ -44,7 +46,7 @@ __device__ inline void update(float& p, float g, float& m, float& v, float& v_ma
 extern "C" __global__ void adamw(float* p, const float* g, float* m, float* v, float* v_max, const float* rates, float forget1,
                                  float forget2, float eps, long long count) {
     long long i = 4 * ((long long)blockIdx.x * blockDim.x + threadIdx.x);
-    if (i >= count) return;
+    if (i >= count || rates[3] == 0) return;
     float4 P = load4(p + i), G = load4(g + i), M = load4(m + i), V = load4(v + i), X = v_max ? load4(v_max + i) : V;
     update(P.x, G.x, M.x, V.x, X.x, v_max, rates, forget1, forget2, eps);
     update(P.y, G.y, M.y, V.y, X.y, v_max, rates, forget1, forget2, eps);

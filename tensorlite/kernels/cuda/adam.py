@@ -25,8 +25,8 @@ def update(
     weight_decay: float,
     v_max: Array | None = None,
 ) -> None:
-    """`adamw_update`, in place. ``step`` and ``lr`` are numbers, or int32 and float32 arrays of no axes; see adam.cu."""
-    rates = array_module(p).empty(3, "float32")
+    """`adamw_update`, in place. ``step`` and ``lr`` are numbers, or int32 and float32 arrays of no axes; in a step 0 nothing changes."""
+    rates = array_module(p).empty(4, "float32")
     forget1, forget2 = 1 - betas[0], 1 - betas[1]
     held_lr, held_step = (_is_array(x) for x in (lr, step))
     kernel("adam.cu", "adamw_rates")(1, 32, (

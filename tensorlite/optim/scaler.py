@@ -1,0 +1,130 @@
+"""Loss scaling: how gradients survive in float16, whose smallest number is 6e-8.
+
+The gradient of a loss that is S times as large is S times as large, at every node of the graph. So the loss is multiplied with S before
+backward, what flows back through float16 is S times further away from nothing, and at the end, in float32, the parameters' gradients
+are divided by S. With a power of two nothing is rounded on the way, there and back.
+
+    too small an S      small gradients still vanish, and nobody notices
+    too large an S      large ones leave float16's range at 65504: somewhere an infinity appears, and spreads. That *is* noticed
+
+So S is kept as large as can be. When an infinity or a nan arrives in the parameters' gradients, the step is not made, and S halves; when
+that has not happened for `growth_interval` steps, S doubles. The first few steps look for the right S and are lost.
+
+bfloat16 has the range of float32, and float32 needs none of this.
+Source: Micikevicius et al. 2018, "Mixed precision training", section 3.2; the names and numbers are those of torch.amp.GradScaler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import Array, array_module, to_numpy
+from tensorlite.op import kernels_in_use
+from tensorlite.optim.adam import AdamW
+from tensorlite.optim.clip import gradients_of
+from tensorlite.optim.optimizer import Dials, Optimizer
+from tensorlite.tensor import Tensor
+
+
+class GradScaler:
+    """Holds S, and makes the steps of ``optimizer``, or does not.
+
+        loss.backward(Tensor.wrap(scaler.scale))       # in the place of dy = 1
+        scaler.unscale_(model.parameters())
+        norm = clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(norm)
+
+    With AdamW on a GPU nothing of it is looked at from Python: whether a step counts is decided, and remembered, on the device.
+
+    Args:
+        optimizer: whose steps they are.
+        init_scale: the first S.
+        growth_factor, backoff_factor: what S is multiplied with when it grows and when it shrinks.
+        growth_interval: after how many steps without a break it grows.
+
+    Attributes:
+        scale: S, a float32 array of no axes.
+
+    Raises:
+        ValueError: for a factor that goes the wrong way.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+    ) -> None:
+        if not (init_scale > 0 and growth_factor > 1 and 0 < backoff_factor < 1 and growth_interval >= 1):
+            raise ValueError(
+                "GradScaler: init_scale must be positive, growth_factor above 1, backoff_factor between 0 and 1 and growth_interval at "
+                f"least 1, got {init_scale}, {growth_factor}, {backoff_factor} and {growth_interval}."
+            )
+        self.optimizer = optimizer
+        self.growth_factor, self.backoff_factor, self.growth_interval = growth_factor, backoff_factor, growth_interval
+        xp = self._xp = array_module(optimizer.flats[0].data)
+        self.scale = xp.full((), init_scale, "float32")
+        self._good = xp.zeros((), "int32")  # steps in a row that were made
+        self._skipped = xp.zeros((), "int32")  # steps that the optimizer has counted and that were not made
+
+    def unscale_(self, parameters: Iterable[Tensor]) -> None:
+        """Divide the gradients of ``parameters`` by S, in place."""
+        for gradient in gradients_of(parameters):
+            gradient *= (1 / self.scale).astype(gradient.dtype)
+
+    def step(self, norm: Tensor) -> None:
+        """The optimizer's step if ``norm``, the length of all gradients, is finite; none otherwise. Then S changes as it should."""
+        if self._xp is not np and isinstance(self.optimizer, AdamW) and kernels_in_use() == "fast":
+            dials = self.optimizer.dials()
+            dials.turn()
+            self.step_by(dials, norm)
+            return
+        finite = self._xp.isfinite(norm.data)
+        if finite:  # on a GPU this waits for the device
+            self.optimizer.step()
+        self._adjust(finite)
+
+    def step_by(self, dials: Dials, norm: Tensor) -> None:
+        """`step` with the rates and counts of ``dials``, as `Optimizer.step_by` makes it. The kernel of AdamW knows what a step 0 is."""
+        finite = self._xp.isfinite(norm.data)
+        steps = [self._xp.where(finite, step - self._skipped, 0).astype("int32") for step in dials.step]
+        self.optimizer.step_by(dials, steps)
+        self._skipped += ~finite
+        self._adjust(finite)
+
+    def settle(self) -> None:
+        """Let the optimizer forget the steps that it has counted and that were not made; on a GPU this waits for the device."""
+        skipped = int(self._skipped)
+        self._skipped[...] = 0
+        self.optimizer.uncount(skipped)
+
+    def state_dict(self) -> dict[str, Any]:
+        """S and the steps since it changed, fit for JSON. `settle` comes first."""
+        return {"scale": float(to_numpy(self.scale)), "good_steps": int(to_numpy(self._good))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            ValueError, TypeError, KeyError: if it is none.
+        """
+        scale, good = float(state["scale"]), int(state["good_steps"])
+        if not (scale > 0 and good >= 0):
+            raise ValueError(f"a loss scale is positive and a number of steps not negative, got {scale} and {good}")
+        self.scale[...], self._good[...], self._skipped[...] = scale, good, 0
+
+    def _adjust(self, finite: Array) -> None:
+        """S and the count of good steps after one that was made, or was not."""
+        xp = self._xp
+        good = xp.where(finite, self._good + 1, 0)
+        grows = good == self.growth_interval
+        self.scale *= xp.where(finite, xp.where(grows, self.growth_factor, 1.0), self.backoff_factor).astype("float32")
+        self._good[...] = xp.where(grows, 0, good)
+
+
+__all__ = ["GradScaler"]

@@ -1,0 +1,201 @@
+"""Loss scaling: torch's rule for S, steps that are not made, and a run in float16 that finds its S and can be resumed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tensorlite as tl
+from gpt.captured import WARM_UP
+from gpt.config import GPTConfig, TrainConfig
+from gpt.errors import UserError
+from gpt.model import build_model
+from gpt.trainer import Trainer
+from tensorlite import Tensor, nn, optim
+from tensorlite.op import use_kernels
+from tensorlite.precision import use_precision
+from tensorlite.random import make_generator, use_generator
+from tests.standin.machine import forbid_host_reads
+
+# Gradients of twelve steps: the 2nd, 3rd, 8th and 12th overflow.
+GRADIENTS = np.random.default_rng(0).standard_normal((12, 16)).astype(np.float32)
+GRADIENTS[[1, 2, 7, 11], [3, 0, 15, 1]] = [np.inf, np.nan, -np.inf, np.nan]
+SETTINGS = {"init_scale": 64.0, "growth_factor": 2.0, "backoff_factor": 0.25, "growth_interval": 3}
+START = np.linspace(-1, 1, 16, dtype=np.float32)
+
+
+def scaled_steps(weight, optimizer, asarray=np.asarray):
+    """S and the weights after each of the steps."""
+    scaler = optim.GradScaler(optimizer, **SETTINGS)
+    found = []
+    for gradient in GRADIENTS:
+        (weight * Tensor.wrap(asarray(gradient))).sum().backward(Tensor.wrap(scaler.scale * 1))
+        scaler.unscale_([weight])
+        scaler.step(optim.clip_grad_norm_([weight], 1.0))
+        optimizer.zero_grad()
+        found.append((scaler.state_dict()["scale"], tl.backend.to_numpy(weight.data).copy()))
+    scaler.settle()
+    return found, optimizer.state_dict()["state"][0]
+
+
+def torchs_steps(make):
+    weight = torch.nn.Parameter(torch.tensor(START))
+    optimizer, scaler = make([weight]), torch.amp.GradScaler("cpu", **SETTINGS)
+    found = []
+    for gradient in GRADIENTS:
+        scaler.scale((weight * torch.tensor(gradient)).sum()).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_([weight], 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        found.append((scaler.get_scale(), weight.detach().numpy().copy()))
+    return found
+
+
+@np.errstate(all="ignore")
+@pytest.mark.parametrize("kind", ["AdamW", "SGD"])
+def test_scales_and_steps_are_torchs(kind):
+    weight = nn.Parameter(START.copy())
+    ours, state = scaled_steps(weight, getattr(optim, kind)([weight], lr=0.1))
+    theirs = torchs_steps(lambda parameters: getattr(torch.optim, kind)(parameters, lr=0.1))
+    assert [scale for scale, _ in ours] == [scale for scale, _ in theirs]
+    for (_, a), (_, b) in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6)
+    assert state["step"] == 8
+
+
+@pytest.mark.parametrize("kernels", ["fast", "book"])
+def test_on_a_gpu_it_is_the_same_and_the_optimizer_counts_the_steps_that_were_made(any_cupy, kernels):
+    weight = nn.Parameter(any_cupy.asarray(START))
+    with use_kernels(kernels):
+        ours, state = scaled_steps(weight, optim.AdamW([weight], lr=0.1), any_cupy.asarray)
+    theirs = torchs_steps(lambda parameters: torch.optim.AdamW(parameters, lr=0.1))
+    assert [scale for scale, _ in ours] == [scale for scale, _ in theirs]
+    for (_, a), (_, b) in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6)
+    assert state["step"] == 8
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"init_scale": 0.0}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}, {"growth_interval": 0}, {"init_scale": math.nan}]
+)
+def test_factors_that_go_the_wrong_way(wrong):
+    with pytest.raises(ValueError, match="GradScaler: init_scale must be positive"):
+        optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1), **wrong)
+
+
+@pytest.mark.parametrize("state", [{"scale": 0.0, "good_steps": 1}, {"scale": 4.0, "good_steps": -1}, {"scale": math.nan, "good_steps": 1}])
+def test_a_state_that_is_none(state):
+    with pytest.raises(ValueError, match="a loss scale is positive"):
+        optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1)).load_state_dict(state)
+
+
+# --- a run in float16 --------------------------------------------------------------------------------------
+
+MODEL = GPTConfig(vocab_size=20, block_size=8, n_layer=1, n_head=2, n_embd=16)
+TOKENS = np.tile(np.random.default_rng(0).permutation(20), 25).astype(np.uint16)
+
+
+def trainer(precision="float16", init_scale=None, **settings):
+    settings = {"batch_size": 4, "learning_rate": 1e-2, "schedule": "constant", "eval_iters": 1, "cuda_graph": False, **settings}
+    with use_generator(make_generator(1)):
+        model = build_model(MODEL).to(device="cupy").train()
+    run = Trainer(model, TrainConfig(backend="cupy", precision=precision, **settings), TOKENS[:400], TOKENS[400:])
+    if init_scale:
+        run.scaler.scale[...] = init_scale
+    return run
+
+
+def state_of(run):
+    run.settle()
+    arrays = {f"{number} {name}": value for number, entry in run.optimizer.state_dict()["state"].items() for name, value in entry.items()}
+    return {**arrays, **{name: p.data.get() for name, p in run.model.named_parameters()}, "trainer": run.state_dict()["scaler"]}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_only_float16_is_scaled_and_not_by_the_book(standin):
+    assert [trainer(precision).scaler is not None for precision in ("float32", "tf32", "bfloat16", "float16")] == [False] * 3 + [True]
+    with use_kernels("book"):
+        assert trainer().scaler is None
+
+
+def test_too_large_a_scale_is_found_out_and_costs_the_first_steps_alone(any_cupy):
+    """From 2⁴⁰ S halves until nothing overflows; until then the weights stay as they were, and the optimizer's count at 0."""
+    run = trainer(init_scale=2.0**40)
+    before = [p.data.get() for p in run.model.parameters()]
+    with use_precision("float16"):
+        run.update()
+        for p, was in zip(run.model.parameters(), before, strict=True):
+            np.testing.assert_array_equal(p.data.get(), was)
+        assert not state_of(run).keys() & {"0 step"} and run.state_dict()["scaler"]["scale"] == 2.0**39
+        losses = [run.update().item() for _ in range(40)]
+    scale, made = run.state_dict()["scaler"]["scale"], state_of(run)["0 step"]
+    assert 1 < scale < 2.0**39 and made == 41 - (40 - math.log2(scale))
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_small_gradients_vanish_without_it(any_cupy):
+    """The gradient of a loss that is 10⁻⁶ times as large is 10⁻⁶ times as large: in float16, scaled, and not if it is not."""
+    run = trainer(grad_clip=0.0)
+    x, y = (tl.tensor(TOKENS[start : start + 32].reshape(4, 8).astype(np.int64), device="cupy") for start in (0, 1))
+
+    def gradient(scale):
+        run.model(x, y)[1].backward(Tensor.wrap(any_cupy.full((), 1e-6 * scale, "float32")))
+        found = run.model.h[0].mlp.c_fc.weight.grad.numpy().copy() / (1e-6 * scale)
+        run.optimizer.zero_grad()
+        return found
+
+    truth = gradient(1.0)
+    with use_precision("float16"):
+        errors = [np.linalg.norm(gradient(scale) - truth) / np.linalg.norm(truth) for scale in (1.0, 2.0**16)]
+    assert errors[0] > 0.1 and errors[1] < 5e-3
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_recorded_step_is_held_back_as_a_plain_one(any_cupy, accumulation):
+    plain, captured = (trainer(init_scale=2.0**34, cuda_graph=graph, accumulation=accumulation) for graph in (False, True))
+    with use_precision("float16"):
+        for _ in range(WARM_UP + 20):
+            assert plain.update().item() == captured.update().item()
+    assert captured.captured.memory > 0
+    assert_same(state_of(plain), state_of(captured))
+
+
+def test_nothing_is_read_from_the_device_in_a_step(standin):
+    run = trainer(init_scale=2.0**40)
+    with use_precision("float16"):
+        run.update()
+        with forbid_host_reads():
+            run.update()
+
+
+def test_a_run_taken_up_again_goes_on_with_the_scale_it_had(any_cupy):
+    whole, first, second = trainer(init_scale=2.0**34), trainer(init_scale=2.0**34), trainer()
+    with use_precision("float16"):
+        for _ in range(24):
+            whole.update()
+        for _ in range(12):
+            first.update()
+        first.settle()
+        for p, q in zip(first.model.parameters(), second.model.parameters(), strict=True):
+            q.data[...] = p.data
+        second.optimizer.load_state_dict(first.optimizer.state_dict())
+        second.load_state_dict(first.state_dict())
+        for _ in range(12):
+            second.update()
+    assert_same(state_of(whole), state_of(second))
+
+
+def test_a_gradient_that_always_overflows_ends_the_run(standin):
+    run = trainer(init_scale=0.5)
+    with pytest.raises(UserError, match="overflows float16 again and again"):
+        run.log(1.0, bar=None)
