@@ -40,31 +40,31 @@ def run(name, cupy, x, dy):
 @pytest.mark.parametrize("shape", [(1,), (3,), (4,), (5, 7), (1023,), (3, 700)])
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("dtype", ERRORS)
-def test_values_and_gradients_at_sizes_that_are_no_multiple_of_four(dtype, name, shape, order, standin):
+def test_values_and_gradients_at_sizes_that_are_no_multiple_of_four(dtype, name, shape, order, any_cupy):
     machine.machine.order = order
     x, dy = (np.random.default_rng(0).standard_normal((2, *shape)) * 2).astype(dtype_of(dtype))
-    for what, found, right in run(name, standin, x, dy):
+    for what, found, right in run(name, any_cupy, x, dy):
         assert relative_error(found.astype(np.float64), right) <= ERRORS[dtype], what
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_every_number_is_taken_where_the_grid_goes_round(name, standin, monkeypatch):
+def test_every_number_is_taken_where_the_grid_goes_round(name, any_cupy, monkeypatch):
     monkeypatch.setattr(elementwise, "MOST_BLOCKS", 2)
     x, dy = np.random.default_rng(0).standard_normal((2, 4 * 256 * 5 + 3)).astype(np.float32)
-    for what, found, right in run(name, standin, x, dy):
+    for what, found, right in run(name, any_cupy, x, dy):
         assert relative_error(found, right) <= ERRORS["float32"], what
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_far_numbers_and_those_that_are_none(name, standin):
+def test_far_numbers_and_those_that_are_none(name, any_cupy):
     """Relative to each number: the tail of gelu keeps its digits, as far as float32 goes; that of the book's tanh form rounds to 0."""
     x = np.array([-100, -12, -9, -5, -1e-20, 0, 1e-20, 5, 9, 100, 1e18, np.nan], np.float32)
-    for what, found, right in run(name, standin, x, np.ones_like(x)):
+    for what, found, right in run(name, any_cupy, x, np.ones_like(x)):
         np.testing.assert_allclose(found, right, rtol=2e-5, atol=1e-14 if name == "gelu-tanh" else 1e-30, err_msg=what)
 
 
-def test_a_view_that_begins_between_two_fours(standin):
-    x = standin.asarray(np.random.default_rng(0).standard_normal(103).astype(np.float32))
+def test_a_view_that_begins_between_two_fours(any_cupy):
+    x = any_cupy.asarray(np.random.default_rng(0).standard_normal(103).astype(np.float32))
     part = x[1:102]
     y, saved = cuda_activation.gelu_forward(part)
     dx = cuda_activation.gelu_backward(part, saved)
@@ -74,9 +74,9 @@ def test_a_view_that_begins_between_two_fours(standin):
     np.testing.assert_array_equal(to_numpy(dx), to_numpy(cuda_activation.gelu_backward(aligned, saved)))
 
 
-def test_what_is_not_on_the_gpu_or_not_contiguous_is_the_books(standin):
-    assert cuda_activation.supports_gelu(standin.zeros(3, "float16"))
-    assert not cuda_activation.supports_gelu(standin.zeros((3, 2), "float32").T)
-    assert not cuda_activation.supports_gelu(standin.zeros(3, "float64"))
+def test_what_is_not_on_the_gpu_or_not_contiguous_is_the_books(any_cupy):
+    assert cuda_activation.supports_gelu(any_cupy.zeros(3, "float16"))
+    assert not cuda_activation.supports_gelu(any_cupy.zeros((3, 2), "float32").T)
+    assert not cuda_activation.supports_gelu(any_cupy.zeros(3, "float64"))
     assert not cuda_activation.supports_gelu(np.zeros(3, "float32"))
-    assert not cuda_activation.supports_gelu(standin.zeros(3, "float32"), approximate="other")
+    assert not cuda_activation.supports_gelu(any_cupy.zeros(3, "float32"), approximate="other")

@@ -35,14 +35,14 @@ def mask(key, call, n, p):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("n", [1, 3, 4, 1023, 3000])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_mask_is_philoxs_and_backward_draws_it_again(dtype, n, order, standin):
+def test_the_mask_is_philoxs_and_backward_draws_it_again(dtype, n, order, any_cupy):
     from tests.standin import machine
 
     machine.machine.order = order
     stored = bfloat16_dtype() if dtype == "bfloat16" else dtype
     key = np.array([12345, 678], np.uint32)
-    x, dy = (standin.asarray(np.random.default_rng(seed).standard_normal(n).astype(stored)) for seed in (0, 1))
-    with random.use_dropout_key(standin.asarray(key)):
+    x, dy = (any_cupy.asarray(np.random.default_rng(seed).standard_normal(n).astype(stored)) for seed in (0, 1))
+    with random.use_dropout_key(any_cupy.asarray(key)):
         dropout_forward(x, 0.2)
         y, saved = dropout_forward(x, 0.2)  # the second call of the step: number 1
         dx = dropout_backward(dy, saved)
@@ -52,8 +52,8 @@ def test_the_mask_is_philoxs_and_backward_draws_it_again(dtype, n, order, standi
         np.testing.assert_array_equal(found.get(), right)
 
 
-def test_a_share_p_is_dropped_and_the_mean_is_kept(standin):
-    x = standin.ones(100_000, "float32")
+def test_a_share_p_is_dropped_and_the_mean_is_kept(any_cupy):
+    x = any_cupy.ones(100_000, "float32")
     with random.use_generator(random.make_generator(3)):
         y, _ = dropout_forward(x, 0.3)
     found = y.get()
@@ -61,8 +61,8 @@ def test_a_share_p_is_dropped_and_the_mean_is_kept(standin):
     assert abs(found.mean() - 1) < 0.01
 
 
-def test_other_calls_and_other_keys_draw_other_masks(standin):
-    x, key = standin.ones(256, "float32"), standin.asarray(np.array([1, 2], np.uint32))
+def test_other_calls_and_other_keys_draw_other_masks(any_cupy):
+    x, key = any_cupy.ones(256, "float32"), any_cupy.asarray(np.array([1, 2], np.uint32))
     with random.use_dropout_key(key):
         first, second = (dropout_forward(x, 0.5)[0].get() for _ in range(2))
     with random.use_dropout_key(key):
@@ -74,8 +74,8 @@ def test_other_calls_and_other_keys_draw_other_masks(standin):
     assert (first != second).any() and (first != other).any()
 
 
-def test_an_unaligned_view_and_the_ends_of_p(standin):
-    x = standin.ones(257, "float32")[1:]
+def test_an_unaligned_view_and_the_ends_of_p(any_cupy):
+    x = any_cupy.ones(257, "float32")[1:]
     assert (dropout_forward(x, 1.0)[0].get() == 0).all()
     assert (dropout_forward(x, 0.0)[0].get() == 1).all()
     assert not supports(x, 1.5) and not supports(np.ones(3, np.float32))

@@ -34,38 +34,38 @@ def run(op, module, xp, rows, C, mean=0.0, seed=0):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("rows, C", [(1, 5), (3, 31), (5, 33), (7, 128), (70, 200), (2200, 40), (2, 2048)])
 @pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
-def test_values_and_gradients(op, module, rows, C, order, standin):
+def test_values_and_gradients(op, module, rows, C, order, any_cupy):
     machine.machine.order = order
-    for what, found, right in run(op, module, standin, rows, C):
+    for what, found, right in run(op, module, any_cupy, rows, C):
         assert relative_error(found, right) <= 5e-6, what
 
 
-def test_rows_far_from_zero(standin):
-    for what, found, right in run(layernorm, cuda_layernorm, standin, 6, 100, mean=1000.0):
+def test_rows_far_from_zero(any_cupy):
+    for what, found, right in run(layernorm, cuda_layernorm, any_cupy, 6, 100, mean=1000.0):
         assert relative_error(found, right) <= (2e-4 if what == "y" else 2e-3), what
 
 
 @pytest.mark.parametrize("dtype, error", [("float16", 2e-3), ("bfloat16", 1.5e-2)])
 @pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
-def test_half_precision_comes_out_of_the_float32_stream(op, module, dtype, error, standin):
+def test_half_precision_comes_out_of_the_float32_stream(op, module, dtype, error, any_cupy):
     with use_precision(dtype):
-        results = run(op, module, standin, 9, 96)
+        results = run(op, module, any_cupy, 9, 96)
     assert [found.dtype.name for _, found, _ in results] == [dtype, *["float32"] * (len(results) - 1)]
     for what, found, right in results:
         assert relative_error(found.astype(np.float64), right) <= error, what
 
 
-def test_the_same_bits_every_time(standin):
-    first, second = ([found for _, found, _ in run(layernorm, cuda_layernorm, standin, 600, 64)] for _ in range(2))
+def test_the_same_bits_every_time(any_cupy):
+    first, second = ([found for _, found, _ in run(layernorm, cuda_layernorm, any_cupy, 600, 64)] for _ in range(2))
     machine.machine.order = "shuffled"
-    third = [found for _, found, _ in run(layernorm, cuda_layernorm, standin, 600, 64)]
+    third = [found for _, found, _ in run(layernorm, cuda_layernorm, any_cupy, 600, 64)]
     for a, b, c in zip(first, second, third, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c)
 
 
-def test_wider_rows_are_left_to_the_book(standin):
-    assert cuda_layernorm.supports(standin.zeros((2, 2048), "float32"))
-    assert not cuda_layernorm.supports(standin.zeros((2, 2049), "float32"))
-    assert not cuda_layernorm.supports(standin.zeros((2, 8), "float64"))
+def test_wider_rows_are_left_to_the_book(any_cupy):
+    assert cuda_layernorm.supports(any_cupy.zeros((2, 2048), "float32"))
+    assert not cuda_layernorm.supports(any_cupy.zeros((2, 2049), "float32"))
+    assert not cuda_layernorm.supports(any_cupy.zeros((2, 8), "float64"))
     assert not cuda_layernorm.supports(np.zeros((2, 8), "float32"))

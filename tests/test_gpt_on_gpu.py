@@ -1,0 +1,61 @@
+"""The whole model on a GPU, or on the stand-in for CuPy, against its torch twin on the CPU, in every precision."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import tensorlite as tl
+from gpt.config import GPTConfig
+from gpt.model import build_model
+from tensorlite.precision import PRECISIONS, use_precision
+from tests.torch_gpt import twin_of
+
+SMALL = GPTConfig(vocab_size=61, block_size=40, n_layer=2, n_head=3, n_embd=48)
+CONFIGS = {
+    "no bias, tied, gelu": {},
+    "bias, untied, relu": {"bias": True, "tied_head": False, "head_bias": True, "activation": "relu", "scaled_init": False},
+    "bias, tied, gelu_tanh": {"bias": True, "activation": "gelu_tanh"},
+    "sinusoidal": {"positions": "sinusoidal"},
+}
+ERRORS = {"float32": 3e-6, "tf32": 3e-3, "bfloat16": 2e-2, "float16": 3e-3}  # some roundings of 2⁻²⁴, 2⁻¹¹, 2⁻⁸ and 2⁻¹¹
+AT_A_KINK = 6  # times as much for relu: rounded, a number near 0 is on instead of off, and with it all that flows back there
+LOSS_SCALE = {"float16": 2.0**12}
+
+
+def error(ours: np.ndarray, theirs: torch.Tensor) -> float:
+    """The length of the difference, relative to that of what is right."""
+    right = theirs.detach().numpy()
+    return float(np.linalg.norm(np.asarray(ours, np.float64) - right) / np.linalg.norm(right))
+
+
+@pytest.mark.parametrize("T", [40, 7])
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_loss_and_gradients_are_those_of_its_torch_twin(precision, changes, T, any_cupy):
+    config = dataclasses.replace(SMALL, **changes)
+    rng = tl.manual_seed(0)
+    model = build_model(config)
+    for parameter in model.parameters():
+        parameter.data[...] += 0.1 * rng.standard_normal(parameter.shape)
+    twin = twin_of(model).double()
+    x, y = rng.integers(config.vocab_size, size=(2, 3, T))
+    their_logits, their_loss = twin(torch.from_numpy(x), torch.from_numpy(y))
+    their_loss.backward()
+
+    allowed = ERRORS[precision] * (AT_A_KINK if config.activation == "relu" and precision != "float32" else 1)
+    model.to("cupy")
+    scale = LOSS_SCALE.get(precision, 1.0)
+    with use_precision(precision):
+        logits, loss = model(tl.tensor(x, device="cupy"), tl.tensor(y, device="cupy"))
+        loss.backward(tl.tensor(scale, dtype=tl.float32, device="cupy"))
+    assert loss.dtype == tl.float32
+    assert error(logits.detach().numpy(), their_logits) <= allowed
+    assert abs(loss.item() - their_loss.item()) <= ERRORS[precision] * their_loss.item()
+    theirs = dict(twin.named_parameters())
+    errors = {name: error(p.grad.numpy() / scale, theirs[name].grad) for name, p in model.named_parameters()}
+    assert max(errors.values()) <= allowed, max(errors.items(), key=lambda item: item[1])
+    assert {p.grad.dtype for p in model.parameters()} == {tl.float32}
