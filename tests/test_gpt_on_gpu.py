@@ -22,7 +22,6 @@ CONFIGS = {
     "sinusoidal": {"positions": "sinusoidal"},
 }
 ERRORS = {"float32": 3e-6, "tf32": 3e-3, "bfloat16": 2e-2, "float16": 3e-3}  # some roundings of 2⁻²⁴, 2⁻¹¹, 2⁻⁸ and 2⁻¹¹
-AT_A_KINK = 8  # times as much for relu: rounded, a number near 0 is on instead of off, and with it all that flows back there
 LOSS_SCALE = {"float16": 2.0**12}
 
 
@@ -46,14 +45,16 @@ def test_loss_and_gradients_are_those_of_its_torch_twin(precision, changes, T, a
     their_logits, their_loss = twin(torch.from_numpy(x), torch.from_numpy(y))
     their_loss.backward()
 
-    allowed = ERRORS[precision] * (AT_A_KINK if config.activation == "relu" and precision != "float32" else 1)
+    allowed = ERRORS[precision]
+    if config.activation == "relu" and precision != "float32":
+        allowed = allowed**0.5  # a share e of all numbers is so near 0 that rounding turns them on, and the root of e is how long they are
     model.to("cupy")
     scale = LOSS_SCALE.get(precision, 1.0)
     with use_precision(precision):
         logits, loss = model(tl.tensor(x, device="cupy"), tl.tensor(y, device="cupy"))
         loss.backward(tl.tensor(scale, dtype=tl.float32, device="cupy"))
     assert loss.dtype == tl.float32
-    assert error(logits.detach().numpy(), their_logits) <= allowed
+    assert error(logits.detach().numpy(), their_logits) <= ERRORS[precision]
     assert abs(loss.item() - their_loss.item()) <= ERRORS[precision] * their_loss.item()
     theirs = dict(twin.named_parameters())
     errors = {name: error(p.grad.numpy() / scale, theirs[name].grad) for name, p in model.named_parameters()}
