@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,8 @@ try:
     import torch
 except ImportError as error:  # not a skip: without the oracle a green suite would prove little
     raise pytest.UsageError("the tests need torch (CPU) as their oracle: pip install -e '.[test]', or run `make test`.") from error
+
+from tests.summary import summary
 
 pytest.register_assert_rewrite("tests.compare")  # so that its assertions, too, show their values
 torch.set_num_threads(1)  # the worker processes share the cores
@@ -56,27 +57,6 @@ def any_cupy(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the loops over the table of cases measured, a line each; and who caught the planted faults, with -v one by one."""
-    reports = [r for several in terminalreporter.stats.values() for r in several if getattr(r, "when", "") == "call"]
-    recorded = [(name, value, r.nodeid) for r in reports for name, value in r.user_properties]  # pytest-xdist's workers send them, too
-    write = terminalreporter.write_line
-    for property_name, text in (
-        ("float64", "{} cases, book and faster pairs against torch in float64, value and gradients: worst relative error {:.1e} ({})"),
-        ("float32", "{} cases, values and gradients in float32 against the truth: at worst {:.1f} times as far off as torch's ({})"),
-        ("gradcheck", "{} cases, gradients in float64 against central differences: worst relative error {:.1e} ({})"),
-    ):
-        measured = [(value, nodeid.partition("[")[2].rstrip("]")) for name, value, nodeid in recorded if name == property_name]
-        if measured:
-            cases = {case.removeprefix("book-").removeprefix("fast-") for _, case in measured}  # the oracle runs both ways
-            write(text.format(len(cases), *max(measured)))
-
-    planted = [r for r in reports if "test_planted_fault_is_caught" in r.nodeid]
-    caught = [value for name, value, _ in recorded if name == "caught"]
-    if planted:
-        write(f"{len(caught)} of {len(planted)} planted faults caught, by which check:")
-    for check, count in Counter(check.partition("[")[0] for _, check in caught).most_common():
-        write(f"{count:4} {check}")
-        if terminalreporter.verbosity > 0:
-            for fault, by in caught:
-                if by.partition("[")[0] == check:
-                    write(f"       {fault:50} {by}")
+    """What was measured on the way; see `tests.summary`."""
+    for line in summary(terminalreporter):
+        terminalreporter.write_line(line)
