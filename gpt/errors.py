@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import data.errors
 from data.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, DataError
+from gpt.sizes import missing
 from tensorlite.backend import DeviceUnavailableError
 
 __all__ = ["EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError", "fail", "run_main"]
@@ -28,6 +29,13 @@ def fail(message: str) -> NoReturn:
 def run_main(main: Callable[[], int | None]) -> int:
     """Run a command-line ``main`` and return its exit code: ``sys.exit(run_main(main))``.
 
-    A `UserError`, a `data.errors.DataError` or a missing device becomes one sentence on stderr and exit code 2.
+    A `UserError`, a `data.errors.DataError`, a missing device or missing memory becomes one sentence on stderr and exit code 2.
     """
-    return data.errors.run_main(main, (UserError, DataError, DeviceUnavailableError))
+
+    def guarded() -> int | None:
+        try:
+            return main()
+        except MemoryError as error:  # before the first step; from then on a run has better advice
+            fail(f"{missing(error)} The model alone takes more than there is: fewer layers, a smaller width or vocabulary would.")
+
+    return data.errors.run_main(guarded, (UserError, DataError, DeviceUnavailableError))

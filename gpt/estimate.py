@@ -8,7 +8,6 @@ the model and the ops that really run.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt.sizes import in_words, missing
 from gpt.trainer import Trainer
 from tensorlite import Tensor
 from tensorlite.backend import Device
@@ -75,7 +75,7 @@ def estimate(trainer: Trainer) -> Estimate:
 def advice(error: MemoryError, trainer: Trainer, expected: Estimate | None, block_size_is_free: bool = True) -> str:
     """What to say when there was not enough: what was asked for, what is in use by what, what to change."""
     config = trainer.config
-    sentences = [_what_was_missing(error)]
+    sentences = [missing(error)]
     if expected:
         sentences.append(f"A step needs about {expected}.")
         if config.batch_size > 1:
@@ -89,27 +89,6 @@ def advice(error: MemoryError, trainer: Trainer, expected: Estimate | None, bloc
         others += ["--precision bfloat16, which halves most activations"] if config.precision in ("float32", "tf32") else []
         others += [] if config.memory_limit is None else [f"a larger --memory-limit than {config.memory_limit:g} GiB"]
     return " ".join(sentences + ([f"What helps, too: {'; '.join(others)}."] if others else []))
-
-
-def _what_was_missing(error: MemoryError) -> str:
-    """The error's own figures, in words."""
-    said = str(error).strip().rstrip(".") or "the system gave no figure"
-    figures = [int(figure.replace(",", "")) for figure in re.findall(r"([\d,]+) bytes", said)]
-    if not said.startswith("Out of memory allocating") or len(figures) < 2:
-        return f"out of memory ({said})."
-    asked, held, *limit = map(in_words, figures)  # CuPy's
-    limited = f", and --memory-limit allows {limit[0]}" if limit else ""
-    return f"out of memory on the GPU: {asked} were asked for, {held} are taken already{limited}."
-
-
-def in_words(size: float) -> str:
-    """A number of bytes for people."""
-    unit = "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
 
 
 def _free(backend: str) -> int | None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gpt.estimate import Estimate, in_words
+from gpt.estimate import Estimate
 from gpt.run import Run
+from gpt.sizes import in_words
 from tensorlite.memory import peak_memory
 from tensorlite.op import kernel_table
 

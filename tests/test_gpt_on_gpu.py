@@ -1,8 +1,9 @@
-"""The whole model on a GPU, or on the stand-in for CuPy, against its torch twin on the CPU, in every precision."""
+"""The whole model on a GPU, or on the stand-in for CuPy, against its torch twin on the CPU, in every precision; and what can go wrong."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 
 import tensorlite as tl
 from gpt.config import GPTConfig
+from gpt.errors import run_main
 from gpt.model import build_model
+from gpt.train import main
 from tensorlite.precision import PRECISIONS, use_precision
+from tests.standin import machine
 from tests.torch_gpt import twin_of
 
 SMALL = GPTConfig(vocab_size=61, block_size=40, n_layer=2, n_head=3, n_embd=48)
@@ -60,3 +64,62 @@ def test_loss_and_gradients_are_those_of_its_torch_twin(precision, changes, T, a
     errors = {name: error(p.grad.numpy() / scale, theirs[name].grad) for name, p in model.named_parameters()}
     assert max(errors.values()) <= allowed, max(errors.items(), key=lambda item: item[1])
     assert {p.grad.dtype for p in model.parameters()} == {tl.float32}
+
+
+# --- what goes wrong on the command line -------------------------------------------------------------------
+
+
+@pytest.fixture
+def train(standin, tmp_path, monkeypatch, capsys):
+    """Trains for two steps with more options; returns the exit code and what was said on stderr."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 30, encoding="utf-8")
+    small = ["--data=text.txt", "--tokenizer=char", "--n-layer=1", "--n-head=1", "--n-embd=32", "--block-size=16", "--batch-size=8"]
+    short = ["--steps=2", "--eval-iters=1", "--sample-length=0", "--log-interval=1", "--out=run"]
+
+    def call(*options):
+        code = run_main(lambda: main([*small, *short, "--backend=cupy", *options]))
+        return code, capsys.readouterr().err.strip().splitlines()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "trouble, options, words",
+    [
+        ({"present": False}, [], "needs an NVIDIA GPU and its driver"),
+        ({"driver": 11040}, [], "driver"),
+        ({}, ["--backend=cupy:3"], "cupy:3"),
+        (
+            {"compute_capability": (7, 5)},
+            ["--precision=bfloat16"],
+            "needs a GPU of compute capability 8.0 or above (Ampere), this one has",
+        ),
+        ({"compute_capability": (7, 0)}, ["--precision=tf32"], "this one has 7.0"),
+        ({}, ["--precision=bfloat16", "--backend=numpy"], "precision bfloat16 needs a GPU: add --backend cupy"),
+        ({}, ["--precision=half"], "unknown precision 'half'"),
+        ({}, ["--memory-limit=0"], "memory_limit must be"),
+        ({}, ["--memory-limit=0.0001"], "out of memory on the GPU"),
+        ({}, ["--cuda-graph=true", "--backend=numpy"], "a CUDA graph needs a GPU"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_sentence_and_exit_code_2(trouble, options, words, train):
+    for name, value in trouble.items():
+        setattr(machine.machine, name, value)
+    code, said = train(*options)
+    assert code == 2 and words in said[-1] and not any("Traceback" in line for line in said)
+
+
+def test_out_of_memory_says_what_was_asked_for_what_is_taken_and_what_to_change(train):
+    code, said = train("--memory-limit=0.002", "--batch-size=512")
+    assert code == 2
+    assert re.search(
+        r"out of memory on the GPU: [\d.,]+ [KM]iB were asked for, [\d.,]+ [KM]iB are taken already, and --memory-limit allows", said[-1]
+    )
+    assert "--batch-size 256 --accumulation 2" in said[-1] and "--precision bfloat16" in said[-1] and "a larger --memory-limit" in said[-1]
+
+
+def test_an_older_gpu_trains_in_float32(train):
+    machine.machine.compute_capability = (7, 0)
+    assert train()[0] == 0

@@ -16,9 +16,10 @@ import gpt.lock
 import tensorlite as tl
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError, run_main
-from gpt.estimate import advice, estimate, in_words
+from gpt.estimate import advice, estimate
 from gpt.lock import FolderLock
 from gpt.model import CausalSelfAttention, build_model
+from gpt.sizes import in_words
 from gpt.train import main
 from gpt.trainer import Trainer
 from tensorlite.memory import free_memory, peak_memory
