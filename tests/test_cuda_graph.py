@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import tensorlite as tl
 from gpt.captured import WARM_UP
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.model import build_model
+from gpt.pretraining import Pretraining
 from gpt.tasks import RowTrainer
-from gpt.train import main
 from gpt.trainer import Trainer
 from tensorlite import optim
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
@@ -108,17 +110,19 @@ def test_a_state_loaded_between_two_launches_is_gone_on_from(any_cupy):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_run_resumed_in_the_middle_ends_as_one_that_was_never_stopped(precision, any_cupy, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 30, encoding="utf-8")
-    options = ["--backend=cupy", "--cuda-graph=true", f"--precision={precision}", "--data=text.txt", "--tokenizer=char"]
-    options += ["--n-layer=1", "--n-head=1", "--n-embd=8", "--block-size=8", "--batch-size=4", "--schedule=constant"]
-    options += ["--eval-interval=100", "--eval-iters=1", "--log-interval=3", "--sample-length=0"]
-    assert main([*options, "--steps", "12", "--out", "whole"]) == 0
-    assert main([*options, "--steps", "6", "--out", "parts"]) == 0
-    assert main(["--resume", "parts", "--steps", "12"]) == 0
+def test_a_run_resumed_in_the_middle_ends_as_one_that_was_never_stopped(precision, any_cupy, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog.\n" * 30, encoding="utf-8")
+    shape = GPTConfig(block_size=8, n_layer=1, n_head=1, n_embd=8)
+    config = TrainConfig(
+        data=str(text), tokenizer="char", backend="cupy", precision=precision, cuda_graph=True, batch_size=4, schedule="constant",
+        eval_interval=100, eval_iters=1, log_interval=3, sample_length=0,
+    )  # fmt: skip
+    for steps, name in ((12, "whole"), (6, "parts")):
+        assert Pretraining.new(shape, replace(config, steps=steps, out=str(tmp_path / name))).carry_out() == 0
+    assert Pretraining.resume(tmp_path / "parts", {"steps": 12}).carry_out() == 0
     assert capsys.readouterr().out.count("recorded as a CUDA graph") == 3
-    assert (tmp_path / "whole/model.safetensors").read_bytes()[2000:] == (tmp_path / "parts/model.safetensors").read_bytes()[2000:]
+    assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")))
 
 
 # --- where there can be no graph ---------------------------------------------------------------------------
