@@ -49,8 +49,6 @@ def training(configuration: Configuration, precision: str, graph: bool | str) ->
 
 def our_steps(configuration: Configuration, precision: str, graph: bool | str) -> tuple[Callable[[int], float], Callable[[], int]]:
     """``steps(n)`` makes n steps and returns the last loss; ``memory()`` is what CuPy's pools hold, in bytes."""
-    import cupy
-
     import tensorlite as tl
     from gpt.model import GPT
     from gpt.trainer import Trainer
@@ -66,7 +64,7 @@ def our_steps(configuration: Configuration, precision: str, graph: bool | str) -
             loss = trainer.update()
         return float("nan") if loss is None else loss.item()
 
-    return steps, lambda: cupy.get_default_memory_pool().total_bytes()
+    return steps, lambda: trainer.gpu_memory()["gpu_memory"]  # the graph's pool is in it
 
 
 def torch_steps(configuration: Configuration, precision: str, compiled: bool) -> tuple[Callable[[int], float], Callable[[], int]]:

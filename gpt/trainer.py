@@ -148,7 +148,8 @@ class Trainer:
     def update(self) -> Tensor:
         """One step: the loss of one batch (or of several, accumulated), its gradient, and new weights."""
         batches = [self.batches.next_batch() for _ in range(self.config.accumulation)]
-        loss, self.gradient_norm = self.captured(batches) if self.captured else self.plain_step(batches)
+        with use_precision(self.config.precision):  # for whoever makes single steps, too
+            loss, self.gradient_norm = self.captured(batches) if self.captured else self.plain_step(batches)
         self.schedule.step()
         self.step += 1
         for x, _ in batches:

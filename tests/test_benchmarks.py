@@ -6,10 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import common, generate, matmul, nanogpt_cpu, ops, report, train_step
+from benchmarks import common, generate, gpu_side, matmul, nanogpt_cpu, ops, report, train_step
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.turns import Side, in_turn, sides
+from gpt.captured import WARM_UP
 from gpt.config import GPTConfig
+from gpt.model import GPT
+from tensorlite.precision import PRECISIONS
 
 
 @pytest.fixture
@@ -227,3 +230,15 @@ def test_report(results):
     assert report.updated(new) == new
     with pytest.raises(ValueError, match="once each and in this order"):
         report.updated("no comments")
+
+
+def test_our_side_on_a_gpu_trains_in_the_precision_that_is_measured(any_cupy):
+    smoke = CONFIGURATIONS["smoke"]
+    first = {}
+    for precision in PRECISIONS:
+        steps, memory = gpu_side.our_steps(smoke, precision, graph="auto")
+        losses = [steps(1) for _ in range(WARM_UP + 2)]
+        assert all(abs(loss - math.log(smoke.model.vocab_size)) < 0.5 for loss in losses)
+        assert memory() > 4 * sum(p.data.nbytes for p in GPT(smoke.model).parameters())  # with gradients and AdamW's two means
+        first[precision] = losses[0]
+    assert len(set(first.values())) == len(PRECISIONS)  # each rounds in its own way

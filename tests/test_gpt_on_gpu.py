@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import tensorlite as tl
-from gpt.config import GPTConfig
+from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.model import build_model
 from gpt.train import main
+from gpt.trainer import Trainer
 from tensorlite.precision import PRECISIONS, use_precision
 from tests.standin import machine
 from tests.torch_gpt import twin_of
@@ -64,6 +65,18 @@ def test_loss_and_gradients_are_those_of_its_torch_twin(precision, changes, T, a
     errors = {name: error(p.grad.numpy() / scale, theirs[name].grad) for name, p in model.named_parameters()}
     assert max(errors.values()) <= allowed, max(errors.items(), key=lambda item: item[1])
     assert {p.grad.dtype for p in model.parameters()} == {tl.float32}
+
+
+def test_a_single_step_is_made_in_the_precision_of_the_settings(any_cupy):
+    """Not only those of a whole run: profiles and benchmarks make steps one by one."""
+    tokens = np.random.default_rng(0).integers(SMALL.vocab_size, size=500).astype(np.uint16)
+
+    def loss_in(precision):
+        tl.manual_seed(0)
+        config = TrainConfig(backend="cupy", precision=precision, batch_size=4, cuda_graph=False)
+        return Trainer(build_model(SMALL).to("cupy"), config, tokens, tokens).update().item()
+
+    assert len({loss_in(precision) for precision in PRECISIONS}) == len(PRECISIONS)
 
 
 # --- what goes wrong on the command line -------------------------------------------------------------------
