@@ -154,13 +154,17 @@ def test_commands(told: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 class Terminal:
     """The program at a pseudo-terminal: what is typed, and what the screen shows."""
 
+    # The new process makes the terminal its own: then Ctrl-C reaches it. (pty.fork would do it before exec, in the copy of a
+    # process that has threads, and whatever lock one of these held would be held for ever.)
+    OWN_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+
     def __init__(self, *argv: object) -> None:
-        pid, self.screen = pty.fork()
-        if pid == 0:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
-            os.chdir(ROOT)
-            os.execve(sys.executable, [sys.executable, *map(str, argv)], environment)
-        self.pid = pid
+        self.screen, keyboard = pty.openpty()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
+        command = [sys.executable, "-c", self.OWN_TERMINAL, sys.executable, *map(str, argv)]
+        streams = {"stdin": keyboard, "stdout": keyboard, "stderr": keyboard}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams)
+        os.close(keyboard)
         self.seen = b""
 
     def until(self, pattern: str, seconds: float = 30) -> str:
@@ -183,7 +187,7 @@ class Terminal:
         except OSError:  # what a terminal says when the other end is gone
             pass
         os.close(self.screen)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.process.wait()
 
 
 def test_a_conversation_at_a_terminal(run: Path, tmp_path: Path):
