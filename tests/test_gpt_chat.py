@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -217,7 +216,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(run: Path):
     terminal.until("> ")
     terminal.type("the \n")
     terminal.until("the \r\n.{20}")
-    os.kill(terminal.pid, signal.SIGINT)
+    terminal.type("\x03")
     terminal.until("\n> ")
     terminal.type("\x04")
     assert terminal.exit_code() == 0
