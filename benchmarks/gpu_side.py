@@ -19,7 +19,7 @@ from benchmarks.configurations import CONFIGURATIONS, Configuration
 from benchmarks.turns import serve
 from data.loader import RandomBatches
 from gpt.config import TrainConfig
-from gpt.trainer import BATCHES
+from gpt.training.trainer import BATCHES
 from tensorlite.random import make_generator
 
 SEED = 0
@@ -51,7 +51,7 @@ def our_steps(configuration: Configuration, precision: str, graph: bool | str) -
     """``steps(n)`` makes n steps and returns the last loss; ``memory()`` is what CuPy's pools hold, in bytes."""
     import tensorlite as tl
     from gpt.model import GPT
-    from gpt.trainer import Trainer
+    from gpt.training.trainer import Trainer
 
     tl.manual_seed(SEED)
     model = GPT(configuration.model).to("cupy")

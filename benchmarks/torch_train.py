@@ -21,7 +21,7 @@ from benchmarks.torch_gpt import TorchGPT
 from data.dataset import open_dataset
 from data.loader import RandomBatches, Tokens
 from gpt.config import GPTConfig, TrainConfig
-from gpt.trainer import BATCHES, EVALUATION
+from gpt.training.trainer import BATCHES, EVALUATION
 from tensorlite.memory import keep_freed_memory
 from tensorlite.parallel import available_cores
 from tensorlite.random import make_generator

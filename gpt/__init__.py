@@ -1,17 +1,14 @@
-"""A GPT on tensorlite: the model, how it is trained, and how it writes.
+"""A GPT on tensorlite: the model, how it is trained, and how it writes. Begin with `model`, then `training.trainer`.
 
-    config, model       what a model looks like; the model itself
-    trainer, train      the loop; python -m gpt.train
-    checkpoint          a model in a file, and how to get it back
-    run, pretraining, finetuning                a run as a whole: begun, resumed, saved; and its two kinds
-    training_state, snapshot, checkpoints       all that a run is; a folder that is whole or not there; the last few and the best
-    sampling            from scores to the next token
-    inference           from a prompt to text
-    generate            python -m gpt.generate
-    finetune            python -m gpt.finetune; tasks: what a model can be taught next; instructions, template, classify, lora, freezing
-    plot                python -m gpt.plot; curves, attention_maps, activation_curves
-    errors              one sentence for a user's mistake, a traceback for ours
+config, model              what a model looks like; the model itself
+checkpoint, pretrained     a model in a folder, and how to get it back; folders of GPT-2's published weights
+inference                  from a prompt to text
 
-The rest serves these: options (the command line), run_folder, lock, stopping (Ctrl-C), estimate (memory), diagnosis (nan), records and rows
-(examples from files, as batches), report, speed (share of the machine's peak), tensorboard, figure.
+train, finetune, generate, chat, plot      python -m gpt.train, and so on; python -m gpt --mode train is the same
+training/                  the loop, and a run as a whole: begun, stopped, resumed, saved
+finetuning/                what a trained model can be taught next: another text, answers, classes; all of it, a part, or LoRA
+writing/                   one token at a time: keys and values remembered, a choice made, bytes put together to characters
+plots/                     curves and maps
+
+options, arguments         the command line; errors: one sentence for a user's mistake, a traceback for ours; sizes: bytes in words
 """

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from gpt.config import nearest
 from gpt.errors import fail
-from gpt.sampling import Sampling
+from gpt.writing.sampling import Sampling
 from tensorlite.backend import Device
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -64,7 +64,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_new_tokens: int) -
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **least: int) -> dict[str, Any]:
-    """Refuse what is out of its range; returns the settings of `gpt.sampling.Sampling`.
+    """Refuse what is out of its range; returns the settings of `gpt.writing.sampling.Sampling`.
 
     Raises:
         UserError: naming the option.

@@ -1,6 +1,6 @@
 """Talk to a trained model:  python -m gpt.chat --checkpoint runs/tiny
 
-A model that was taught to answer has a template beside its weights (`gpt.template`); it sees the conversation in that form and
+A model that was taught to answer has a template beside its weights (`gpt.writing.template`); it sees the conversation in that form and
 stops when it is your turn. Any other model goes on with the text: what you type is added to it, an empty line lets it write on.
 
 While it writes, Ctrl-C stops it; at your turn, Ctrl-D leaves.
@@ -20,13 +20,13 @@ from data.errors import DataError
 from data.files import explain, write_atomically
 from data.tokenizer import Tokenizer
 from gpt.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
-from gpt.decoder import Decoder, supports
 from gpt.errors import run_main
 from gpt.inference import stream_text, suitable_threads
 from gpt.model import LanguageModel
 from gpt.pretrained import open_model
-from gpt.sampling import Sampling
-from gpt.template import Message, Template, load_template
+from gpt.writing.decoder import Decoder, supports
+from gpt.writing.sampling import Sampling
+from gpt.writing.template import Message, Template, load_template
 from tensorlite import random
 
 
@@ -36,7 +36,7 @@ class Conversation:
     Args:
         template: how a conversation is written down; without one, it is one text that both write.
         context_keep: see `gpt.inference.context_length`.
-        sampling: how tokens are chosen, see `gpt.sampling.Sampling`.
+        sampling: how tokens are chosen, see `gpt.writing.sampling.Sampling`.
     """
 
     def __init__(

@@ -1,14 +1,14 @@
 """Teach a trained model something more:  python -m gpt.finetune --checkpoint runs/tiny --data my.txt
 
-    python -m gpt.finetune --checkpoint runs/tiny --data plays.txt                          another text
-    python -m gpt.finetune --checkpoint runs/tiny --data answers.jsonl                      to answer (see gpt.instructions)
-    python -m gpt.finetune --checkpoint runs/tiny --data reviews.csv --task classify        to tell texts apart (see gpt.classify)
+    python -m gpt.finetune --checkpoint runs/tiny --data plays.txt                     another text
+    python -m gpt.finetune --checkpoint runs/tiny --data answers.jsonl                 to answer (see gpt.finetuning.instructions)
+    python -m gpt.finetune --checkpoint runs/tiny --data reviews.csv --task classify   to tell texts apart (see gpt.finetuning.classify)
 
-    … --lora-rank 8                      learn a small correction instead of all weights (see gpt.lora)
+    … --lora-rank 8                      learn a small correction instead of all weights (see gpt.finetuning.lora)
     … --freeze-blocks 3                  leave the embeddings and the first three blocks as they are
     … --train-only "*ln_*" "h.3.*"       leave everything as it is but the parameters of these names
 
-    python -m gpt.finetune --resume runs/finetuned                                          go on after a stop, exactly
+    python -m gpt.finetune --resume runs/finetuned                                     go on after a stop, exactly
 
 What is new pushes out what was known. So at the end there is a table: the loss on the new and on the old validation text, before and after.
 """
@@ -19,10 +19,10 @@ import sys
 from collections.abc import Sequence
 
 from gpt.errors import run_main
-from gpt.finetune_config import GROUPS
-from gpt.finetuning import Finetuning
+from gpt.finetuning.config import GROUPS
+from gpt.finetuning.run import Finetuning
 from gpt.options import parse_settings
-from gpt.run import folder_to_resume
+from gpt.training.run import folder_to_resume
 from tensorlite.memory import keep_freed_memory
 
 

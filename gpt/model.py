@@ -17,7 +17,7 @@ import numpy as np
 import tensorlite as tl
 from data.tokenizer import Tokenizer
 from gpt.config import GPTConfig
-from gpt.sampling import sample
+from gpt.writing.sampling import sample
 from tensorlite import Tensor, nn
 from tensorlite.nn import functional as F
 
@@ -111,7 +111,7 @@ class LanguageModel(nn.Module):
         """``idx`` (B, T) and ``max_new_tokens`` more ids, each drawn from what the model predicts after the last block_size ones.
 
         The model stays in the mode it is in: call ``eval()`` before, or dropout takes part. How the draw goes, and what temperature,
-        top_k and top_p do to it, is told in `gpt.sampling.sample`; without ``rng`` the thread's stream is used.
+        top_k and top_p do to it, is told in `gpt.writing.sampling.sample`; without ``rng`` the thread's stream is used.
         """
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from data.files import explain
-from gpt.activation_curves import plot_activations
 from gpt.arguments import Parser
-from gpt.attention_maps import attention_weights, plot_attention
-from gpt.curves import plot_runs
 from gpt.errors import fail, run_main
-from gpt.figure import FORMATS, HOW_TO_GET_IT, can_plot
 from gpt.model import GPT
+from gpt.plots.activation_curves import plot_activations
+from gpt.plots.attention_maps import attention_weights, plot_attention
+from gpt.plots.curves import plot_runs
+from gpt.plots.figure import FORMATS, HOW_TO_GET_IT, can_plot
 from gpt.pretrained import open_model
-from gpt.run_folder import METRICS
+from gpt.training.run_folder import METRICS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -24,9 +24,9 @@ import safetensors.numpy
 
 from data.files import explain, write_atomically
 from data.tokenizer import Tokenizer, load_tokenizer
-from gpt import lora
 from gpt.checkpoint import CheckpointError, load_model
 from gpt.config import GPTConfig
+from gpt.finetuning import lora
 from gpt.model import GPT, LanguageModel, build_model
 from tensorlite import random
 from tensorlite.backend import Device

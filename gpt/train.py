@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 from gpt.errors import fail, run_main
 from gpt.options import configs_of, parse_settings
-from gpt.pretraining import Pretraining
-from gpt.run import folder_to_resume
-from gpt.trainer import Trainer
+from gpt.training.pretraining import Pretraining
+from gpt.training.run import folder_to_resume
+from gpt.training.trainer import Trainer
 from tensorlite.memory import keep_freed_memory
 from tensorlite.profile import Profile
 

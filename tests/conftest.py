@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The stand-in for CuPy; see `tests.standin`."""
-    from gpt import speed
+    from gpt.training import speed
     from tests.standin import installed
 
     monkeypatch.setitem(speed.SIZE, "cupy", 64)  # the product that measures a GPU's peak would take this one a minute

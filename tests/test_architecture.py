@@ -50,6 +50,7 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite": {"tensorlite.*"},
     "data": {"numpy", "tqdm", "py7zr", "tokenizers", "tiktoken"},
     "gpt": {
+        "gpt.*",
         "tensorlite",
         "tensorlite.*",
         "data",
@@ -59,9 +60,11 @@ ROOMS: dict[str, set[str]] = {
         "threadpoolctl",
         "jsonargparse",
         "yaml",
-        "matplotlib",
-        "tensorboardX",
     },
+    "gpt.writing": {"gpt", "tensorlite", "tensorlite.*", "data", "numpy"},
+    "gpt.plots": {"gpt", "tensorlite", "tensorlite.*", "data", "numpy", "matplotlib"},
+    "gpt.training": {"gpt", "gpt.plots", "tensorlite", "tensorlite.*", "data", "numpy", "tqdm", "safetensors", "tensorboardX"},
+    "gpt.finetuning": {"gpt", "gpt.training", "gpt.writing", "tensorlite", "tensorlite.*", "data", "numpy", "safetensors"},
 }
 
 
@@ -133,7 +136,7 @@ def forbidden(arrow: Import) -> bool:
         target == source
         or (target in sys.stdlib_module_names and target not in PACKAGES)
         or target in ROOMS[source]
-        or ("tensorlite.*" in ROOMS[source] and target.startswith("tensorlite."))
+        or any(f"{package}.*" in ROOMS[source] and target.startswith(f"{package}.") for package in PACKAGES)
         or (arrow.for_types_only and (arrow.module, target) == ("tensorlite.tape", "tensorlite.tensor"))
         or (source.startswith("tensorlite.kernels") and arrow.target in pages)  # the page it replaces, and those without an op
     )
@@ -165,6 +168,9 @@ def test_a_new_arrow_would_be_noticed():
         ("data.loader", "tensorlite"),
         ("gpt.model", "torch"),
         ("gpt.model", "cupy"),
+        ("gpt.training.trainer", "gpt.finetuning.lora"),
+        ("gpt.writing.decoder", "gpt.training.trainer"),
+        ("gpt.plots.curves", "gpt.training.trainer"),
     ]:
         assert forbidden(arrow(module, target)), f"{module} -> {target} should be refused"
     assert not forbidden(arrow("tensorlite.tape", "tensorlite.tensor", types=True))

@@ -9,9 +9,9 @@ import pytest
 from benchmarks import common, generate, gpu_side, matmul, nanogpt_cpu, ops, report, train_step
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.turns import Side, in_turn, sides
-from gpt.captured import WARM_UP
 from gpt.config import GPTConfig
 from gpt.model import GPT
+from gpt.training.captured import WARM_UP
 from tensorlite.precision import PRECISIONS
 
 

@@ -10,13 +10,13 @@ import pytest
 from safetensors.numpy import load_file
 
 import tensorlite as tl
-from gpt.captured import WARM_UP
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
+from gpt.finetuning.tasks import RowTrainer
 from gpt.model import build_model
-from gpt.pretraining import Pretraining
-from gpt.tasks import RowTrainer
-from gpt.trainer import Trainer
+from gpt.training.captured import WARM_UP
+from gpt.training.pretraining import Pretraining
+from gpt.training.trainer import Trainer
 from tensorlite import optim
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
 from tensorlite.op import use_kernels

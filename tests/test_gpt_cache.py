@@ -8,10 +8,10 @@ import pytest
 import tensorlite as tl
 from gpt import inference
 from gpt.config import GPTConfig
-from gpt.decoder import Decoder, supports
 from gpt.inference import stream_tokens
 from gpt.model import build_model
-from gpt.sampling import Sampling, choose
+from gpt.writing.decoder import Decoder, supports
+from gpt.writing.sampling import Sampling, choose
 from tensorlite import nn
 
 SMALL = GPTConfig(vocab_size=17, block_size=12, n_layer=3, n_head=2, n_embd=16)

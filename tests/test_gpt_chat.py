@@ -21,7 +21,7 @@ from gpt.config import GPTConfig
 from gpt.errors import run_main
 from gpt.inference import generate_text
 from gpt.model import LanguageModel, build_model
-from gpt.template import Template
+from gpt.writing.template import Template
 from tensorlite import random
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,13 +10,13 @@ import pytest
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
 from gpt.checkpoint import CheckpointError, save_model
-from gpt.classify import Classifier, classes_of, confusion, describe_confusion, load_classifier, read_labelled
 from gpt.config import GPTConfig
 from gpt.errors import run_main
 from gpt.finetune import main
+from gpt.finetuning.classify import Classifier, classes_of, confusion, describe_confusion, load_classifier, read_labelled
+from gpt.finetuning.records import RecordError
 from gpt.model import build_model
-from gpt.records import RecordError
-from gpt.rows import IGNORE, Row, padded
+from gpt.training.rows import IGNORE, Row, padded
 
 TOKENIZER = CharTokenizer.train("abcdefgh ,\n")
 CONFIG = GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=24, n_layer=2, n_head=2, n_embd=16)

@@ -13,13 +13,13 @@ import tensorlite as tl
 from data.tokenizer import CharTokenizer
 from gpt.checkpoint import CheckpointError, load_model, save_model
 from gpt.config import GPTConfig, TrainConfig
-from gpt.decoder import supports
 from gpt.errors import run_main
 from gpt.finetune import main
-from gpt.lora import load_adapter
+from gpt.finetuning.lora import load_adapter
+from gpt.finetuning.tasks import text_loss
 from gpt.model import build_model
 from gpt.pretrained import open_model
-from gpt.tasks import text_loss
+from gpt.writing.decoder import supports
 
 OLD = "the quick brown fox jumps over the lazy dog.\n" * 40
 NEW = "god yzal eht revo spmuj xof nworb kciuq eht.\n" * 40
@@ -212,12 +212,12 @@ def test_data_that_cannot_be_used(base, capsys, name, content, message):
 
 
 def test_a_stop_saves_and_leaves(base, monkeypatch, capsys):
-    from gpt.stopping import Stopped
+    from gpt.training.stopping import Stopped
 
     def stop(self):
         raise Stopped
 
-    monkeypatch.setattr("gpt.stopping.StopRequest.check", stop)
+    monkeypatch.setattr("gpt.training.stopping.StopRequest.check", stop)
     assert finetune(base, "--lora-rank=2") == 130
     assert "Stopped after step" in capsys.readouterr().out
     assert (base.parent / "run" / "adapter.safetensors").exists()

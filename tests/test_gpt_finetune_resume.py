@@ -18,13 +18,13 @@ import pytest
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
 from gpt.checkpoint import load_model, save_model
-from gpt.checkpoints import Checkpoints
-from gpt.classify import load_classifier
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.finetune import main
+from gpt.finetuning.classify import load_classifier
 from gpt.model import build_model
-from gpt.stopping import Stopped, StopRequest
+from gpt.training.checkpoints import Checkpoints
+from gpt.training.stopping import Stopped, StopRequest
 
 ROOT = Path(__file__).parents[1]
 OLD = "the quick brown fox jumps over the lazy dog.\n" * 40
@@ -235,7 +235,7 @@ def test_a_nan_is_named_with_its_layer(folder, capsys):
 
 
 def test_too_little_memory_comes_with_advice(folder, capsys, monkeypatch):
-    from gpt.trainer import Trainer
+    from gpt.training.trainer import Trainer
 
     def update(self):
         np.empty(2**60, np.uint8)

@@ -12,12 +12,12 @@ import pytest
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
 from gpt.config import GPTConfig
-from gpt.instructions import ResponseLoss, read_instructions, tokens_per_row
+from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_per_row
+from gpt.finetuning.records import RecordError
+from gpt.finetuning.tasks import rows_loss
 from gpt.model import build_model
-from gpt.records import RecordError
-from gpt.rows import IGNORE, Row, RowBatches, packed, padded
-from gpt.tasks import rows_loss
-from gpt.template import Template, TemplateError, load_template
+from gpt.training.rows import IGNORE, Row, RowBatches, packed, padded
+from gpt.writing.template import Template, TemplateError, load_template
 from tensorlite.parallel import BatchShards, Workers
 from tensorlite.random import make_generator
 

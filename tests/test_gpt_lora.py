@@ -7,7 +7,7 @@ import pytest
 
 import tensorlite as tl
 from gpt.config import GPTConfig
-from gpt.lora import LoraError, LoraLinear, add_lora, fingerprint, load_adapter, merged, save_adapter
+from gpt.finetuning.lora import LoraError, LoraLinear, add_lora, fingerprint, load_adapter, merged, save_adapter
 from gpt.model import build_model
 from tensorlite import nn
 from tensorlite.testing import gradcheck

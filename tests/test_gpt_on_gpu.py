@@ -14,7 +14,7 @@ from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.model import build_model
 from gpt.train import main
-from gpt.trainer import Trainer
+from gpt.training.trainer import Trainer
 from tensorlite.precision import PRECISIONS, use_precision
 from tests.standin import machine
 from tests.torch_gpt import twin_of

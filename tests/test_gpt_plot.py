@@ -11,16 +11,16 @@ import torch
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.activation_curves import ACTIVATIONS, activation_curve
-from gpt.attention_maps import attention_weights
 from gpt.checkpoint import save_model
 from gpt.config import GPTConfig, TrainConfig
-from gpt.curves import plot_losses, plot_runs
 from gpt.errors import run_main
-from gpt.gradient_norms import norms_by_layer
 from gpt.model import build_model
 from gpt.plot import main
-from gpt.trainer import Trainer
+from gpt.plots.activation_curves import ACTIVATIONS, activation_curve
+from gpt.plots.attention_maps import attention_weights
+from gpt.plots.curves import plot_losses, plot_runs
+from gpt.training.gradient_norms import norms_by_layer
+from gpt.training.trainer import Trainer
 
 TOKENIZER = CharTokenizer.train("abcdefg \n")
 CONFIG = GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=12, n_layer=2, n_head=2, n_embd=8, dropout=0.3)
@@ -95,7 +95,7 @@ def test_the_norms_of_the_layers_make_up_the_norm_of_all(monkeypatch):
         seen.update({name: p.grad.numpy().copy() for name, p in trainer.model.named_parameters()})
         return clip(parameters, length)
 
-    monkeypatch.setattr("gpt.trainer.optim.clip_grad_norm_", look_and_clip)
+    monkeypatch.setattr("gpt.training.trainer.optim.clip_grad_norm_", look_and_clip)
     trainer.update()
     total = float(trainer.gradient_norm.data)
     norms = norms_by_layer(trainer.model, total)

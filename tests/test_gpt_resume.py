@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import safetensors.numpy
 
-from gpt.checkpoints import Checkpoints
 from gpt.errors import run_main
 from gpt.train import main
+from gpt.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 60
@@ -98,7 +98,7 @@ def test_stopped_and_resumed_within_one_process(tmp_path, undisturbed, monkeypat
     """At every step there is, in turn: the state is whole between any two."""
     settings, expected = undisturbed
     folder = tmp_path / "stopped"
-    from gpt.stopping import Stopped, StopRequest
+    from gpt.training.stopping import Stopped, StopRequest
 
     checks = []
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 import tensorlite as tl
-from gpt.classify import Classifier
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
-from gpt.freezing import freeze_blocks
-from gpt.lora import add_lora
+from gpt.finetuning.classify import Classifier
+from gpt.finetuning.freezing import freeze_blocks
+from gpt.finetuning.lora import add_lora
 from gpt.model import build_model
-from gpt.speed import Speed, Work, count_work, measure_peak
 from gpt.train import main
-from gpt.trainer import Trainer
+from gpt.training.speed import Speed, Work, count_work, measure_peak
+from gpt.training.trainer import Trainer
 from tensorlite.parallel import Workers
 
 MODEL = GPTConfig(vocab_size=17, block_size=16, n_layer=2, n_head=2, n_embd=32)
@@ -67,7 +67,7 @@ def test_counting_leaves_no_trace():
 
 def test_the_share_is_work_over_time_over_peak(monkeypatch):
     clock = iter([10.0, 12.0, 12.0, 12.5, 12.5])
-    monkeypatch.setattr("gpt.speed.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("gpt.training.speed.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     speed = Speed()
     speed.work, speed.peak = Work(per_token=100.0, per_pair=10.0), 1e4
     speed.add(np.zeros((3, 8)))
@@ -92,7 +92,7 @@ def test_without_memory_for_it_there_is_no_share(monkeypatch):
     def too_much(*_):
         raise MemoryError
 
-    monkeypatch.setattr("gpt.speed.measure_peak", too_much)
+    monkeypatch.setattr("gpt.training.speed.measure_peak", too_much)
     speed = Speed()
     with Workers(1) as workers:
         speed.calibrate(model(), "numpy", workers)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import gpt.checkpoint
-import gpt.run_folder
+import gpt.training.run_folder
 import tensorlite as tl
 from gpt.checkpoint import load_model
 from gpt.errors import UserError, run_main
 from gpt.inference import generate_text
-from gpt.run_folder import RunFolder
 from gpt.train import main
+from gpt.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 60
@@ -79,7 +79,7 @@ def test_a_run_prints_what_it_does_and_leaves_what_it_learnt(tmp_path, options, 
 def test_the_weights_that_are_left_have_the_loss_that_was_printed(tmp_path, options):
     assert run(options) == 0
     from data.loader import RandomBatches, split_tokens
-    from gpt.trainer import EVALUATION
+    from gpt.training.trainer import EVALUATION
     from tensorlite.random import make_generator
 
     model, tokenizer, _ = load_model(tmp_path / "run")
@@ -108,7 +108,7 @@ def test_an_empty_folder_is_taken_as_it_is(tmp_path):
 
 
 def test_without_matplotlib_one_line_says_how_to_get_it(tmp_path, options, capsys, monkeypatch):
-    monkeypatch.setattr(gpt.run_folder, "can_plot", lambda: False)
+    monkeypatch.setattr(gpt.training.run_folder, "can_plot", lambda: False)
     assert run(options) == 0
     assert "loss.png needs matplotlib: pip install 'tensorlite[plot]'." in capsys.readouterr().out
     assert not (tmp_path / "run" / "loss.png").exists()
@@ -203,7 +203,7 @@ def test_metrics_that_cannot_be_written_do_not_cost_the_weights(tmp_path, option
             (self.path / "metrics.jsonl").unlink()
             (self.path / "metrics.jsonl").symlink_to("/dev/full")
 
-    monkeypatch.setattr("gpt.pretraining.RunFolder", Full)
+    monkeypatch.setattr("gpt.training.pretraining.RunFolder", Full)
     assert run(options) == 0
     assert capsys.readouterr().err.count("the metrics are not being written") == 1
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12

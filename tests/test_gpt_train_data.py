@@ -118,7 +118,7 @@ def test_the_bigram_counts_a_folder_as_it_counts_a_text(tmp_path: Path, text: Pa
     for data in (text, tmp_path / "folder"):
         assert run(tmp_path, f"--data={data}", "--preset=bigram", "--steps=1") == 0
         said += [line for line in capsys.readouterr().out.splitlines() if line.startswith("Counting pairs")]
-        monkeypatch.setattr("gpt.counting.CHUNK", 100)  # the folder is counted in many pieces
+        monkeypatch.setattr("gpt.training.counting.CHUNK", 100)  # the folder is counted in many pieces
     assert len(said) == 2
     assert said[0] == said[1]
 

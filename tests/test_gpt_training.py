@@ -15,10 +15,10 @@ import torch
 import tensorlite as tl
 from data.errors import DataError
 from gpt.config import GPTConfig, TrainConfig, from_preset
-from gpt.counting import counted_bigram_loss
 from gpt.errors import UserError
 from gpt.model import build_model
-from gpt.trainer import Trainer, learning_rate_factor, make_optimizer
+from gpt.training.counting import counted_bigram_loss
+from gpt.training.trainer import Trainer, learning_rate_factor, make_optimizer
 from tests.torch_gpt import twin_of
 
 MODEL = GPTConfig(vocab_size=17, block_size=16, n_layer=2, n_head=2, n_embd=32)
@@ -235,7 +235,7 @@ def test_memory_is_flat_over_two_thousand_steps():
         import numpy as np
         from gpt.config import GPTConfig, TrainConfig
         from gpt.model import build_model
-        from gpt.trainer import Trainer
+        from gpt.training.trainer import Trainer
 
         def resident():  # pages in memory
             return int(open("/proc/self/statm").read().split()[1])

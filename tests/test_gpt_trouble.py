@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import gpt.lock
+import gpt.training.lock
 import tensorlite as tl
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError, run_main
-from gpt.estimate import advice, estimate
-from gpt.lock import FolderLock
 from gpt.model import CausalSelfAttention, build_model
 from gpt.sizes import in_words
 from gpt.train import main
-from gpt.trainer import Trainer
+from gpt.training.estimate import advice, estimate
+from gpt.training.lock import FolderLock
+from gpt.training.trainer import Trainer
 from tensorlite.memory import free_memory, peak_memory
 from tensorlite.profile import Profile
 
@@ -140,8 +140,8 @@ def test_a_run_that_diverges_leaves_a_whole_checkpoint(tmp_path, capsys):
 def test_the_estimate_is_near_what_a_run_takes():
     """In a process of its own, since the peak is that of a process."""
     script = (
-        "import numpy as np; from gpt.config import *; from gpt.model import build_model; from gpt.trainer import Trainer\n"
-        "from gpt.estimate import estimate; from tensorlite.memory import peak_memory\n"
+        "import numpy as np; from gpt.config import *; from gpt.model import build_model; from gpt.training.trainer import Trainer\n"
+        "from gpt.training.estimate import estimate; from tensorlite.memory import peak_memory\n"
         "model = build_model(GPTConfig(vocab_size=300, block_size=128, n_layer=4, n_head=4, n_embd=192, dropout=0.1))\n"
         "tokens = np.arange(9000) % 300\n"
         "run = Trainer(model, TrainConfig(batch_size=24, steps=9, workers=1, shards=1), tokens, tokens)\n"
@@ -156,7 +156,7 @@ def test_the_estimate_is_near_what_a_run_takes():
 
 def test_more_than_there_is_gets_a_warning(tmp_path, capsys, monkeypatch):
     (tmp_path / "fox.txt").write_text(TEXT)
-    monkeypatch.setattr("gpt.estimate.free_memory", lambda: 1000)
+    monkeypatch.setattr("gpt.training.estimate.free_memory", lambda: 1000)
     options = ["--n-embd=16", "--block-size=8", "--batch-size=4", f"--data={tmp_path / 'fox.txt'}", "--steps=1", "--eval-iters=1"]
     assert run_main(lambda: main([*options, f"--out={tmp_path / 'run'}"])) == 0
     out = capsys.readouterr().out
@@ -289,7 +289,7 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, capsy
     def unknown(descriptor):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(gpt.lock, "_lock", unknown)
+    monkeypatch.setattr(gpt.training.lock, "_lock", unknown)
     FolderLock(tmp_path).release()
     assert "see that no other run uses it" in capsys.readouterr().err
 

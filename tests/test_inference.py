@@ -10,7 +10,7 @@ from data.tokenizer import CharTokenizer, UnknownCharacterError
 from gpt.config import GPTConfig
 from gpt.inference import context_length, generate_text, stream_text, stream_tokens
 from gpt.model import LanguageModel, build_model
-from gpt.sampling import DivergedError
+from gpt.writing.sampling import DivergedError
 from tensorlite import random
 from tensorlite.tape import is_grad_enabled
 

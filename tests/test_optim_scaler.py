@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import tensorlite as tl
-from gpt.captured import WARM_UP
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.model import build_model
-from gpt.trainer import Trainer
+from gpt.training.captured import WARM_UP
+from gpt.training.trainer import Trainer
 from tensorlite import Tensor, nn, optim
 from tensorlite.op import use_kernels
 from tensorlite.precision import use_precision

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.pieces import Pieces
+from gpt.writing.pieces import Pieces
 
 
 class Bytes:

@@ -11,7 +11,7 @@ import tensorlite as tl
 from gpt import __main__ as program
 from gpt.config import GPTConfig, TrainConfig
 from gpt.model import GPT
-from gpt.trainer import Trainer
+from gpt.training.trainer import Trainer
 from tensorlite.backend import Device, DeviceUnavailableError
 from tensorlite.op import use_kernels
 from tests.standin import library, machine

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gpt.estimate import Estimate
-from gpt.run import Run
 from gpt.sizes import in_words
+from gpt.training.estimate import Estimate
+from gpt.training.run import Run
 from tensorlite.memory import peak_memory
 from tensorlite.op import kernel_table
 

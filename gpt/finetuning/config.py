@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt.classify import POOLINGS
 from gpt.config import TrainConfig, option, require_name
-from gpt.lora import TARGETS
+from gpt.finetuning.classify import POOLINGS
+from gpt.finetuning.lora import TARGETS
 from gpt.options import Group
 
 TASKS = ("text", "instruct", "classify")

@@ -18,16 +18,16 @@ from tqdm import tqdm
 
 import tensorlite as tl
 from data.loader import Batch, RandomBatches, Tokens
-from gpt.captured import CapturedStep
 from gpt.config import TrainConfig
-from gpt.diagnosis import first_not_finite
 from gpt.errors import fail
-from gpt.gradient_norms import norms_by_layer
 from gpt.model import LanguageModel
-from gpt.rows import IGNORE
-from gpt.run_folder import RunFolder
-from gpt.speed import Speed
-from gpt.stopping import StopRequest
+from gpt.training.captured import CapturedStep
+from gpt.training.diagnosis import first_not_finite
+from gpt.training.gradient_norms import norms_by_layer
+from gpt.training.rows import IGNORE
+from gpt.training.run_folder import RunFolder
+from gpt.training.speed import Speed
+from gpt.training.stopping import StopRequest
 from tensorlite import Tensor, optim
 from tensorlite.backend import Array, Device
 from tensorlite.memory import peak_memory
@@ -80,7 +80,7 @@ class Trainer:
         last: the latest evaluation.
         best: the best one.
         gradient_norm: the length of the last gradient, before it was clipped.
-        speed: what goes through the model, and what the machine could do; see `gpt.speed`.
+        speed: what goes through the model, and what the machine could do; see `gpt.training.speed`.
 
     Raises:
         BatchError: if one of the two texts is shorter than a context.
@@ -249,7 +249,7 @@ class Trainer:
             self.folder.log(step=self.step, **dataclasses.asdict(evaluation))
 
     def log(self, loss: float, bar: tqdm) -> None:
-        """Show and keep the loss of the last batch, the length of its gradient, and the speed since the last look (see `gpt.speed`)."""
+        """Show and keep the loss of the last batch, the length of its gradient, and the speed since the last look (see `Speed`)."""
         if not math.isfinite(loss):  # on a GPU, where nobody looked before
             self._diverged(loss, [])
         if self.scaler and self.scaler.state_dict()["scale"] < 1:

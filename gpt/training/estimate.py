@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpt.sizes import in_words, missing
-from gpt.trainer import Trainer
+from gpt.training.trainer import Trainer
 from tensorlite import Tensor
 from tensorlite.backend import Device
 from tensorlite.memory import free_memory

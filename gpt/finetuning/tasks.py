@@ -18,14 +18,14 @@ from data.corpus import load_corpus
 from data.loader import BatchError, Tokens, split_tokens
 from data.prepared import open_prepared, require_same_tokenizer
 from data.tokenizer import CharTokenizer, Tokenizer
-from gpt.classify import Classifier, classes_of, confusion, describe_confusion, read_labelled
 from gpt.errors import fail
-from gpt.instructions import ResponseLoss, read_instructions, tokens_per_row
+from gpt.finetuning.classify import Classifier, classes_of, confusion, describe_confusion, read_labelled
+from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_per_row
+from gpt.finetuning.records import KINDS, read_records
 from gpt.model import GPT, LanguageModel
-from gpt.records import KINDS, read_records
-from gpt.rows import IGNORE, Row, RowBatches, packed, padded
-from gpt.template import Template
-from gpt.trainer import Trainer
+from gpt.training.rows import IGNORE, Row, RowBatches, packed, padded
+from gpt.training.trainer import Trainer
+from gpt.writing.template import Template
 from tensorlite.nn import functional as F
 from tensorlite.random import make_generator
 

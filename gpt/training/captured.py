@@ -20,7 +20,7 @@ from tensorlite.kernels.cuda.graph import CaptureError, Recorder, Recording
 from tensorlite.op import kernels_in_use
 
 if TYPE_CHECKING:
-    from gpt.trainer import Trainer
+    from gpt.training.trainer import Trainer
 
 WARM_UP = 3  # plain steps before the one that is recorded
 

@@ -1,4 +1,4 @@
-"""A run: a trainer, and the folder where it can be found again. `gpt.pretraining` and `gpt.finetuning` are the two kinds.
+"""A run: a trainer, and the folder where it can be found again. `gpt.training.pretraining` and `gpt.finetuning.run` are the two kinds.
 
 `Run.resume` goes on with one as if it had never ended: the same weights, the same optimizer, the same batches, the same dropout, bit for
 bit, on the same machine with the same number of shards. `Run.carry_out` is what the programs do with one.
@@ -15,17 +15,17 @@ from typing import Any, ClassVar, Self
 
 from data.tokenizer import Tokenizer
 from gpt.checkpoint import CheckpointError, is_pickle, save_model, versions
-from gpt.checkpoints import FOLDER, Checkpoints
 from gpt.config import TrainConfig
 from gpt.errors import EXIT_INTERRUPTED, fail
-from gpt.estimate import Estimate, advice, estimate
 from gpt.inference import stream_text
 from gpt.model import CausalSelfAttention, LanguageModel
-from gpt.run_folder import RunFolder
-from gpt.stopping import Stopped, TimeIsUp
-from gpt.tensorboard import require_tensorboard
-from gpt.trainer import SAMPLE, Trainer
-from gpt.training_state import TrainingState, files_of
+from gpt.training.checkpoints import FOLDER, Checkpoints
+from gpt.training.estimate import Estimate, advice, estimate
+from gpt.training.run_folder import RunFolder
+from gpt.training.stopping import Stopped, TimeIsUp
+from gpt.training.tensorboard import require_tensorboard
+from gpt.training.trainer import SAMPLE, Trainer
+from gpt.training.training_state import TrainingState, files_of
 from tensorlite.backend import Device
 from tensorlite.precision import use_precision
 from tensorlite.random import make_generator

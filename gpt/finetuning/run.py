@@ -6,8 +6,8 @@
         best/                   the same, at the lowest validation loss
         checkpoints/            to go on from
 
-The loop is `gpt.trainer`'s, and what the model is to learn is a task's (`gpt.tasks`). What is here is around them: which weights may
-change, and what was gained and forgotten.
+The loop is `gpt.training.trainer`'s, and what the model is to learn is a task's (`gpt.finetuning.tasks`). What is here is around them:
+which weights may change, and what was gained and forgotten.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from data.tokenizer import Tokenizer
 from gpt.checkpoint import CONFIG, CheckpointError
 from gpt.config import TrainConfig, from_preset
 from gpt.errors import fail
-from gpt.estimate import Estimate
-from gpt.finetune_config import DEFAULTS, FinetuneConfig
-from gpt.freezing import freeze_blocks, train_only, trainable
-from gpt.lora import add_lora, merged, save_adapter
+from gpt.finetuning.config import DEFAULTS, FinetuneConfig
+from gpt.finetuning.freezing import freeze_blocks, train_only, trainable
+from gpt.finetuning.lora import add_lora, merged, save_adapter
+from gpt.finetuning.tasks import ClassifyTask, InstructTask, Task, TextTask, guess_task, read_tokens, text_loss, with_unknown
 from gpt.model import LanguageModel, build_model
 from gpt.pretrained import open_model
-from gpt.report import final_table, machine_rows, table
-from gpt.run import MAY_CHANGE, Run, changed, recompute_attention, require_working
-from gpt.run_folder import RunFolder
-from gpt.tasks import ClassifyTask, InstructTask, Task, TextTask, guess_task, read_tokens, text_loss, with_unknown
-from gpt.template import load_template
-from gpt.trainer import WEIGHTS
-from gpt.training_state import TRAINING, TrainingState
+from gpt.training.estimate import Estimate
+from gpt.training.report import final_table, machine_rows, table
+from gpt.training.run import MAY_CHANGE, Run, changed, recompute_attention, require_working
+from gpt.training.run_folder import RunFolder
+from gpt.training.trainer import WEIGHTS
+from gpt.training.training_state import TRAINING, TrainingState
+from gpt.writing.template import load_template
 from tensorlite.random import make_generator, use_generator
 
 BEST = "best"

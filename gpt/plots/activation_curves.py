@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import tensorlite as tl
-from gpt.figure import new_figure, save_figure, tidy
+from gpt.plots.figure import new_figure, save_figure, tidy
 from tensorlite import Tensor
 from tensorlite.nn import functional as F
 

@@ -27,8 +27,8 @@ from data.token_file import TokenFile
 from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.checkpoint import WEIGHTS, CheckpointError, fill_model, model_bytes, versions
 from gpt.config import GPTConfig, TrainConfig
-from gpt.rows import Row
-from gpt.trainer import Trainer
+from gpt.training.rows import Row
+from gpt.training.trainer import Trainer
 
 OPTIMIZER = "optimizer.safetensors"
 TOKENIZER = "tokenizer.json"

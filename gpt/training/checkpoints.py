@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gpt.checkpoint import CheckpointError
-from gpt.snapshot import read_snapshot, remove_leftovers, remove_snapshot, write_snapshot
-from gpt.training_state import TrainingState
+from gpt.training.snapshot import read_snapshot, remove_leftovers, remove_snapshot, write_snapshot
+from gpt.training.training_state import TrainingState
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d+)")

@@ -37,9 +37,9 @@ from data.files import write_atomically
 from data.tokenizer import Tokenizer
 from gpt.checkpoint import CheckpointError, load_model
 from gpt.config import require_name
+from gpt.finetuning.records import RecordError, encode_all, read_records, text_of
 from gpt.model import GPT, LanguageModel
-from gpt.records import RecordError, encode_all, read_records, text_of
-from gpt.rows import IGNORE, Row, padded
+from gpt.training.rows import IGNORE, Row, padded
 from tensorlite import Tensor, nn
 from tensorlite.backend import Device
 from tensorlite.nn import functional as F

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt.figure import new_figure, save_figure, tidy
+from gpt.plots.figure import new_figure, save_figure, tidy
 
 Records = Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl
 

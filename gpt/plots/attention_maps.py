@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import tensorlite as tl
-from gpt.figure import new_figure, save_figure
 from gpt.model import GPT
+from gpt.plots.figure import new_figure, save_figure
 from tensorlite import Tensor
 
 LABELLED = 48  # tokens, at most, that have their letters beside the picture

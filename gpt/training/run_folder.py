@@ -3,10 +3,10 @@
     runs/<name>/
         metrics.jsonl       one line for each look at the loss, appended as training goes
         loss.png            the same as a curve
-        tensorboard/        the same as TensorBoard's events, if they are asked for; see `gpt.tensorboard`
+        tensorboard/        the same as TensorBoard's events, if they are asked for; see `gpt.training.tensorboard`
         model.safetensors, config.json, tokenizer.json      the newest weights, to write with; see `gpt.checkpoint`
-        checkpoints/        to go on from; see `gpt.checkpoints`
-        .lock               see `gpt.lock`
+        checkpoints/        to go on from; see `gpt.training.checkpoints`
+        .lock               see `gpt.training.lock`
 
 A run that nobody can keep is worth nothing, so the folder is tried before the work begins. After that, the weights come
 first: a line of metrics that cannot be written is reported once and costs nothing else.
@@ -23,11 +23,11 @@ from typing import Any, Self
 
 from data.files import explain, write_atomically
 from gpt.config import nearest
-from gpt.curves import plot_losses
 from gpt.errors import fail
-from gpt.figure import HOW_TO_GET_IT, can_plot
-from gpt.lock import FolderLock
-from gpt.tensorboard import Events
+from gpt.plots.curves import plot_losses
+from gpt.plots.figure import HOW_TO_GET_IT, can_plot
+from gpt.training.lock import FolderLock
+from gpt.training.tensorboard import Events
 
 METRICS = "metrics.jsonl"
 PLOT = "loss.png"
