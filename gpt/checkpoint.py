@@ -6,8 +6,8 @@
         tokenizer.json      for people and other programs: the tokenizer
 
 `load_model` reads model.safetensors and nothing else. All that is needed to write text sits in one file, which is replaced
-in one step, so weights can never meet the tokenizer or the config of another run. The format can hold numbers and text but no code: a
-checkpoint from a stranger may be wrong, not dangerous.
+in one step, so weights can never meet the tokenizer or the config of another run, and which has a checksum of all that (`gpt.seal`). The
+format can hold numbers and text but no code: a checkpoint from a stranger may be wrong, not dangerous.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.model import LanguageModel, build_model
+from gpt.seal import is_broken, name_twice, sealed
 from tensorlite import random
 from tensorlite.backend import Device
 
@@ -76,7 +77,7 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
     """
     file = _find(Path(path).expanduser())
     metadata, weights = _read(file)
-    config, tokenizer = _config_and_tokenizer(metadata, file)
+    ours, config, tokenizer = _understood(metadata, file)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{file} does not fit together: its tokenizer has {tokenizer.vocab_size:,} ids, but its model knows {config.vocab_size:,}."
@@ -85,7 +86,9 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
         model = build_model(config)
     if any(array.dtype == np.float64 for array in weights.values()):
         model.to(dtype=np.float64)
-    fill_model(model, weights, file)
+    fill_model(model, dict(weights), file)
+    if is_broken(ours, weights):
+        raise CheckpointError(f"{file} is damaged: it does not hold what was written; use a copy, or train again.")
     return model.to(device=device).eval(), tokenizer, config
 
 
@@ -93,7 +96,8 @@ def model_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
     """The content of model.safetensors; the same model gives the same bytes."""
     # One entry, not three: safetensors writes entries in a random order.
     ours = {"config": dataclasses.asdict(model.config), "tokenizer": tokenizer.to_dict(), "versions": versions()}
-    return safetensors.numpy.save(_weights(model), {METADATA: json.dumps(ours)})
+    weights = _weights(model)
+    return safetensors.numpy.save(weights, {METADATA: json.dumps(sealed(ours, weights))})
 
 
 def fill_model(model: LanguageModel, weights: dict[str, np.ndarray], file: str | os.PathLike[str]) -> None:
@@ -186,6 +190,8 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         with open(file, "rb") as opened:
             start = opened.read(16)
         with safetensors.safe_open(file, framework="numpy") as opened:
+            if name := name_twice(file):
+                raise CheckpointError(f"{file} is damaged: its header has {name!r} twice; use a copy, or train again.")
             return opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     except OSError as error:
         raise CheckpointError(f"there is no reading {file}: {(error.strerror or str(error)).lower()}.") from error
@@ -205,12 +211,13 @@ def _what_instead(start: bytes, size: int) -> str:
     return "is not a safetensors file; name a folder that python -m gpt.train has written"
 
 
-def _config_and_tokenizer(metadata: Mapping[str, str], file: Path) -> tuple[GPTConfig, Tokenizer]:
+def _understood(metadata: Mapping[str, str], file: Path) -> tuple[dict[str, Any], GPTConfig, Tokenizer]:
+    """Our entry in the metadata, and the config and the tokenizer in it."""
     if METADATA not in metadata:
         raise CheckpointError(f"{file} holds weights but no config and tokenizer: it was not written by python -m gpt.train.")
     try:
         ours = json.loads(metadata[METADATA])
-        return GPTConfig(**ours["config"]), tokenizer_from_dict(ours["tokenizer"])
+        return ours, GPTConfig(**ours["config"]), tokenizer_from_dict(ours["tokenizer"])
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"the config or tokenizer in {file} is not one that this version knows ({_said(error)}).") from error
 

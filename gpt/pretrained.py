@@ -28,6 +28,7 @@ from gpt.checkpoint import CheckpointError, load_model
 from gpt.config import GPTConfig
 from gpt.finetuning import lora
 from gpt.model import GPT, LanguageModel, build_model
+from gpt.seal import name_twice
 from tensorlite import random
 from tensorlite.backend import Device
 
@@ -264,6 +265,8 @@ def _stored(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
+            if twice := name_twice(file):
+                raise CheckpointError(f"{file} is damaged: its header has {twice!r} twice; get it anew.")
             for name in opened.keys():  # noqa: SIM118 - no mapping
                 kind = opened.get_slice(name).get_dtype()
                 if kind not in ("F16", "F32", "F64", "U8", "BOOL", "I64"):

@@ -20,6 +20,7 @@ from gpt.checkpoint import CONFIG, METADATA, TOKENIZER, WEIGHTS, CheckpointError
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.model import LanguageModel, build_model
+from gpt.seal import SEAL
 from tensorlite import random
 
 TOKEN = CharTokenizer.train("the quick brown fox\n")
@@ -63,13 +64,13 @@ def saved(tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, tensors: dict | None = None, **ours: object) -> None:
-    """Change something in the file of weights, which stays a valid safetensors file; None takes it away."""
+    """Change something in the file of weights, which stays a valid safetensors file; None takes it away. It has no seal afterwards."""
     with safetensors.safe_open(folder / WEIGHTS, framework="numpy") as file:
         metadata = json.loads(file.metadata()[METADATA])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     metadata, weights = (
         {name: value for name, value in {**old, **new}.items() if value is not None}
-        for old, new in ((metadata, ours), (weights, tensors or {}))
+        for old, new in ((metadata, {SEAL: None, **ours}), (weights, tensors or {}))
     )
     (folder / WEIGHTS).write_bytes(safetensors.numpy.save(weights, {METADATA: json.dumps(metadata)}))
 
@@ -364,19 +365,51 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / WEIGHTS).read_bytes()
 
 
-@given(st.data())
-def test_a_changed_byte_in_the_header_is_an_error_or_changes_no_weight(
-    tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject
-) -> None:
-    header = 8 + int.from_bytes(whole[:8], "little")
-    damaged = bytearray(whole)
-    damaged[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
-    path.write_bytes(damaged)
+def understood(content: bytes, path: Path) -> tuple[GPTConfig, CharTokenizer, dict[str, np.ndarray]] | None:
+    """All that a file says, or None if it is refused, in one sentence."""
+    path.write_bytes(content)
     try:
-        model, _, _ = load_model(path)
+        model, tokenizer, config = load_model(path)
     except CheckpointError as error:
-        assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
-    else:
-        for name, tensor in make().state_dict().items():
-            np.testing.assert_array_equal(model.state_dict()[name].numpy(), tensor.numpy())
+        assert "\n" not in str(error)  # noqa: PT017 - either outcome may be right
+        return None
+    return config, tokenizer, {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def is_what_was_saved(found: tuple[GPTConfig, CharTokenizer, dict[str, np.ndarray]]) -> bool:
+    config, tokenizer, weights = found
+    own = make().state_dict()
+    return (config, tokenizer) == (SMALL, TOKEN) and all(np.array_equal(weights[name], tensor.numpy()) for name, tensor in own.items())
+
+
+@given(st.data())
+def test_a_changed_byte_is_an_error_or_changes_nothing(tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject) -> None:
+    """In the header there are bytes without a meaning, such as the spaces behind it; among the weights there are none."""
+    header = 8 + int.from_bytes(whole[:8], "little")
+    at, byte = data.draw(st.integers(0, header - 1) | st.integers(header, len(whole) - 1)), data.draw(st.integers(0, 255))
+    found = understood(whole[:at] + bytes([byte]) + whole[at + 1 :], tmp_path_factory.getbasetemp() / "damaged.safetensors")
+    assert found is None or (is_what_was_saved(found) and (at < header or byte == whole[at]))
+
+
+@pytest.mark.parametrize(("was", "becomes"), [(rb"n_head\": 2", rb"n_head\": 4"), (b"gelu", b"relu"), (rb"\"b\", \"c\"", rb"\"c\", \"b\"")])
+def test_what_would_still_fit_together_is_noticed(tmp_path: Path, was: bytes, becomes: bytes) -> None:
+    """Another number of heads, another activation, letters that change places: only the checksum can tell."""
+    save_model(tmp_path, make(dataclasses.replace(SMALL, vocab_size=30)), CharTokenizer.train("abcdefgh"))
+    content = (tmp_path / WEIGHTS).read_bytes()
+    assert was in content
+    (tmp_path / WEIGHTS).write_bytes(content.replace(was, becomes, 1))
+    assert "is damaged: it does not hold what was written" in complaint(tmp_path)
+
+
+def test_a_file_without_a_seal_is_read(saved: Path) -> None:
+    rewrite(saved)
+    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make()))
+
+
+def test_a_header_with_a_name_twice(saved: Path) -> None:
+    content = (saved / WEIGHTS).read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8 : 8 + size])
+    header = content[8 : 8 + size].rstrip()[:-1] + f', "wpe.weight": {json.dumps(entries["wpe.weight"])}}}'.encode()
+    (saved / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
+    assert "its header has 'wpe.weight' twice" in complaint(saved)

@@ -120,10 +120,14 @@ def test_a_classifier_comes_back(tmp_path):
     rows = labelled(tmp_path).rows
     x = tl.tensor(padded(rows)[0])
     assert np.array_equal(again(x)[0].detach().numpy(), classifier(x)[0].detach().numpy())
-    (tmp_path / "run" / "classifier.safetensors").write_bytes(b"12345678{}")
+    file = tmp_path / "run" / "classifier.safetensors"
+    file.write_bytes(file.read_bytes().replace(b"left", b"lift"))
+    with pytest.raises(CheckpointError, match="it does not hold what was written"):
+        load_classifier(tmp_path / "run")
+    file.write_bytes(b"12345678{}")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_classifier(tmp_path / "run")
-    (tmp_path / "run" / "classifier.safetensors").unlink()
+    file.unlink()
     with pytest.raises(CheckpointError, match="not taught to classify"):
         load_classifier(tmp_path / "run")
 

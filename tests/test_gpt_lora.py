@@ -131,8 +131,12 @@ def test_a_missing_or_damaged_adapter_is_refused(tmp_path):
         load_adapter(tmp_path, model())
     save_adapter(tmp_path, learnt())
     file = tmp_path / "adapter.safetensors"
-    file.write_bytes(file.read_bytes()[:-10])
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
     with pytest.raises(LoraError, match="cannot be read"):
+        load_adapter(tmp_path, model())
+    file.write_bytes(whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:])
+    with pytest.raises(LoraError, match="is damaged: it does not hold what was written"):
         load_adapter(tmp_path, model())
 
 

@@ -288,6 +288,16 @@ def test_hostile_headers(folder: Path, capsys: pytest.CaptureFixture, header: by
     assert "model.safetensors is damaged, cut short, or no safetensors file" in refusal(folder, capsys)
 
 
+def test_a_name_that_is_there_twice(folder: Path, capsys: pytest.CaptureFixture):
+    """Of the same shape and place: a reader that took either would be content."""
+    content = (folder / "model.safetensors").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    name, entry = next(item for item in json.loads(content[8 : 8 + size]).items() if item[0] != "__metadata__")
+    header = content[8 : 8 + size].rstrip()[:-1] + f', "{name}": {json.dumps(entry)}}}'.encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + content[8 + size :])
+    assert f"its header has '{name}' twice" in refusal(folder, capsys)
+
+
 def test_other_things_that_are_wrong(folder: Path, capsys: pytest.CaptureFixture):
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-100])

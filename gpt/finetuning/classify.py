@@ -39,6 +39,7 @@ from gpt.checkpoint import CheckpointError, load_model
 from gpt.config import require_name
 from gpt.finetuning.records import RecordError, encode_all, read_records, text_of
 from gpt.model import GPT, LanguageModel
+from gpt.seal import is_broken, sealed
 from gpt.training.rows import IGNORE, Row, padded
 from tensorlite import Tensor, nn
 from tensorlite.backend import Device
@@ -95,7 +96,7 @@ class Classifier(LanguageModel):
         """
         head = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in self.score.state_dict().items()}
         metadata = {"labels": self.labels, "pooling": self.pooling}
-        write_atomically(Path(folder) / HEAD, safetensors.numpy.save(head, {METADATA: json.dumps(metadata)}))
+        write_atomically(Path(folder) / HEAD, safetensors.numpy.save(head, {METADATA: json.dumps(sealed(metadata, head))}))
 
     def predict(self, rows: Sequence[Row], batch_size: int = 32) -> np.ndarray:
         """The likeliest class of each row, in eval mode and off the tape."""
@@ -127,6 +128,8 @@ def load_classifier(folder: str | os.PathLike[str], device: Device | str = "nump
         assert isinstance(body, GPT)
         classifier = Classifier(body, metadata["labels"], metadata["pooling"])
         classifier.score.load_state_dict(weights)
+        if is_broken(metadata, weights):
+            raise ValueError("it does not hold what was written")
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no {HEAD}: its model was not taught to classify.") from None
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AssertionError, safetensors.SafetensorError) as error:

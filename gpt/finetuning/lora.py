@@ -39,6 +39,7 @@ from data.files import write_atomically
 from gpt.config import require_at_least
 from gpt.errors import UserError
 from gpt.model import LanguageModel
+from gpt.seal import SEAL, is_broken, sealed
 from tensorlite import Tensor, nn
 from tensorlite.nn import functional as F
 
@@ -144,10 +145,10 @@ def save_adapter(folder: str | os.PathLike[str], model: LanguageModel, **facts: 
     folder, layers = Path(folder), list(_layers(model))
     weights = {f"{name}.{which}": _array(getattr(layer, which)) for name, layer in layers for which in ("lora_a", "lora_b")}
     rank, alpha = layers[0][1].rank, layers[0][1].alpha
-    record = {"rank": rank, "alpha": alpha, "targets": [name for name, _ in layers], "base_fingerprint": fingerprint(model), **facts}
+    record = {"rank": rank, "alpha": alpha, "targets": [name for name, _ in layers], "base_fingerprint": fingerprint(model)}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS, safetensors.numpy.save(weights))
-    write_atomically(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+    write_atomically(folder / CONFIG, json.dumps({**sealed(record, weights), **facts}, indent=2) + "\n")
 
 
 def load_adapter(folder: str | os.PathLike[str], model: LanguageModel) -> None:
@@ -165,6 +166,9 @@ def load_adapter(folder: str | os.PathLike[str], model: LanguageModel) -> None:
         raise LoraError(f"{folder} has no adapter: there is no {Path(error.filename).name}.") from None
     except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         raise LoraError(f"the adapter in {folder} cannot be read ({error}).") from error
+    seal = {SEAL: record[SEAL]} if SEAL in record else {}
+    if is_broken({"rank": rank, "alpha": alpha, "targets": targets, "base_fingerprint": base, **seal}, weights):
+        raise LoraError(f"the adapter in {folder} is damaged: it does not hold what was written.")
     if base != fingerprint(model):
         raise LoraError(f"the adapter in {folder} was learnt on another model: it corrects weights that this one does not have.")
     with tl.random.use_generator(tl.random.make_generator(0)):  # the first values are thrown away
