@@ -58,18 +58,36 @@ def test_five_steps_add_an_op(tree):
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 5, "the entry in the table was not taken up"
 
 
+def break_and_test(tree: Path, page: str, diff: str, *pytest_arguments: str) -> str:
+    """What pytest says after the change; it must have failed."""
+    removed, added = (re.search(rf"^{sign}(.*\n)", diff, re.MULTILINE)[1] for sign in (r"-", r"\+"))
+    source = (tree / page).read_text(encoding="utf-8")
+    assert source.count(removed) == 1
+    (tree / page).write_text(source.replace(removed, added), encoding="utf-8")
+    done = run_python("-m", "pytest", *pytest_arguments, "-q", "-p", "no:cacheprovider", tree=tree)
+    assert done.returncode == 1, done.stdout
+    return done.stdout
+
+
 def test_a_broken_backward_is_caught_with_the_words_that_the_page_promises(tree):
     (diff,) = blocks("CONTRIBUTING.md", "diff")
-    removed, added = (re.search(rf"^{sign}(.*\n)", diff, re.MULTILINE)[1] for sign in (r"-", r"\+"))
-    page = tree / "tensorlite" / "ops" / "layernorm.py"
-    source = page.read_text(encoding="utf-8")
-    assert source.count(removed) == 1
-    page.write_text(source.replace(removed, added), encoding="utf-8")
-    done = run_python("-m", "pytest", "tests/test_cases_gradcheck.py", "-q", "-k", "layernorm", "-p", "no:cacheprovider", tree=tree)
-    assert done.returncode == 1, done.stdout
+    said = break_and_test(tree, "tensorlite/ops/layernorm.py", diff, "tests/test_cases_gradcheck.py", "-k", "layernorm")
     for promised in blocks("CONTRIBUTING.md", "text"):
         for line in promised.splitlines():
-            assert line in done.stdout
+            assert line in said
+
+
+MISTAKES = (ROOT / "docs" / "mistakes.md").read_text(encoding="utf-8").split("\n## ")[1:]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.partition("\n")[0])
+def test_a_mistake_is_caught_with_the_words_that_the_page_promises(mistake, tree):
+    page = re.search(r"\]\(\.\./(tensorlite/[\w/]+\.py)\)", mistake)[1]
+    diff, text = (re.search(rf"```{language}\n(.*?)```", mistake, re.DOTALL)[1] for language in ("diff", "text"))
+    file, keyword = re.search(r'make test ARGS="(\S+) -k (\w+)"', mistake).groups()
+    said = break_and_test(tree, page, diff, file, "-k", keyword)
+    for line in text.splitlines():
+        assert line in said
 
 
 def test_the_page_shown_in_the_readme_is_the_page_in_the_book():
