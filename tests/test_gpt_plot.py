@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
@@ -16,9 +17,10 @@ from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.model import build_model
 from gpt.plot import main
-from gpt.plots.activation_curves import ACTIVATIONS, activation_curve
-from gpt.plots.attention_maps import attention_weights
+from gpt.plots.activation_curves import ACTIVATIONS, activation_curve, plot_activations
+from gpt.plots.attention_maps import attention_weights, plot_attention
 from gpt.plots.curves import plot_losses, plot_runs
+from gpt.plots.figure import save_figure
 from gpt.training.gradient_norms import norms_by_layer
 from gpt.training.trainer import Trainer
 
@@ -121,6 +123,64 @@ def test_records_that_lack_something_are_drawn_without_it(tmp_path):
     plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png", title="one")
     assert is_png(tmp_path / "some.png")
     assert is_png(tmp_path / "loss.png")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, to be looked at."""
+    figures = []
+
+    def keep(figure, path):
+        figures.append(figure)
+        save_figure(figure, path)
+
+    for module in ("curves", "attention_maps", "activation_curves"):
+        monkeypatch.setattr(f"gpt.plots.{module}.save_figure", keep)
+    return figures
+
+
+def texts_of(figure):
+    """What is written in it, but for the numbers at its axes, of which Matplotlib has more than it shows."""
+    yield from figure.texts
+    for axes in figure.axes:
+        yield from (axes.title, axes.xaxis.label, axes.yaxis.label)
+        yield from axes.get_legend().get_texts() if axes.get_legend() else ()
+
+
+def test_nothing_that_is_written_in_a_picture_is_cut_off(tmp_path, drawn):
+    """Names and prompts of any length: every text lies within its figure."""
+    records = [{"step": s, "loss": 4.0, "val_loss": 3.0 - s, "train_loss": 3.0, "gradient_norms": {"h.0": 1.0}} for s in range(3)]
+    for count in (1, 2, 6):
+        plot_runs({f"{'finetuned-on-shakespeare' * (6 if count == 1 else 2)}-{i}": records for i in range(count)}, tmp_path / "a.png")
+    plot_losses(records, tmp_path / "a.png", title="long" * 50)
+    for layers, heads, T in ((1, 1, 64), (2, 3, 5), (1, 2, 1)):
+        maps = np.broadcast_to(np.tri(T), (layers, heads, T, T))
+        plot_attention(maps, ["statement\n"] * T if T < 9 else ["m"] * T, tmp_path / "a.png", title="The import statement " * 20)
+    plot_activations(tmp_path / "a.png")
+    for figure in drawn:
+        figure.canvas.draw()
+        size = figure.bbox.size
+        for text in filter(Text.get_text, texts_of(figure)):
+            box = text.get_window_extent()
+            assert (box.min >= -1).all(), text
+            assert (box.max <= size + 1).all(), text
+
+
+def test_of_several_runs_each_name_is_in_the_legend_once(tmp_path, drawn):
+    plot_runs({name: [{"step": 0, "val_loss": 1.0, "loss": 2.0}] for name in ("first", "second")}, tmp_path / "a.png")
+    legend = drawn[0].axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["first", "second", "training, single batches", "validation"]
+
+
+def test_up_to_64_tokens_have_their_letters_beside_the_picture(tmp_path, drawn):
+    for T in (64, 65):
+        plot_attention(np.broadcast_to(np.tri(T), (1, 1, T, T)), ["a"] * T, tmp_path / "a.png")
+    assert [len(figure.axes[0].get_yticks()) for figure in drawn] == [64, 0]
+
+
+def test_a_character_that_the_font_lacks_is_no_reason_to_complain(tmp_path, recwarn):
+    plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png", title="日本")
+    assert not recwarn.list
 
 
 def test_the_same_picture_gives_the_same_bytes(tmp_path):

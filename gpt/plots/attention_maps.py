@@ -10,10 +10,10 @@ import numpy as np
 
 import tensorlite as tl
 from gpt.model import GPT
-from gpt.plots.figure import new_figure, save_figure
+from gpt.plots.figure import new_figure, save_figure, write_title
 from tensorlite import Tensor
 
-LABELLED = 48  # tokens, at most, that have their letters beside the picture
+LABELLED = 64  # tokens, at most, that have their letters beside the picture
 
 
 @tl.no_grad()
@@ -48,7 +48,7 @@ def plot_attention(maps: np.ndarray, tokens: Sequence[str], path: Path, title: s
     from matplotlib.colors import PowerNorm
 
     layers, heads, T, _ = maps.shape
-    side = min(3.2, max(1.7, 0.085 * T))
+    side = min(4.2, max(1.7, 0.085 * T))
     figure = new_figure(heads * side + 1.2, layers * side + 0.9)
     grid = figure.subplots(layers, heads, squeeze=False)
     names = [_visible(token) for token in tokens]
@@ -71,8 +71,8 @@ def plot_attention(maps: np.ndarray, tokens: Sequence[str], path: Path, title: s
                 axes.set_yticks(range(T), names, fontsize=size, family="monospace")
             axes.tick_params(length=0, pad=1.5)
     bar = figure.colorbar(image, ax=grid, shrink=0.6, pad=0.01, ticks=(0, 0.05, 0.25, 0.5, 1))
-    bar.set_label("attention: a row reads, a column is read", fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    bar.set_label("how much a row reads of a column", fontsize=9)
+    write_title(figure, title, size=11)
     save_figure(figure, path)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt.plots.figure import new_figure, save_figure, tidy
+from gpt.plots.figure import new_figure, save_figure, tidy, write_title
 
 Records = Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl
 
@@ -21,7 +21,8 @@ def plot_losses(records: Records, path: Path, title: str) -> None:
     figure = new_figure(7, 4)
     axes = figure.add_subplot()
     _draw_losses(axes, {"": records})
-    axes.set(xlabel="step", title=title)
+    axes.set(xlabel="step")
+    write_title(figure, title)
     save_figure(figure, path)
 
 
@@ -38,8 +39,9 @@ def plot_runs(runs: Mapping[str, Records], path: Path) -> None:
     losses, rates, norms = figure.subplots(3, 1, sharex=True, height_ratios=(2, 0.8, 1.4))
     _draw_losses(losses, runs)
     for number, records in enumerate(runs.values()):
-        wider = 1.6 + 1.4 * (len(runs) - 1 - number)  # runs often have the same one: then the first still shows behind the last
-        rates.plot(*_points(records, "learning_rate"), color=f"C{number}", linewidth=wider)
+        later = len(runs) - 1 - number
+        wide = 1.6 + 2 * later / max(1, len(runs) - 1)  # runs often have the same one: then the first still shows behind the last
+        rates.plot(*_points(records, "learning_rate"), color=f"C{number}", linewidth=wide)
         norms.plot(*_points(records, "gradient_norm"), color=f"C{number}" if len(runs) > 1 else "0.2", linewidth=1.4, label="all")
     rates.set(ylabel="learning rate", ylim=(0, None))
     rates.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
@@ -51,7 +53,8 @@ def plot_runs(runs: Mapping[str, Records], path: Path) -> None:
         _draw_layers(norms, next(iter(runs.values())))
     for axes in (rates, norms):
         tidy(axes)
-    figure.suptitle(" · ".join(runs), fontsize=13)
+    if len(runs) == 1:
+        write_title(figure, next(iter(runs)), size=13)
     save_figure(figure, path)
 
 
@@ -70,21 +73,32 @@ def _label_plainly(axis: Any) -> None:
 def _draw_losses(axes: Any, runs: Mapping[str, Records]) -> None:
     """Dashed is training, solid is validation, faint are single batches. One run has two colours, several have one each."""
     alone = len(runs) == 1
-    for number, (name, records) in enumerate(runs.items()):
-        training, validation = ("C0", "C1") if alone else (f"C{number}", f"C{number}")
-        prefix = "" if alone else f"{name}: "
-        axes.plot(*_points(records, "loss"), color="0.8" if alone else training, alpha=1 if alone else 0.3, linewidth=1)
-        if alone:
-            axes.lines[-1].set_label("training, single batches")
-        dots = {"marker": "o", "markersize": 3.5, "linewidth": 1.6}
-        axes.plot(*_points(records, "train_loss"), "--", color=training, label=f"{prefix}training", **dots)
-        axes.plot(*_points(records, "val_loss"), color=validation, label=f"{prefix}validation", **dots)
+    dots = {"marker": "o", "markersize": 3.5, "linewidth": 1.6}
+    for number, records in enumerate(runs.values()):
+        batches, training, validation = ("0.8", "C0", "C1") if alone else (f"C{number}",) * 3
+        axes.plot(*_points(records, "loss"), color=batches, alpha=1 if alone else 0.3, linewidth=1, label="training, single batches")
+        axes.plot(*_points(records, "train_loss"), "--", color=training, label="training", **dots)
+        axes.plot(*_points(records, "val_loss"), color=validation, label="validation", **dots)
     for line in [line for line in axes.lines if not len(line.get_xdata())]:
         line.remove()  # nothing to show, and nothing to explain
     axes.set(ylabel="loss in nats")
-    if axes.lines:
-        axes.legend(frameon=False)
+    _explain(axes, list(runs))
     tidy(axes)
+
+
+def _explain(axes: Any, names: Sequence[str]) -> None:
+    """The legend. Of several runs it has the colours, by name, and once for all what is dashed, solid and faint."""
+    from matplotlib.lines import Line2D
+
+    handles = list({line.get_label(): line for line in axes.lines}.values())
+    if len(names) > 1:
+        kinds = [Line2D([], [], color="0.3", label=line.get_label()) for line in handles]
+        for kind, line in zip(kinds, handles, strict=True):
+            kind.set(linestyle=line.get_linestyle(), linewidth=line.get_linewidth(), alpha=line.get_alpha())
+            kind.set(marker=line.get_marker(), markersize=line.get_markersize())
+        handles = [Line2D([], [], color=f"C{number}", linewidth=4, label=name) for number, name in enumerate(names)] + kinds
+    if handles:
+        axes.legend(handles=handles, frameon=False)
 
 
 def _draw_layers(axes: Any, records: Records) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def write_title(figure: Any, text: str, size: float = 12) -> None:
+    """Write ``text`` above everything, as much of it as the figure is wide."""
+    room = int(figure.get_figwidth() * 72 / (0.62 * size))  # a letter is some 0.62 of its height wide
+    figure.suptitle(text if len(text) <= room else f"{text[: room - 1]}…", fontsize=size)
+
+
 def save_figure(figure: Any, path: Path) -> None:
     """Write a .png or .svg file. The same figure gives the same bytes.
 
@@ -42,7 +49,8 @@ def save_figure(figure: Any, path: Path) -> None:
 
     content = io.BytesIO()
     is_svg = path.suffix == ".svg"
-    with matplotlib.rc_context({"svg.hashsalt": "tensorlite"}):
+    with matplotlib.rc_context({"svg.hashsalt": "tensorlite"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the box that is drawn for an unknown character says as much
         figure.savefig(content, format="svg" if is_svg else "png", dpi=150, metadata={"Date": None} if is_svg else None)
     write_atomically(path, content.getvalue())
 
