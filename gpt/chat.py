@@ -69,6 +69,7 @@ class Conversation:
         Raises:
             DataError: for characters that the tokenizer never saw; then nothing is added.
         """
+        self.tokenizer.encode(line)  # so that an error counts from the beginning of what was just typed
         if self.template:
             asked: list[Message] = [*self.messages, {"role": "user", "content": line}]
             shown = self._that_fits(asked)
@@ -92,14 +93,12 @@ class Conversation:
     def _listen(self, pieces: Iterator[str], shown: str, asked: list[Message]) -> Generator[str, None, None]:
         said = ""
         try:
-            for piece in pieces:
-                if self.template and not said:
-                    piece = piece.lstrip()  # an answer does not begin with an empty line
+            for piece in _stripped(pieces) if self.template else pieces:
                 said += piece
                 yield piece
         finally:
             if self.template:
-                self.messages = [*asked, {"role": "assistant", "content": said.strip()}]
+                self.messages = [*asked, {"role": "assistant", "content": said}]
             else:
                 self.text = shown + said
 
@@ -115,6 +114,16 @@ class Conversation:
     def as_text(self) -> str:
         """All that was said, as the model sees it."""
         return "".join(text for text, _ in self.template.render(self.messages)) if self.template else self.text
+
+
+def _stripped(pieces: Iterator[str]) -> Iterator[str]:
+    """The same text without the white space around it: what may be its end waits until something follows."""
+    begun, waiting = False, ""
+    for piece in pieces:
+        text = waiting + piece if begun else piece.lstrip()
+        shown = text.rstrip()
+        begun, waiting = begun or bool(shown), text[len(shown) :]
+        yield shown
 
 
 class Chat:

@@ -92,6 +92,12 @@ def test_it_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch:
     assert steps == ["fsync", "replace", "fsync"]  # the file, its name, the folder
 
 
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as raised:
+        write_atomically(tmp_path / "no" / "file", b"")
+    assert explain(raised.value, "") == f"{tmp_path / 'no' / 'file'}: no such file or directory; choose another folder."
+
+
 def test_explanations_say_what_to_do() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     assert explain(full, "runs/a") == "runs/a: no space left on device; free some space or choose another folder."

@@ -67,7 +67,7 @@ def test_a_base_model_goes_on_with_the_text(told: list):
 
 def test_a_taught_model_sees_the_template(told: list):
     conversation = Conversation(make(1000), TOKEN, Template(), stop=["naïve"])
-    assert "".join(conversation.say("the fox?")) == "a fox\n"
+    assert "".join(conversation.say("the fox?")) == "a fox"
     list(conversation.say("quick?"))
     first = "### User:\nthe fox?\n\n### Assistant:\n"
     assert [prompt for prompt, _ in told] == [first, first + "a fox\n\n### User:\nquick?\n\n### Assistant:\n"]
@@ -92,7 +92,7 @@ def test_the_oldest_turns_make_room(told: list):
 def test_an_answer_that_is_stopped_counts(told: list):
     conversation = Conversation(make(), TOKEN, Template())
     answer = conversation.say("fox?")
-    assert [next(answer), next(answer)] == ["", "a "]
+    assert [next(answer), next(answer)] == ["", "a"]
     answer.close()
     assert conversation.messages[-1] == {"role": "assistant", "content": "a"}
 
@@ -103,6 +103,20 @@ def test_what_cannot_be_read_is_not_said(told: list):
         with pytest.raises(TokenizerError, match="never saw this character: 'Z'"):
             conversation.say("Zoo")
         assert conversation.as_text() == ""
+
+
+def test_what_is_unknown_is_found_in_the_line_that_was_typed(told: list):
+    for template in (None, Template()):
+        conversation = Conversation(make(), TOKEN, template)
+        assert "".join(conversation.say("fox"))
+        with pytest.raises(TokenizerError, match=r"'Z' .* at position 2"):
+            conversation.say("a Zoo")
+
+
+def test_an_answer_has_no_white_space_around_it(told: list, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(chat_module, "stream_text", lambda *args, **options: iter(["\n", " ", "a", " \n", "", "\nfox. ", "\n\n"]))
+    assert list(Conversation(make(), TOKEN, Template()).say("fox")) == ["", "", "a", "", "", " \n\nfox.", ""]
+    assert "".join(Conversation(make(), TOKEN).say("fox")) == "\n a \n\nfox. \n\n"
 
 
 @pytest.mark.parametrize("context_keep", [None, 10])
