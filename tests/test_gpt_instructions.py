@@ -74,7 +74,7 @@ def test_of_several_turns_every_answer_is_learnt(tmp_path):
 
 
 def test_neither_the_prompts_targets_nor_the_pads_change_the_gradient(tmp_path):
-    """The prompt's targets do not exist: whatever tokens stand there as *targets*, and whatever is in the pads, each bit stays."""
+    """The model reads one prompt and is given the targets of another: whatever they are, and whatever is in the pads, each bit stays."""
     rows = rows_of(tmp_path, *LINES)
     # pads that occur in neither text: zeros added to the gradient of a letter of theirs may change how its sum is grouped
     x, y = padded(rows, pad=int(TOKENIZER.encode("~")[0]))
@@ -82,19 +82,20 @@ def test_neither_the_prompts_targets_nor_the_pads_change_the_gradient(tmp_path):
     wrapped = ResponseLoss(model(), tokens_per_row(rows))
     loss, gradient = gradients(wrapped, x, y)
 
-    # the same two texts with other pads
-    other, _ = padded(rows, pad=int(TOKENIZER.encode("^")[0]))
-    assert (other != x).any()
-    again, same = gradients(wrapped, other, y)
-    assert again == loss
-    assert all(np.array_equal(gradient[name], same[name]) for name in gradient)
+    others = rows_of(tmp_path, *({**line, "prompt": line["prompt"].swapcase()} for line in LINES))
+    assert all((row.x != other.x).any() for row, other in zip(rows, others, strict=True))
+    pads, _ = padded(rows, pad=int(TOKENIZER.encode("^")[0]))
+    assert (pads != x).any()
+    for other_x, other_y in ((x, padded(others)[1]), (pads, y)):
+        again, same = gradients(wrapped, other_x, other_y)
+        assert again == loss
+        assert all(np.array_equal(gradient[name], same[name]) for name in gradient)
 
-    # a loss that is written out by hand, with other targets where the prompt is: they have the weight 0
-    changed = np.where(y == IGNORE, 5, y)
+    # written out by hand, the loss is that of the response alone
     logits, _ = wrapped(tl.tensor(x))
     log_p = tl.nn.functional.log_softmax(logits, -1)
     wrapped.zero_grad()
-    losses = [-(log_p[i, t, int(changed[i, t])]) for i, t in zip(*np.nonzero(y != IGNORE), strict=True)]
+    losses = [-(log_p[i, t, int(y[i, t])]) for i, t in zip(*np.nonzero(y != IGNORE), strict=True)]
     by_hand = tl.stack(losses).sum() / sum(row.asked for row in rows)
     by_hand.backward()
     assert by_hand.item() == pytest.approx(loss, rel=1e-5)
