@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from data.tokenizer import Tokenizer
 from gpt.checkpoint import CheckpointError, is_pickle, save_model, versions
@@ -186,18 +188,21 @@ class Run:
         config, was_training = self.trainer.config, self.model.training
         generator = make_generator(config.seed, SAMPLE, self.trainer.step)
         self.model.eval()
-        text = "".join(stream_text(self.model, self.tokenizer, prompt, config.sample_length, generator=generator, **options))
+        text = "".join(self._stream(prompt, generator, options))
         self.model.train(was_training)
         return text
 
     def print_text(self, prompt: str = "", **options: Any) -> None:
         """Write after ``prompt``, visibly, with the luck of the run."""
         print(prompt, end="", flush=True)
-        config = self.trainer.config
-        generator = make_generator(config.seed, SAMPLE)
-        for piece in stream_text(self.model, self.tokenizer, prompt, config.sample_length, generator=generator, **options):
+        for piece in self._stream(prompt, make_generator(self.trainer.config.seed, SAMPLE), options):
             print(piece, end="", flush=True)
         print()
+
+    def _stream(self, prompt: str, generator: np.random.Generator, options: Mapping[str, Any]) -> Iterator[str]:
+        """A sample to look at. Half of a full context is kept, for to read all of it again for each token can take longer than to train."""
+        keep, length = max(1, self.model.config.block_size // 2), self.trainer.config.sample_length
+        return stream_text(self.model, self.tokenizer, prompt, length, generator=generator, context_keep=keep, **options)
 
     @property
     def best_path(self) -> Path:
