@@ -86,6 +86,17 @@ def ops(results: list[dict[str, Any]]) -> str:
     )
 
 
+def ops_on_a_gpu(results: list[dict[str, Any]]) -> str:
+    """The ratio to torch: one line an op, one column a configuration and type."""
+    found = {(result["op"], f"{result['configuration']}, {result['dtype']}"): result for result in results}
+    columns = list(dict.fromkeys(column for _, column in found))
+    lines = []
+    for op in dict.fromkeys(op for op, _ in found):
+        ratios = {column: found[op, column]["speed_relative_to_torch"]["median"] for column in columns if (op, column) in found}
+        lines.append({"op": op, **{column: f"{ratios[column]:.2f}" if column in ratios else "" for column in columns}})
+    return f"Ops on the GPU, forward and backward: speed relative to torch's op.\n\n{table(lines)}"
+
+
 def matmul(results: dict[str, Any]) -> str:
     """The fastest size of each setting."""
     best: dict[str, dict[str, Any]] = {}
@@ -93,7 +104,10 @@ def matmul(results: dict[str, Any]) -> str:
         if result["setting"] not in best or result["gflops"]["median"] > best[result["setting"]]["gflops"]["median"]:
             best[result["setting"]] = result
     speeds = "; ".join(f"{setting}: {one['gflops']['median']:,.0f} (n = {one['n']})" for setting, one in best.items())
-    return f"Products of square matrices, GFLOP/s at the best size: {speeds}."
+    text = f"Products of square matrices, GFLOP/s at the best size: {speeds}."
+    if "crossover" not in results:
+        return text
+    return f"{text}\n\nFrom which size on the GPU is faster than all cores of the CPU in float32:\n\n{table(results['crossover'])}"
 
 
 def written(results: list[dict[str, Any]]) -> str:
@@ -138,6 +152,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "prepare": prepared,
     "matmul": matmul,
     "matmul_gpu": matmul,
+    "ops_gpu": ops_on_a_gpu,
     "train_step_gpu": on_a_gpu,
     "train_step_avx2": with_slower_products,
 }

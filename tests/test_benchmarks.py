@@ -232,6 +232,37 @@ def test_report(results):
         report.updated("no comments")
 
 
+def test_results_of_a_gpu_go_into_the_readme(results):
+    spread = {"median": 1.25, "min": 1.0, "max": 1.5, "count": 5}
+    ops_measured = [
+        {"op": op, "configuration": "gpt2", "dtype": dtype, "speed_relative_to_torch": spread}
+        for op, dtype in (("gelu", "float32"), ("gelu", "bfloat16"), ("add", "bfloat16"))
+    ]
+    side = {
+        "seconds_per_step": spread,
+        "tokens_per_second": 200000.0,
+        "share_of_product_peak": 0.5,
+        "gpu_memory_mb": 1234.0,
+        "loss": 3.0,
+        "speed_relative_to_torch": spread,
+    }
+    step = {"configuration": "gpt2", "precision": "bfloat16", "sides": {"ours": side, "torch": side}}
+    products = [{"n": n, "setting": "GPU tf32", "gflops": spread | {"median": float(n)}} for n in (4096, 8192)]
+    crossover = [{"setting": "GPU tf32", "data on the GPU": 256, "data brought and fetched": 1024}]
+    for name, content in (
+        ("ops_gpu", ops_measured),
+        ("train_step_gpu", [step]),
+        ("matmul_gpu", {"products": products, "crossover": crossover}),
+    ):
+        common.save(name, content, gpu="NVIDIA Something")
+    new = report.updated(f"{report.BEGIN}\n{report.END}\n")
+    assert new.count("Measured on") == 1 and "GPU: NVIDIA Something." in new
+    for line in ("| gelu | 1.25          | 1.25           |", "| add  |               | 1.25           |"):
+        assert line in new
+    assert "GPU tf32: 8,192 (n = 8192)" in new and "| GPU tf32 | 256             | 1024 " in new
+    assert "| gpt2          | bfloat16  | ours  | 200,000  |" in new
+
+
 def test_our_side_on_a_gpu_trains_in_the_precision_that_is_measured(any_cupy):
     smoke = CONFIGURATIONS["smoke"]
     first = {}
