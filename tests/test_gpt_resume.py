@@ -216,6 +216,7 @@ def test_no_whole_checkpoint_is_an_error(finished, capsys):
         (["--learning-rate=1"], "--learning-rate is 0.002 in this run"),
         (["--steps=0"], "steps must be at least 1"),
         (["--data=/nowhere"], "/nowhere"),
+        (["--out=elsewhere"], "a run goes on in its own folder, "),
     ],
 )
 def test_what_cannot_change_on_the_way(finished, capsys, options, sentence):

@@ -247,11 +247,14 @@ def folder_to_resume(resumed: str, given: Mapping[str, Any]) -> Path:
     """What ``--resume [DIR]`` and ``--out`` mean together.
 
     Raises:
-        UserError: if neither names a folder.
+        UserError: if neither names a folder, or each another.
     """
     if not resumed and not given.get("out"):
         fail("which run is to go on? Name its folder: --resume runs/<name>.")
-    return Path(resumed or given["out"]).expanduser()
+    folders = [Path(name).expanduser() for name in (resumed, given.get("out")) if name]
+    if folders[0].resolve() != folders[-1].resolve():
+        fail(f"a run goes on in its own folder, {folders[0]}: leave out --out {folders[1]}, or copy the folder and resume the copy.")
+    return folders[0]
 
 
 def require_working(config: TrainConfig) -> None:
