@@ -405,7 +405,8 @@ def main(arguments: list[str] | None = None) -> int:
     source, out = options.pop("source"), options.pop("out")
     meta = prepare(source, out, Settings(**options))
     documents, characters, tokens = (sum(meta[what].values()) for what in ("documents", "characters", "tokens"))
-    print(f"{out}: {documents:,} documents, {characters:,} characters from {meta['source']}, split {meta['split']}")
+    counted = f"{documents:,} document" + "s" * (documents != 1)
+    print(f"{out}: {counted}, {characters:,} characters from {meta['source']}, split {meta['split']}")
     for split in SPLITS:
         print(f"  {split + '.bin':<9} {meta['tokens'][split]:>15,} tokens ({meta['tokens'][split] / tokens:.1%})")
     print(f"  vocabulary {meta['vocab_size']:,}, {meta['dtype']}, {characters / tokens:.2f} characters a token")
