@@ -229,10 +229,12 @@ attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy
 
     Dropout dropout(key, call, threshold, kept_factor, here.head);
     float out[M][DEPTH][4] = {}, row_lse[M][2], row_delta[M][2], to_power = scale * LOG2_E;
-    for (int i = 0; i < 2 * M; i++) {
-        long long t = (long long)here.head * padded(T) + mine + row_of(i / 2, i % 2);
-        row_lse[i / 2][i % 2] = lse[t];
-        row_delta[i / 2][i % 2] = delta[t];
+    lse += (long long)here.head * padded(T);
+    delta += (long long)here.head * padded(T);
+    for (int i = 0; i < 2 * M; i++) {  // the tile may reach further than the rows of these two
+        int t = mine + row_of(i / 2, i % 2);
+        row_lse[i / 2][i % 2] = t < T ? lse[t] : infinity();
+        row_delta[i / 2][i % 2] = t < T ? delta[t] : 0;
     }
     for (int s0 = 0, buffer = 0; s0 < last_seen; s0 += STEP, buffer ^= 1) {
         wait_for_copies();
