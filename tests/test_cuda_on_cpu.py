@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tensorlite.kernels.cuda.compile import source
-from tests.cuda_on_cpu import CompileError, KernelError, load
+from tests.cuda_on_cpu import CompileError, KernelError, fenced, load
+from tests.standin import machine
 
 ORDERS = ("ascending", "descending", "shuffled")
 HEADER = source("common.cuh")
@@ -203,3 +204,39 @@ def test_philox_gives_the_published_numbers():
         x, y = np.array(given, np.uint32), np.zeros(4, np.uint32)
         run(body, x, y, block=32, parameters="unsigned* x, unsigned* y, int n")
         assert tuple(y.tolist()) == expected
+
+
+# --- memory of others --------------------------------------------------------------------------------------
+
+SHIFT = 'extern "C" __global__ void shift(const float* x, float* y, int by) { y[threadIdx.x] = x[int(threadIdx.x) + by]; }'
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_a_kernel_works_on_fenced_copies_as_on_the_arrays(at_end):
+    x, y = np.arange(32, dtype=np.float32), np.zeros(40, np.float32)
+    with fenced([(x.ctypes.data, x.nbytes), (y.ctypes.data, y.nbytes)], at_end) as there:
+        load(SHIFT).launch("shift", (1,), (32,), (there(x.ctypes.data), there(y[4:].ctypes.data), np.int32(0)))
+    np.testing.assert_array_equal(y, np.concatenate([np.zeros(4), x, np.zeros(4)]))
+
+
+@pytest.mark.parametrize("by, thread", [(1, 31), (32, 0), (-1, 0)])
+def test_a_step_out_of_an_array_is_seen_with_the_thread_that_makes_it(by, thread):
+    x, y = np.arange(32, dtype=np.float32), np.zeros(32, np.float32)
+    module = load(SHIFT)
+    with fenced([(x.ctypes.data, x.nbytes), (y.ctypes.data, y.nbytes)], at_end=by > 0) as there:
+        arguments = there(x.ctypes.data), there(y.ctypes.data)
+        with pytest.raises(KernelError, match=rf"thread \({thread}, 0, 0\): touches address 0x\w+, which is in none of its arrays"):
+            module.launch("shift", (1,), (32,), (*arguments, np.int32(by)))
+        module.launch("shift", (1,), (32,), (*arguments, np.int32(0)))  # and the next launch is none the worse for it
+    np.testing.assert_array_equal(y, x)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_the_stand_in_fences_the_arrays_of_every_launch(standin, order):
+    kernel = standin.RawModule(code=SHIFT, options=()).get_function("shift")
+    x, y = standin.arange(32, dtype="float32"), standin.zeros(32, "float32")
+    machine.machine.order = order
+    with pytest.raises(KernelError, match="touches address"):
+        kernel((1,), (32,), (x, y, np.int32(1 if order == "ascending" else -1)))
+    kernel((1,), (32,), (x, y, np.int32(0)))
+    np.testing.assert_array_equal(y.get(), x.get())

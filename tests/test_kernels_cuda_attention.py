@@ -400,3 +400,16 @@ def test_a_planted_race_or_a_wrong_stride_is_seen(fault, kind, standin):
     with mock.patch.object(compiling, "source", return_value=text):
         assert any(map(seen, ORDERS))
     compiling.forget()
+
+
+def test_a_tile_that_reaches_behind_the_last_query_reads_nothing_there(standin):
+    """Tiles of 128 queries, and log-sums for 192: it went unnoticed until arrays had fences."""
+    text = compiling.source("attention.cu")
+    planted = text.replace("t < T ? lse[t] : infinity()", "lse[t]")
+    assert planted != text
+    qkv, dy = numbers(1, 130, 3 * 16, kind="bfloat16"), numbers(1, 130, 16, kind="bfloat16", seed=1)
+    compiling.forget()
+    with mock.patch.object(compiling, "source", return_value=planted), pytest.raises(KernelError, match="in none of its arrays"):
+        self_attention(standin, qkv, dy, 1, "bfloat16")
+    compiling.forget()
+    self_attention(standin, qkv, dy, 1, "bfloat16")

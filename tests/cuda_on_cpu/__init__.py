@@ -13,15 +13,18 @@ the kernel declares: a mistake there is silent on a GPU, and an error here.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
+import mmap
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,8 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-
 KINDS = {"i": np.int32, "u": np.uint32, "l": np.int64, "f": np.float32}
 STATIC_LIMIT = 48 * 1024  # bytes of shared memory that a launch may use without asking for more
 
+_NO_ACCESS = 0  # PROT_NONE
+_libc = ctypes.CDLL(None, use_errno=True)
 _lock = threading.Lock()  # the runner has one set of fibres
 
 
@@ -138,6 +143,38 @@ def _load(source: str, defines: tuple[str, ...]) -> Module:
     return Module(library, kernels)
 
 
+@contextlib.contextmanager
+def fenced(blocks: Iterable[tuple[int, int]], at_end: bool = True) -> Iterator[Callable[[int], int]]:
+    """Lets a kernel work on copies of some memory, each beside a page that nobody may touch; afterwards they are copied back.
+
+    Args:
+        blocks: address and size of each, without overlap.
+        at_end: the page is right behind the copy, else right before it. (Up to a multiple of 16 bytes: kernels read as many at once.)
+
+    Yields:
+        Where an address within one of the blocks now is.
+    """
+    copies: dict[tuple[int, int], tuple[int, mmap.mmap]] = {}
+    for start, size in set(blocks):
+        room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        pages = mmap.mmap(-1, room + 2 * mmap.PAGESIZE)
+        first = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        for fence in (first, first + mmap.PAGESIZE + room):
+            if _libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(mmap.PAGESIZE), _NO_ACCESS):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        copy = first + mmap.PAGESIZE + (room - -(-size // 16) * 16 if at_end else 0)
+        ctypes.memmove(copy, start, size)
+        copies[start, size] = copy, pages
+
+    def there(address: int) -> int:
+        start, size = next((start, size) for start, size in copies if start <= address < start + size)
+        return copies[start, size][0] + address - start
+
+    yield there
+    for (start, size), (copy, _) in copies.items():
+        ctypes.memmove(start, copy, size)
+
+
 def _holder(name: str, position: int, kind: str, value: object) -> ctypes._SimpleCData:
     """``value`` in memory as the kernel expects it."""
     where = f"{name}, argument {position}"
@@ -152,4 +189,4 @@ def _holder(name: str, position: int, kind: str, value: object) -> ctypes._Simpl
     return np.ctypeslib.as_ctypes_type(KINDS[kind])(value.item())
 
 
-__all__ = ["CompileError", "KernelError", "Module", "load"]
+__all__ = ["CompileError", "KernelError", "Module", "fenced", "load"]

@@ -11,6 +11,7 @@
 //   __shfl_*_sync, …       wait until the 32 threads of the warp are here, then exchange; the mask must name all of them
 //   atomicAdd, …           the plain operation: one fibre runs at a time
 //   copies to shared       take place when the thread waits for them: until then poison is read
+//   memory of others       a page that may not be touched (see fenced() in __init__.py) is an error of the thread that touches it
 //
 // What the hardware has beyond C++ (conversions to half precision, tensor cores) is in common.cuh and mma.cuh, which have
 // a branch for the host each.
@@ -18,6 +19,7 @@
 #pragma once
 
 #include <setjmp.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -223,6 +225,29 @@ inline void run_block(const int* order) {
                      block_index.x, block_index.y, block_index.z, dynamic_shared_bytes);
 }
 
+/// Takes the place of the system's answer to a wrong address.
+inline void on_wrong_address(int, siginfo_t* what, void*) {
+    char text[64];
+    snprintf(text, sizeof text, "touches address %p, which is in none of its arrays", what->si_addr);
+    fail(text);
+}
+
+/// While it lives, a wrong address is an error like others.
+struct Watch {
+    struct sigaction before[2];
+    Watch() {
+        struct sigaction ours = {};
+        ours.sa_sigaction = on_wrong_address;
+        ours.sa_flags = SA_SIGINFO | SA_NODEFER;  // fail() never returns, so the signal must not stay blocked
+        sigaction(SIGSEGV, &ours, &before[0]);
+        sigaction(SIGBUS, &ours, &before[1]);
+    }
+    ~Watch() {
+        sigaction(SIGSEGV, &before[0], nullptr);
+        sigaction(SIGBUS, &before[1], nullptr);
+    }
+};
+
 /// Run a grid. `order`: the order in which the threads of a block get their turns; blocks run in ascending order, or descending.
 inline const char* launch(void (*kernel)(void**), void** args, const unsigned* grid, const unsigned* block, size_t shared_bytes,
                           const int* order, bool blocks_descending) {
@@ -246,6 +271,7 @@ inline const char* launch(void (*kernel)(void**), void** args, const unsigned* g
     }
     dynamic_shared_bytes = shared_bytes;
     dynamic_shared = static_cast<char*>(aligned_alloc(128, (shared_bytes + RED_ZONE + 127) / 128 * 128));
+    Watch watch;
     unsigned long long blocks = 1ull * grid[0] * grid[1] * grid[2];
     for (unsigned long long i = 0; i < blocks && !error[0]; i++) {
         unsigned long long n = blocks_descending ? blocks - 1 - i : i;

@@ -216,11 +216,13 @@ class RawKernel:
         for given in arrays:
             if given.nbytes:
                 state.machine.check_range(f"{self.name}", given.data.ptr, 1)
-        plain = tuple(arg.data.ptr if isinstance(arg, ndarray) else arg for arg in args)
+        blocks = {found for given in arrays if (found := state.machine.block_of(given.data.ptr))}
 
-        def run(keep: Any = arrays) -> None:
+        def run() -> None:
             self._module.order = state.machine.order
-            self._module.launch(self.name, grid, block, plain, shared_mem)
+            with cuda_on_cpu.fenced(blocks, at_end=self._module.order != "descending") as there:
+                plain = tuple((there(arg.data.ptr) if arg.nbytes else 0) if isinstance(arg, ndarray) else arg for arg in args)
+                self._module.launch(self.name, grid, block, plain, shared_mem)
 
         state.machine.launches.append(self.name)
         state.machine.write(self.name, run)
