@@ -240,3 +240,9 @@ def test_the_stand_in_fences_the_arrays_of_every_launch(standin, order):
         kernel((1,), (32,), (x, y, np.int32(1 if order == "ascending" else -1)))
     kernel((1,), (32,), (x, y, np.int32(0)))
     np.testing.assert_array_equal(y.get(), x.get())
+
+
+def test_a_grid_that_is_too_high_is_refused(standin):
+    kernel = standin.RawModule(code=SHIFT, options=()).get_function("shift")
+    with pytest.raises(RuntimeError, match="invalid"):
+        kernel((1, 65536), (32,), (standin.zeros(32, "float32"), standin.zeros(32, "float32"), np.int32(0)))

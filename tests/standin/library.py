@@ -183,6 +183,9 @@ def get_array_module(*args: Any) -> Any:
 # --- kernels of ours -------------------------------------------------------------------------------------
 
 
+LARGEST_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ Programming Guide, table of technical specifications
+
+
 class RawModule:
     """A .cu file; it is compiled for the CPU by `tests.cuda_on_cpu`."""
 
@@ -210,6 +213,8 @@ class RawKernel:
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
         if not all(isinstance(size, tuple) for size in (grid, block)) or any(n < 1 for n in (*grid, *block)):
             raise ValueError(f"invalid launch of {self.name}: grid {grid}, block {block}")
+        if any(n > most for n, most in zip(grid, LARGEST_GRID, strict=False)):
+            raise state.CUDARuntimeError(1)  # cudaErrorInvalidValue
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise ValueError(f"{self.name} asks for {shared_mem} bytes of shared memory; max_dynamic_shared_size_bytes was not raised.")
         arrays = [arg for arg in args if isinstance(arg, ndarray)]

@@ -31,6 +31,7 @@ class CUDARuntimeError(RuntimeError):
     """An error of the CUDA runtime, with its number."""
 
     NAMES: ClassVar = {
+        1: "cudaErrorInvalidValue: invalid argument",
         2: "cudaErrorMemoryAllocation: out of memory",
         35: "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
         100: "cudaErrorNoDevice: no CUDA-capable device is detected",
