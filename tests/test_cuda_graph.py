@@ -60,6 +60,7 @@ def assert_same(one, other):
 SETTINGS = {
     "as it is": {},
     "accumulated": {"accumulation": 3},
+    "accumulated often": {"accumulation": 9},
     "always clipped": {"grad_clip": 0.05},
     "never clipped": {"grad_clip": 0.0},
     "two shards": {"shards": 2, "accumulation": 2},
