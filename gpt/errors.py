@@ -35,7 +35,7 @@ def run_main(main: Callable[[], int | None]) -> int:
     def guarded() -> int | None:
         try:
             return main()
-        except MemoryError as error:  # before the first step; from then on a run has better advice
-            fail(f"{missing(error)} The model alone takes more than there is: fewer layers, a smaller width or vocabulary would.")
+        except MemoryError as error:  # of the steps of a run, which has better advice, none comes here
+            fail(f"{missing(error)} What takes less: a smaller model (layers, width, vocabulary), or fewer texts at once.")
 
     return data.errors.run_main(guarded, (UserError, DataError, DeviceUnavailableError))

@@ -80,6 +80,21 @@ def test_on_a_gpu_it_is_the_same_and_the_optimizer_counts_the_steps_that_were_ma
     assert state["step"] == 8
 
 
+@np.errstate(all="ignore")
+@pytest.mark.parametrize("kind, dtype", [("SGD", "float32"), ("AdamW", "float64")])
+def test_what_no_kernel_can_hold_back_is_looked_at(kind, dtype, any_cupy):
+    """The book's rules would take a step 0 for a step, and divide by zero."""
+    weight = nn.Parameter(any_cupy.asarray(START.astype(dtype)))
+    optimizer = getattr(optim, kind)([weight], lr=0.1)
+    ours, _ = scaled_steps(weight, optimizer, lambda x: any_cupy.asarray(x.astype(dtype)))
+    theirs = torchs_steps(lambda parameters: getattr(torch.optim, kind)(parameters, lr=0.1))
+    for (_, a), (_, b) in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6)
+    (weight * weight).sum().backward()
+    with pytest.raises(RuntimeError, match=f"{kind} cannot be held back on the device here"):
+        optim.GradScaler(optimizer).step_by(optimizer.dials(), tl.zeros((), device="cupy"))
+
+
 @pytest.mark.parametrize(
     "wrong", [{"init_scale": 0.0}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}, {"growth_interval": 0}, {"init_scale": math.nan}]
 )

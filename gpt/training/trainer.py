@@ -173,8 +173,10 @@ class Trainer:
         Args:
             dials: read rates and counts from there; for a step that is captured.
         """
-        if self.scaler:
-            self.scaler.step_by(dials, norm) if dials else self.scaler.step(norm)
+        if self.scaler and dials:
+            self.scaler.step_by(dials, norm)
+        elif self.scaler:
+            self.scaler.step(norm)
         elif dials:
             self.optimizer.step_by(dials)
         else:

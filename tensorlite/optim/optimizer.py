@@ -63,8 +63,7 @@ class Optimizer:
         """Change ``p`` and ``state`` in place, given the gradient ``g``, which stays as it is.
 
         Args:
-            step: which step this is for these numbers, counted from 1. It and ``group["lr"]`` may be arrays of no axes (`Dials`); such a
-                step may be 0, and then nothing changes.
+            step: which step this is for these numbers, counted from 1. It and ``group["lr"]`` may be arrays of no axes (`Dials`).
             state: the arrays that `arrays_of` lists.
         """
         raise NotImplementedError
@@ -103,7 +102,7 @@ class Optimizer:
         have one now.
 
         Args:
-            steps: in the place of ``dials.step``; a run whose step is 0 stays as it is (see `GradScaler`).
+            steps: in the place of ``dials.step``. To AdamW's CUDA kernel, and to no other rule, 0 means no step (see `GradScaler`).
         """
         for run, lr, step in zip(dials.runs, dials.lr, steps or dials.step, strict=True):
             self._update_run(run, {**run.group, "lr": lr}, step)

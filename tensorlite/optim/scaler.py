@@ -79,7 +79,7 @@ class GradScaler:
 
     def step(self, norm: Tensor) -> None:
         """The optimizer's step if ``norm``, the length of all gradients, is finite; none otherwise. Then S changes as it should."""
-        if self._xp is not np and isinstance(self.optimizer, AdamW) and kernels_in_use() == "fast":
+        if self._is_held_back_on_the_device():
             dials = self.optimizer.dials()
             dials.turn()
             self.step_by(dials, norm)
@@ -90,7 +90,13 @@ class GradScaler:
         self._adjust(finite)
 
     def step_by(self, dials: Dials, norm: Tensor) -> None:
-        """`step` with the rates and counts of ``dials``, as `Optimizer.step_by` makes it. The kernel of AdamW knows what a step 0 is."""
+        """`step` with the rates and counts of ``dials``, as `Optimizer.step_by` makes it.
+
+        Raises:
+            RuntimeError: if the optimizer's rule does not know what a step 0 is: only the CUDA kernel of AdamW does.
+        """
+        if not self._is_held_back_on_the_device():
+            raise RuntimeError(f"{type(self.optimizer).__name__} cannot be held back on the device here: use GradScaler.step.")
         finite = self._xp.isfinite(norm.data)
         steps = [self._xp.where(finite, step - self._skipped, 0).astype("int32") for step in dials.step]
         self.optimizer.step_by(dials, steps)
@@ -98,7 +104,10 @@ class GradScaler:
         self._adjust(finite)
 
     def settle(self) -> None:
-        """Let the optimizer forget the steps that it has counted and that were not made; on a GPU this waits for the device."""
+        """Let the optimizer forget the steps that it has counted and that were not made; on a GPU this waits for the device.
+
+        Since the last time the same parameters must have had a gradient in all steps, as they have in training.
+        """
         skipped = int(self._skipped)
         self._skipped[...] = 0
         self.optimizer.uncount(skipped)
@@ -117,6 +126,11 @@ class GradScaler:
         if not (scale > 0 and good >= 0):
             raise ValueError(f"a loss scale is positive and a number of steps not negative, got {scale} and {good}")
         self.scale[...], self._good[...], self._skipped[...] = scale, good, 0
+
+    def _is_held_back_on_the_device(self) -> bool:
+        flats = self.optimizer.flats
+        is_known = isinstance(self.optimizer, AdamW) and all(flat.data.dtype == np.float32 for flat in flats)
+        return self._xp is not np and is_known and kernels_in_use() == "fast"
 
     def _adjust(self, finite: Array) -> None:
         """S and the count of good steps after one that was made, or was not."""

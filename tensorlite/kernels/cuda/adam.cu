@@ -20,8 +20,8 @@ __device__ inline double power(double beta, int n) {
     return result;
 }
 
-// rates = 1 - lr · weight_decay, lr / (1 - β₁ᵗ), √(1 - β₂ᵗ), whether there is a step at all.   forget1 = 1 - β₁, forget2 = 1 - β₂: as a float, 1 - 0.999 would have
-// only four digits left of 0.999. In double, for the same reason.
+// rates = 1 - lr · weight_decay, lr / (1 - β₁ᵗ), √(1 - β₂ᵗ), and whether there is a step at all.
+// forget1 = 1 - β₁, forget2 = 1 - β₂: as a float, 1 - 0.999 would have only four digits left of 0.999. In double, for the same reason.
 extern "C" __global__ void adamw_rates(const float* lr_at, float lr, const int* step_at, int step, float forget1, float forget2,
                                        float weight_decay, float* rates) {
     if (threadIdx.x > 0) return;
