@@ -16,9 +16,12 @@ import tensorlite as tl
 from data.errors import DataError
 from gpt.config import GPTConfig, TrainConfig, from_preset
 from gpt.errors import UserError
+from gpt.inference import stream_text
 from gpt.model import build_model
 from gpt.training.counting import counted_bigram_loss
-from gpt.training.trainer import Trainer, learning_rate_factor, make_optimizer
+from gpt.training.pretraining import Pretraining
+from gpt.training.trainer import SAMPLE, Trainer, learning_rate_factor, make_optimizer
+from tensorlite.random import make_generator
 from tests.torch_gpt import twin_of
 
 MODEL = GPTConfig(vocab_size=17, block_size=16, n_layer=2, n_head=2, n_embd=32)
@@ -41,6 +44,26 @@ def trainer(model: GPTConfig = MODEL, folder=None, dtype=tl.float32, **settings)
     tl.manual_seed(1)
     config = TrainConfig(**{"steps": 20, "batch_size": 4, "warmup_steps": 3, "eval_interval": 10, "eval_iters": 3, **settings})
     return Trainer(build_model(model).to(dtype=dtype), config, TOKENS[:2700], TOKENS[2700:], folder)
+
+
+def test_accumulated_batches_are_one_batch():
+    """Loss and gradient are the means over all of them."""
+    run, same = trainer(accumulation=3, grad_clip=0.0), trainer(grad_clip=0.0)
+    x, y = (np.concatenate(parts) for parts in zip(*(same.batches.next_batch() for _ in range(3)), strict=True))
+    loss, norm = same.gradients([same.to_device((x, y))], same.dropout_keys())
+    assert abs(run.update().item() - loss.item()) < 1e-6
+    assert abs(run.gradient_norm.item() - norm.item()) < 1e-5
+
+
+def test_the_sample_of_a_run_keeps_half_of_a_full_context(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog " * 20)
+    config = TrainConfig(data=str(text), tokenizer="char", sample_length=40, batch_size=2)
+    run = Pretraining(GPTConfig(block_size=8, n_layer=1, n_head=1, n_embd=16), config)
+    luck = make_generator(config.seed, SAMPLE, 0)
+    expected = "".join(stream_text(run.model.eval(), run.tokenizer, "", 40, generator=luck, context_keep=4))
+    run.model.train()
+    assert run.write_text() == expected and run.model.training
 
 
 def torch_training(twin, config: TrainConfig):

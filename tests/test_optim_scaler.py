@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 import tensorlite as tl
+from data.tokenizer import CharTokenizer
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.model import build_model
 from gpt.training.captured import WARM_UP
 from gpt.training.trainer import Trainer
+from gpt.training.training_state import TRAINING, files_of
 from tensorlite import Tensor, nn, optim
 from tensorlite.op import use_kernels
 from tensorlite.precision import use_precision
@@ -27,28 +30,28 @@ SETTINGS = {"init_scale": 64.0, "growth_factor": 2.0, "backoff_factor": 0.25, "g
 START = np.linspace(-1, 1, 16, dtype=np.float32)
 
 
-def scaled_steps(weight, optimizer, asarray=np.asarray):
+def scaled_steps(weight, optimizer, asarray=np.asarray, max_norm=1.0):
     """S and the weights after each of the steps."""
     scaler = optim.GradScaler(optimizer, **SETTINGS)
     found = []
     for gradient in GRADIENTS:
         (weight * Tensor.wrap(asarray(gradient))).sum().backward(Tensor.wrap(scaler.scale * 1))
         scaler.unscale_([weight])
-        scaler.step(optim.clip_grad_norm_([weight], 1.0))
+        scaler.step(optim.clip_grad_norm_([weight], max_norm))
         optimizer.zero_grad()
         found.append((scaler.state_dict()["scale"], tl.backend.to_numpy(weight.data).copy()))
     scaler.settle()
     return found, optimizer.state_dict()["state"][0]
 
 
-def torchs_steps(make):
+def torchs_steps(make, max_norm=1.0):
     weight = torch.nn.Parameter(torch.tensor(START))
     optimizer, scaler = make([weight]), torch.amp.GradScaler("cpu", **SETTINGS)
     found = []
     for gradient in GRADIENTS:
         scaler.scale((weight * torch.tensor(gradient)).sum()).backward()
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_([weight], 1.0)
+        torch.nn.utils.clip_grad_norm_([weight], max_norm)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
@@ -57,11 +60,13 @@ def torchs_steps(make):
 
 
 @np.errstate(all="ignore")
+@pytest.mark.parametrize("max_norm", [1.0, 100.0], ids=["always clipped", "never clipped"])
 @pytest.mark.parametrize("kind", ["AdamW", "SGD"])
-def test_scales_and_steps_are_torchs(kind):
+def test_scales_and_steps_are_torchs(kind, max_norm):
+    """SGD's steps are as long as its gradients: one that is not unscaled is seen where nothing is clipped."""
     weight = nn.Parameter(START.copy())
-    ours, state = scaled_steps(weight, getattr(optim, kind)([weight], lr=0.1))
-    theirs = torchs_steps(lambda parameters: getattr(torch.optim, kind)(parameters, lr=0.1))
+    ours, state = scaled_steps(weight, getattr(optim, kind)([weight], lr=0.1), max_norm=max_norm)
+    theirs = torchs_steps(lambda parameters: getattr(torch.optim, kind)(parameters, lr=0.1), max_norm)
     assert [scale for scale, _ in ours] == [scale for scale, _ in theirs]
     for (_, a), (_, b) in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-6)
@@ -208,6 +213,17 @@ def test_a_run_taken_up_again_goes_on_with_the_scale_it_had(any_cupy):
         for _ in range(12):
             second.update()
     assert_same(state_of(whole), state_of(second))
+
+
+def test_a_checkpoint_counts_the_steps_that_were_made(standin):
+    run = trainer(init_scale=2.0**40)
+    with use_precision("float16"):
+        for _ in range(40):
+            run.update()
+    skipped = 40 - round(math.log2(run.state_dict()["scaler"]["scale"]))
+    record = json.loads(dict(files_of(run, CharTokenizer.train("abcdefghijklmnopqrst"), "gpt.train", {}))[TRAINING])
+    assert skipped > 5 and set(record["steps"].values()) == {40 - skipped}
+    assert record["trainer"]["step"] == 40 and record["trainer"]["scaler"]["scale"] < 2.0**35
 
 
 def test_a_gradient_that_always_overflows_ends_the_run(standin):

@@ -13,6 +13,7 @@ from gpt.config import GPTConfig, TrainConfig
 from gpt.model import GPT
 from gpt.training.trainer import Trainer
 from tensorlite.backend import Device, DeviceUnavailableError
+from tensorlite.kernels.cuda.graph import CaptureError, Recorder
 from tensorlite.op import use_kernels
 from tests.standin import library, machine
 
@@ -54,6 +55,17 @@ def test_every_name_of_the_standin_is_one_of_cupys(standin):
     for module, real in ((standin, "cupy"), (standin.cuda, "cupy.cuda"), (standin.cuda.runtime, "cupy.cuda.runtime")):
         ours = {name for name in vars(module) if not name.startswith("_")} - {"is_stand_in", "cublas"}  # CuPy loads cublas when asked
         assert ours <= library.names_of(real), f"{real}: {sorted(ours - library.names_of(real))}"
+
+
+@pytest.mark.parametrize("join", ["stack", "concatenate"])
+def test_more_than_eight_arrays_are_not_joined_in_a_graph(join, standin):
+    """CuPy would record a copy of their addresses from memory of the host that is gone when the graph is launched."""
+    arrays = [standin.ones(2, "float32") for _ in range(9)]
+    recorder = Recorder()
+    recorder.record(lambda: getattr(standin, join)(arrays[:8]))
+    with pytest.raises(CaptureError, match="not permitted when stream is capturing"):
+        Recorder().record(lambda: getattr(standin, join)(arrays))
+    assert getattr(standin, join)(arrays).size == 18
 
 
 def test_host_reads_are_noted_and_can_be_forbidden(standin):
