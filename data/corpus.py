@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
+from data.paths import expanded
 
 _NAMED = ("pydoc",)
 
@@ -57,7 +58,7 @@ def load_corpus(source: str | os.PathLike[str] = "pydoc") -> Corpus:
     """
     if source == "pydoc":
         return _pydoc()
-    path = Path(source).expanduser()
+    path = expanded(source)
     return Corpus(name=path.stem, text=_decode(_read(path), path), source=str(path))
 
 

@@ -23,6 +23,7 @@ from data.corpus import Corpus
 from data.encode import BATCH, PACK, SEPARATOR, Batch, Encoder, Row, Task, separator
 from data.errors import DataError, run_main
 from data.passages import Passage, PassageWriter, tokenize
+from data.paths import expanded
 from data.pool import Pool
 from data.sources.named import NAMES, named_source
 from data.sources.streams import Budget, Reader
@@ -81,7 +82,7 @@ def prepare(source: str | os.PathLike[str] | Corpus, out: str | os.PathLike[str]
         DataError: if that cannot be done; ``out`` is then what it was before.
     """
     settings = settings or Settings()
-    out = Path(out).expanduser()
+    out = expanded(out)
     corpus = _Source(source, settings, without=out)
     with staging(out) as place:
         return _Preparation(corpus, settings, place).run()
@@ -95,7 +96,7 @@ class _Source:
         self._settings = settings
         self._without = without
         self._raw = given.text.encode("utf-8", "surrogatepass") if isinstance(given, Corpus) else None
-        self._path = Path() if isinstance(given, Corpus) else Path(given).expanduser()
+        self._path = Path() if isinstance(given, Corpus) else expanded(given)
         self.name = given.name if isinstance(given, Corpus) else self._path.name or str(self._path)
         self.description = given.source if isinstance(given, Corpus) else str(given)
         self.size = len(self._raw) if self._raw is not None else size_of(self._path)

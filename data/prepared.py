@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
+from data.paths import expanded
 from data.staging import is_half_written
 from data.token_file import CHUNK, TokenFile
 from data.tokenizer import IdsTokenizer, Tokenizer, load_tokenizer
@@ -68,7 +69,7 @@ def open_prepared(folder: str | os.PathLike[str], tokenizer: Tokenizer | None = 
         PreparedError: if there is no such folder, a file is missing, or they do not fit together.
         TokenFileError, TokenizerError: if one of the files is damaged.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     _require_files(folder)
     ours = (folder / META).exists()
     meta = _read_meta(folder / META) if ours else {}

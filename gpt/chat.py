@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.errors import DataError
 from data.files import explain, write_atomically
+from data.paths import expanded
 from data.tokenizer import Tokenizer
 from gpt.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.errors import run_main
@@ -194,13 +194,15 @@ class Chat:
     def _save(self, argument: str) -> str:
         if not argument:
             return "error: /save needs the name of a file."
-        path = Path(argument).expanduser()
-        if path.exists():
-            return f"error: {path} exists, and is left as it is; choose another name."
         try:
+            path = expanded(argument)
+            if path.exists():
+                return f"error: {path} exists, and is left as it is; choose another name."
             write_atomically(path, self.conversation.as_text())
+        except DataError as error:
+            return f"error: {error}"
         except OSError as error:
-            return f"error: {explain(error, path)}"
+            return f"error: {explain(error, argument)}"
         return f"(written to {path})"
 
     def _help(self, _: str) -> str:

@@ -27,6 +27,7 @@ import safetensors.numpy
 
 import tensorlite as tl
 from data.files import explain, write_atomically
+from data.paths import expanded
 from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.config import GPTConfig
 from gpt.errors import UserError
@@ -75,7 +76,7 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
         CheckpointError: if there is none, or it is damaged, or it does not fit together.
         DeviceUnavailableError: if there is no such device.
     """
-    file = _find(Path(path).expanduser())
+    file = _find(expanded(path))
     metadata, weights = _read(file)
     ours, config, tokenizer = _understood(metadata, file)
     if tokenizer.vocab_size > config.vocab_size:

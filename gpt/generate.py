@@ -11,9 +11,9 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from data.files import explain
+from data.paths import expanded
 from gpt.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.errors import fail, run_main
 from gpt.inference import context_length, stream_texts, suitable_threads
@@ -71,7 +71,7 @@ def _prompt(options: argparse.Namespace) -> str:
     if options.prompt_file is None and not _is_piped():
         return ""
     try:
-        raw = sys.stdin.buffer.read() if options.prompt_file in (None, "-") else Path(options.prompt_file).expanduser().read_bytes()
+        raw = sys.stdin.buffer.read() if options.prompt_file in (None, "-") else expanded(options.prompt_file).read_bytes()
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         fail(f"the prompt is not UTF-8 text: byte {error.start:,} does not fit.")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import explain
+from data.paths import expanded
 from gpt.arguments import Parser
 from gpt.errors import fail, run_main
 from gpt.model import GPT
@@ -74,18 +75,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _path(options: argparse.Namespace) -> Path:
     """Where the picture goes."""
     if options.out:
-        path = Path(options.out).expanduser()
+        path = expanded(options.out)
         if path.suffix not in FORMATS:
             fail(f"a picture is {' or '.join(FORMATS)}, by its ending, got {path.name!r}.")
         return path
     name = "activations" if options.activations else "attention" if options.attention else "curves"
-    folder = Path(options.runs[0]).expanduser() if len(options.runs) == 1 else Path()
+    folder = expanded(options.runs[0]) if len(options.runs) == 1 else Path()
     return (folder if folder.is_dir() else folder.parent) / f"{name}.png"
 
 
 def _records(run: str) -> list[dict[str, Any]]:
     """What a run has logged. A line that a crash cut short is left out."""
-    file = Path(run).expanduser() / METRICS
+    file = expanded(run) / METRICS
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
@@ -107,7 +108,7 @@ def _records(run: str) -> list[dict[str, Any]]:
 
 def _named(runs: dict[str, Any]) -> dict[str, Any]:
     """Runs by the names of their folders; by their whole paths where two have the same."""
-    names = {run: Path(run).expanduser().resolve().name for run in runs}
+    names = {run: expanded(run).resolve().name for run in runs}
     return {names[run] if list(names.values()).count(names[run]) == 1 else run: records for run, records in runs.items()}
 
 

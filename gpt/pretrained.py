@@ -23,6 +23,7 @@ import safetensors
 import safetensors.numpy
 
 from data.files import explain, write_atomically
+from data.paths import expanded
 from data.tokenizer import Tokenizer, load_tokenizer
 from gpt.checkpoint import CheckpointError, load_model
 from gpt.config import GPTConfig
@@ -55,7 +56,7 @@ _MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # older files store th
 def is_pretrained(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is a folder of transformers' making: its config.json names a model_type."""
     try:
-        return "model_type" in json.loads((Path(path).expanduser() / CONFIG).read_text(encoding="utf-8"))
+        return "model_type" in json.loads((expanded(path) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -74,7 +75,7 @@ def open_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
         return lora.merged(model).eval(), tokenizer, config
     if not is_pretrained(path):
         return load_model(path, device)
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if not (folder / TOKENIZER).exists():
         raise CheckpointError(f"{folder} has no {TOKENIZER}, so its model can read no text; save one there.")
     tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -97,7 +98,7 @@ def load_pretrained(folder: str | os.PathLike[str], dropout: float | None = None
         CheckpointError: for a model that is no GPT-2 or one of a kind that is not supported, naming the field of its config; and for
             weights that are missing, too many, or of another shape.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     config = _our_config(_json(folder / CONFIG), folder / CONFIG, dropout)
     weights = dict(_our_names(_stored(folder), config, folder))
     with random.use_generator(random.make_generator(0)):  # the first weights are thrown away, and cost the caller's stream nothing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     except DeviceUnavailableError as error:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that was started under a number instead of a user's name."""
+
+    def unknown(who: object) -> None:
+        raise KeyError(who)
+
+    for name in ("HOME", "USERPROFILE", "HOMEPATH", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if sys.platform != "win32":
+        import pwd
+
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
+        monkeypatch.setattr(pwd, "getpwnam", unknown)
 
 
 @pytest.fixture

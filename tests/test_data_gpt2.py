@@ -23,6 +23,7 @@ from data.tokenizer import (
 )
 from data.tokenizer.gpt2 import RANKS, cached_ranks
 
+CACHED = cached_ranks()
 TEXT = load_corpus("pydoc").text[:200_000]
 LEARNT = BpeTokenizer.train([TEXT], 1000)
 TOKENIZER = Gpt2Tokenizer(LEARNT.tokens[1:])  # its first is <|endoftext|>
@@ -74,7 +75,7 @@ def test_half_a_surrogate_pair_is_refused() -> None:
         TOKENIZER.encode("\ud800")
 
 
-@pytest.mark.skipif(not cached_ranks().is_file(), reason=f"GPT-2's own ranks are not at {cached_ranks()}")
+@pytest.mark.skipif(not (CACHED and CACHED.is_file()), reason=f"GPT-2's own ranks are not at {CACHED}")
 def test_gpt2_itself() -> None:
     gpt2 = named_tokenizer("gpt2")
     assert gpt2.vocab_size == 50257
@@ -153,6 +154,15 @@ def test_without_a_network_one_sentence_says_what_to_put_where(tmp_path: Path, m
     assert f"get https://openaipublic.blob.core.windows.net/encodings/{RANKS}" in str(caught.value)
     assert f"put it at {tmp_path / 'tensorlite' / RANKS}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_home_folder_only_the_path_is_asked_for(monkeypatch, no_home: None) -> None:
+    def offline(name: str):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(TokenizerError, match=r"where there is a network and give the path of the file in place of gpt2\.$"):
+        named_tokenizer("gpt2")
 
 
 def test_without_the_library_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.corpus import Corpus, load_corpus
+from data.paths import cache_folder
 from data.sources.streams import SourceError
 
 
@@ -42,7 +42,7 @@ def named_source(name: str, folder: Path | None = None) -> Corpus | Path:
     """The corpus called ``name``, one of `NAMES`: a text, or the path of an archive. (A file of that name is ``./name``.)
 
     Args:
-        folder: where downloads are kept; by default `downloads`.
+        folder: where downloads are kept; by default `data.paths.cache_folder`.
 
     Raises:
         DataError: if it is not here and cannot be fetched; the message says what to get by hand and where to put it.
@@ -52,7 +52,7 @@ def named_source(name: str, folder: Path | None = None) -> Corpus | Path:
     from data.sources.download import download  # needs much of the standard library, which takes time to import
 
     remote = _REMOTE[name]
-    path = (downloads() if folder is None else folder) / remote.file
+    path = (cache_folder() if folder is None else folder) / remote.file
     by_hand = f"fetch it by hand ({remote.size}) where there is a network, and put it at {path}."
     download(remote.url, path, by_hand, remote.sha256)
     if name == "openwebtext":
@@ -61,11 +61,6 @@ def named_source(name: str, folder: Path | None = None) -> Corpus | Path:
         title, text = book(path)
         return Corpus(name, text, f"“{title}”, Project Gutenberg, {path}")
     return Corpus(name, load_corpus(path).text, str(path))
-
-
-def downloads() -> Path:
-    """Where downloads are kept: ``$XDG_CACHE_HOME/tensorlite``, which usually is ``~/.cache/tensorlite``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tensorlite"
 
 
 def book(path: Path) -> tuple[str, str]:

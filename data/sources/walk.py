@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from data.paths import expanded
 from data.sources.kinds import ARCHIVES, COMPRESSED, HEAD, archive_suffix, kind_of
 from data.sources.rows import is_rows, row_texts
 from data.sources.streams import Budget, Reader, SourceError, decompressed, shown
@@ -215,7 +216,7 @@ def walk(
     Raises:
         SourceError: if there is no such path, or something in it is broken.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     self = Walk(tally, budget or Budget(default_budget(path), path.name), text_field, encoding_errors == "error", pack, advanced)
     try:
         mode = path.stat().st_mode

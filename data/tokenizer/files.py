@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any
 
+from data.paths import expanded
 from data.tokenizer.base import Tokenizer, TokenizerError
 from data.tokenizer.bpe import tokenizer_from_json
 from data.tokenizer.char import CharTokenizer
@@ -24,8 +24,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         TokenizerError: if there is no such file, or it holds no tokenizer.
         MissingExtraError: if the tokenizer needs a package that is not installed.
     """
+    path = expanded(path)
     try:
-        raw = Path(path).expanduser().read_bytes()
+        raw = path.read_bytes()
         if _RANKS.match(raw):
             return Gpt2Tokenizer.from_file(path)
         content = json.loads(raw)
@@ -69,5 +70,5 @@ def named_tokenizer(name: str | os.PathLike[str]) -> Tokenizer:
     """
     if name == "gpt2":
         return Gpt2Tokenizer.find()
-    path = Path(name).expanduser()
+    path = expanded(name)
     return load_tokenizer(path / "tokenizer.json" if path.is_dir() else path)

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import DataError
+from data.paths import cache_folder
 from data.tokenizer.base import END_OF_TEXT, TokenizerError, hash_of, require, token_dtype, write_json
 from data.tokenizer.byte_level import ByteLevelTokenizer, check_unicode, pieces
 
@@ -60,14 +62,16 @@ class Gpt2Tokenizer(ByteLevelTokenizer):
             MissingExtraError: without tiktoken.
         """
         tiktoken = _tiktoken()
-        if cached_ranks().is_file():
-            return cls.from_file(cached_ranks())
+        cached = cached_ranks()
+        if cached is not None and cached.is_file():
+            return cls.from_file(cached)
         try:
             encoding = tiktoken.get_encoding("gpt2")
         except (OSError, ValueError) as error:  # no network; a proxy's page in place of the file
+            place = "" if cached is None else f"put it at {cached}, or "
             raise TokenizerError(
                 f"GPT-2's tokenizer is not on this machine and cannot be downloaded; get {WHERE_TO_GET_IT} "
-                f"(800 KB) where there is a network and put it at {cached_ranks()}, or give the path of the file in place of gpt2."
+                f"(800 KB) where there is a network and {place}give the path of the file in place of gpt2."
             ) from error
         ranks = encoding._mergeable_ranks
         return cls(sorted(ranks, key=ranks.__getitem__))
@@ -154,10 +158,12 @@ class Gpt2Tokenizer(ByteLevelTokenizer):
         return f"Gpt2Tokenizer({self.vocab_size:,} tokens)"
 
 
-def cached_ranks() -> Path:
-    """Where the ranks may be put by hand."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "tensorlite" / RANKS
+def cached_ranks() -> Path | None:
+    """Where the ranks may be put by hand; None if there is no home folder."""
+    try:
+        return cache_folder() / RANKS
+    except DataError:
+        return None
 
 
 def _tiktoken() -> Any:

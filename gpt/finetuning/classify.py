@@ -34,6 +34,7 @@ import safetensors.numpy
 
 import tensorlite as tl
 from data.files import write_atomically
+from data.paths import expanded
 from data.tokenizer import Tokenizer
 from gpt.checkpoint import CheckpointError, load_model
 from gpt.config import require_name
@@ -120,7 +121,7 @@ def load_classifier(folder: str | os.PathLike[str], device: Device | str = "nump
         CheckpointError: if there is none, or it is damaged.
     """
     body, tokenizer, _ = load_model(folder, device)
-    file = Path(folder).expanduser() / HEAD
+    file = expanded(folder) / HEAD
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
             metadata = json.loads(opened.metadata()[METADATA])

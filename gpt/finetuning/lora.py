@@ -36,6 +36,7 @@ import safetensors.numpy
 
 import tensorlite as tl
 from data.files import write_atomically
+from data.paths import expanded
 from gpt.config import require_at_least
 from gpt.errors import UserError
 from gpt.model import LanguageModel
@@ -157,7 +158,7 @@ def load_adapter(folder: str | os.PathLike[str], model: LanguageModel) -> None:
     Raises:
         LoraError: if there are none, they are damaged, or were learnt on another model.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         weights = safetensors.numpy.load((folder / WEIGHTS).read_bytes())
@@ -185,7 +186,7 @@ def base_of(folder: str | os.PathLike[str]) -> str | None:
 
     A folder that `gpt.finetune` leaves has the merged model beside them, and needs no other.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if not (folder / CONFIG).exists() or any(folder.glob("model*.safetensors")):
         return None
     try:

@@ -22,6 +22,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.files import explain
+from data.paths import expanded
 from data.tokenizer import Tokenizer
 from gpt.checkpoint import CONFIG, CheckpointError
 from gpt.config import TrainConfig, from_preset
@@ -209,7 +210,7 @@ def known_of(checkpoint: str) -> dict[str, Any]:
 
     A model of somebody else's comes without. Then it is taken for a GPT-2.
     """
-    path = Path(checkpoint).expanduser()
+    path = expanded(checkpoint)
     folder = path if path.is_dir() else path.parent
     for name in (CONFIG, TRAINING):  # of a run, and of a checkpoint within one
         try:

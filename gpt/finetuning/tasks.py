@@ -16,6 +16,7 @@ import numpy as np
 import tensorlite as tl
 from data.corpus import load_corpus
 from data.loader import BatchError, Tokens, split_tokens
+from data.paths import expanded
 from data.prepared import open_prepared, require_same_tokenizer
 from data.tokenizer import CharTokenizer, Tokenizer
 from gpt.errors import fail
@@ -168,7 +169,7 @@ def guess_task(data: str) -> str:
     Raises:
         RecordError: for a file of examples that is broken.
     """
-    path = Path(data).expanduser()
+    path = expanded(data)
     if path.suffix not in KINDS or path.is_dir():
         return "text"
     return "classify" if "label" in read_records(path)[0].fields else "instruct"
@@ -180,7 +181,7 @@ def read_tokens(data: str | os.PathLike[str], tokenizer: Tokenizer, val_fraction
     Raises:
         DataError: if it cannot be had, or the tokenizer does not know it.
     """
-    path = Path(data).expanduser()
+    path = expanded(data)
     if path.is_dir():
         prepared = open_prepared(path)
         require_same_tokenizer(tokenizer, prepared.tokenizer, path)

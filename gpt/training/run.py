@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from data.paths import expanded
 from data.tokenizer import Tokenizer
 from gpt.checkpoint import CheckpointError, is_pickle, save_model, versions
 from gpt.config import TrainConfig
@@ -251,7 +252,7 @@ def folder_to_resume(resumed: str, given: Mapping[str, Any]) -> Path:
     """
     if not resumed and not given.get("out"):
         fail("which run is to go on? Name its folder: --resume runs/<name>.")
-    folders = [Path(name).expanduser() for name in (resumed, given.get("out")) if name]
+    folders = [expanded(name) for name in (resumed, given.get("out")) if name]
     if folders[0].resolve() != folders[-1].resolve():
         fail(f"a run goes on in its own folder, {folders[0]}: leave out --out {folders[1]}, or copy the folder and resume the copy.")
     return folders[0]
@@ -307,7 +308,7 @@ def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
 
 def _require_run(path: Path) -> None:
     """Raises CheckpointError for what is no run's folder, but something that people may take for one."""
-    path = path.expanduser()
+    path = expanded(path)
     if path.is_file():
         with open(path, "rb") as file:
             pickled = is_pickle(file.read(2))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from data.files import explain, write_atomically
+from data.paths import expanded
 from gpt.config import nearest
 from gpt.errors import fail
 from gpt.plots.curves import plot_losses
@@ -48,7 +49,7 @@ class RunFolder:
     """
 
     def __init__(self, wanted: Path) -> None:
-        self.wanted = wanted = wanted.expanduser()
+        self.wanted = wanted = expanded(wanted)
         self.records: list[dict[str, Any]] = []
         self._complained = False
         self._events: Events | None = None
@@ -67,7 +68,7 @@ class RunFolder:
             UserError: if there is none, or another process is at it.
         """
         folder = cls.__new__(cls)
-        folder.wanted = folder.path = path.expanduser()
+        folder.wanted = folder.path = expanded(path)
         folder.records, folder._complained, folder._events = [], False, None
         if not folder.path.is_dir():
             fail(f"there is no run {folder.path} to resume{_nearby(folder.path)}.")

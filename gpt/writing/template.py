@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import write_atomically
+from data.paths import expanded
 from gpt.errors import UserError
 
 TEMPLATE = "template.json"
@@ -83,7 +84,7 @@ def load_template(folder: str | os.PathLike[str]) -> Template | None:
     Raises:
         TemplateError: for one that is no template.
     """
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     file = path / TEMPLATE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         return None

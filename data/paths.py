@@ -1,0 +1,36 @@
+"""Where the paths that a user gives lead, and where downloads are kept. In a container nobody may have a home folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from data.errors import DataError
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """``path`` with the home folder in place of ``~`` or ``~name``.
+
+    Raises:
+        DataError: if there is no such home folder, or no file can have that name.
+    """
+    if "\0" in os.fspath(path):
+        raise DataError(f"{os.fspath(path)!r} is not the name of a file: it has a NUL in it.")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: there is no home folder {Path(path).parts[0]} here; give the whole path.") from error
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``$XDG_CACHE_HOME/tensorlite``, which usually is ``~/.cache/tensorlite``.
+
+    Raises:
+        DataError: if there is no home folder.
+    """
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache, "tensorlite")
+    try:
+        return Path.home() / ".cache" / "tensorlite"
+    except RuntimeError as error:
+        raise DataError("there is no home folder to keep downloads in; set the variable XDG_CACHE_HOME to a folder.") from error

@@ -1,0 +1,81 @@
+"""Where a user's paths lead, also where there is no home folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import data.inspect
+import data.prepare
+import gpt.chat
+import gpt.finetune
+import gpt.generate
+import gpt.plot
+import gpt.train
+from data.errors import DataError
+from data.paths import cache_folder, expanded
+from data.sources.named import named_source
+from gpt.errors import run_main
+
+
+def test_a_home_is_put_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert expanded("~/a/b") == tmp_path / "a" / "b"
+    assert expanded("a/~") == Path("a/~")
+    assert cache_folder() == tmp_path / ".cache" / "tensorlite"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert cache_folder() == tmp_path / "x" / "tensorlite"
+
+
+@pytest.mark.parametrize("path", ["~", "~/runs/tiny", "~nobody-at-all/x"])
+def test_a_home_that_is_not_there(path, no_home):
+    with pytest.raises(DataError, match=f"^{path}: there is no home folder {path.partition('/')[0]} here; give the whole path\\.$"):
+        expanded(path)
+
+
+def test_a_name_that_no_file_can_have():
+    with pytest.raises(DataError, match=r"^'a\\x00b' is not the name of a file: it has a NUL in it\.$"):
+        expanded("a\0b")
+
+
+def test_downloads_without_a_home_ask_for_a_folder(tmp_path, monkeypatch, no_home):
+    with pytest.raises(DataError, match="set the variable XDG_CACHE_HOME to a folder"):
+        named_source("shakespeare")
+    assert named_source("pydoc").name == "pydoc"
+
+
+@pytest.mark.parametrize(
+    "main, options",
+    [
+        (gpt.train.main, "--data ~/a.txt"),
+        (gpt.train.main, "--data TEXT --out ~/run"),
+        (gpt.train.main, "--data TEXT --tokenizer ~/tokenizer.json"),
+        (gpt.train.main, "--resume ~/run"),
+        (gpt.train.main, "--data shakespeare"),
+        (gpt.generate.main, "--checkpoint ~/run"),
+        (gpt.generate.main, "--checkpoint ~/run --prompt-file ~/prompt"),
+        (gpt.chat.main, "--checkpoint ~/run"),
+        (gpt.finetune.main, "--checkpoint ~/run --data TEXT"),
+        (gpt.finetune.main, "--resume ~/run"),
+        (gpt.plot.main, "~/run"),
+        (gpt.plot.main, "--activations --out ~/a.png"),
+        (data.prepare.main, "~/a.txt --out OUT"),
+        (data.prepare.main, "TEXT --out ~/out"),
+        (data.prepare.main, "TEXT --out OUT --tokenizer ~/tokenizer.json"),
+        (data.prepare.main, "oz --out OUT"),
+        (data.inspect.main, "~/out"),
+    ],
+)
+def test_every_program_says_so_in_one_sentence(tmp_path, monkeypatch, capsys, no_home, main, options):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("The quick brown fox.\n" * 100, encoding="utf-8")
+    argv = options.replace("TEXT", "text.txt").replace("OUT", "out").split()
+    assert run_main(lambda: main(argv)) == 2
+    error = capsys.readouterr().err
+    assert "there is no home folder" in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
