@@ -29,14 +29,28 @@ struct Tile {
     static constexpr int STRIDE = WIDTH + CHUNK;
 
     // Begin to copy a tile of ROWS rows, of which only the first `rows` are there; zeros elsewhere. All threads of the block do it.
+    //
+    // Where the threads fill whole rows, each stays in its column and goes down by the same number of rows: addresses then differ by
+    // constants, where otherwise row and column are worked out anew for every 16 bytes.
     template <int ROWS, int THREADS>
     static __device__ void copy(T* tile, const T* source, long long row_stride, int rows) {
-        constexpr int CHUNKS = WIDTH / CHUNK;
+        constexpr int CHUNKS = WIDTH / CHUNK, TOTAL = ROWS * CHUNKS;  // of 16 bytes: in a row, and in the tile
+        if constexpr (THREADS % CHUNKS == 0 && TOTAL % THREADS == 0) {
+            constexpr int DOWN = THREADS / CHUNKS;
+            int row = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS * CHUNK;
+            tile += row * STRIDE + column;
+            const T* from = source + row * row_stride + column;
 #pragma unroll
-        for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
-            int row = i / CHUNKS, column = i % CHUNKS * CHUNK;
-            bool there = row < rows && column < D;
-            copy_16_bytes(tile + row * STRIDE + column, there ? source + row * row_stride + column : source, there);
+            for (int i = 0; i < ROWS / DOWN; i++) {
+                bool there = row + i * DOWN < rows && column < D;
+                copy_16_bytes(tile + i * DOWN * STRIDE, there ? from + i * DOWN * row_stride : source, there);
+            }
+        } else {
+            for (int i = threadIdx.x; i < TOTAL; i += THREADS) {
+                int row = i / CHUNKS, column = i % CHUNKS * CHUNK;
+                bool there = row < rows && column < D;
+                copy_16_bytes(tile + row * STRIDE + column, there ? source + row * row_stride + column : source, there);
+            }
         }
     }
 
