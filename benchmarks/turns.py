@@ -9,16 +9,20 @@ A side runs `serve`; the parent holds a `Side` for each.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from tensorlite.memory import peak_memory
+
+LIMIT = 300.0  # seconds that a side may take for one answer, compilation included
 
 
 class Side:
@@ -33,28 +37,52 @@ class Side:
         environment = dict(os.environ, TENSORLITE_KERNELS="book" if name == "book" else "fast")
         command = [sys.executable, "-m", module, *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def ask(self, count: int) -> dict[str, Any]:
+    def ask(self, count: int, limit: float = LIMIT) -> dict[str, Any]:
         """Let it do its work ``count`` times: the seconds that took, its result, and its peak memory; for 0 only the last.
 
+        Args:
+            limit: seconds to wait for the answer.
+
         Raises:
-            RuntimeError: if the process has stopped.
+            RuntimeError: if the process has stopped, or does not answer in time; it is ended then.
         """
         assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        with contextlib.suppress(BrokenPipeError):  # it has stopped: the empty answer says so
+            self.process.stdin.write(f"{count}\n")
+            self.process.stdin.flush()
+        try:
+            line = self._answers.get(timeout=limit)
+        except queue.Empty:
+            self.process.kill()
+            raise RuntimeError(f"the side {self.name!r} did not answer within {limit:.0f} seconds.") from None
         if not line:
             raise RuntimeError(f"the side {self.name!r} stopped with exit code {self.process.wait()}.")
         return json.loads(line)
 
     def close(self) -> None:
         """End the process."""
-        self.process.communicate()  # closes its input, and waits
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _listen(self) -> None:
+        """Pass its lines on; an empty one says that there will be no more."""
+        assert self.process.stdout
+        with self.process.stdout:
+            for line in self.process.stdout:
+                self._answers.put(line)
+        self._answers.put("")
 
 
-@contextmanager
+@contextlib.contextmanager
 def sides(made: Sequence[Side]) -> Iterator[Sequence[Side]]:
     """The processes for a ``with`` block; they end with it."""
     try:
@@ -80,8 +108,9 @@ def serve(work: Callable[[int], Any], memory: Callable[[], int] = peak_memory) -
         work: is told how often, and returns its result.
         memory: the bytes to report: by default the most that the process ever held.
     """
+    answers, sys.stdout = sys.stdout, sys.stderr  # what the work prints must not stand among the answers
     for line in sys.stdin:
         start = time.perf_counter()
         result = work(int(line)) if int(line) else None
         answer = {"seconds": time.perf_counter() - start, "result": result, "peak_memory": memory()}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)

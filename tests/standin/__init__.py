@@ -28,7 +28,9 @@ from tests.standin import machine
 def installed() -> Iterator[Any]:
     """`cupy` is the stand-in inside the ``with`` block; yields it."""
     from tensorlite.kernels.cuda import compile as compiling
+    from tensorlite.kernels.cuda import cublas
     from tests.standin import array, library
+    from tests.standin.cublas import _Library
 
     array._operators()
     machine.fresh_machine()
@@ -38,9 +40,14 @@ def installed() -> Iterator[Any]:
         del sys.modules[name]
     sys.modules.update(made)
     compiling.forget()
+    cublas.forget()
+    real, libcublas = cublas.load, _Library()
+    cublas.load = lambda cupy: libcublas
     try:
         yield made["cupy"]
     finally:
+        cublas.load = real
+        cublas.forget()
         for name in made:
             sys.modules.pop(name, None)
         sys.modules.update(hidden)

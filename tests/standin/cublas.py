@@ -2,11 +2,16 @@
 
 Matrices are column by column, as in Fortran; a leading dimension is the distance of two columns in numbers. Each call is noted in
 ``machine.products``, so that a test can ask which flags and strides reached the library.
+
+There are two ways in, as with the real one: the functions of this module are CuPy's wrappers, which refuse to work while a stream is captured;
+`_Library` is what ctypes finds in libcublas.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +30,9 @@ _HALVES = (R_16F, R_16BF)
 
 
 def setStream(handle: int, stream: int) -> None:
-    """There is one queue."""
+    """There is one queue. CuPy refuses this while a stream is captured, and each of its wrappers does this first."""
+    if state.machine.graph is not None:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
 
 
 def setPointerMode(handle: int, mode: int) -> None:
@@ -48,6 +55,7 @@ def gemmEx(
     beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
 ) -> None:  # fmt: skip
     """C (m, n) = alpha op(A) op(B) + beta C."""
+    setStream(handle, 0)
     _product("gemmEx", transa, transb, m, n, k, alpha, A, Atype, lda, 0, B, Btype, ldb, 0, beta, C, Ctype, ldc, 0, 1, computeType, algo)
 
 
@@ -56,10 +64,73 @@ def gemmStridedBatchedEx(
     Btype: int, ldb: int, strideB: int, beta: int, C: int, Ctype: int, ldc: int, strideC: int, batchCount: int, computeType: int, algo: int,
 ) -> None:  # fmt: skip
     """The same ``batchCount`` times, from one matrix to the next by a stride."""
+    setStream(handle, 0)
     _product(
         "gemmStridedBatchedEx", transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta, C, Ctype, ldc,
         strideC, batchCount, computeType, algo,
     )  # fmt: skip
+
+
+class _Function:
+    """A function of a C library: it takes what ``argtypes`` says, and returns a status."""
+
+    def __init__(self, run: Callable[..., None]) -> None:
+        self.argtypes: tuple[Any, ...] = ()
+        self.restype: Any = None
+        self._run = run
+
+    def __call__(self, *arguments: Any) -> int:
+        name = self._run.__name__
+        assert self.restype is ctypes.c_int, f"{name} returns a cublasStatus_t, an int"
+        assert len(arguments) == len(self.argtypes), f"{name} takes {len(self.argtypes)} arguments, got {len(arguments)}"
+        plain = [kind(given).value for kind, given in zip(self.argtypes, arguments, strict=True)]
+        for kind, given, value in zip(self.argtypes, arguments, plain, strict=True):
+            assert given == (value or 0), f"{name}: {given!r} does not fit into {kind.__name__}"
+        self._run(*[value or 0 for value in plain])  # ctypes makes None of the null pointer
+        return 0
+
+
+class _Library:
+    """libcublas as ctypes opens it. A handle works on the stream it was given last, and needs a workspace before a capture."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, int] = {}
+        self._workspaces: dict[int, tuple[int, int]] = {}
+        for name in vars(type(self)):
+            if name.startswith("cublas"):
+                setattr(self, name, _Function(getattr(self, name)))
+
+    def cublasCreate_v2(self, place: int) -> None:
+        number = 1000 + len(self._streams)
+        self._streams[number] = 0
+        ctypes.c_void_p.from_address(place).value = number
+
+    def cublasSetMathMode(self, handle: int, mode: int) -> None:
+        assert handle in self._streams
+
+    def cublasSetStream_v2(self, handle: int, stream: int) -> None:
+        self._streams[handle] = stream
+        self._workspaces.pop(handle, None)  # cuBLAS goes back to its own
+
+    def cublasSetWorkspace_v2(self, handle: int, workspace: int, size: int) -> None:
+        state.machine.check_range("the workspace of cuBLAS", workspace, size)
+        self._workspaces[handle] = workspace, size
+
+    def cublasGemmEx(self, handle: int, *arguments: Any) -> None:
+        transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo = arguments
+        self._check(handle)
+        _product("gemmEx", transa, transb, m, n, k, alpha, A, Atype, lda, 0, B, Btype, ldb, 0, beta, C, Ctype, ldc, 0, 1, compute, algo)
+
+    def cublasGemmStridedBatchedEx(self, handle: int, *arguments: Any) -> None:
+        self._check(handle)
+        _product("gemmStridedBatchedEx", *arguments)
+
+    def _check(self, handle: int) -> None:
+        current = sys.modules["cupy"].cuda.get_current_stream().ptr
+        assert self._streams[handle] == current, "cuBLAS would work on another stream than the current one"
+        if handle not in self._workspaces:
+            raise AssertionError("cuBLAS would allocate a workspace by itself, also while a graph is captured")
+        state.machine.check_range("the workspace of cuBLAS", *self._workspaces[handle])
 
 
 def _product(

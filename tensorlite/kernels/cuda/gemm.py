@@ -18,13 +18,9 @@ import itertools
 from typing import Any, NamedTuple
 
 from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda import cublas
+from tensorlite.kernels.cuda.cublas import COMPUTE_FLOAT32, COMPUTE_TF32, DATA_TYPES, DEFAULT_ALGORITHM, NORMAL, TRANSPOSED
 from tensorlite.precision import current
-
-# cudaDataType and cublasComputeType_t; the sums are float32 in all of them.
-DATA_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}
-COMPUTE_FLOAT32, COMPUTE_TF32 = 68, 77
-NORMAL, TRANSPOSED = 0, 1
-DEFAULT_ALGORITHM = -1
 
 _ONE, _ZERO = ctypes.c_float(1), ctypes.c_float(0)  # cuBLAS takes its two factors by address
 
@@ -79,15 +75,15 @@ def bmm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bo
     flags = (TRANSPOSED if left.transposed else NORMAL, TRANSPOSED if right.transposed else NORMAL)
     alpha, beta = ctypes.addressof(_ONE), ctypes.addressof(_ONE if add else _ZERO)
     left_at, right_at, out_at = left.array.data.ptr, right.array.data.ptr, out.data.ptr
-    cublas, handle = xp.cuda.cublas, xp.cuda.get_cublas_handle()  # CuPy sends each call to the current stream
+    blas = cublas.handle(xp)
     if count == 1:
-        cublas.gemmEx(
-            handle, *flags, p, n, m, alpha, left_at, kind, left.leading, right_at, kind, right.leading,
+        blas.gemm(
+            *flags, p, n, m, alpha, left_at, kind, left.leading, right_at, kind, right.leading,
             beta, out_at, DATA_TYPES[out.dtype.name], p, compute, DEFAULT_ALGORITHM,
         )  # fmt: skip
     else:
-        cublas.gemmStridedBatchedEx(
-            handle, *flags, p, n, m, alpha, left_at, kind, left.leading, left.stride, right_at, kind, right.leading, right.stride,
+        blas.gemm_strided_batched(
+            *flags, p, n, m, alpha, left_at, kind, left.leading, left.stride, right_at, kind, right.leading, right.stride,
             beta, out_at, DATA_TYPES[out.dtype.name], p, n * p, count, compute, DEFAULT_ALGORITHM,
         )  # fmt: skip
     return out

@@ -1,0 +1,130 @@
+"""cuBLAS, called by ctypes, with a handle and a workspace of our own.
+
+CuPy has wrappers for these functions, but in version 14 each of them raises while a stream is captured, so a step of training that uses
+them cannot become a CUDA graph. The library is the one that CuPy has loaded; only the way into it is ours.
+
+- **A handle of our own.** CuPy sets the stream and the workspace of its handle as it likes. Nobody else touches ours.
+- **A workspace of our own.** Without one, cuBLAS allocates while a graph is captured. And it chooses an algorithm by the workspace that it
+  has: with the same one, a captured step gives the bits of a plain step.
+
+Source: the cuBLAS documentation, sections 2.1.4 (workspace), 2.3.24 (math modes) and 2.8.12 (cublasGemmEx).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from typing import Any
+
+NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
+DATA_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType
+COMPUTE_FLOAT32, COMPUTE_TF32 = 68, 77  # cublasComputeType_t
+DEFAULT_ALGORITHM = -1
+SUMS_IN_FLOAT32 = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: else parts of a sum may be rounded to a half precision
+WORKSPACE, WORKSPACE_OF_HOPPER = 4 << 20, 32 << 20  # bytes, as NVIDIA recommends
+
+_pointer, _int, _long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cublasCreate_v2": (_pointer,),
+    "cublasSetMathMode": (_pointer, _int),
+    "cublasSetStream_v2": (_pointer, _pointer),
+    "cublasSetWorkspace_v2": (_pointer, _pointer, ctypes.c_size_t),
+    # handle, transa, transb, m, n, k, alpha, A, type, lda, B, type, ldb, beta, C, type, ldc, compute type, algorithm
+    "cublasGemmEx": (
+        *(_pointer, _int, _int, _int, _int, _int, _pointer, _pointer, _int, _int, _pointer, _int, _int),
+        *(_pointer, _pointer, _int, _int, _int, _int),
+    ),
+    # the same with a stride after each leading dimension, and the number of matrices before the compute type
+    "cublasGemmStridedBatchedEx": (
+        *(_pointer, _int, _int, _int, _int, _int, _pointer, _pointer, _int, _int, _long, _pointer, _int, _int, _long),
+        *(_pointer, _pointer, _int, _int, _long, _int, _int, _int),
+    ),
+}
+
+
+class CublasError(RuntimeError):
+    """A call that cuBLAS refused, with the number it gave (cublasStatus_t)."""
+
+
+class Handle:
+    """cuBLAS for one device and one thread, on whatever stream is current when it is called."""
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy, self._library = cupy, load(cupy)
+        for name, types in SIGNATURES.items():
+            function = getattr(self._library, name)
+            function.argtypes, function.restype = types, _int
+        place = ctypes.c_void_p()
+        _check("cublasCreate_v2", self._library.cublasCreate_v2(ctypes.addressof(place)))
+        self._handle = place.value
+        self._call("cublasSetMathMode", SUMS_IN_FLOAT32)
+        with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):  # not in the memory of a graph, which ends with it
+            size = WORKSPACE_OF_HOPPER if int(cupy.cuda.Device().compute_capability) >= 90 else WORKSPACE
+            self._workspace = cupy.empty(size, "uint8")
+        self._stream: int | None = None
+
+    def gemm(self, *arguments: Any) -> None:
+        """``cublasGemmEx`` with all its arguments but the handle.
+
+        Raises:
+            CublasError: if cuBLAS refuses.
+        """
+        self._use_current_stream()
+        self._call("cublasGemmEx", *arguments)
+
+    def gemm_strided_batched(self, *arguments: Any) -> None:
+        """``cublasGemmStridedBatchedEx`` with all its arguments but the handle.
+
+        Raises:
+            CublasError: if cuBLAS refuses.
+        """
+        self._use_current_stream()
+        self._call("cublasGemmStridedBatchedEx", *arguments)
+
+    def _use_current_stream(self) -> None:
+        stream = self._cupy.cuda.get_current_stream().ptr
+        if stream != self._stream:
+            self._call("cublasSetStream_v2", stream)  # also takes our workspace away
+            self._call("cublasSetWorkspace_v2", self._workspace.data.ptr, self._workspace.size)
+            self._stream = stream
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        _check(name, getattr(self._library, name)(self._handle, *arguments))
+
+
+def load(cupy: Any) -> Any:
+    """The library of cuBLAS that CuPy has loaded, or loads now.
+
+    Raises:
+        RuntimeError: if there is none of CuPy's version.
+    """
+    cupy.cuda.get_cublas_handle()  # loads it
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    name = f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}"
+    try:
+        return ctypes.CDLL(name)  # the linker knows a library that is loaded by its name
+    except OSError as error:
+        raise RuntimeError(f"{name} cannot be loaded ({error}): pip install 'tensorlite[cuda{major}]', which brings it.") from error
+
+
+_of_thread = threading.local()
+
+
+def handle(cupy: Any) -> Handle:
+    """The calling thread's handle for the current device; made when first asked for."""
+    handles: dict[int, Handle] = _of_thread.__dict__.setdefault("handles", {})
+    device = cupy.cuda.runtime.getDevice()
+    if device not in handles:
+        handles[device] = Handle(cupy)
+    return handles[device]
+
+
+def forget() -> None:
+    """Let go of the calling thread's handles: for tests, which put another module in CuPy's place."""
+    _of_thread.__dict__.clear()
+
+
+def _check(name: str, status: int) -> None:
+    if status:
+        raise CublasError(f"{name} failed with status {status} of cublasStatus_t.")
