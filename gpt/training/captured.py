@@ -85,10 +85,11 @@ class CapturedStep:
         trainer = self.trainer
         self._batches = [trainer.to_device(batch) for batch in batches]
         keys = self._keys = trainer.dropout_keys()
+        memory = trainer.optimizer.dials_memory()  # like batches and keys from before the capture, see `Optimizer.dials`
 
         def step() -> tuple[Tensor, Tensor]:
             loss, norm = trainer.gradients(self._batches, keys)
-            self._dials = trainer.optimizer.dials()
+            self._dials = trainer.optimizer.dials(memory)
             trainer.make_step(norm, self._dials)
             return loss, norm
 

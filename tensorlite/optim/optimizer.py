@@ -112,9 +112,19 @@ class Optimizer:
         for buffer in self._buffers:
             buffer.steps = [max(0, count - steps) for count in buffer.steps]
 
-    def dials(self) -> Dials:
-        """`Dials` for the parameters that have a gradient now."""
-        return Dials(self)
+    def dials(self, memory: Array | None = None) -> Dials:
+        """`Dials` for the parameters that have a gradient now.
+
+        Args:
+            memory: where to keep the numbers, from `dials_memory`. A captured step needs it from before the capture: an array that is
+                allocated in a capture may lie where the graph, earlier in the same launch, keeps something else.
+        """
+        return Dials(self, self.dials_memory() if memory is None else memory)
+
+    def dials_memory(self) -> Array:
+        """Memory for the rates and counts of the most runs that there can be, one for each parameter."""
+        flats = self.flats
+        return array_module(flats[0].data).empty((2, sum(map(len, flats))), "int32")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget every gradient; with ``set_to_none=False`` fill it with zeros."""
@@ -332,12 +342,11 @@ class Dials:
         lr, step: for each run an array of no axes, float32 and int32.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, memory: Array) -> None:
         self.runs = runs = optimizer._runs()
         self._optimizer, self._layout = optimizer, optimizer.layout
-        flat = runs[0].buffer.flat
-        self._device = flat.device
-        self._both = array_module(flat.data).empty((2, len(runs)), "int32")  # one array, so that one copy brings all
+        self._device = runs[0].buffer.flat.device
+        self._both = memory[:, : len(runs)]  # one array, so that one copy brings all
         self.lr = [self._both[0, i : i + 1].view("float32").reshape(()) for i in range(len(runs))]
         self.step = [self._both[1, i : i + 1].reshape(()) for i in range(len(runs))]
 

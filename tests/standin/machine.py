@@ -177,6 +177,8 @@ class Machine:
         else:  # every launch works in this memory, so it is nobody else's again; a real pool has it from the steps before
             size = 0
             self.graph.memory.append(owner)
+            # until this point of a launch, the graph may keep something else there: what was written between two launches is lost
+            self.graph.work.append(("allocate", lambda: poison(owner)))
         self._blocks[address] = (owner.nbytes, weakref.ref(owner))
         weakref.finalize(owner, self._release, address, pool, size)
         return True
