@@ -52,7 +52,9 @@ def test_loss_and_gradients_are_those_of_its_torch_twin(precision, changes, T, a
 
     allowed = ERRORS[precision]
     if config.activation == "relu" and precision != "float32":
-        allowed = allowed**0.5  # a share e of all numbers is so near 0 that rounding turns them on, and the root of e is how long they are
+        # Rounding by e turns units on or off that are as near to 0: of numbers with a normal distribution a share of 0.4 e. Half of all
+        # units are on, so in the square of the length that is 0.8 e a layer, 1.6 e for two. Sums of few tokens scatter around that: 4 e.
+        allowed = (4 * allowed) ** 0.5
     model.to("cupy")
     scale = LOSS_SCALE.get(precision, 1.0)
     with use_precision(precision):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tensorlite.creation import bfloat16_dtype
+from tensorlite.kernels.cuda import cublas as ours
 from tensorlite.kernels.cuda.gemm import bmm, gemm, layout
+from tensorlite.kernels.cuda.graph import CaptureError, Recorder
 from tensorlite.precision import use_precision
 from tests.standin import cublas, machine
 
@@ -168,3 +170,47 @@ def test_three_products_of_a_linear_layer_copy_nothing(standin):
     assert [c["Atype"] for c in calls] == [cublas.R_16BF] * 3
     assert [c["Ctype"] for c in calls] == [cublas.R_16BF, cublas.R_32F, cublas.R_32F]
     assert [c["beta"] for c in calls] == [1, 0, 0]
+
+
+# --- the way into the library ------------------------------------------------------------------------------
+
+
+def test_cupys_products_cannot_be_captured_and_ours_can(any_cupy):
+    """CuPy 14 refuses cuBLAS on a stream that captures; a graph of a training step would not be possible with it."""
+    a, b = numbers(any_cupy, 4, 5), numbers(any_cupy, 5, 6, seed=1)
+    with pytest.raises(CaptureError, match="calling cuBLAS API during stream capture is currently unsupported"):
+        Recorder().record(lambda: a @ b)
+    recorder = Recorder()
+    recorder.run(lambda: gemm(a, b))
+    recording = recorder.record(lambda: gemm(a, b))
+    a *= 2
+    recording.launch()
+    np.testing.assert_allclose(recording.result.get(), product_of(a, b), rtol=1e-5, atol=1e-5)
+
+
+def test_every_product_runs_on_the_current_stream_and_in_our_workspace(standin):
+    """The stand-in's library refuses another stream than the current one, and a stream whose workspace nobody has set since."""
+    a, b = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1)
+    for stream in (standin.cuda.Stream(non_blocking=True), standin.cuda.Stream(non_blocking=True)):
+        gemm(a, b)
+        with stream:
+            gemm(a, b)
+    assert len(machine.machine.products) == 4
+
+
+@pytest.mark.parametrize("capability, bytes_", [((9, 0), 32 << 20), ((8, 6), 4 << 20)])
+def test_the_workspace_is_as_large_as_the_gpu_likes_and_not_in_the_memory_of_a_graph(capability, bytes_, standin):
+    machine.machine.compute_capability = capability
+    a, b = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1)
+    before = machine.machine.default_pool.used_bytes()
+    recorder = Recorder()
+    recorder.run(lambda: gemm(a, b))
+    assert machine.machine.default_pool.used_bytes() - before >= bytes_ > recorder.memory
+
+
+def test_what_cublas_refuses_is_an_error_with_its_number(standin, monkeypatch):
+    a, b = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1)
+    gemm(a, b)
+    monkeypatch.setattr(ours.handle(standin)._library.cublasGemmEx, "_run", lambda *arguments: 15)
+    with pytest.raises(ours.CublasError, match="cublasGemmEx failed with status 15"):
+        gemm(a, b)

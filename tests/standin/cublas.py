@@ -3,8 +3,8 @@
 Matrices are column by column, as in Fortran; a leading dimension is the distance of two columns in numbers. Each call is noted in
 ``machine.products``, so that a test can ask which flags and strides reached the library.
 
-There are two ways in, as with the real one: the functions of this module are CuPy's wrappers, which refuse to work while a stream is captured;
-`_Library` is what ctypes finds in libcublas.
+There are two ways in, as with the real one: the functions of this module are CuPy's wrappers, which refuse to work while a stream is
+captured; `_Library` is what ctypes finds in libcublas.
 """
 
 from __future__ import annotations
@@ -74,20 +74,19 @@ def gemmStridedBatchedEx(
 class _Function:
     """A function of a C library: it takes what ``argtypes`` says, and returns a status."""
 
-    def __init__(self, run: Callable[..., None]) -> None:
+    def __init__(self, run: Callable[..., int | None]) -> None:
         self.argtypes: tuple[Any, ...] = ()
         self.restype: Any = None
         self._run = run
 
     def __call__(self, *arguments: Any) -> int:
-        name = self._run.__name__
+        name = getattr(self._run, "__name__", "?")
         assert self.restype is ctypes.c_int, f"{name} returns a cublasStatus_t, an int"
         assert len(arguments) == len(self.argtypes), f"{name} takes {len(self.argtypes)} arguments, got {len(arguments)}"
         plain = [kind(given).value for kind, given in zip(self.argtypes, arguments, strict=True)]
         for kind, given, value in zip(self.argtypes, arguments, plain, strict=True):
             assert given == (value or 0), f"{name}: {given!r} does not fit into {kind.__name__}"
-        self._run(*[value or 0 for value in plain])  # ctypes makes None of the null pointer
-        return 0
+        return self._run(*[value or 0 for value in plain]) or 0  # ctypes makes None of the null pointer
 
 
 class _Library:
