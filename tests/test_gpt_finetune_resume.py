@@ -25,6 +25,7 @@ from gpt.finetuning.classify import load_classifier
 from gpt.model import build_model
 from gpt.training.checkpoints import Checkpoints
 from gpt.training.stopping import Stopped, StopRequest
+from tests.evaluations import told
 
 ROOT = Path(__file__).parents[1]
 OLD = "the quick brown fox jumps over the lazy dog.\n" * 40
@@ -176,24 +177,14 @@ def test_each_program_goes_on_with_its_own_runs(folder, capsys):
 # --- the best weights, and an early end ----------------------------------------------------------------
 
 
-def best_of(folder):
-    """What the evaluations in metrics.jsonl say."""
-    records = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    evaluations = {record["step"]: record["val_loss"] for record in records if "val_loss" in record}
-    return min(evaluations, key=evaluations.__getitem__), evaluations
-
-
 @pytest.mark.parametrize("task", [["--data=new.txt"], ["--data=new.txt", "--lora-rank=2"], ["--data=labels.csv"]], ids=str)
-def test_the_best_weights_are_kept_beside_the_last(folder, task, capsys):
-    """The learning rate is so large that training makes things worse after a while."""
-    wild = ["--learning-rate=0.5", "--warmup-steps=8", "--schedule=constant", "--eval-interval=1", "--dropout=0"]
-    assert run("--checkpoint=base", *task, *SETTINGS, *wild, "--out=run") == 0
-    step, evaluations = best_of("run")
-    assert 0 < step < 16, evaluations
+def test_the_best_weights_are_kept_beside_the_last(folder, task, capsys, monkeypatch):
+    told(monkeypatch, 3.0, 2.5, 2.0, 1.25, 1.5, 1.75)  # at the steps 0, 3, 6, 9, 12 and 15
+    assert run("--checkpoint=base", *task, *SETTINGS, "--eval-interval=3", "--steps=15", "--out=run") == 0
     record = json.loads(Path("run/best/config.json").read_text())
-    assert (record["step"], record["val_loss"]) == (step, evaluations[step])
-    assert json.loads(Path("run/config.json").read_text())["step"] == 16
-    assert f"best        validation {evaluations[step]:.4f} after step {step}: run/best" in capsys.readouterr().out
+    assert (record["step"], record["val_loss"]) == (9, 1.25)
+    assert json.loads(Path("run/config.json").read_text())["step"] == 15
+    assert "best        validation 1.2500 after step 9: run/best" in capsys.readouterr().out
     best, last = ([p.numpy() for p in load_model(path)[0].state_dict().values()] for path in ("run/best", "run"))
     assert any(not np.array_equal(a, b) for a, b in zip(best, last, strict=True))
     if "labels.csv" in task[0]:
@@ -202,10 +193,11 @@ def test_the_best_weights_are_kept_beside_the_last(folder, task, capsys):
         assert Path("run/best/adapter.safetensors").read_bytes() != Path("run/adapter.safetensors").read_bytes()
 
 
-def test_patience_ends_a_finetuning_that_gets_no_better(folder, capsys):
-    wild = ["--learning-rate=3", "--warmup-steps=0", "--schedule=constant", "--patience=2", "--steps=400"]
-    assert run("--checkpoint=base", "--data=new.txt", *SETTINGS, *wild, "--out=run") == 0
+def test_patience_ends_a_finetuning_that_gets_no_better(folder, capsys, monkeypatch):
+    told(monkeypatch, 3.0, 2.0, 2.5, 2.25)
+    assert run("--checkpoint=base", "--data=new.txt", *SETTINGS, "--patience=2", "--steps=400", "--out=run") == 0
     assert "2 evaluations without a better validation loss" in capsys.readouterr().out
+    assert json.loads(Path("run/config.json").read_text())["step"] == 15
 
 
 def test_dropout_is_that_which_was_asked_for(folder):

@@ -20,6 +20,7 @@ import safetensors.numpy
 from gpt.errors import run_main
 from gpt.train import main
 from gpt.training.checkpoints import Checkpoints
+from tests.evaluations import told
 
 ROOT = Path(__file__).parents[1]
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 60
@@ -148,12 +149,11 @@ def test_more_steps_than_first_asked_for(tmp_path, corpus):
 # --- what is kept --------------------------------------------------------------------------------------
 
 
-def test_the_last_few_and_the_best_are_kept(tmp_path, corpus):
+def test_the_last_few_and_the_best_are_kept(tmp_path, corpus, monkeypatch):
     folder = tmp_path / "run"
-    assert run(*SETTINGS, f"--data={corpus}", f"--out={folder}", "--keep-last=3", "--learning-rate=3", "--min-learning-rate=3") == 0
-    best = json.loads((folder / "checkpoints" / "step-000040" / "training.json").read_text())["trainer"]["best"]["step"]
-    assert best < 36, "the learning rate was to be so large that training makes things worse"
-    assert Checkpoints(folder).steps() == sorted({best, 36, 39, 40})
+    told(monkeypatch, 3.0, 2.0, 2.5, 2.25, 2.125)  # at the steps 0, 10, 20, 30 and 40
+    assert run(*SETTINGS, f"--data={corpus}", f"--out={folder}", "--keep-last=3") == 0
+    assert Checkpoints(folder).steps() == [10, 36, 39, 40]
 
 
 def test_a_checkpoint_alone_is_enough_to_write_with(tmp_path, corpus):
@@ -165,14 +165,13 @@ def test_a_checkpoint_alone_is_enough_to_write_with(tmp_path, corpus):
     assert all((model.state_dict()[name].numpy() == array).all() for name, array in weights.items())
 
 
-def test_patience_ends_a_run_that_gets_no_better(tmp_path, corpus, capsys):
+def test_patience_ends_a_run_that_gets_no_better(tmp_path, corpus, capsys, monkeypatch):
     folder = tmp_path / "run"
-    settings = [*SETTINGS, f"--data={corpus}", "--steps=400", "--learning-rate=3", "--min-learning-rate=3", "--patience=2"]
-    assert run(*settings, f"--out={folder}") == 0
-    out = capsys.readouterr().out
-    assert "2 evaluations without a better validation loss" in out
+    told(monkeypatch, 3.0, 2.0, 2.5, 1.5, 2.0, 1.75)  # the first 2.5 is one too few: patience begins again at 1.5
+    assert run(*SETTINGS, f"--data={corpus}", f"--out={folder}", "--steps=400", "--patience=2") == 0
+    assert "2 evaluations without a better validation loss" in capsys.readouterr().out
     steps = Checkpoints(folder).steps()
-    assert steps[-1] < 400
+    assert steps[-1] == 50
     assert run("--resume", folder) == 0  # nothing is left to do
     assert Checkpoints(folder).steps() == steps
 

@@ -110,7 +110,7 @@ def attention_forward(
             rows, seen = block.rows, block.seen
             exps = _shaped(made_anew, block.shape) if recompute else np.empty(block.shape, dtype)
             if not shifted:
-                with np.errstate(over="ignore"):  # inf says all that is to be known
+                with np.errstate(over="ignore", invalid="ignore"):  # inf or nan in a sum says all that is to be known
                     sums = _exponentials(_scores(qs, ks, block, is_causal, exps), None) @ ones[seen]  # (b, h, rows, 1)
                 shifted = not (sums.min() > 1 / SAFE_SUM and sums.max() < SAFE_SUM)  # so said that nan is not safe
             if shifted:
