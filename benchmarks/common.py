@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from tensorlite.parallel import available_cores
+from data.cores import available_cores
 
 RESULTS = Path(__file__).parent / "results"
 

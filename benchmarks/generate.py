@@ -35,9 +35,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.common import options_of, require_torch, save, spread, table
 from benchmarks.turns import Side, in_turn, serve, sides
+from data.cores import available_cores
 from gpt.config import GPTConfig, from_preset
 from gpt.inference import context_length
-from tensorlite.parallel import available_cores
 
 SIDES = ("ours", "ours, no cache", "torch", "torch cache")
 VOCABULARY = 65  # the characters of tinyshakespeare

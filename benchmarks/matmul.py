@@ -22,9 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import common
 from benchmarks.common import gpu_name, options_of, save, spread, table
+from data.cores import available_cores
 from tensorlite.backend import Device
 from tensorlite.creation import bfloat16_dtype
-from tensorlite.parallel import available_cores
 from tensorlite.precision import PRECISIONS, use_precision
 
 CPU_SIZES = (64, 128, 256, 512, 1024, 2048)

@@ -34,8 +34,9 @@ def batches(configuration: Configuration, seed: int) -> Callable[[], tuple[np.nd
 def our_steps(configuration: Configuration, seed: int) -> Callable[[int], float]:
     """``steps(n)`` makes n steps with one worker a core, and returns the last loss."""
     import tensorlite as tl
+    from data.cores import available_cores
     from gpt.model import GPT
-    from tensorlite.parallel import BatchShards, Workers, available_cores
+    from tensorlite.parallel import BatchShards, Workers
     from tensorlite.random import make_generator
 
     keep_freed_memory()
@@ -70,8 +71,8 @@ def torch_steps(configuration: Configuration, seed: int, tuned: bool, compiled: 
 
     import tensorlite as tl
     from benchmarks.torch_gpt import TorchGPT
+    from data.cores import available_cores
     from gpt.model import GPT
-    from tensorlite.parallel import available_cores
 
     if tuned:
         keep_freed_memory()

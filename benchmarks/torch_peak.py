@@ -6,7 +6,7 @@ import statistics
 import time
 
 from benchmarks.matmul import PEAK_SIZES
-from tensorlite.parallel import available_cores
+from data.cores import available_cores
 
 
 def main() -> None:

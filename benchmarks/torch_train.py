@@ -18,12 +18,12 @@ import torch
 
 from benchmarks.configurations import NANOGPT_MODEL, NANOGPT_TRAINING
 from benchmarks.torch_gpt import TorchGPT
+from data.cores import available_cores
 from data.dataset import open_dataset
 from data.loader import RandomBatches, Tokens
 from gpt.config import GPTConfig, TrainConfig
 from gpt.training.trainer import BATCHES, EVALUATION
 from tensorlite.memory import keep_freed_memory
-from tensorlite.parallel import available_cores
 from tensorlite.random import make_generator
 
 

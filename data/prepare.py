@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from data.cores import available_cores
 from data.corpus import Corpus
 from data.encode import BATCH, PACK, SEPARATOR, Batch, Encoder, Row, Task, separator
 from data.errors import DataError, run_main
@@ -370,11 +371,6 @@ def _size(text: str) -> int:
     return int(float(number[: len(number) - len(unit)]) * units[unit])
 
 
-def _cores() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description="Turn text into token files that train.")
     add = parser.add_argument
@@ -390,7 +386,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the share of documents, or of a single text, for validation (default: 0.1)",
     )
     add("--sample", type=float, default=1.0, metavar="F", help="the share of the source that is used at all (default: 1)")
-    add("--workers", type=int, default=_cores(), metavar="N", help="processes (default: one for each core)")
+    add("--workers", type=int, default=available_cores(), metavar="N", help="processes (default: one for each core)")
     add("--seed", type=int, default=0, metavar="N", help="of the choice of documents (default: 0)")
     add("--unknown", choices=UNKNOWN_POLICIES, default="error", help="what becomes of characters that a tokenizer file does not know")
     add("--encoding-errors", choices=POLICIES, default="error", help="what becomes of text that is not UTF-8 (default: error)")

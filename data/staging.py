@@ -9,7 +9,6 @@ never had a seal.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.files import explain, sync_folder
+from data.lock import locked
 
 FILES = ("train.bin", "val.bin", "tokenizer.json", "meta.json")
 _STAGING = ".preparing"
@@ -81,10 +81,10 @@ class TokenWriter:
     def write(self, ids: np.ndarray, at: int) -> None:
         """Write ``ids`` so that the first one is number ``at``; threads may do so at once, each in a place of its own."""
         left = np.ascontiguousarray(ids, self.dtype).data.cast("B")
-        end = (at + len(ids)) * self.dtype.itemsize
-        while left:  # the system may write less than it was asked to
-            left = left[os.pwrite(self._file.fileno(), left, end - len(left)) :]
         with self._lock:
+            self._file.seek(at * self.dtype.itemsize)
+            while left:  # the system may write less than it was asked to
+                left = left[self._file.write(left) :]
             self.tokens = max(self.tokens, at + len(ids))
 
     def cut(self, tokens: int, rest: TokenWriter | None = None) -> None:
@@ -124,16 +124,12 @@ def _publish(place: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold a lock on ``folder``. It is the system's, so it ends with the process, however that ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(folder))
         except BlockingIOError as error:
             raise DataError(f"another process is preparing {folder}; wait for it, or choose another --out.") from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _remove(place: Path) -> None:

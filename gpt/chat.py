@@ -245,8 +245,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _edit_lines() -> None:
-    """Arrow keys and history at the prompt, where Python was built with them: importing is all it takes."""
-    if sys.stdin.isatty():
+    """Arrow keys and history at the prompt, where Python was built with them: importing is all it takes. Windows has its own."""
+    if sys.platform != "win32" and sys.stdin.isatty():
         try:
             import readline
         except ImportError:

@@ -43,11 +43,10 @@ def peak_memory() -> int | None:
     """The most memory, in bytes, that this process has had in use so far (its resident set); None on Windows."""
     if sys.platform == "win32":
         return None
-    status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says there begins with the memory of the program that started this one
-        found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
+    # On Linux, what getrusage says begins with the memory of the program that started this one.
+    found = re.search(r"^VmHWM:\s*(\d+) kB", _text("/proc/self/status"), re.MULTILINE)
+    if found:
+        return int(found[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -74,7 +73,7 @@ def _free_in_group() -> int | None:
 def _free_under_limit() -> int | None:
     """What ``ulimit -v`` leaves."""
     found = re.search(r"^VmSize:\s*(\d+) kB", _text("/proc/self/status"), re.MULTILINE)
-    if not found:
+    if sys.platform == "win32" or not found:
         return None
     import resource
 
@@ -84,6 +83,6 @@ def _free_under_limit() -> int | None:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

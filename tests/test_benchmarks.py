@@ -175,7 +175,7 @@ def test_generate(results):
 @pytest.mark.parametrize("writer", [generate.our_writer, generate.torch_writer, generate.caching_torch_writer])
 def test_a_writer_writes_as_many_tokens_as_it_is_asked_for(writer, monkeypatch):
     monkeypatch.setattr("tensorlite.memory.keep_freed_memory", lambda: True)  # this and the threads would stay for all tests that follow
-    monkeypatch.setattr("tensorlite.parallel.available_cores", lambda: 1)
+    monkeypatch.setattr("data.cores.available_cores", lambda: 1)
     assert writer(generate.Text("tiny", 7))(7) == 8
 
 

@@ -289,7 +289,7 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, capsy
     def unknown(descriptor):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(gpt.training.lock, "_lock", unknown)
+    monkeypatch.setattr(gpt.training.lock, "lock", unknown)
     FolderLock(tmp_path).release()
     assert "see that no other run uses it" in capsys.readouterr().err
 

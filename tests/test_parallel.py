@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import tensorlite as tl
 from gpt.config import GPTConfig
 from gpt.model import GPT
-from tensorlite.parallel import BatchShards, Workers, available_cores
+from tensorlite.parallel import BatchShards, Workers
 from tensorlite.random import make_generator
 
 CONFIG = GPTConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=8, dropout=0.0)
@@ -187,7 +187,3 @@ def test_outside_a_with_block_the_caller_works_alone():
 def test_less_than_one_is_refused(make):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         make()
-
-
-def test_available_cores():
-    assert available_cores() >= 1

@@ -9,15 +9,10 @@ import sys
 from pathlib import Path
 
 from data.files import explain
+from data.lock import lock
 from gpt.errors import fail
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 LOCK = ".lock"
-_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _UNKNOWN_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
 
 
@@ -35,7 +30,7 @@ class FolderLock:
         self._descriptor: int | None = None
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            _lock(self._descriptor)
+            lock(self._descriptor)
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, f"{os.getpid()}\n".encode())
         except OSError as error:
@@ -44,7 +39,7 @@ class FolderLock:
                 return
             opened = self._descriptor is not None
             self.release()
-            if opened and error.errno in _HELD:
+            if opened and isinstance(error, BlockingIOError):
                 fail(f"{folder} is in use by {self._owner()}, which trains there: wait for its end, or give another folder with --out.")
             fail(f"the run folder cannot be locked: {explain(error, self.path)}")
 
@@ -56,15 +51,5 @@ class FolderLock:
 
     def _owner(self) -> str:
         with contextlib.suppress(OSError, ValueError):
-            return f"process {int(self.path.read_text())}"
+            return f"process {int(self.path.read_text(encoding='ascii'))}"
         return "another process"
-
-
-def _lock(descriptor: int) -> None:
-    """Raises OSError at once if another process, or another descriptor of our own, holds the file."""
-    if sys.platform == "win32":
-        os.lseek(descriptor, 2**20, os.SEEK_SET)  # nobody can read a locked byte there, so it is one behind the end
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    else:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 import tensorlite as tl
+from data.cores import available_cores
 from data.loader import Batch, RandomBatches, Tokens
 from gpt.config import TrainConfig
 from gpt.errors import fail
@@ -34,7 +35,7 @@ from tensorlite.backend import Array, Device
 from tensorlite.memory import peak_memory
 from tensorlite.op import kernels_in_use
 from tensorlite.optim import schedule
-from tensorlite.parallel import BatchShards, Workers, available_cores
+from tensorlite.parallel import BatchShards, Workers
 from tensorlite.precision import use_precision
 from tensorlite.random import draw_key, make_generator
 
