@@ -158,33 +158,47 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def report() -> str | None:
-    """All sections for which there are results, each with its machine where that is not the one of the section before; or None."""
-    paragraphs, last = [], None
+def recorded() -> list[tuple[str, str]]:
+    """Every section for which there are results, each with the sentence about its machine, in the order of the README."""
+    found = []
     for name, section in SECTIONS.items():
         path = common.RESULTS / f"{name}.json"
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
-            measured_on = _measured_on(content["machine"])
-            if measured_on != last:
-                paragraphs.append(measured_on)
-            last = measured_on
-            paragraphs.append(section(content["results"]))
-    return "\n\n".join(paragraphs) if paragraphs else None
+            found.append((_measured_on(content["machine"]), section(content["results"])))
+    return found
 
 
-def updated(readme: str) -> str:
-    """``readme`` with the report between the two comments; as it was if there are no results.
+def report(sections: list[tuple[str, str]]) -> str:
+    """What stands in the README between the two comments: the machine is named where it is not that of the section before."""
+    before = ["", *(machine for machine, _ in sections)]
+    return "\n\n".join(text if machine == last else f"{machine}\n\n{text}" for (machine, text), last in zip(sections, before, strict=False))
+
+
+def cut(readme: str) -> tuple[str, str, str]:
+    """The README up to the report, the report, and what follows.
 
     Raises:
         ValueError: if the comments are not there, once each and in order.
     """
     before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    inside, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:
         raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each and in this order.")
-    new = report()
-    return readme if new is None else f"{before}{begin}\n{new}\n{end}{after}"
+    return before, inside.strip("\n"), after
+
+
+def updated(readme: str) -> str:
+    """``readme`` with the report on all that is recorded; as it was if nothing is."""
+    before, _, after = cut(readme)
+    sections = recorded()
+    return f"{before}{BEGIN}\n{report(sections)}\n{END}{after}" if sections else readme
+
+
+def is_recorded(readme: str) -> bool:
+    """Whether the report in ``readme`` says what is recorded; it need not say all of it."""
+    _, inside, _ = cut(readme)
+    return inside == report([(machine, text) for machine, text in recorded() if text in inside])
 
 
 def main(argv: list[str]) -> None:
@@ -193,7 +207,7 @@ def main(argv: list[str]) -> None:
     old = README.read_text(encoding="utf-8")
     new = updated(old)
     if new == old:
-        print(f"{README.name} is as it should be." if report() else "there are no results: run the other benchmarks first.")
+        print(f"{README.name} is as it should be." if recorded() else "there are no results: run the other benchmarks first.")
         return
     README.write_text(new, encoding="utf-8")
     print(f"{README.name} is written.")

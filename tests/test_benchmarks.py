@@ -190,9 +190,27 @@ def test_nanogpt_cpu(results, tmp_path):
     assert ours["val_loss"]["median"] < math.log(28), "it has learnt something"
 
 
-def test_readme_shows_the_recorded_results():
-    readme = report.README.read_text(encoding="utf-8")
-    assert report.updated(readme) == readme, "run `python -m benchmarks report`"
+def test_readme_shows_what_is_recorded():
+    assert report.is_recorded(report.README.read_text(encoding="utf-8")), "run `python -m benchmarks report`"
+
+
+def test_a_new_result_makes_no_report_wrong_and_another_figure_does(results, monkeypatch):
+    monkeypatch.setattr(
+        common, "machine", lambda: dict.fromkeys(("date", "cores", "processor", "system", "python", "numpy"), "x") | {"blas": []}
+    )
+    row = {"what": "xz -dc alone", "seconds": 2.0}
+    common.save("prepare", {"characters": 10**6, "documents": {"train": 3}, "rows": [row]})
+    readme = report.updated(f"{report.BEGIN}\n{report.END}")
+    assert report.is_recorded(readme)
+    for name in ("matmul", "matmul_gpu"):  # shown before the other, and after it
+        common.save(name, {"products": [{"n": 64, "setting": "float32", "gflops": {"median": 5.0}}]}, gpu="another machine")
+    assert report.is_recorded(readme)
+    assert report.is_recorded(report.updated(readme)) and report.updated(readme) != readme
+    for old, new in (("| 2 ", "| 3 "), ("1 million", "2 million"), ("Measured on x", "Measured on y")):
+        assert readme.count(old) == 1
+        assert not report.is_recorded(readme.replace(old, new)), "README says what nobody has measured"
+    common.save("prepare", {"characters": 10**6, "documents": {"train": 3}, "rows": [row | {"seconds": 4.0}]})
+    assert not report.is_recorded(readme), "it has been measured again"
 
 
 def test_report(results):
