@@ -128,8 +128,8 @@ def test_rows(tmp_path):
         ("r.jsonl", b"[" * 100_000, "is not JSON"),
         ("r.jsonl", b'{"text": "' + b"a" * LONGEST_ROW, "has a line of more than 64 MiB"),
         ("r.csv", b"a,b\n1,2\n", "has no field 'text'; its fields are 'a', 'b'"),
-        ("r.csv", b'text\n"never closed\n', "is not a whole CSV file"),
-        ("r.csv", b"id,text\n1\n", "is not text but NoneType"),
+        ("r.csv", b'text\n"never closed\n', "line 2 of r.csv begins no record"),
+        ("r.csv", b"id,text\n1\n", "line 2 of r.csv has 1 field, but the header names 2"),
     ],
     ids=itertools.count(),
 )

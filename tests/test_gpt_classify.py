@@ -149,7 +149,7 @@ def test_a_bad_line_is_told_with_its_number(tmp_path, line, message):
 
 
 def test_a_broken_table_is_told_with_its_line(tmp_path):
-    with pytest.raises(RecordError, match=r"line 3 of .* does not have the 2 fields"):
+    with pytest.raises(RecordError, match=r"line 3 of .* has 1 field, but the header names 2"):
         read_labelled(write(tmp_path, "text,label", "a,x", "b", name="data.csv"), TOKENIZER, 24)
     with pytest.raises(RecordError, match="has no examples"):
         read_labelled(write(tmp_path, "text,label", name="data.csv"), TOKENIZER, 24)

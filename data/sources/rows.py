@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from data.sources.streams import BLOCK, Reader, SourceError, shown
+from data.sources.table import TableError, read_table
 
 LONGEST_ROW = 64 << 20  # bytes; a row has to fit into memory
+MOST_BESIDE_TEXT = (
+    4 << 20
+)  # bytes of a JSON row that are not in strings: a number or a bracket becomes an object of up to sixty times its size
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 SUFFIXES = (".jsonl", ".ndjson", ".csv")
 
 
@@ -32,6 +37,11 @@ def _jsonl(reader: Reader, name: str, field: str) -> Iterator[tuple[int, bytes]]
     for number, line in enumerate(_lines(reader, name), 1):
         if not line.strip():
             continue
+        if len(line) > MOST_BESIDE_TEXT and len(line) - sum(len(string[0]) for string in _STRING.finditer(line)) > MOST_BESIDE_TEXT:
+            raise SourceError(
+                f"line {number:,} of {shown(name)} has more than {MOST_BESIDE_TEXT >> 20} MiB of numbers, lists and objects beside its "
+                "text; leave such fields out."
+            )
         try:
             row = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
         except (ValueError, RecursionError) as error:
@@ -47,8 +57,9 @@ def _lines(reader: Reader, name: str) -> Iterator[bytes]:
     while block := reader.read(BLOCK):
         *lines, last = block.split(b"\n")
         for line in lines:
-            yield b"".join([*rest, line])
-            rest, length = [], 0
+            whole = b"".join([*rest, line])
+            rest, length = [], 0  # before the row is used: a long one shall not be in memory twice
+            yield whole
         rest.append(last)
         length += len(last)
         if length > LONGEST_ROW:
@@ -58,17 +69,11 @@ def _lines(reader: Reader, name: str) -> Iterator[bytes]:
 
 def _csv(reader: Reader, name: str, field: str) -> Iterator[tuple[int, bytes]]:
     lines = io.TextIOWrapper(io.BufferedReader(_Raw(reader)), "utf-8-sig", "surrogateescape", newline="")
-    previous_limit = csv.field_size_limit(LONGEST_ROW)
     try:
-        rows = csv.DictReader(lines, strict=True)
-        start = 2  # the first line has the names
-        for row in rows:
-            yield start, _field(row, field, start, name)
-            start = rows.line_num + 1
-    except csv.Error as error:
-        raise SourceError(f"{shown(name)} is not a whole CSV file: near line {rows.line_num + 1:,}, {error}.") from error
-    finally:
-        csv.field_size_limit(previous_limit)
+        for number, row in read_table(lines, field):
+            yield number, _field(row, field, number, name)
+    except TableError as error:
+        raise SourceError(f"line {error.line:,} of {shown(name)} {error.reason}") from error
 
 
 def _field(row: dict[str, Any], field: str, number: int, name: str) -> bytes:

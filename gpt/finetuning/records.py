@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import json
 import os
 from collections.abc import Iterable
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.paths import expanded
+from data.sources.table import TableError, read_table
 from data.tokenizer import Tokenizer, UnknownCharacterError
 from gpt.errors import UserError
 
@@ -108,18 +109,10 @@ def _from_json_lines(text: str, path: Path) -> list[Record]:
 
 
 def _from_table(text: str, path: Path) -> list[Record]:
-    table = csv.DictReader(text.splitlines(keepends=True), strict=True)
-    records, begins = [], 2
     try:
-        for fields in table:
-            if None in fields or None in fields.values():
-                expected = len(table.fieldnames or ())
-                raise RecordError(f"line {begins} of {path} does not have the {expected} fields that its header names.")
-            records.append(Record(begins, dict(fields)))
-            begins = table.line_num + 1
-    except csv.Error as error:
-        raise RecordError(f"line {begins} of {path} is no row of a table ({error}).") from error
-    return records
+        return [Record(line, fields) for line, fields in read_table(io.StringIO(text))]
+    except TableError as error:
+        raise RecordError(f"line {error.line} of {path} {error.reason}") from error
 
 
 def _start(line: str) -> str:
