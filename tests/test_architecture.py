@@ -7,6 +7,7 @@ draw it there.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -93,7 +94,12 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8"), str(path)) for name, path in MODULES.items()}
+
+
+@functools.cache
+def tree_of(module: str) -> ast.Module:
+    """The syntax tree of a module."""
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"), str(MODULES[module]))
 
 
 def imports(module: str) -> Iterator[Import]:
@@ -116,7 +122,7 @@ def imports(module: str) -> Iterator[Import]:
             in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             yield from walk(child, types_only or guarded, at_import and not in_function)
 
-    yield from walk(TREES[module], types_only=False, at_import=True)
+    yield from walk(tree_of(module), types_only=False, at_import=True)
 
 
 def room(module: str) -> str:
@@ -199,7 +205,7 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_has_a_docstring(module):
-    tree = TREES[module]
+    tree = tree_of(module)
     public = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")]
     missing = [f"{node.name}, line {node.lineno}" for node in public if not ast.get_docstring(node)]
     missing += [] if ast.get_docstring(tree) else ["the module itself"]
@@ -219,7 +225,7 @@ HEART = {
 
 @pytest.mark.parametrize("page", HEART)
 def test_the_heart_of_the_book_is_derived(page):
-    functions = {node.name: node for node in TREES[f"tensorlite.ops.{page}"].body if isinstance(node, ast.FunctionDef)}
+    functions = {node.name: node for node in tree_of(f"tensorlite.ops.{page}").body if isinstance(node, ast.FunctionDef)}
     forward = ast.get_docstring(functions[f"{HEART[page]}_forward"]) or ""
     for part in ("Shapes:", "Saves:", "Source:"):
         assert part in forward, f"the docstring of {HEART[page]}_forward does not say what it {part.lower().rstrip(':')}"

@@ -25,7 +25,7 @@ from data.tokenizer.gpt2 import RANKS, cached_ranks
 
 CACHED = cached_ranks()
 TEXT = load_corpus("pydoc").text[:200_000]
-LEARNT = BpeTokenizer.train([TEXT], 1000)
+LEARNT = BpeTokenizer.train([TEXT[:30_000]], 1000)
 TOKENIZER = Gpt2Tokenizer(LEARNT.tokens[1:])  # its first is <|endoftext|>
 SCALARS = "".join(map(chr, [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]))
 

@@ -1,4 +1,7 @@
-"""Folders as transformers writes them for GPT-2: its model is the oracle, both ways; and what is refused."""
+"""Folders as transformers writes them for GPT-2: its model is the oracle, both ways; and what is refused.
+
+transformers is imported where it is needed: to collect the tests must not take the second that it needs for that.
+"""
 
 import json
 import struct
@@ -22,8 +25,6 @@ from gpt.model import GPT, build_model
 from gpt.pretrained import is_pretrained, load_pretrained, open_model, save_pretrained
 from tensorlite.random import make_generator
 
-transformers = pytest.importorskip("transformers", reason="transformers, the oracle of these tests, is not installed")
-
 SHAPES = {
     "one of each": {"vocab_size": 11, "n_positions": 9, "n_embd": 8, "n_layer": 1, "n_head": 1},
     "deeper": {"vocab_size": 50, "n_positions": 24, "n_embd": 30, "n_layer": 4, "n_head": 5},
@@ -35,6 +36,8 @@ SHAPES = {
 
 def their_model(seed: int = 0, **settings):
     """A GPT2LMHeadModel with random weights, all far from 0 and 1."""
+    import transformers
+
     torch.manual_seed(seed)
     end = settings["vocab_size"] - 1
     config = transformers.GPT2Config(**settings, bos_token_id=end, eos_token_id=end, attn_implementation="eager")
@@ -103,6 +106,8 @@ def test_theirs_is_read(settings: dict, tmp_path: Path):
 
 @pytest.mark.parametrize("settings", SHAPES.values(), ids=SHAPES)
 def test_ours_is_read_by_them(settings: dict, tmp_path: Path):
+    import transformers
+
     names = {"n_positions": "block_size", "tie_word_embeddings": "tied_head", "activation_function": "activation"}
     config = GPTConfig(bias=True, **{"activation": "gelu_tanh", **{names.get(name, name): value for name, value in settings.items()}})
     tl.manual_seed(1)
@@ -121,6 +126,8 @@ def test_ours_is_read_by_them(settings: dict, tmp_path: Path):
 
 
 def test_without_biases_theirs_has_zeros(tmp_path: Path):
+    import transformers
+
     ours = build_model(GPTConfig(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=8)).eval()
     ours.save_pretrained(tmp_path)
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
@@ -171,7 +178,6 @@ def test_generate_takes_such_a_folder(folder: Path, capsys: pytest.CaptureFixtur
 
 def test_a_byte_level_tokenizer_streams_whole_characters(tmp_path: Path, capsys: pytest.CaptureFixture):
     """What is shown piece by piece is what decoding everything at once gives; the end of text ends it."""
-    pytest.importorskip("tokenizers")
     tokenizer = BpeTokenizer.train(["naïve 😀 – " * 50], vocab_size=270)
     settings = {**SHAPES["relu"], "vocab_size": tokenizer.vocab_size}
     their_model(**settings).save_pretrained(tmp_path)
