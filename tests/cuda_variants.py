@@ -31,6 +31,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adam.cu": [{}],
     "arithmetic.cu": [{"Half": half} for half in TYPES[1:]],
     "attention.cu": ATTENTION,
+    "cast.cu": [{"Half": half} for half in TYPES[1:]],
     "clip.cu": [{}],
     "columns.cu": ONE_TYPE,
     "cross_entropy.cu": ONE_TYPE,

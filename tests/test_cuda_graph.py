@@ -21,6 +21,7 @@ from tensorlite import optim
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
 from tensorlite.op import use_kernels
 from tensorlite.random import make_generator, use_generator
+from tests.standin import machine
 from tests.standin.machine import forbid_host_reads
 
 MODEL = GPTConfig(vocab_size=20, block_size=8, n_layer=2, n_head=2, n_embd=16, bias=True)
@@ -218,6 +219,52 @@ def test_both_pools_together_keep_to_the_limit(standin):
     recorder.record(lambda: None)
     assert common.get_limit() == (2 << 20) and recorder.memory == 1 << 20
     del held
+
+
+def test_memory_that_a_graph_uses_is_not_given_back_while_it_is_captured(standin):
+    """CuPy's pool does that by itself where cudaMalloc fails or its limit is reached."""
+    recorder = Recorder()
+    recorder.run(lambda: standin.zeros(1 << 18, "float32"))
+
+    def short_of_memory():
+        recorder._pool.free_all_blocks()
+        return standin.zeros(4, "float32")
+
+    with pytest.raises(CaptureError, match="some that the graph uses was given back"):
+        recorder.record(short_of_memory)
+
+
+def test_a_step_that_fits_only_without_a_graph_stays_plain(standin, capsys):
+    run = trainer("auto")
+    gradients, recorded = run.gradients, machine.machine
+
+    def too_large(*args):
+        if recorded.graph is not None:
+            raise machine.OutOfMemoryError(1 << 30, 0, 1 << 20)
+        return gradients(*args)
+
+    run.gradients = too_large
+    for _ in range(STEPS):
+        loss = run.update()
+    assert np.isfinite(loss.item()) and run.captured.why_not.startswith("Out of memory allocating")
+
+
+def test_what_is_written_between_two_launches_into_memory_of_the_capture_is_lost(standin):
+    """So it may be on a GPU, where another array of the graph lay there before."""
+    made = []
+
+    def work():
+        made.append(standin.zeros(4, "float32"))
+        return made[0] + 1
+
+    recording = Recorder().record(lambda: (standin.empty(4, "float32"), work())[1])
+    recording.launch()
+    np.testing.assert_array_equal(recording.result.get(), np.ones(4, np.float32))
+    late = []
+    recording = Recorder().record(lambda: (late.append(standin.empty(4, "float32")), late[0] + 1)[1])
+    late[0][...] = 1
+    recording.launch()
+    assert np.isnan(recording.result.get()).all()
 
 
 # --- the optimizer's dials -------------------------------------------------------------------------------

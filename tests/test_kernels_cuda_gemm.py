@@ -7,7 +7,7 @@ import pytest
 
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda import cublas as ours
-from tensorlite.kernels.cuda.gemm import bmm, gemm, layout
+from tensorlite.kernels.cuda.gemm import bmm, gemm, gemm_with_bias, gemm_with_row_sums, layout
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
 from tensorlite.precision import use_precision
 from tests.standin import cublas, machine
@@ -170,6 +170,74 @@ def test_three_products_of_a_linear_layer_copy_nothing(standin):
     assert [c["Atype"] for c in calls] == [cublas.R_16BF] * 3
     assert [c["Ctype"] for c in calls] == [cublas.R_16BF, cublas.R_32F, cublas.R_32F]
     assert [c["beta"] for c in calls] == [1, 0, 0]
+
+
+# --- epilogues ---------------------------------------------------------------------------------------------
+
+DTYPES = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 1.6e-2}  # two roundings to 2⁻²⁴, 2⁻¹¹, 2⁻⁸ of the largest number
+
+
+@pytest.mark.parametrize("way_of_b", ["as it is", "transposed"])
+@pytest.mark.parametrize("way_of_a", ["as it is", "transposed"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_product_and_its_bias(dtype, way_of_a, way_of_b, any_cupy):
+    stored = bfloat16_dtype() if dtype == "bfloat16" else np.dtype(dtype)
+    make_a, make_b = WAYS[way_of_a][0], WAYS[way_of_b][0]
+    a, b = make_a(any_cupy, 16, 24, 1).astype(stored, order="A"), make_b(any_cupy, 24, 32, 2).astype(stored, order="A")
+    bias = numbers(any_cupy, 32, dtype=stored, seed=3)
+    y = gemm_with_bias(a, b, bias, any_cupy.empty((16, 32), stored))
+    exact = product_of(a, b) + bias.get().astype(np.float64)
+    assert np.abs(y.get().astype(np.float64) - exact).max() <= DTYPES[dtype] * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, n, p", [(64, 16, 24), (7, 5, 3), (130, 64, 8)])
+def test_the_gradients_of_weight_and_bias_from_one_product(rows, n, p, dtype, any_cupy):
+    stored = bfloat16_dtype() if dtype == "bfloat16" else np.dtype(dtype)
+    dy, x = numbers(any_cupy, rows, n, dtype=stored), numbers(any_cupy, rows, p, dtype=stored, seed=1)
+    found = gemm_with_row_sums(dy.T, x)
+    if found is None:
+        assert any_cupy.__dict__.get("is_stand_in") is None, "the stand-in's cuBLASLt has an algorithm for everything"
+        return  # a real one may have none; linear then takes the sums by a kernel, which has its own tests
+    exact = product_of(dy.T, x), dy.get().astype(np.float64).sum(axis=0)
+    for given, right in zip(found, exact, strict=True):
+        assert given.dtype == np.float32
+        np.testing.assert_allclose(given.get(), right, rtol=1e-5, atol=1e-5 * rows)
+
+
+def test_a_plan_is_made_once_for_a_shape(standin):
+    a, b, bias = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1), numbers(standin, 6)
+    for _ in range(3):
+        gemm_with_bias(a, b, bias, standin.empty((4, 6), "float32"))
+    assert [call["name"] for call in machine.machine.products] == ["ltMatmul"] * 3
+    assert len(ours.handle(standin).products._plans) == 1
+
+
+def test_without_an_algorithm_the_bias_is_written_first(standin, monkeypatch):
+    from tensorlite.kernels.cuda import cublaslt
+
+    monkeypatch.setattr(cublaslt.products(standin)._library, "knows", ())
+    a, b, bias = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1), numbers(standin, 6)
+    y = gemm_with_bias(a, b, bias, standin.empty((4, 6), "float32"))
+    np.testing.assert_allclose(y.get(), product_of(a, b) + bias.get(), rtol=1e-5, atol=1e-5)
+    assert [call["name"] for call in machine.machine.products] == ["gemmEx"] and last_call()["beta"] == 1
+    assert gemm_with_row_sums(a, b) is None
+
+
+def test_a_captured_product_with_a_bias_reads_the_bias_of_its_own(any_cupy):
+    """The address of the bias is part of a description that is used again for the next product."""
+    a, b = numbers(any_cupy, 16, 16), numbers(any_cupy, 16, 16, seed=1)
+    biases = [numbers(any_cupy, 16, seed=seed) for seed in (2, 3)]
+
+    def work():
+        return [gemm_with_bias(a, b, bias, any_cupy.empty((16, 16), "float32")) for bias in biases]
+
+    recorder = Recorder()
+    recorder.run(work)
+    recording = recorder.record(work)
+    recording.launch()
+    for y, bias in zip(recording.result, biases, strict=True):
+        np.testing.assert_allclose(y.get(), product_of(a, b) + bias.get(), rtol=1e-5, atol=1e-5)
 
 
 # --- the way into the library ------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ from tests.standin import machine
 def installed() -> Iterator[Any]:
     """`cupy` is the stand-in inside the ``with`` block; yields it."""
     from tensorlite.kernels.cuda import compile as compiling
-    from tensorlite.kernels.cuda import cublas
+    from tensorlite.kernels.cuda import cublas, cublaslt
     from tests.standin import array, library
-    from tests.standin.cublas import _Library
+    from tests.standin.cublas import _Library, _LtLibrary
 
     array._operators()
     machine.fresh_machine()
@@ -41,12 +41,12 @@ def installed() -> Iterator[Any]:
     sys.modules.update(made)
     compiling.forget()
     cublas.forget()
-    real, libcublas = cublas.load, _Library()
-    cublas.load = lambda cupy: libcublas
+    real, libraries = cublas.load, {"cublas": _Library(), "cublasLt": _LtLibrary()}
+    cublas.load = cublaslt.load = lambda cupy, library: libraries[library]
     try:
         yield made["cupy"]
     finally:
-        cublas.load = real
+        cublas.load = cublaslt.load = real
         cublas.forget()
         for name in made:
             sys.modules.pop(name, None)

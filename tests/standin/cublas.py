@@ -24,6 +24,8 @@ CUBLAS_POINTER_MODE_HOST, CUBLAS_POINTER_MODE_DEVICE = 0, 1
 CUBLAS_DEFAULT_MATH, CUBLAS_TENSOR_OP_MATH = 0, 1
 CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_PEDANTIC, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F = 68, 69, 77, 70
 
+EPILOGUE_BIAS, EPILOGUE_BGRADB = 4, 512  # cublasLtEpilogue_t
+TRANSA, TRANSB, EPILOGUE, BIAS_POINTER, BIAS_DATA_TYPE = 3, 4, 7, 8, 26  # cublasLtMatmulDescAttributes_t
 R_32F, R_64F, R_16F, R_16BF = 0, 1, 2, 14  # cudaDataType
 _STORED = {R_32F: "float32", R_64F: "float64", R_16F: "float16"}
 _HALVES = (R_16F, R_16BF)
@@ -130,6 +132,85 @@ class _Library:
         if handle not in self._workspaces:
             raise AssertionError("cuBLAS would allocate a workspace by itself, also while a graph is captured")
         state.machine.check_range("the workspace of cuBLAS", *self._workspaces[handle])
+
+
+class _LtLibrary:
+    """libcublasLt as ctypes opens it. Descriptions and layouts are numbers, whose contents are kept here.
+
+    Attributes:
+        knows: epilogues that it has algorithms for.
+    """
+
+    def __init__(self, knows: tuple[int, ...] = (EPILOGUE_BIAS, EPILOGUE_BGRADB)) -> None:
+        self.knows = knows
+        self._made: dict[int, dict[Any, Any]] = {}
+        for name in vars(type(self)):
+            if name.startswith("cublasLt"):
+                setattr(self, name, _Function(getattr(self, name)))
+
+    def _make(self, place: int, contents: dict[Any, Any]) -> None:
+        number = 2000 + len(self._made)
+        self._made[number] = contents
+        ctypes.c_void_p.from_address(place).value = number
+
+    def _set(self, number: int, name: int, value: int, size: int) -> None:
+        assert size in (4, 8), "an attribute is an int, a float, a size or a pointer"
+        self._made[number][name] = (ctypes.c_int if size == 4 else ctypes.c_longlong).from_address(value).value
+
+    def cublasLtCreate(self, place: int) -> None:
+        self._make(place, {})
+
+    def cublasLtMatmulDescCreate(self, place: int, compute: int, scale: int) -> None:
+        assert scale == R_32F
+        self._make(place, {"compute": compute})
+
+    def cublasLtMatmulDescSetAttribute(self, description: int, name: int, value: int, size: int) -> None:
+        self._set(description, name, value, size)
+
+    def cublasLtMatrixLayoutCreate(self, place: int, kind: int, rows: int, columns: int, leading: int) -> None:
+        assert leading >= rows
+        self._make(place, {"kind": kind, "rows": rows, "columns": columns, "leading": leading})
+
+    def cublasLtMatmulPreferenceCreate(self, place: int) -> None:
+        self._make(place, {})
+
+    def cublasLtMatmulPreferenceSetAttribute(self, preference: int, name: int, value: int, size: int) -> None:
+        self._set(preference, name, value, size)
+
+    def cublasLtMatmulAlgoGetHeuristic(
+        self, handle: int, description: int, a: int, b: int, c: int, d: int, preference: int, wanted: int, results: int, found: int
+    ) -> int:
+        knows = self._made[description][EPILOGUE] in self.knows
+        ctypes.c_int.from_address(found).value = int(knows)
+        ctypes.c_uint64.from_address(results).value = 77  # the algorithm, which cublasLtMatmul must be given again
+        return 0 if knows else 15
+
+    def cublasLtMatmul(self, handle: int, description: int, *arguments: Any) -> None:
+        alpha, A, a, B, b, beta, C, _, D, d, algorithm, workspace, bytes_, stream = arguments
+        about, a, b, d = self._made[description], self._made[a], self._made[b], self._made[d]
+        assert ctypes.c_uint64.from_address(algorithm).value == 77
+        assert C == D and stream == sys.modules["cupy"].cuda.get_current_stream().ptr
+        state.machine.check_range("the workspace of cuBLASLt", workspace, bytes_)
+        transa, transb, epilogue = about.get(TRANSA, 0), about.get(TRANSB, 0), about[EPILOGUE]
+        m, n, k = d["rows"], d["columns"], a["rows"] if transa else a["columns"]
+        assert (k, n) == ((b["columns"], b["rows"]) if transb else (b["rows"], b["columns"])) and m == a["columns" if transa else "rows"]
+        _product(
+            "ltMatmul", transa, transb, m, n, k, alpha, A, a["kind"], a["leading"], 0, B, b["kind"], b["leading"], 0, beta, D, d["kind"],
+            d["leading"], 0, 1, about["compute"], -1,
+        )  # fmt: skip
+        state.machine.products[-1]["epilogue"] = epilogue
+        result = _matrices("D", D, d["kind"], (m, n), d["leading"], 0, 1)[0]
+        right = _matrices("B", B, b["kind"], (n, k) if transb else (k, n), b["leading"], 0, 1)[0]
+        assert about[BIAS_DATA_TYPE] == d["kind"]
+        vector = _matrices("the bias", about[BIAS_POINTER], d["kind"], (m if epilogue == EPILOGUE_BIAS else n, 1), max(m, n), 0, 1)[0, :, 0]
+
+        def run() -> None:
+            if epilogue == EPILOGUE_BIAS:
+                result[...] = (result.astype(np.float32) + vector[:, None].astype(np.float32)).astype(result.dtype)
+            else:
+                vector[...] = right.astype(np.float32).sum(axis=1 if transb else 0)
+
+        state.machine.write("ltMatmul's epilogue", run)
 
 
 def _product(

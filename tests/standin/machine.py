@@ -11,7 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -44,24 +44,30 @@ class CUDARuntimeError(RuntimeError):
         self.status = status
 
 
+class Block(NamedTuple):
+    """What a pool has handed out; CuPy's is a MemoryPointer, and comes back when nobody points to it."""
+
+    pool: MemoryPool
+    size: int
+
+    def give_back(self) -> None:
+        self.pool._used -= self.size
+
+
 class MemoryPool:
     """CuPy's memory pool: what is in use, what it holds, and a limit. Memory that is let go of stays in the pool."""
 
     def __init__(self) -> None:
         self._used = self._total = self._limit = 0
 
-    def malloc(self, size: int) -> int:
-        """Take ``size`` bytes, rounded up to whole blocks; returns how many that were."""
+    def malloc(self, size: int) -> Block:
+        """Take ``size`` bytes, rounded up to whole blocks."""
         size = -(-size // BLOCK) * BLOCK
         grown = max(self._total, self._used + size)
         if (self._limit and grown > self._limit) or grown > machine.memory:
             raise OutOfMemoryError(size, self._total, self._limit)
         self._used, self._total = self._used + size, grown
-        return size
-
-    def give_back(self, size: int) -> None:
-        """Not one of CuPy's names: there a block comes back when nobody points to it."""
-        self._used -= size
+        return Block(self, size)
 
     def used_bytes(self) -> int:
         return self._used
@@ -171,21 +177,21 @@ class Machine:
         owner = owner_of(array)
         if array.nbytes == 0 or self.block_of(array.ctypes.data) is not None:
             return False
-        address, pool = owner.ctypes.data, getattr(self.allocators[-1], "__self__", self.default_pool)
+        address = owner.ctypes.data
         if self.graph is None:
-            size = pool.malloc(owner.nbytes)
+            block = self.allocators[-1](owner.nbytes)
         else:  # every launch works in this memory, so it is nobody else's again; a real pool has it from the steps before
-            size = 0
+            block = self.allocators[-1](0)
             self.graph.memory.append(owner)
             # until this point of a launch, the graph may keep something else there: what was written between two launches is lost
             self.graph.work.append(("allocate", lambda: poison(owner)))
         self._blocks[address] = (owner.nbytes, weakref.ref(owner))
-        weakref.finalize(owner, self._release, address, pool, size)
+        weakref.finalize(owner, self._release, address, block)
         return True
 
-    def _release(self, address: int, pool: MemoryPool, size: int) -> None:
+    def _release(self, address: int, block: Block) -> None:
         self._blocks.pop(address, None)
-        pool.give_back(size)
+        block.give_back()
 
     def block_of(self, address: int) -> tuple[int, int] | None:
         """Start and length of the live memory that holds ``address``."""

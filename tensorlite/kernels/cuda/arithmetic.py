@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda.cast import HALVES, cast
 from tensorlite.kernels.cuda.compile import on_gpu
 from tensorlite.kernels.cuda.elementwise import in_fours, run
 from tensorlite.op import Pair, register
 from tensorlite.ops.arithmetic import add
-
-HALVES = ("float16", "bfloat16")
 
 
 def add_forward(x: Array, other: Array) -> tuple[Array, Any]:
@@ -24,7 +23,7 @@ def add_forward(x: Array, other: Array) -> tuple[Array, Any]:
 def add_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
     """dx = dother = dy, each in the type of what it belongs to."""
     x_dtype, other_dtype = saved
-    return dy.astype(x_dtype, copy=False), dy.astype(other_dtype, copy=False)
+    return cast(dy, x_dtype), cast(dy, other_dtype)
 
 
 def supports(x: Array, other: Any) -> bool:

@@ -48,20 +48,26 @@ class CublasError(RuntimeError):
 
 
 class Handle:
-    """cuBLAS for one device and one thread, on whatever stream is current when it is called."""
+    """cuBLAS for one device and one thread, on whatever stream is current when it is called.
+
+    Attributes:
+        workspace: bytes on the device that its products may use; those of `cublaslt`, too.
+        products: cuBLASLt beside it; `cublaslt.products` makes it.
+    """
 
     def __init__(self, cupy: Any) -> None:
-        self._cupy, self._library = cupy, load(cupy)
+        self._cupy, self._library = cupy, load(cupy, "cublas")
         for name, types in SIGNATURES.items():
             function = getattr(self._library, name)
             function.argtypes, function.restype = types, _int
         place = ctypes.c_void_p()
-        _check("cublasCreate_v2", self._library.cublasCreate_v2(ctypes.addressof(place)))
+        check("cublasCreate_v2", self._library.cublasCreate_v2(ctypes.addressof(place)))
         self._handle = place.value
         self._call("cublasSetMathMode", SUMS_IN_FLOAT32)
         with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):  # not in the memory of a graph, which ends with it
             size = WORKSPACE_OF_HOPPER if int(cupy.cuda.Device().compute_capability) >= 90 else WORKSPACE
-            self._workspace = cupy.empty(size, "uint8")
+            self.workspace = cupy.empty(size, "uint8")
+        self.products: Any = None
         self._stream: int | None = None
 
     def gemm(self, *arguments: Any) -> None:
@@ -86,22 +92,22 @@ class Handle:
         stream = self._cupy.cuda.get_current_stream().ptr
         if stream != self._stream:
             self._call("cublasSetStream_v2", stream)  # also takes our workspace away
-            self._call("cublasSetWorkspace_v2", self._workspace.data.ptr, self._workspace.size)
+            self._call("cublasSetWorkspace_v2", self.workspace.data.ptr, self.workspace.size)
             self._stream = stream
 
     def _call(self, name: str, *arguments: Any) -> None:
-        _check(name, getattr(self._library, name)(self._handle, *arguments))
+        check(name, getattr(self._library, name)(self._handle, *arguments))
 
 
-def load(cupy: Any) -> Any:
-    """The library of cuBLAS that CuPy has loaded, or loads now.
+def load(cupy: Any, library: str) -> Any:
+    """``cublas`` or ``cublasLt``, which CuPy has loaded, or loads now.
 
     Raises:
         RuntimeError: if there is none of CuPy's version.
     """
-    cupy.cuda.get_cublas_handle()  # loads it
+    cupy.cuda.get_cublas_handle()  # loads both
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
-    name = f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}"
+    name = f"{library}64_{major}.dll" if sys.platform == "win32" else f"lib{library}.so.{major}"
     try:
         return ctypes.CDLL(name)  # the linker knows a library that is loaded by its name
     except OSError as error:
@@ -125,6 +131,7 @@ def forget() -> None:
     _of_thread.__dict__.clear()
 
 
-def _check(name: str, status: int) -> None:
+def check(name: str, status: int) -> None:
+    """Raise CublasError unless ``status`` is success."""
     if status:
         raise CublasError(f"{name} failed with status {status} of cublasStatus_t.")

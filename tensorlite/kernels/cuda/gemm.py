@@ -18,7 +18,7 @@ import itertools
 from typing import Any, NamedTuple
 
 from tensorlite.backend import Array, array_module
-from tensorlite.kernels.cuda import cublas
+from tensorlite.kernels.cuda import cublas, cublaslt
 from tensorlite.kernels.cuda.cublas import COMPUTE_FLOAT32, COMPUTE_TF32, DATA_TYPES, DEFAULT_ALGORITHM, NORMAL, TRANSPOSED
 from tensorlite.precision import current
 
@@ -46,6 +46,40 @@ def gemm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: b
     return bmm(a, b, out, dtype, add)
 
 
+def gemm_with_bias(a: Array, b: Array, bias: Array, out: Array) -> Array:
+    """y = a · b + bias into ``out`` (n, p), which is contiguous; all of one dtype, bias (p,).
+
+    The bias is added before a number leaves the registers. Where cuBLASLt cannot, it is written first and the product added to it.
+    """
+    if 0 in (*a.shape, *b.shape) or not _multiply_and(cublaslt.BIAS, a, b, out, bias):
+        out[...] = bias
+        gemm(a, b, out=out, add=True)
+    return out
+
+
+def gemm_with_row_sums(a: Array, b: Array) -> tuple[Array, Array] | None:
+    """y = a · b and Σ over the columns of a, (n, p) and (n,) in float32, from one look at a; None where cuBLASLt cannot.
+
+    For a = dyᵀ and b = x these are the gradients of a linear layer's weight and bias.
+    """
+    if 0 in (*a.shape, *b.shape):
+        return None
+    xp = array_module(a)
+    out, sums = xp.empty((len(a), b.shape[1]), "float32"), xp.empty(len(a), "float32")
+    return (out, sums) if _multiply_and(cublaslt.BIAS_GRADIENT_OF_B, a, b, out, sums) else None
+
+
+def _multiply_and(epilogue: int, a: Array, b: Array, out: Array, vector: Array) -> bool:
+    """out = a · b with something more; whether it could be done."""
+    left, right = layout(b, ()), layout(a, ())  # as in bmm
+    shape = cublaslt.Shape(
+        b.shape[1], *a.shape, left.transposed, right.transposed, left.leading, right.leading, b.shape[1], a.dtype.name, out.dtype.name,
+        _compute_type(a), epilogue, tuple(cublaslt.alignment(x.data.ptr) for x in (left.array, right.array, out)),
+    )  # fmt: skip
+    products = cublaslt.products(array_module(a))
+    return products.multiply(shape, left.array.data.ptr, right.array.data.ptr, out.data.ptr, vector.data.ptr)
+
+
 def bmm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bool = False) -> Array:
     """y = a · b for stacks of matrices.
 
@@ -71,7 +105,7 @@ def bmm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bo
     left, right = layout(b, batch), layout(a, batch)  # Yᵀ = Bᵀ · Aᵀ
     count = out.size // (n * p)
     kind = DATA_TYPES[a.dtype.name]
-    compute = COMPUTE_TF32 if current() == "tf32" and a.dtype.name == "float32" else COMPUTE_FLOAT32
+    compute = _compute_type(a)
     flags = (TRANSPOSED if left.transposed else NORMAL, TRANSPOSED if right.transposed else NORMAL)
     alpha, beta = ctypes.addressof(_ONE), ctypes.addressof(_ONE if add else _ZERO)
     left_at, right_at, out_at = left.array.data.ptr, right.array.data.ptr, out.data.ptr
@@ -87,6 +121,10 @@ def bmm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bo
             beta, out_at, DATA_TYPES[out.dtype.name], p, n * p, count, compute, DEFAULT_ALGORITHM,
         )  # fmt: skip
     return out
+
+
+def _compute_type(x: Array) -> int:
+    return COMPUTE_TF32 if current() == "tf32" and x.dtype.name == "float32" else COMPUTE_FLOAT32
 
 
 def layout(x: Array, batch: tuple[int, ...]) -> Layout:

@@ -54,6 +54,7 @@ class Recorder:
     def __init__(self) -> None:
         cupy = self._cupy = importlib.import_module("cupy")
         self._stream, self._pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+        self._taken = 0  # bytes that the pool held at the last allocation of a capture
         common = cupy.get_default_memory_pool()
         common.free_all_blocks()
         self._limit = common.get_limit()
@@ -69,9 +70,10 @@ class Recorder:
         """Write ``work`` down. Python runs it once, but no kernel does.
 
         Raises:
-            CaptureError: for what cannot be recorded, such as a look at a value.
+            CaptureError: for what cannot be recorded, such as a look at a value; also if the memory does not suffice.
         """
-        with self._at_work():
+        self._taken = self.memory
+        with self._at_work(self._malloc_for_good):
             self._stream.synchronize()
             self._stream.begin_capture()
             try:
@@ -79,7 +81,7 @@ class Recorder:
             except BaseException as error:
                 with contextlib.suppress(RuntimeError):  # a capture that has failed is also ended by an error
                     self._stream.end_capture()
-                if isinstance(error, RuntimeError):
+                if isinstance(error, RuntimeError | MemoryError):  # plain steps may fit into the memory all the same
                     raise CaptureError(str(error)) from error
                 raise
             try:
@@ -95,13 +97,27 @@ class Recorder:
         """Bytes in our pool: what the work has needed so far."""
         return int(self._pool.total_bytes())
 
+    def _malloc_for_good(self, size: int) -> Any:
+        """Take memory while a graph is captured.
+
+        A pool that runs short gives all its free blocks back to the driver before it asks for more. The graph may use them already.
+
+        Raises:
+            CaptureError: if that has happened.
+        """
+        memory = self._pool.malloc(size)
+        if self.memory < self._taken:
+            raise CaptureError("the memory is short, and some that the graph uses was given back")
+        self._taken = self.memory
+        return memory
+
     @contextlib.contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def _at_work(self, malloc: Callable[[int], Any] | None = None) -> Iterator[None]:
         """On our stream, in our memory."""
         others = self._cupy.cuda.get_current_stream()
         self._stream.wait_event(others.record())
         try:
-            with self._stream, self._cupy.cuda.using_allocator(self._pool.malloc):
+            with self._stream, self._cupy.cuda.using_allocator(malloc or self._pool.malloc):
                 yield
         finally:
             others.wait_event(self._stream.record())

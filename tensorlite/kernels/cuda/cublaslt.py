@@ -1,0 +1,172 @@
+"""cuBLASLt, called by ctypes: products that do something more with their result before it leaves the registers.
+
+What is added to a product is called its *epilogue*. Two of them are used here (a third operand, the bias, is a vector):
+
+    BIAS                D = A · B + bias, the same number for a whole row of D
+    BIAS_GRADIENT_OF_B  D = A · B, and bias = Σ over the common axis of B, whose numbers the product reads anyway
+
+cuBLASLt is part of cuBLAS. It knows no stream and no workspace of its own: both are arguments. How to compute a product of some shape is
+asked for once (a *plan*) and then kept, so that a captured step computes as a plain one does.
+
+Source: the cuBLAS documentation, chapter 3 (Using the cuBLASLt API).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tensorlite.kernels.cuda.cublas import DATA_TYPES, check, handle, load
+
+BIAS, BIAS_GRADIENT_OF_B = 4, 512  # cublasLtEpilogue_t
+NOT_SUPPORTED = 15  # cublasStatus_t: there is no algorithm for this
+LARGEST_ALIGNMENT = 256  # bytes: more makes no difference
+
+# cublasLtMatmulDescAttributes_t, cublasLtMatmulPreferenceAttributes_t
+TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER, BIAS_TYPE = 3, 4, 7, 8, 26
+WORKSPACE_BYTES, ALIGNMENT_OF_A, ALIGNMENT_OF_B, ALIGNMENT_OF_C, ALIGNMENT_OF_D = 1, 5, 6, 7, 8
+
+_pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_size_t
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cublasLtCreate": (_pointer,),
+    "cublasLtMatmulDescCreate": (_pointer, _int, _int),
+    "cublasLtMatmulDescSetAttribute": (_pointer, _int, _pointer, _size),
+    "cublasLtMatrixLayoutCreate": (_pointer, _int, _long, _long, _long),
+    "cublasLtMatmulPreferenceCreate": (_pointer,),
+    "cublasLtMatmulPreferenceSetAttribute": (_pointer, _int, _pointer, _size),
+    # handle, description, layouts of A, B, C, D, preference, how many are asked for, results, how many there are
+    "cublasLtMatmulAlgoGetHeuristic": (_pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _int, _pointer, _pointer),
+    # handle, description, alpha, A, its layout, B, its layout, beta, C, its layout, D, its layout, algorithm, workspace, bytes, stream
+    "cublasLtMatmul": (*([_pointer] * 14), _size, _pointer),
+}
+
+
+class Algorithm(ctypes.Structure):
+    """cublasLtMatmulHeuristicResult_t."""
+
+    _fields_ = [
+        ("algorithm", ctypes.c_uint64 * 8),
+        ("workspace", ctypes.c_size_t),
+        ("status", ctypes.c_int),
+        ("waves", ctypes.c_float),
+        ("reserved", ctypes.c_int * 4),
+    ]
+
+
+class Shape(NamedTuple):
+    """All that a plan depends on. A is (m, k), B is (k, n) and D is (m, n), in columns; `transposed` ones lie the other way round."""
+
+    m: int
+    n: int
+    k: int
+    a_transposed: bool
+    b_transposed: bool
+    lda: int
+    ldb: int
+    ldd: int
+    dtype: str
+    out_dtype: str
+    compute: int
+    epilogue: int
+    alignments: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to compute products of one shape: descriptions that belong to cuBLASLt, and the algorithm it has chosen."""
+
+    description: int
+    a: int
+    b: int
+    d: int
+    algorithm: Algorithm
+
+
+class Products:
+    """cuBLASLt for one device and one thread; the workspace is that of the thread's `cublas.Handle`."""
+
+    def __init__(self, cupy: Any, workspace: Any) -> None:
+        self._cupy, self._workspace = cupy, workspace
+        self._library = load(cupy, "cublasLt")
+        for name, types in SIGNATURES.items():
+            function = getattr(self._library, name)
+            function.argtypes, function.restype = types, _int
+        self._handle = self._create("cublasLtCreate")
+        self._plans: dict[Shape, Plan | None] = {}
+
+    def multiply(self, shape: Shape, a: int, b: int, d: int, bias: int) -> bool:
+        """D = A · B with the epilogue; all four are addresses on the device.
+
+        Returns:
+            False if cuBLASLt has no algorithm for this; then nothing was done.
+        """
+        if shape not in self._plans:
+            self._plans[shape] = self._plan(shape)
+        plan = self._plans[shape]
+        if plan is None:
+            return False
+        self._describe(plan.description, BIAS_POINTER, ctypes.c_void_p(bias))
+        self._call(
+            "cublasLtMatmul", self._handle, plan.description, ctypes.addressof(_ONE), a, plan.a, b, plan.b, ctypes.addressof(_ZERO),
+            d, plan.d, d, plan.d, ctypes.addressof(plan.algorithm), self._workspace.data.ptr, self._workspace.size,
+            self._cupy.cuda.get_current_stream().ptr,
+        )  # fmt: skip
+        return True
+
+    def _plan(self, shape: Shape) -> Plan | None:
+        """Ask for an algorithm; None if there is none."""
+        description = self._create("cublasLtMatmulDescCreate", shape.compute, DATA_TYPES["float32"])  # alpha and beta are float32
+        self._describe(description, TRANSPOSE_A, ctypes.c_int(shape.a_transposed))
+        self._describe(description, TRANSPOSE_B, ctypes.c_int(shape.b_transposed))
+        self._describe(description, EPILOGUE, ctypes.c_int(shape.epilogue))
+        self._describe(description, BIAS_TYPE, ctypes.c_int(DATA_TYPES[shape.out_dtype]))
+        kind = DATA_TYPES[shape.dtype]
+        a = self._layout(kind, shape.m, shape.k, shape.lda, shape.a_transposed)
+        b = self._layout(kind, shape.k, shape.n, shape.ldb, shape.b_transposed)
+        d = self._layout(DATA_TYPES[shape.out_dtype], shape.m, shape.n, shape.ldd)
+        preference = self._create("cublasLtMatmulPreferenceCreate")
+        wishes = {WORKSPACE_BYTES: ctypes.c_size_t(self._workspace.size)}
+        aligned = zip((ALIGNMENT_OF_A, ALIGNMENT_OF_B, ALIGNMENT_OF_D), shape.alignments, strict=True)
+        wishes |= {name: ctypes.c_uint32(bytes_) for name, bytes_ in aligned} | {ALIGNMENT_OF_C: ctypes.c_uint32(shape.alignments[2])}
+        for name, value in wishes.items():
+            self._call("cublasLtMatmulPreferenceSetAttribute", preference, name, ctypes.addressof(value), ctypes.sizeof(value))
+        algorithm, found = Algorithm(), ctypes.c_int()
+        arguments = self._handle, description, a, b, d, d, preference, 1, ctypes.addressof(algorithm), ctypes.addressof(found)
+        status = self._library.cublasLtMatmulAlgoGetHeuristic(*arguments)
+        if status == NOT_SUPPORTED or (status == 0 and found.value == 0):
+            return None
+        check("cublasLtMatmulAlgoGetHeuristic", status)
+        return Plan(description, a, b, d, algorithm)
+
+    def _layout(self, kind: int, rows: int, columns: int, leading: int, transposed: bool = False) -> int:
+        rows, columns = (columns, rows) if transposed else (rows, columns)
+        return self._create("cublasLtMatrixLayoutCreate", kind, rows, columns, leading)
+
+    def _describe(self, description: int, name: int, value: Any) -> None:
+        self._call("cublasLtMatmulDescSetAttribute", description, name, ctypes.addressof(value), ctypes.sizeof(value))
+
+    def _create(self, name: str, *arguments: Any) -> int:
+        place = ctypes.c_void_p()
+        self._call(name, ctypes.addressof(place), *arguments)
+        assert place.value
+        return place.value
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        check(name, getattr(self._library, name)(*arguments))
+
+
+_ONE, _ZERO = ctypes.c_float(1), ctypes.c_float(0)
+
+
+def products(cupy: Any) -> Products:
+    """The calling thread's for the current device; made when first asked for."""
+    own = handle(cupy)
+    if own.products is None:
+        own.products = Products(cupy, own.workspace)
+    return own.products
+
+
+def alignment(address: int) -> int:
+    """The largest power of two that divides ``address``, up to 256."""
+    return min(address & -address, LARGEST_ALIGNMENT)
