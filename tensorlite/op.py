@@ -44,6 +44,8 @@ class Pair:
         backward: ``(dy, saved) -> dx``, or a tuple with one gradient for each leading argument of
             ``forward``, None where there is none. For several outputs ``dy`` is a tuple. A backward
             with a third parameter, ``needs``, is told which of them will be used, so that it can leave out the rest.
+            One with a fourth, ``homes``, is told for each an array to write it into and to return (a view of an optimizer's
+            flat buffer), or None: what is written there need not be copied there.
         supports: takes what ``forward`` takes, and says whether this pair can run on it.
     """
 
@@ -52,9 +54,12 @@ class Pair:
     backward: Callable[..., Any]
     supports: Callable[..., bool] = lambda *arrays, **options: True
     asks_needs: bool = field(init=False)
+    asks_homes: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "asks_needs", "needs" in inspect.signature(self.backward).parameters)
+        parameters = inspect.signature(self.backward).parameters
+        object.__setattr__(self, "asks_needs", "needs" in parameters)
+        object.__setattr__(self, "asks_homes", "homes" in parameters)
 
 
 class Op:

@@ -104,13 +104,13 @@ class Profile:
             self._note(name, "forward", start, _flops(name, arrays), _size(arrays) + _size(y))
             return y, (saved, _flops(name, arrays))
 
-        @functools.wraps(pair.backward)  # so that a backward that asks for ``needs`` is seen to ask for it
-        def backward(dy: Any, kept: Any, *needs: Any) -> Any:
+        @functools.wraps(pair.backward)  # so that a backward that asks for ``needs`` and ``homes`` is seen to ask for them
+        def backward(dy: Any, kept: Any, *told: Any) -> Any:
             saved, flops = kept
             start = time.perf_counter()
-            dxs = pair.backward(dy, saved, *needs)
+            dxs = pair.backward(dy, saved, *told)
             _wait(dy)
-            self._note(name, "backward", start, _backward_flops(name, flops, *needs), _size(dy) + _size(dxs))
+            self._note(name, "backward", start, _backward_flops(name, flops, *told[:1]), _size(dy) + _size(dxs))
             return dxs
 
         return Pair(pair.name, forward, backward)

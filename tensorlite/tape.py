@@ -85,11 +85,23 @@ class Node:
     def gradients(self, dys: list[Array]) -> tuple[Array | None, ...]:
         """Run the op's backward: one gradient for each of its leading arguments."""
         dy = tuple(dys) if self.several else dys[0]
+        told: list[Any] = []
         if self.pair.asks_needs:
-            dxs = self.pair.backward(dy, self.saved, tuple(parent is not None for parent in self.parents))
-        else:
-            dxs = self.pair.backward(dy, self.saved)
+            told.append(tuple(parent is not None for parent in self.parents))
+        if self.pair.asks_homes:
+            told.append(self._homes())
+        dxs = self.pair.backward(dy, self.saved, *told)
         return dxs if isinstance(dxs, tuple) else (dxs,)
+
+    def _homes(self) -> tuple[Array | None, ...]:
+        """For each argument the home of its gradient, if nothing is there yet that it must be added to."""
+        homes: list[Array | None] = []
+        for parent in self.parents:
+            leaf = None if parent is None or isinstance(parent[0], tuple) else parent[0]
+            is_free = leaf is not None and leaf.grad is None and not leaf.hooks
+            home = leaf.grad_home if leaf is not None and is_free else None
+            homes.append(home if all(home is not other for other in homes) else None)  # one tensor twice: the second is added
+        return tuple(homes)
 
     def hooks_of(self, position: int) -> dict[int, Hook]:
         """The hooks of one output, by number, for reading and adding."""
@@ -168,11 +180,12 @@ class _Walk:
 
 
 def _accumulate(leaf: Tensor, dx: Array) -> None:
-    """``leaf.grad += dx``; a leaf whose gradient has a home in a flat buffer gets it written there."""
+    """``leaf.grad += dx``; a leaf whose gradient has a home in a flat buffer gets it written there, if it is not there already."""
     if leaf.grad is not None:
         leaf.grad.data += dx
     elif leaf.grad_home is not None:
-        leaf.grad_home[...] = dx
+        if dx is not leaf.grad_home:
+            leaf.grad_home[...] = dx
         leaf.grad = type(leaf).wrap(leaf.grad_home)
     else:
         leaf.grad = type(leaf).wrap(array_module(dx).array(dx, copy=True, order="C"))

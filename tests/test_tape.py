@@ -111,6 +111,58 @@ def test_gradients_go_to_the_flat_buffer():
     assert np.shares_memory(x.grad.data, flat)
 
 
+@pytest.fixture
+def scaled_sum():
+    """y = a + 2 b, whose backward writes where it is told to; yields the op and what it was told."""
+    told = []
+
+    def scaled_sum_forward(a, b):
+        return a + 2 * b, None
+
+    def scaled_sum_backward(dy, saved, needs=(True, True), homes=(None, None)):
+        told.append(homes)
+        da, db = (np.empty_like(dy) if home is None else home for home in homes)
+        da[...], db[...] = dy, 2 * dy
+        return da, db
+
+    yield Op(scaled_sum_forward, scaled_sum_backward), told
+    del REGISTRY["scaled_sum"]
+
+
+def with_home(*shape):
+    x = tl.ones(*shape, requires_grad=True)
+    x.grad_home = np.full(shape, 9.0, np.float32)
+    return x
+
+
+def test_a_backward_may_write_a_gradient_where_it_belongs(scaled_sum):
+    op, told = scaled_sum
+    x, y = with_home(3), tl.ones(3, requires_grad=True)
+    for times in (1, 2):
+        op(x, y).sum().backward()
+        assert x.grad.tolist() == [times] * 3 and y.grad.tolist() == [2 * times] * 3
+        assert x.grad.data is x.grad_home
+    (first, nowhere), second = told
+    assert first is x.grad_home and nowhere is None
+    assert second == (None, None), "something is there already: the next gradient is added to it"
+
+
+def test_a_tensor_that_stands_twice_gets_the_sum_in_its_home(scaled_sum):
+    op, told = scaled_sum
+    x = with_home(3)
+    op(x, x).sum().backward()
+    assert x.grad.tolist() == [3, 3, 3] and x.grad.data is x.grad_home
+    assert told[0][0] is x.grad_home and told[0][1] is None
+
+
+def test_a_hook_sees_a_gradient_before_it_is_at_home(scaled_sum):
+    op, told = scaled_sum
+    x = with_home(3)
+    x.register_hook(lambda dx: dx * 10)
+    op(x, x).sum().backward()
+    assert x.grad.tolist() == [30, 30, 30] and told == [(None, None)]
+
+
 # --- depth ----------------------------------------------------------------------------------------------
 
 
