@@ -24,13 +24,10 @@ train: $(VENV)/.train
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) $(ARGS)
 
-# On a machine with an NVIDIA GPU: CUDA, CuPy, torch and pytest must be installed for GPU_PY, and nothing is fetched. Every line is
-# run, and what fails fails the whole at the end: a GPU is rare, and a benchmark is worth having beside a red test.
+# On a machine with an NVIDIA GPU: CUDA, CuPy, torch and pytest must be installed for GPU_PY, and nothing is fetched. Each stage
+# takes ten minutes at most (`GPU_STAGE=1 make gpu` for the first alone), and what fails does not stop the rest.
 gpu:
-	@failed=0; for command in "pytest -m gpu -p no:cacheprovider" \
-	    "benchmarks matmul --backend numpy cupy" "benchmarks ops --backend cupy" "benchmarks train_step --backend cupy --compile"; do \
-	  echo "$(GPU_PY) -m $$command"; $(GPU_PY) -m $$command || failed=1; \
-	done; exit $$failed
+	$(GPU_PY) -m benchmarks gpu_stages $(GPU_STAGE)
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .

@@ -9,6 +9,7 @@ BENCHMARKS = {
     "matmul": "products of square matrices, by size: CPU and, where there is one, GPU",
     "ops": "each op with a faster pair: that pair, the book, torch",
     "train_step": "whole training steps beside torch, in turn",
+    "gpu_stages": "all that only a GPU can show, in stages (`make gpu`)",
     "gpu_kernels": "where the time of a training step on a GPU goes, kernel by kernel",
     "nanogpt_cpu": "nanoGPT's run for a CPU from start to end, beside a twin in torch",
     "generate": "tokens a second that a model writes, beside torch",

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_info
 
 from data.cores import available_cores
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("TENSORLITE_RESULTS") or Path(__file__).parent / "results")
 
 
 def machine() -> dict[str, Any]:
@@ -65,8 +65,11 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def save(name: str, results: Any, gpu: str | None = None) -> Path:
-    """Write ``benchmarks/results/<name>.json`` with the machine, and the GPU if one was used, beside the results."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write ``benchmarks/results/<name>.json`` with the machine, and the GPU if one was used, beside the results.
+
+    The environment variable TENSORLITE_RESULTS names another folder.
+    """
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     who = machine() | ({"gpu": gpu} if gpu else {})
     path.write_text(json.dumps({"machine": who, "results": results}, indent=1) + "\n")

@@ -57,7 +57,7 @@ class Sizes:
 
     def normal(self, *shape: int) -> np.ndarray:
         """Floating point numbers."""
-        return np.random.default_rng(len(shape)).standard_normal(shape, np.float32)
+        return normal(len(shape), shape)
 
     def ids(self, *shape: int) -> np.ndarray:
         """Numbers of words."""
@@ -67,6 +67,11 @@ class Sizes:
         """q, k and v (B, H, T, D), as they lie in the output (B, T, 3C) of one linear layer."""
         packed = self.normal(self.B, self.T, 3, self.H, self.C // self.H)
         return [packed[:, :, i].swapaxes(1, 2) for i in range(3)]
+
+
+def normal(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """A million different numbers, again and again: to draw all of them takes minutes at a GPU's sizes."""
+    return np.resize(np.random.default_rng(seed).standard_normal(1_000_003, np.float32), shape)
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ def measure(
             raise ValueError(f"no faster pair of {op.name} supports the arguments that benchmarks/ops.py gives it for {name!r}.")
         y, _ = pair.forward(*ours, **entry.options)
         dy = xp.empty_like(y)  # laid out in memory as what comes back in a model
-        dy[...] = 1 if y.ndim == 0 else xp.asarray(np.random.default_rng(0).standard_normal(y.shape, np.float32)).astype(y.dtype)
+        dy[...] = 1 if y.ndim == 0 else xp.asarray(normal(0, y.shape)).astype(y.dtype)
         wait = _nothing if xp is np else xp.cuda.get_current_stream().synchronize
         ways = {
             pair.name: _ours(op, ours, entry.options, dy, "fast", wait),

@@ -1,7 +1,8 @@
 """Whole training steps on a GPU, ours and torch's, in turn: ``python -m benchmarks train_step --backend cupy``.
 
 For each configuration and precision, processes (`benchmarks.gpu_side`) that make a block of steps each, round after round, as
-`benchmarks.turns` tells. Quoted are medians over the rounds, of the time and of the ratio to torch in the same round.
+`benchmarks.turns` tells. Quoted are medians over the rounds, of the time and of the ratio to torch in the same round. On a GPU whose
+memory does not hold all sides at once, one side follows the other.
 
 The sides:
     ours            the step captured as a CUDA graph
@@ -12,10 +13,13 @@ The sides:
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any
 
 import numpy as np
 
+from benchmarks import common
 from benchmarks.common import gpu_name, save, spread, table
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.matmul import gpu_peak
@@ -25,6 +29,7 @@ from tensorlite.precision import PRECISIONS
 
 MEASURED = ("course", "gpt2")
 SIDES = ("ours", "ours, no graph", "torch", "torch compiled")
+ENOUGH_FOR_ALL = 40 << 30  # bytes: the four sides of gpt2 take 34 GB in bfloat16
 
 
 def measure(configuration: Configuration, precision: str, names: tuple[str, ...], rounds: int, steps: int, peak: float) -> dict[str, Any]:
@@ -34,11 +39,15 @@ def measure(configuration: Configuration, precision: str, names: tuple[str, ...]
         steps: in a block.
         peak: operations a second of the largest products in this precision on this GPU.
     """
-    with sides([Side(name, "benchmarks.gpu_side", name, configuration.name, precision) for name in names]) as processes:
-        for side in processes:
-            side.ask(5)  # imports, compilation, warm-up and capture
-        seconds = {name: [time / steps for time in times] for name, times in in_turn(processes, rounds, steps).items()}
-        last = {side.name: side.ask(1) for side in processes}
+    together = Device("cupy").memory().limit >= ENOUGH_FOR_ALL
+    seconds: dict[str, list[float]] = {}
+    last: dict[str, dict[str, Any]] = {}
+    for group in [names] if together else [(name,) for name in names]:
+        with sides([Side(name, "benchmarks.gpu_side", name, configuration.name, precision) for name in group]) as processes:
+            for side in processes:
+                side.ask(5)  # imports, compilation, warm-up and capture
+            seconds |= {name: [time / steps for time in times] for name, times in in_turn(processes, rounds, steps).items()}
+            last |= {side.name: side.ask(1) for side in processes}
     flops = flops_per_step(configuration)
     tokens = configuration.batch_size * configuration.model.block_size
     return {
@@ -48,6 +57,7 @@ def measure(configuration: Configuration, precision: str, names: tuple[str, ...]
         "tokens_per_step": tokens,
         "gflop_per_step": flops / 1e9,
         "product_peak_gflops": peak / 1e9,
+        "in_turn": together,
         "sides": {
             name: {
                 "seconds_per_step": spread(times),
@@ -83,11 +93,27 @@ def run(configurations: list[str], precisions: list[str] | None, rounds: int, st
     """All of it: print the tables as they come, and write ``train_step_gpu.json``."""
     xp = Device("cupy").module
     names = tuple(name for name in SIDES if compiled or name != "torch compiled")
-    results: list[dict[str, Any]] = []
+    failed = False
+    results = earlier(gpu_name(xp))
     for precision in precisions or PRECISIONS:
         peak = gpu_peak(precision)
         for name in configurations or MEASURED:
             configuration = CONFIGURATIONS[name]
-            results.append(measure(configuration, precision, names, rounds, steps or configuration.steps_in_a_block, peak))
-            print(table(rows(results[-1])), flush=True)
+            try:
+                result = measure(configuration, precision, names, rounds, steps or configuration.steps_in_a_block, peak)
+            except RuntimeError as error:  # a side has stopped: the other measurements are worth having
+                print(f"{name} in {precision}: {error}", flush=True)
+                failed = True
+                continue
+            results = [other for other in results if (other["configuration"], other["precision"]) != (name, precision)] + [result]
+            print(table(rows(result)), flush=True)
             save("train_step_gpu", results, gpu=gpu_name(xp))  # each time: what has been measured is kept, whatever comes
+    if failed:
+        sys.exit("not everything could be measured: see above.")
+
+
+def earlier(gpu: str) -> list[dict[str, Any]]:
+    """What was measured before on this GPU; what is measured again takes its place."""
+    path = common.RESULTS / "train_step_gpu.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content["results"] if content.get("machine", {}).get("gpu") == gpu else []

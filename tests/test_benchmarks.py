@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import common, generate, gpu_side, matmul, nanogpt_cpu, ops, report, train_step
+from benchmarks import common, generate, gpu_side, gpu_stages, matmul, nanogpt_cpu, ops, report, train_step
+from benchmarks.__main__ import BENCHMARKS
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.turns import Side, in_turn, sides
 from gpt.config import GPTConfig
@@ -291,3 +294,44 @@ def test_our_side_on_a_gpu_trains_in_the_precision_that_is_measured(any_cupy):
         assert memory() > 4 * sum(p.data.nbytes for p in GPT(smoke.model).parameters())  # with gradients and AdamW's two means
         first[precision] = losses[0]
     assert len(set(first.values())) == len(PRECISIONS)  # each rounds in its own way
+
+
+# --- the stages of `make gpu` -----------------------------------------------------------------------------
+
+
+def test_each_stage_fits_into_ten_minutes_and_names_what_there_is():
+    root = Path(__file__).resolve().parent.parent
+    for commands in gpu_stages.STAGES.values():
+        assert sum(limit for _, limit in commands.values()) <= 600
+        for command, _ in commands.values():
+            assert all((root / word).exists() for word in command.split() if word.startswith("tests/"))
+            module, name = command.split()[:2]
+            assert module == "pytest" or (module == "benchmarks" and name in BENCHMARKS)
+
+
+def test_a_stage_that_fails_or_hangs_does_not_stop_the_next(results, tmp_path, monkeypatch, capsys):
+    stages = {
+        1: {"fails": ("json.tool no_such_file", 60.0), "hangs": ("timeit -n 1 -r 1 __import__('time').sleep(60)", 0.5)},
+        2: {"works": ("platform", 60.0)},
+    }
+    monkeypatch.setattr(gpu_stages, "STAGES", stages)
+    with pytest.raises(SystemExit, match="failed: fails, hangs; see their logs"):
+        gpu_stages.main([])
+    assert (tmp_path / "results" / "works.log").read_text()
+    out = capsys.readouterr().out
+    assert "hangs: stopped after 0 seconds" in out and "works: exit code 0" in out
+    gpu_stages.main(["2"])
+    with pytest.raises(SystemExit):
+        gpu_stages.main(["7"])
+
+
+def test_a_side_that_prints_still_answers_and_one_that_hangs_is_ended(tmp_path, monkeypatch):
+    (tmp_path / "talkative.py").write_text(
+        "import sys, time\nfrom benchmarks.turns import serve\n"
+        "def work(count):\n    print('compiling, please wait')\n    time.sleep(60 * (count == 7))\n    return count\nserve(work)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parent.parent)]))
+    with sides([Side("talkative", "talkative")]) as (side,):
+        assert side.ask(3)["result"] == 3
+        with pytest.raises(RuntimeError, match="the side 'talkative' did not answer within 0 seconds"):
+            side.ask(7, limit=0.2)

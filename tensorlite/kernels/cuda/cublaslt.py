@@ -126,10 +126,10 @@ class Products:
         b = self._layout(kind, shape.k, shape.n, shape.ldb, shape.b_transposed)
         d = self._layout(DATA_TYPES[shape.out_dtype], shape.m, shape.n, shape.ldd)
         preference = self._create("cublasLtMatmulPreferenceCreate")
-        wishes = {WORKSPACE_BYTES: ctypes.c_size_t(self._workspace.size)}
-        aligned = zip((ALIGNMENT_OF_A, ALIGNMENT_OF_B, ALIGNMENT_OF_D), shape.alignments, strict=True)
-        wishes |= {name: ctypes.c_uint32(bytes_) for name, bytes_ in aligned} | {ALIGNMENT_OF_C: ctypes.c_uint32(shape.alignments[2])}
-        for name, value in wishes.items():
+        alignments = zip((ALIGNMENT_OF_A, ALIGNMENT_OF_B, ALIGNMENT_OF_D), shape.alignments, strict=True)
+        wishes: list[tuple[int, Any]] = [(name, ctypes.c_uint32(bytes_)) for name, bytes_ in alignments]
+        wishes += [(ALIGNMENT_OF_C, wishes[-1][1]), (WORKSPACE_BYTES, ctypes.c_size_t(self._workspace.size))]  # C is D
+        for name, value in wishes:
             self._call("cublasLtMatmulPreferenceSetAttribute", preference, name, ctypes.addressof(value), ctypes.sizeof(value))
         algorithm, found = Algorithm(), ctypes.c_int()
         arguments = self._handle, description, a, b, d, d, preference, 1, ctypes.addressof(algorithm), ctypes.addressof(found)

@@ -72,9 +72,11 @@ def gemm_with_row_sums(a: Array, b: Array) -> tuple[Array, Array] | None:
 def _multiply_and(epilogue: int, a: Array, b: Array, out: Array, vector: Array) -> bool:
     """out = a · b with something more; whether it could be done."""
     left, right = layout(b, ()), layout(a, ())  # as in bmm
+    (n, m), p = a.shape, b.shape[1]
+    alignments = cublaslt.alignment(left.array.data.ptr), cublaslt.alignment(right.array.data.ptr), cublaslt.alignment(out.data.ptr)
     shape = cublaslt.Shape(
-        b.shape[1], *a.shape, left.transposed, right.transposed, left.leading, right.leading, b.shape[1], a.dtype.name, out.dtype.name,
-        _compute_type(a), epilogue, tuple(cublaslt.alignment(x.data.ptr) for x in (left.array, right.array, out)),
+        p, n, m, left.transposed, right.transposed, left.leading, right.leading, p, a.dtype.name, out.dtype.name, _compute_type(a),
+        epilogue, alignments,
     )  # fmt: skip
     products = cublaslt.products(array_module(a))
     return products.multiply(shape, left.array.data.ptr, right.array.data.ptr, out.data.ptr, vector.data.ptr)

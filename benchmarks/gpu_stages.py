@@ -1,0 +1,69 @@
+"""All that only a GPU can show, in stages of at most ten minutes, the most valuable first: ``GPU_STAGE=1 make gpu``, or all in turn.
+
+A command that fails does not stop the next, and its output is kept: results (JSON) and logs are written at once, into the folder that
+TENSORLITE_RESULTS names, or else benchmarks/results. Nothing is installed or fetched. The exit code says whether all went well.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from benchmarks import common
+from benchmarks.common import options_of
+
+TESTS = "pytest -m gpu -W default -p no:cacheprovider -p no:benchmark --continue-on-collection-errors"
+FIRST = ("attention", "rows", "gemm")  # kernels that everything else stands on
+MODEL = " ".join([*(f"tests/test_kernels_cuda_{name}.py" for name in FIRST), "tests/test_gpt_on_gpu.py", "tests/test_cuda_graph.py"])
+STEP = "benchmarks train_step gpt2 course --backend cupy --rounds 5"
+
+STAGES: dict[int, dict[str, tuple[str, float]]] = {  # name of the log: the command, and the seconds it may take
+    1: {
+        "tests_of_the_model": (f"{TESTS} {MODEL}", 240),
+        "train_step_bfloat16": (f"{STEP} --precisions bfloat16 --compile", 300),
+        "gpu_kernels": ("benchmarks gpu_kernels gpt2", 60),
+    },
+    2: {"tests": (TESTS, 590)},
+    3: {
+        "ops": ("benchmarks ops --backend cupy", 400),
+        "matmul": ("benchmarks matmul --backend numpy cupy", 150),
+        "gpu_kernels_course": ("benchmarks gpu_kernels course", 40),
+    },
+    4: {"train_step_others": (f"{STEP} --precisions float32 tf32 float16 --compile", 590)},
+}
+
+
+def run(name: str, command: str, limit: float) -> bool:
+    """Run ``python -m command``; whether it ended well and in time. Its output is shown, and kept in a log beside the results."""
+    print(f"{sys.executable} -m {command}", flush=True)
+    start = time.perf_counter()
+    common.RESULTS.mkdir(parents=True, exist_ok=True)
+    with (common.RESULTS / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", *command.split()], stdout=log, stderr=subprocess.STDOUT)
+        try:
+            code: int | None = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            code = None
+    lines = (common.RESULTS / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    print("\n".join(lines[-60:]))
+    how = f"stopped after {limit:.0f} seconds" if code is None else f"exit code {code}"
+    print(f"{name}: {how}, {time.perf_counter() - start:.0f} s\n", flush=True)
+    return code == 0
+
+
+def main(argv: list[str]) -> None:
+    """``python -m benchmarks gpu_stages [STAGE ...]``"""
+    parser = options_of("gpu_stages", __doc__)
+    parser.add_argument("stages", type=int, nargs="*", help="some of 1 to 4; default: all")
+    options = parser.parse_args(argv)
+    if unknown := set(options.stages) - set(STAGES):
+        parser.error(f"there is no stage {min(unknown)}: there are {', '.join(map(str, STAGES))}.")
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    commands = [item for stage in options.stages or STAGES for item in STAGES[stage].items()]
+    failed = [name for name, (command, limit) in commands if not run(name, command, limit)]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; see their logs in {common.RESULTS}.")
