@@ -32,20 +32,9 @@
 #include "tiles.cuh"
 
 constexpr int D = HEAD_SIZE, WARPS = 4, THREADS = WARPS * WARP;
-constexpr float LOG2_E = 1.44269504f;  // exp(x) = 2^(x log₂ e): the hardware knows powers of 2
 
 using Numbers = Tile<Real, D, TENSOR_CORES>;
 constexpr int STRIDE = Numbers::STRIDE, DEPTH = Numbers::WIDTH / 8;
-
-__device__ inline float power_of_2(float x) {
-#ifdef CUDA_ON_CPU
-    return exp2f(x);
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
 
 // The length of a row of lse and delta: what is behind T are queries that do not exist. Their lse is infinite, and hence their weights 0.
 __device__ inline int padded(int T) { return (T + 63) / 64 * 64; }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import kernel
 
@@ -10,9 +12,10 @@ STRETCH = 512  # rows that a block adds up; enough blocks then share a tall arra
 
 
 def sum_rows(x: Array) -> Array:
-    """Σ over the rows of ``x`` (rows, C): (C,) in float32, always added in the same order."""
+    """Σ over the rows of ``x`` (rows, C): (C,) in float32, always added in the same order. Rows may be padded."""
     rows, C = x.shape
     stretches = max(1, -(-rows // STRETCH))
     y = array_module(x).empty((stretches, C), "float32")
-    kernel("columns.cu", "sum_rows", Real=x.dtype.name)((-(-C // WARP), stretches), WARP * WARP, (x, y, rows, STRETCH, C))
+    arguments = (x, y, rows, STRETCH, C, np.int64(x.strides[0] // x.itemsize))
+    kernel("columns.cu", "sum_rows", Real=x.dtype.name)((-(-C // WARP), stretches), WARP * WARP, arguments)
     return y[0] if stretches == 1 else sum_rows(y)

@@ -95,6 +95,28 @@ __device__ inline void store2(T* place, float x, float y) {
     *reinterpret_cast<Two*>(place) = two;
 }
 
+// As many neighbours as 16 bytes hold. The address must be a multiple of 16.
+template <typename T>
+struct __align__(16) Chunk { T numbers[16 / sizeof(T)]; };
+template <typename T>
+__device__ inline Chunk<T> load_chunk(const T* x) { return *reinterpret_cast<const Chunk<T>*>(x); }
+template <typename T>
+__device__ inline void store_chunk(T* place, const Chunk<T>& chunk) { *reinterpret_cast<Chunk<T>*>(place) = chunk; }
+
+// --- powers ----------------------------------------------------------------------------------------------
+
+constexpr float LOG2_E = 1.44269504f;  // exp(x) = 2^(x log₂ e): the hardware knows powers of 2
+
+__device__ inline float power_of_2(float x) {
+#ifdef CUDA_ON_CPU
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
 // --- reductions ------------------------------------------------------------------------------------------
 
 // The sum over the 32 threads of a warp, known to all of them, and to all the same bits. A butterfly: first each thread

@@ -49,7 +49,8 @@ class Kernel:
     """One ``__global__`` function; made by `kernel`.
 
     A call takes arrays, numbers and None (a null pointer). Numbers become what the kernels here declare: an int is a C ``int``, a
-    float a ``float``; a NumPy scalar is passed as it is. Arrays are passed as addresses, so they must be contiguous.
+    float a ``float``; a NumPy scalar is passed as it is. Arrays are passed as addresses, so they must be
+    contiguous, or lie in a way that the kernel is told.
     """
 
     def __init__(self, function: Any) -> None:

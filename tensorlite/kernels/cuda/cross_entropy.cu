@@ -6,17 +6,46 @@
 // log Σ exp(x) is found in one pass over the row: each thread keeps the largest logit it has seen and the sum of the exponentials
 // relative to it, and when a larger one comes, the sum so far is scaled down. Two such pairs are joined in the same way, first
 // between lanes, then between warps.
+//
+// Only the memory takes time here. So a row is read 16 bytes at a time, and each thread has several reads under way. A row may begin
+// anywhere: what stands before the first multiple of 16 bytes, and after the last, is read number by number. From a row to the next
+// are `stride` numbers, of which the first V are logits.
 
 #include "common.cuh"
 
+constexpr int WIDE = 16 / sizeof(Real), UNDER_WAY = 4;
+
+// The parts of a row: up to `first` and from `last` on number by number, between them in `chunks` of WIDE numbers.
+struct Parts {
+    int first, chunks, last;
+    __device__ Parts(const Real* row, int V)
+        : first(min(int(-reinterpret_cast<unsigned long long>(row) % 16 / sizeof(Real)), V)), chunks((V - first) / WIDE),
+          last(first + chunks * WIDE) {}
+    // The i-th number of those that are taken one by one.
+    __device__ int single(int i) const { return i < first ? i : i - first + last; }
+};
+
+// Σ exp(x) = sum · exp(most). Relative to 0 where everything so far is -inf: exp(-inf - -inf) would be nan.
 struct LogSum {
-    float most, sum;  // Σ exp(x) = sum · exp(most)
+    float most, sum;
+    __device__ static float relative_to(float most) { return most == -infinity() ? 0.0f : most; }
+
+    template <int N>
+    __device__ void add(const float (&x)[N]) {
+        float higher = most;
+#pragma unroll
+        for (int i = 0; i < N; i++) higher = fmaxf(higher, x[i]);
+        float origin = relative_to(higher);
+        sum *= power_of_2((most - origin) * LOG2_E);
+#pragma unroll
+        for (int i = 0; i < N; i++) sum += power_of_2((x[i] - origin) * LOG2_E);
+        most = higher;
+    }
 };
 
 __device__ inline LogSum join(LogSum a, LogSum b) {
-    float most = fmaxf(a.most, b.most);
-    if (most == -infinity()) return {most, 0.0f};  // nothing seen on either side: exp(-inf - -inf) would be NaN
-    return {most, a.sum * expf(a.most - most) + b.sum * expf(b.most - most)};
+    float most = fmaxf(a.most, b.most), origin = LogSum::relative_to(most);
+    return {most, a.sum * expf(a.most - origin) + b.sum * expf(b.most - origin)};
 }
 
 __device__ inline LogSum warp_join(LogSum a) {
@@ -26,22 +55,35 @@ __device__ inline LogSum warp_join(LogSum a) {
 }
 
 // loss[row] = log Σ exp(x) - x[target], or with smoothing ε: log Σ exp(x) - (1 - ε) x[target] - ε mean(x).
-extern "C" __global__ void cross_entropy_rows(const Real* x, const long long* target, float* log_sum, float* loss, int V,
+extern "C" __global__ void cross_entropy_rows(const Real* x, const long long* target, float* log_sum, float* loss, int V, int stride,
                                               long long ignore_index, float smoothing) {
     __shared__ float most[WARP], sums[WARP], scratch[WARP];
-    int row = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    x += (long long)row * V;
+    int row = blockIdx.x, threads = blockDim.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = threads / WARP;
+    x += (long long)row * stride;
 
     LogSum mine = {-infinity(), 0.0f};
     float total = 0;
-    for (int v = threadIdx.x; v < V; v += blockDim.x) {
-        float logit = load(x[v]);
-        if (logit > mine.most) {
-            mine.sum *= expf(mine.most - logit);
-            mine.most = logit;
+    Parts parts(x, V);
+    for (int c = threadIdx.x; c < parts.chunks; c += UNDER_WAY * threads) {
+        Chunk<Real> chunks[UNDER_WAY];
+#pragma unroll
+        for (int i = 0; i < UNDER_WAY; i++)
+            if (c + i * threads < parts.chunks) chunks[i] = load_chunk(x + parts.first + (c + i * threads) * WIDE);
+#pragma unroll
+        for (int i = 0; i < UNDER_WAY; i++) {
+            if (c + i * threads >= parts.chunks) break;
+            float logits[WIDE];
+#pragma unroll
+            for (int j = 0; j < WIDE; j++) logits[j] = load(chunks[i].numbers[j]);
+            mine.add(logits);
+            if (smoothing > 0)
+                for (int j = 0; j < WIDE; j++) total += logits[j];
         }
-        mine.sum += logit == mine.most ? 1.0f : expf(logit - mine.most);  // also where both are infinite
-        total += logit;
+    }
+    for (int i = threadIdx.x; i < V - parts.chunks * WIDE; i += threads) {
+        float logit[1] = {load(x[parts.single(i)])};
+        mine.add(logit);
+        total += logit[0];
     }
     mine = warp_join(mine);
     if (lane == 0) {
@@ -83,16 +125,42 @@ extern "C" __global__ void cross_entropy_total(const float* loss, const long lon
     }
 }
 
-// dx = (p - q) dy / count. dy has one number for all rows (dy_step 0), or one a row (1); without a count it is 1.
+// dx = (p - q) dy / count. dy has one number for all rows (dy_step 0), or one a row (1); without a count it is 1. Rows that do not count
+// get 0, whatever stands in them.
 extern "C" __global__ void cross_entropy_backward(const float* dy, int dy_step, const Real* x, const long long* target, const float* log_sum,
-                                                  const float* count, Real* dx, int V, long long ignore_index, float smoothing) {
-    int row = blockIdx.x;
+                                                  const float* count, Real* dx, int V, int stride, int dx_stride, long long ignore_index,
+                                                  float smoothing) {
+    int row = blockIdx.x, threads = blockDim.x;
     long long t = target[row];
-    float lse = log_sum[row], scale = t == ignore_index ? 0.0f : dy[row * dy_step] / (count ? count[0] : 1.0f);
-    x += (long long)row * V;
-    dx += (long long)row * V;
-    for (int v = threadIdx.x; v < V; v += blockDim.x) {
-        float q = smoothing / V + (v == t ? 1 - smoothing : 0.0f);
-        store(dx[v], (expf(load(x[v]) - lse) - q) * scale);
+    bool counts = t != ignore_index;
+    float lse = log_sum[row], scale = dy[row * dy_step] / (count ? count[0] : 1.0f), smooth = smoothing / V;
+    x += (long long)row * stride;
+    dx += (long long)row * dx_stride;
+    auto gradient = [&](float logit) { return counts ? (power_of_2((logit - lse) * LOG2_E) - smooth) * scale : 0.0f; };
+
+    Parts parts(dx, V);
+    if (reinterpret_cast<unsigned long long>(x + parts.first) % 16) {  // x begins elsewhere in 16 bytes than dx: all number by number
+        parts.chunks = 0;
+        parts.last = parts.first;
     }
+    for (int c = threadIdx.x; c < parts.chunks; c += UNDER_WAY * threads) {
+        Chunk<Real> chunks[UNDER_WAY];
+#pragma unroll
+        for (int i = 0; i < UNDER_WAY; i++)
+            if (c + i * threads < parts.chunks) chunks[i] = load_chunk(x + parts.first + (c + i * threads) * WIDE);
+#pragma unroll
+        for (int i = 0; i < UNDER_WAY; i++) {
+            if (c + i * threads >= parts.chunks) break;
+#pragma unroll
+            for (int j = 0; j < WIDE; j++) store(chunks[i].numbers[j], gradient(load(chunks[i].numbers[j])));
+            store_chunk(dx + parts.first + (c + i * threads) * WIDE, chunks[i]);
+        }
+    }
+    for (int i = threadIdx.x; i < V - parts.chunks * WIDE; i += threads) {
+        int v = parts.single(i);
+        store(dx[v], gradient(load(x[v])));
+    }
+    __syncthreads();  // the target's number is written once more, with the 1 - ε that q has there only
+    if (threadIdx.x == 0 && counts && t >= 0 && t < V)
+        store(dx[t], (power_of_2((load(x[t]) - lse) * LOG2_E) - smooth - (1 - smoothing)) * scale);
 }

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tensorlite.backend import Array, array_module
-from tensorlite.kernels.cuda.compile import kernel, on_gpu
-from tensorlite.kernels.cuda.softmax import threads_for
+from tensorlite.kernels.cuda.compile import TYPES, is_cupy, kernel, on_gpu
+from tensorlite.kernels.cuda.padding import padded
 from tensorlite.op import Pair, register
 from tensorlite.ops.cross_entropy import cross_entropy
 
@@ -24,7 +24,7 @@ def cross_entropy_forward(
     log_sum, loss = xp.empty(rows, "float32"), xp.empty(target.shape, "float32")
     ignored, smoothing = np.int64(ignore_index), float(label_smoothing)
     run = kernel(FILE, "cross_entropy_rows", Real=x.dtype.name)
-    run(rows, threads_for(V), (x, target, log_sum, loss, V, ignored, smoothing))
+    run(rows, threads_for(V), (x, target, log_sum, loss, V, row_stride(x), ignored, smoothing))
     count = None
     if reduction != "none":
         each, loss, count = loss, xp.empty((), "float32"), xp.empty((), "float32")
@@ -34,22 +34,37 @@ def cross_entropy_forward(
 
 
 def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
-    """dx = (p - q) · dy / rows, in the type of the logits."""
+    """dx = (p - q) · dy / rows, in the type of the logits. Where their rows are padded, so are its."""
     x, target, log_sum, count, ignored, smoothing = saved
     xp, V = array_module(x), x.shape[-1]
-    dx = xp.empty_like(x)
-    arguments = (xp.ascontiguousarray(dy, "float32"), int(dy.ndim > 0), x, target, log_sum, count, dx, V, ignored, smoothing)
+    wide = padded(V, x.dtype)
+    dx = xp.empty((len(log_sum), wide if row_stride(x) == wide else V), x.dtype)[:, :V].reshape(x.shape)
+    strides = row_stride(x), row_stride(dx)
+    arguments = (xp.ascontiguousarray(dy, "float32"), int(dy.ndim > 0), x, target, log_sum, count, dx, V, *strides, ignored, smoothing)
     kernel(FILE, "cross_entropy_backward", Real=x.dtype.name)(len(log_sum), threads_for(V), arguments)
     return dx, None
 
 
+def row_stride(x: Array) -> int:
+    """From one row of logits to the next, in numbers."""
+    return int(x.strides[0] // x.itemsize) if x.ndim > 1 and len(x) > 1 else int(x.shape[-1])
+
+
+def threads_for(V: int) -> int:
+    """How many threads share a row of V numbers: whole warps, and of each thread four reads of 16 bytes are under way."""
+    return min(256, max(32, -(-V // 1024) * 32))
+
+
 def supports(x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0) -> bool:
-    """Rows of logits, (N, V) or (V,), and a target for each; what is wrong is left to the book to refuse."""
+    """Rows of logits, (N, V) or (V,), padded or not, and a target for each; what is wrong is left to the book to refuse."""
     return (
-        on_gpu(x)
+        is_cupy(x)
+        and x.dtype.name in TYPES
         and on_gpu(target, types=("int64", "int32", "uint16", "uint8"))
         and x.ndim in (1, 2)
         and x.size > 0
+        and (x.shape[-1] == 1 or x.strides[-1] == x.itemsize)
+        and x.shape[-1] <= row_stride(x) < 2**31
         and target.shape == x.shape[:-1]
         and reduction in ("mean", "sum", "none")
         and 0 <= label_smoothing <= 1

@@ -2,6 +2,8 @@
 
 Under a half precision (`tensorlite.precision`) the operands are rounded to it once, in forward, and the rounded ones are kept for backward.
 The gradient of the weight is summed in float32 and leaves the product as float32: it is what the optimizer adds up over steps.
+
+A wide output of an odd width, a language model's logits, has padded rows; `kernels.cuda.padding` says why.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import on_gpu
 from tensorlite.kernels.cuda.gemm import gemm
+from tensorlite.kernels.cuda.padding import padded_columns, padded_rows, parts
 from tensorlite.op import Pair, register
 from tensorlite.ops.linear import linear
 from tensorlite.precision import half_dtype
@@ -20,24 +23,30 @@ from tensorlite.precision import half_dtype
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
     """y = x · weightᵀ + bias. Saves x and weight, as they were multiplied."""
-    xp, dtype = array_module(x), half_dtype() or x.dtype
+    dtype, width = half_dtype() or x.dtype, len(weight)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(dtype, copy=False)
-    factor = weight.astype(dtype, copy=False)
-    y = xp.empty((*x.shape[:-1], len(weight)), dtype)
-    y_rows = y.reshape(len(rows), len(weight))
+    factor = padded_columns(weight, dtype)
+    y = array_module(x).empty((len(rows), len(factor)), dtype)  # (rows, out), and the padding
     if bias is not None:
-        y_rows[...] = bias  # the product is added to it: cheaper than one more pass over the result
-    gemm(rows, factor.T, out=y_rows, add=bias is not None)
-    return y, (rows, factor, x.shape, x.dtype, bias is not None)
+        y[:, :width] = bias  # the product is added to it: cheaper than one more pass over the result
+    gemm(rows, factor.T, out=y, add=bias is not None)
+    return y[:, :width].reshape(*x.shape[:-1], width), (rows, factor[:width], x.shape, x.dtype, bias is not None)
 
 
 def linear_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True, True)) -> tuple[Array | None, ...]:
     """dx = dy · weight,   dweight = dyᵀ · x,   dbias = Σ dy."""
     rows, factor, shape, dtype, has_bias = saved
-    dy_rows = array_module(dy).ascontiguousarray(dy).reshape(len(rows), len(factor))
-    dx = gemm(dy_rows, factor, dtype=dtype).reshape(shape) if needs[0] else None
-    dweight = gemm(dy_rows.T, rows, dtype="float32") if needs[1] else None
-    dbias = sum_rows(dy_rows) if has_bias and len(needs) > 2 and needs[2] else None
+    xp, dy, dx, dweight = array_module(dy), padded_rows(dy), None, None
+    columns = parts(len(factor), factor.dtype)
+    if needs[0]:
+        dx = xp.empty(shape, dtype)
+        for i, part in enumerate(columns):
+            gemm(dy[:, part], factor[part], out=dx.reshape(rows.shape), add=i > 0)
+    if needs[1]:
+        dweight = xp.empty(factor.shape, "float32")
+        for part in columns:
+            gemm(dy[:, part].T, rows, out=dweight[part])
+    dbias = sum_rows(dy) if has_bias and len(needs) > 2 and needs[2] else None
     return dx, dweight, dbias
 
 

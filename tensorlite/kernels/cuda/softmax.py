@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from tensorlite.backend import Array, array_module
-from tensorlite.kernels.cuda.compile import kernel, on_gpu
+from tensorlite.kernels.cuda.compile import TYPES, is_cupy, kernel
 from tensorlite.op import Pair, register
 from tensorlite.ops.softmax import softmax
 
 
 def softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
     """yᵢ = exp(xᵢ) / Σⱼ exp(xⱼ). Saves y."""
-    y, C = array_module(x).empty_like(x), x.shape[-1]
+    xp, C = array_module(x), x.shape[-1]
+    x = xp.ascontiguousarray(x)
+    y = xp.empty_like(x)
     kernel("softmax.cu", "softmax_forward", Real=x.dtype.name)(x.size // C, threads_for(C), (x, y, C))
     return y, y
 
@@ -32,8 +34,8 @@ def threads_for(C: int) -> int:
 
 
 def supports(x: Array, dim: int = -1) -> bool:
-    """Contiguous rows in float32 or a half precision, and the axis along them."""
-    return on_gpu(x) and x.ndim > 0 and x.size > 0 and dim in (-1, x.ndim - 1)
+    """Float32 or a half precision, and the last axis. Rows that are padded, as logits may be, are copied."""
+    return is_cupy(x) and x.dtype.name in TYPES and x.ndim > 0 and x.size > 0 and dim in (-1, x.ndim - 1)
 
 
 register(softmax, Pair("cuda", softmax_forward, softmax_backward, supports))
