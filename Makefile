@@ -33,6 +33,8 @@ lint: $(VENV)/.lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m mypy --platform win32 --no-warn-unreachable --cache-dir .mypy_cache/win32
+	$(PY) -m mypy --platform darwin --no-warn-unreachable --cache-dir .mypy_cache/darwin
 
 format: $(VENV)/.lint
 	$(PY) -m ruff check --fix .

@@ -52,7 +52,7 @@ def _processor() -> str:
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor()
-    facts = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    facts = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line)
     facts = {key.strip(): value.strip() for key, value in facts.items()}
     flags = facts.get("flags", "").split()
     vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
@@ -72,7 +72,7 @@ def save(name: str, results: Any, gpu: str | None = None) -> Path:
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     who = machine() | ({"gpu": gpu} if gpu else {})
-    path.write_text(json.dumps({"machine": who, "results": results}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": who, "results": results}, indent=1) + "\n", encoding="utf-8")
     print(f"written to {os.path.relpath(path)}")
     return path
 

@@ -45,11 +45,13 @@ def run(side: str, training: TrainConfig) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", *COMMANDS[side](replace(training, out=str(out)))], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", *COMMANDS[side](replace(training, out=str(out)))], capture_output=True, encoding="utf-8"
+        )
         seconds = time.perf_counter() - start
         if done.returncode:
             sys.exit(f"the run of {side} failed with exit code {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = [record for record in records if "val_loss" in record][-1]
     if last["step"] != training.steps:
         sys.exit(f"the last evaluation of {side} was after step {last['step']}, not {training.steps}.")

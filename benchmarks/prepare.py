@@ -39,8 +39,13 @@ def prepare_seconds(archive: Path, out: Path, options: list[str]) -> float:
     return seconds
 
 
-def prepare_peak(archive: Path, out: Path, options: list[str]) -> float:
-    """The most megabytes that the program and its workers have at once. Looking takes time: a run that is timed is not looked at."""
+def prepare_peak(archive: Path, out: Path, options: list[str]) -> float | None:
+    """The most megabytes that the program and its workers have at once; None where the system does not tell.
+
+    Looking takes time: a run that is timed is not looked at.
+    """
+    if not Path("/proc/self/smaps_rollup").exists():
+        return None
     process, peak = _started(archive, out, options), 0.0
     while process.poll() is None:
         peak = max(peak, _megabytes(process.pid))
@@ -64,7 +69,7 @@ def _megabytes(pid: int) -> float:
     total = 0
     for process in (pid, *_children(pid)):
         try:
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
         except OSError:  # it has just ended
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
@@ -73,7 +78,7 @@ def _megabytes(pid: int) -> float:
 
 def _children(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
     except OSError:
         return []
 
@@ -106,7 +111,7 @@ def main(arguments: list[str]) -> None:
             limits.append(xz_seconds(archive, inner))
             times.append(prepare_seconds(archive, out, ["--workers", str(options.workers)]))
         peak = prepare_peak(archive, out, ["--workers", str(options.workers)])
-        meta = json.loads((out / "meta.json").read_text())
+        meta = json.loads((out / "meta.json").read_text(encoding="ascii"))
         characters = sum(meta["characters"].values())
         rows = [
             _row("xz -dc alone", limits, characters, limits),

@@ -74,7 +74,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def torch_sgemm_peak() -> float:
     """What the BLAS that torch brings makes of the same products: part of every ratio to torch is the ratio of the two."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.torch_peak"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.torch_peak"], capture_output=True, encoding="utf-8", check=True)
     return float(done.stdout)
 
 

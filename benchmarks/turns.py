@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import subprocess
@@ -36,7 +37,7 @@ class Side:
         self.name = name
         environment = dict(os.environ, TENSORLITE_KERNELS="book" if name == "book" else "fast")
         command = [sys.executable, "-m", module, *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -101,7 +102,7 @@ def in_turn(made: Sequence[Side], rounds: int, count: int) -> dict[str, list[flo
     return seconds
 
 
-def serve(work: Callable[[int], Any], memory: Callable[[], int] = peak_memory) -> None:
+def serve(work: Callable[[int], Any], memory: Callable[[], int | None] = peak_memory) -> None:
     """The other end of a `Side`: answer every line of standard input, a count, with a line of JSON.
 
     Args:
@@ -112,5 +113,6 @@ def serve(work: Callable[[int], Any], memory: Callable[[], int] = peak_memory) -
     for line in sys.stdin:
         start = time.perf_counter()
         result = work(int(line)) if int(line) else None
-        answer = {"seconds": time.perf_counter() - start, "result": result, "peak_memory": memory()}
+        seconds, peak = time.perf_counter() - start, memory()
+        answer = {"seconds": seconds, "result": result, "peak_memory": math.nan if peak is None else peak}
         print(json.dumps(answer), file=answers, flush=True)

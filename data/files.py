@@ -16,6 +16,7 @@ _REMEDIES = {
     errno.ENOTDIR: "choose another folder: a file of that name is in the way",
     errno.EEXIST: "choose another folder: a file of that name is in the way",
 }
+_IN_USE = 32  # Windows: a program that has a file open keeps all others from replacing it
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -47,6 +48,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
 def explain(error: OSError, path: str | os.PathLike[str]) -> str:
     """What went wrong with ``path`` in the system's words, and what to do about it."""
     remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
+    if getattr(error, "winerror", None) == _IN_USE:
+        remedy = "close the program that has it open"
     return f"{error.filename or path}: {(error.strerror or str(error)).lower()}; {remedy}."
 
 

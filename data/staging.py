@@ -105,7 +105,7 @@ class TokenWriter:
 
 def write_json(path: Path, content: Any) -> None:
     """``content`` for people to read."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
+    path.write_bytes(json.dumps(content, indent=2).encode("ascii") + b"\n")  # the same bytes on every system
 
 
 def _publish(place: Path, folder: Path) -> None:
@@ -113,6 +113,9 @@ def _publish(place: Path, folder: Path) -> None:
         with open(place / name, "rb+") as file:
             os.fsync(file.fileno())
     sync_folder(place)
+    for name in FILES:
+        if (folder / name).exists():
+            os.replace(folder / name, folder / name)  # does nothing, but fails where a file in use cannot be replaced
     (folder / "meta.json").unlink(missing_ok=True)
     sync_folder(folder)
     for name in FILES:

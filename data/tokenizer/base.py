@@ -95,7 +95,7 @@ def hash_of(content: Any) -> str:
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """``content`` as one line of ASCII."""
-    Path(path).write_text(json.dumps(content) + "\n", encoding="ascii")
+    Path(path).write_bytes(json.dumps(content).encode("ascii") + b"\n")
 
 
 def require(package: str, extra: str, what: str) -> ModuleType:

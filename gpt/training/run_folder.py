@@ -104,7 +104,7 @@ class RunFolder:
         """Append one line to metrics.jsonl (and an event for TensorBoard)."""
         self.records.append(record)
         try:
-            with open(self.path / METRICS, "a", encoding="utf-8") as file:
+            with open(self.path / METRICS, "a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(record) + "\n")
             if self._events:
                 self._events.write(record)
