@@ -46,21 +46,27 @@ class Result:
 
 
 def run_ours(
-    call: Callable[..., Any], arrays: list[np.ndarray], seed: int = 0, layout: Callable[[np.ndarray], np.ndarray] = lambda x: x
+    call: Callable[..., Any],
+    arrays: list[np.ndarray],
+    seed: int = 0,
+    layout: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+    draw: Callable[[list[Any], int], list[np.ndarray]] | None = None,
 ) -> Result:
-    """``call(tl, *tensors)`` forward and backward; ``layout`` lays out the cotangents in memory."""
+    """``call(tl, *tensors)`` forward and backward; ``layout`` lays the cotangents out in memory, ``draw`` makes others."""
     leaves = leaves_of(arrays)
     with watch() as seen:
         outputs = flat(call(tl, *leaves))
-        backward(outputs, [layout(dy) for dy in cotangents(outputs, seed)])
+        backward(outputs, [layout(dy) for dy in (draw or cotangents)(outputs, seed)])
     return Result([y.data for y in outputs], gradients_of(leaves), seen)
 
 
-def run_torch(case: Case, arrays: list[np.ndarray], seed: int = 0) -> Result:
+def run_torch(
+    case: Case, arrays: list[np.ndarray], seed: int = 0, draw: Callable[[list[Any], int], list[np.ndarray]] | None = None
+) -> Result:
     """The same on torch."""
     leaves = [torch.tensor(x, requires_grad=x.dtype.kind == "f") for x in arrays]
     outputs = flat((case.torch_call or case.call)(torch, *leaves))
-    dys = [torch.tensor(dy) for dy in cotangents(outputs, seed)]
+    dys = [torch.tensor(dy) for dy in (draw or cotangents)(outputs, seed)]
     wanted = [(y, dy) for y, dy in zip(outputs, dys, strict=True) if y.requires_grad]
     if wanted:
         torch.autograd.backward([y for y, _ in wanted], [dy for _, dy in wanted])

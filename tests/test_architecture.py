@@ -137,7 +137,7 @@ def forbidden(arrow: Import) -> bool:
     if source == "tensorlite" and arrow.module != "tensorlite":
         return True  # a new module at the top of the package needs a room of its own
     page = arrow.module.rpartition(".")[2]
-    pages = [f"tensorlite.optim.{page}", *(f"tensorlite.ops.{name}" for name in (page, "axes", "broadcasting", "special"))]
+    pages = [f"tensorlite.optim.{page}", *(f"tensorlite.ops.{name}" for name in (page, "axes", "broadcasting", "masking", "special"))]
     return not (
         target == source
         or (target in sys.stdlib_module_names and target not in PACKAGES)

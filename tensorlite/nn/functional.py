@@ -144,7 +144,7 @@ def cross_entropy(
     loss = nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction="none")
     counts = _weight_of_targets(weight, target, ignore_index)
     if label_smoothing:
-        spread = -(log_p * _along_classes(weight, input)).sum(classes_at) * (target.data != ignore_index)
+        spread = -(log_p * _along_classes(weight, input)).sum(classes_at).masked_fill(Tensor.wrap(target.data == ignore_index), 0)
         loss = (1 - label_smoothing) * loss + label_smoothing / input.shape[classes_at] * spread
     return _reduced("cross_entropy", loss, reduction, counts.sum())
 
@@ -195,14 +195,19 @@ def _along_classes(weight: Tensor, input: Tensor) -> Any:
 def _weight_of_targets(weight: Tensor, target: Tensor, ignore_index: int) -> Any:
     """How much each target counts, as a constant: its class's weight, or 0 where it is ignored."""
     kept = target.data != ignore_index
-    return weight.data[array_module(kept).where(kept, target.data, 0)] * kept
+    xp = array_module(kept)
+    return xp.where(kept, weight.data[xp.where(kept, target.data, 0)], 0)
 
 
 def _reduced(name: str, loss: Tensor, reduction: str, total: Any) -> Tensor:
-    """``loss`` as it is, its sum, or its sum divided by ``total``."""
+    """``loss`` as it is, its sum, or its sum divided by ``total``; divided by a total of 0 it is nan, and has the gradient 0."""
     if reduction not in ("none", "sum", "mean"):
         raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', got {reduction!r}.")
-    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.sum() / total
+    if reduction != "mean":
+        return loss if reduction == "none" else loss.sum()
+    xp = array_module(loss.data)
+    total = xp.asarray(total, loss.dtype)
+    return (loss.sum() / xp.where(total == 0, 1, total)).masked_fill(Tensor.wrap(total == 0), math.nan)
 
 
 def mse_loss(

@@ -6,6 +6,7 @@ Read it in this order. Each page stands on its own.
     arithmetic      + - · / and powers; what broadcasting does to a gradient
     elementary      exp, log, roots, sine and cosine
     comparison      maximum, minimum, clamp: ops that choose
+    masking         why a mask selects, and does not multiply
     reduction       sum, mean, variance, logsumexp
     extremum        the largest and the smallest
     shape           reshaping moves numbers, so its gradient moves them back

@@ -11,6 +11,7 @@ from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
+from tensorlite.ops.masking import masked
 from tensorlite.ops.special import gaussian_cdf, gaussian_pdf
 
 
@@ -25,7 +26,7 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
 
 def relu_backward(dy: Array, saved: Any) -> Array:
     """dx = dy where x > 0, else 0. At the kink itself the derivative is taken as 0, as everybody does."""
-    return dy * saved
+    return masked(dy, saved)
 
 
 relu = Op(relu_forward, relu_backward)

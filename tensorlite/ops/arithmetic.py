@@ -13,6 +13,7 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.broadcasting import floating, operands, shape_of, unbroadcast
+from tensorlite.ops.masking import masked
 from tensorlite.tensor import is_floating
 
 
@@ -159,9 +160,8 @@ def pow_forward(x: Any, exponent: Any) -> tuple[Array, Any]:
 def pow_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
     """∂y/∂x = exponent · x^(exponent - 1),   ∂y/∂exponent = log(x) · y   (from y = exp(exponent · log x))
 
-    Two places want care, both at x = 0.
-    x⁰ is the constant 1, so its derivative is 0 also where x^(-1) is infinite. There the exponent is
-    lowered to 0 instead of -1, and 0 · x⁰ = 0 · 1 says just that.
+    Two places want care, and there the gradient is 0 whatever dy is.
+    x⁰ is the constant 1, so its derivative is 0 also where x = 0 and x^(-1) is infinite (which is why x⁰ is written in its place).
     As a function of the exponent, 0^e is 0 for every e > 0: flat, though log 0 is -∞. At e = 0 it jumps
     to 1, and we take 0 there too, as torch does.
     """
@@ -169,15 +169,18 @@ def pow_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) 
     xp = array_module(dy)
     dx = dexponent = None
     if needs[0] and x_shape is not None:
-        if exponent_shape is None:
-            lowered = exponent - 1 if exponent != 0 else 0
+        if exponent_shape is not None:
+            varies = exponent != 0
+            dx = masked(dy, varies) * (exponent * _power(x, exponent - varies))
+        elif exponent == 0:
+            dx = xp.zeros_like(dy)
         else:
-            lowered = xp.where(exponent == 0, 0, exponent - 1)
-        dx = unbroadcast(dy * (exponent * _power(x, lowered)), x_shape)
+            dx = dy * (exponent * _power(x, exponent - 1))
+        dx = unbroadcast(dx, x_shape)
     if needs[1] and exponent_shape is not None:
         x = xp.asarray(x, dtype=y.dtype)  # a number as base, say 2 ** x
-        flat = (x == 0) & (exponent >= 0)
-        dexponent = unbroadcast(dy * y * xp.log(xp.where(flat, 1, x)), exponent_shape)
+        bends = (x != 0) | (exponent < 0)
+        dexponent = unbroadcast(masked(dy * y, bends) * xp.log(xp.where(bends, x, 1)), exponent_shape)
     return dx, dexponent
 
 

@@ -11,6 +11,7 @@ from tensorlite import random
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.broadcasting import broadcast_shape, unbroadcast
+from tensorlite.ops.masking import masked
 
 
 def attention_forward(
@@ -55,7 +56,7 @@ def attention_forward(
     if dropout_p:
         drawn, factor = random.keep_mask(p.shape, dropout_p, generator)
         keep = array_module(q).asarray(drawn)
-        weights = p * keep * factor
+        weights = masked(p, keep) * factor
     return weights @ v, (q, k, v, mask, scale, None if recompute else p, keep, factor)
 
 
@@ -81,11 +82,11 @@ def attention_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array, Arra
     q, k, v, mask, scale, p, keep, factor = saved
     if p is None:
         p = _weights(q, k, mask, scale)
-    weights = p if keep is None else p * keep * factor
+    weights = p if keep is None else masked(p, keep) * factor
     dv = weights.swapaxes(-1, -2) @ dy  # (..., S, E)
     dp = dy @ v.swapaxes(-1, -2)  # (..., T, S)
     if keep is not None:
-        dp = dp * keep * factor
+        dp = masked(dp, keep) * factor
     ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))
     dq = (ds @ k) * scale
     dk = (ds.swapaxes(-1, -2) @ q) * scale

@@ -12,6 +12,7 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.broadcasting import operands, shape_of, unbroadcast
+from tensorlite.ops.masking import masked
 from tensorlite.tensor import Tensor, unwrap
 
 
@@ -82,14 +83,14 @@ def clamp_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Array | 
     x, low, high = saved
     above_low = True if low is None else x >= low
     below_high = True if high is None else x <= high
-    dx = unbroadcast(dy * (above_low & below_high), x.shape)
+    dx = unbroadcast(masked(dy, above_low & below_high), x.shape)
     dlow = dhigh = None
     if shape_of(low) is not None:
         chosen = x < low if high is None else (x < low) & (low < high)
-        dlow = unbroadcast(dy * chosen, low.shape)
+        dlow = unbroadcast(masked(dy, chosen), low.shape)
     if shape_of(high) is not None:
         chosen = x > high if low is None else (x > high) | (high < low)
-        dhigh = unbroadcast(dy * chosen, high.shape)
+        dhigh = unbroadcast(masked(dy, chosen), high.shape)
     return dx, dlow, dhigh
 
 
@@ -173,10 +174,9 @@ def logical_or(x: Any, other: Any) -> Tensor:
 
 def _shares(dy: Array, x_loses: Array, other_loses: Array, tie: Array, x_shape: Any, other_shape: Any) -> tuple[Array | None, Array | None]:
     """0 to the loser, half at a tie, the rest to the winner; a number, whose shape is None, takes no gradient."""
-    xp = array_module(dy)
-    share = dy - dy / 2 * tie
-    dx = None if x_shape is None else unbroadcast(share * xp.logical_not(x_loses), x_shape)
-    dother = None if other_shape is None else unbroadcast(share * xp.logical_not(other_loses), other_shape)
+    share = dy / (1 + tie.astype(dy.dtype))
+    dx = None if x_shape is None else unbroadcast(masked(share, ~x_loses), x_shape)
+    dother = None if other_shape is None else unbroadcast(masked(share, ~other_loses), other_shape)
     return dx, dother
 
 

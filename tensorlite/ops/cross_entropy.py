@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
+from tensorlite.ops.masking import masked
 
 
 def cross_entropy_forward(
@@ -17,7 +19,8 @@ def cross_entropy_forward(
 
     which, for such a q, is -log p_target: the number of nats needed to tell what came next. A model that
     knows nothing of V tokens pays log V. With label smoothing ε, q = 1 - ε + ε/V at the target and ε/V elsewhere.
-    ``reduction`` is "mean" over the rows whose target is not ``ignore_index``, "sum", or "none".
+    ``reduction`` is "mean" over the rows whose target is not ``ignore_index``, "sum", or "none". The mean of no rows is nan, as in
+    torch, and its gradient is 0: a batch in which there is nothing to predict says so, and moves no weight.
 
     log p is computed as x - max(x) - log Σ exp(x - max(x)), never as the log of a probability, which may round to 0.
 
@@ -56,7 +59,7 @@ def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
     In words: the gradient is what the model believed minus what was true. It pushes the target's score up by
     the probability that was missing and every other down by the probability it held; a row adds up to 0. A
     prediction that was right has no gradient left. "mean" divides every row by the same number of rows, and
-    rows that were ignored get 0.
+    rows that were ignored get 0, even where they hold nan (torch gives nan there).
 
     Shapes: dy as the loss, dx as x.
     """
@@ -65,7 +68,8 @@ def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
     dx = p - label_smoothing / p.shape[-1] if label_smoothing else p.copy()
     at_target = xp.take_along_axis(dx, index[..., None], axis=-1)
     xp.put_along_axis(dx, index[..., None], at_target - (1 - label_smoothing), axis=-1)
-    dx *= (dy * kept / divisor)[..., None]
+    dx *= (dy / divisor)[..., None]
+    dx[~kept] = 0
     return xp.moveaxis(dx, -1, classes_at), None
 
 
@@ -92,7 +96,7 @@ def nll_loss_backward(dy: Array, saved: Any) -> tuple[Array, None]:
     shape, index, kept, divisor, classes_at = saved
     xp = array_module(dy)
     dx = xp.zeros(shape, dy.dtype)
-    xp.put_along_axis(dx, index[..., None], -(dy * kept / divisor)[..., None], axis=-1)
+    xp.put_along_axis(dx, index[..., None], -masked(dy / divisor, kept)[..., None], axis=-1)
     return xp.moveaxis(dx, -1, classes_at), None
 
 
@@ -131,10 +135,12 @@ def kept_targets(op: str, target: Array, classes: int, ignore_index: int) -> tup
 
 def _reduced(op: str, loss: Array, kept: Array, reduction: str) -> tuple[Array, Any]:
     """The loss of all rows as ``reduction`` says, and what each row was divided by."""
-    loss = array_module(loss).where(kept, loss, 0)
-    if reduction == "mean":  # of no rows at all: 0/0, not a number, as in torch
+    xp = array_module(loss)
+    loss = xp.where(kept, loss, 0)
+    if reduction == "mean":
         rows = kept.sum().astype(loss.dtype)
-        return (loss / rows).sum(), rows
+        divisor = xp.maximum(rows, 1)
+        return xp.where(rows == 0, math.nan, (loss / divisor).sum()), divisor
     if reduction == "sum":
         return loss.sum(), 1
     if reduction == "none":

@@ -9,6 +9,7 @@ import numpy as np
 from tensorlite import random
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
+from tensorlite.ops.masking import masked
 
 
 def dropout_forward(x: Array, p: float = 0.5, generator: np.random.Generator | None = None) -> tuple[Array, Any]:
@@ -24,7 +25,7 @@ def dropout_forward(x: Array, p: float = 0.5, generator: np.random.Generator | N
     """
     keep, scale = random.keep_mask(x.shape, p, generator)
     keep = array_module(x).asarray(keep)
-    return x * keep * scale, (keep, scale)
+    return masked(x, keep) * scale, (keep, scale)
 
 
 def dropout_backward(dy: Array, saved: Any) -> Array:
@@ -33,7 +34,7 @@ def dropout_backward(dy: Array, saved: Any) -> Array:
     A fresh mask here would be a different function's gradient.
     """
     keep, scale = saved
-    return dy * keep * scale
+    return masked(dy, keep) * scale
 
 
 dropout = Op(dropout_forward, dropout_backward)

@@ -13,6 +13,7 @@ from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.axes import axes, axis
 from tensorlite.ops.comparison import maximum, minimum
+from tensorlite.ops.masking import masked
 from tensorlite.tensor import Tensor, unwrap
 
 
@@ -40,10 +41,11 @@ def amax_backward(dy: Array, saved: Any) -> Array:
     """dx = dy / (number of equals) for each x that equals the largest, else 0.
 
     If k inputs are equal and all of them rise by ε, the largest rises by ε once, not k times: so the shares add up to dy.
+    Where y is nan, it was made so by the inputs that are nan: theirs is the gradient.
     """
     x, y, over = saved
-    chosen = x == y
-    return chosen * (dy.reshape(y.shape) / chosen.sum(axis=over, keepdims=True, dtype=dy.dtype))
+    chosen = (x == y) | (x != x)  # of nan alone x != x is true
+    return masked(dy.reshape(y.shape) / chosen.sum(axis=over, keepdims=True, dtype=dy.dtype), chosen)
 
 
 amax = Op(amax_forward, amax_backward)
@@ -84,7 +86,7 @@ def max_along_backward(dy: tuple[Array, Array], saved: Any) -> Array:
     indices, shape, along = saved
     xp = array_module(indices)
     places = xp.arange(shape[along] if shape else 1).reshape([-1 if i == along else 1 for i in range(len(shape))])
-    return xp.where(places == indices, dy[0].reshape(indices.shape), 0)
+    return masked(dy[0].reshape(indices.shape), places == indices)
 
 
 max_along = Op(max_along_forward, max_along_backward)

@@ -20,6 +20,7 @@ from tensorlite.index import resolve_index
 from tensorlite.op import Op
 from tensorlite.ops.axes import axis
 from tensorlite.ops.broadcasting import broadcast_shape, result_dtype, unbroadcast
+from tensorlite.ops.masking import masked
 from tensorlite.tensor import Tensor
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -198,8 +199,7 @@ def masked_fill_forward(x: Array, mask: Array, value: Any) -> tuple[Array, Any]:
 def masked_fill_backward(dy: Array, saved: Any) -> tuple[Array, None, Array]:
     """Where x was replaced it had no influence: zero. The value had its influence there, and only there."""
     mask, shape = saved
-    xp = array_module(dy)
-    return unbroadcast(xp.where(mask, 0, dy), shape), None, xp.where(mask, dy, 0).sum()
+    return unbroadcast(masked(dy, ~mask), shape), None, masked(dy, mask).sum()
 
 
 masked_fill = Op(masked_fill_forward, masked_fill_backward)
@@ -222,8 +222,7 @@ def where_forward(condition: Array, x: Any, y: Any) -> tuple[Array, Any]:
 def where_backward(dy: Array, saved: Any) -> tuple[None, Array, Array]:
     """Each gradient goes to the one that was chosen. The choice itself is a jump: it has no gradient."""
     condition, x_shape, y_shape = saved
-    xp = array_module(dy)
-    return None, unbroadcast(xp.where(condition, dy, 0), x_shape), unbroadcast(xp.where(condition, 0, dy), y_shape)
+    return None, unbroadcast(masked(dy, condition), x_shape), unbroadcast(masked(dy, ~condition), y_shape)
 
 
 where = Op(where_forward, where_backward)

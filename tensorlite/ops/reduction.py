@@ -15,6 +15,7 @@ from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.axes import axes, axis
 from tensorlite.ops.broadcasting import floating
+from tensorlite.ops.masking import masked
 from tensorlite.tensor import Tensor, is_floating, unwrap
 
 
@@ -94,12 +95,12 @@ def std_forward(x: Array, dim: Any = None, correction: float = 1, keepdim: bool 
     """y = √var
 
     Shapes, Raises: as mean.
-    Saves: x - μ, the axes, the divisor, y.
+    Saves: x - μ, the divisor, y.
     Source: equals torch.std.
     """
     variance, centred, over, divisor = _variance("std", x, dim, correction)
     y = array_module(x).sqrt(variance)
-    return y if keepdim else y.squeeze(over), (centred, over, divisor, y)
+    return y if keepdim else y.squeeze(over), (centred, divisor, y)
 
 
 def std_backward(dy: Array, saved: Any) -> Array:
@@ -107,10 +108,9 @@ def std_backward(dy: Array, saved: Any) -> Array:
 
     Where all inputs are equal, y = 0: the graph is the tip of a cone, and the gradient is taken as 0.
     """
-    centred, over, divisor, y = saved
-    xp = array_module(dy)
-    slope = xp.where(y == 0, 0, centred / xp.where(y == 0, 1, y)) / divisor
-    return _spread(dy, centred.shape, over) * slope
+    centred, divisor, y = saved
+    per_distance = masked(dy.reshape(y.shape), y != 0) / (array_module(y).where(y == 0, 1, y) * divisor)
+    return per_distance * centred
 
 
 std_op = Op(std_forward, std_backward)
@@ -149,7 +149,8 @@ def prod_backward(dy: Array, saved: Any) -> Array:
 
     That is y/xᵢ, until some x is 0. With one zero, only the zero itself has a gradient; with two, nobody
     has. So nothing is divided: the others are those before i and those after i, and the products of
-    both kinds are running products, one from the front and one from the back.
+    both kinds are running products, one from the front and one from the back. A zero among the others hides xᵢ:
+    y is 0 whatever xᵢ is, so dxᵢ is 0 whatever dy is.
     """
     x, over = saved
     xp = array_module(x)
@@ -159,7 +160,7 @@ def prod_backward(dy: Array, saved: Any) -> Array:
     after = xp.cumprod(xp.concatenate((ones, rows[..., :0:-1]), axis=-1)[..., : rows.shape[-1]], axis=-1)[..., ::-1]
     others = before * after
     others = others.reshape(x.shape) if len(over) != 1 else xp.moveaxis(others, -1, over[0])
-    return _spread(dy, x.shape, over) * others
+    return masked(_spread(dy, x.shape, over), others != 0) * others
 
 
 prod = Op(prod_forward, prod_backward)

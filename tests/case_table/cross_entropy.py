@@ -3,11 +3,11 @@ from tests.cases import Case, fixed, integers, normal
 WITH_IGNORED = fixed([1, -100, 3, 0, -100, 1])
 
 
-def both(name, inputs, log_inputs=None, **options):
+def both(name, inputs, smooth=True, **options):
     """The case for cross_entropy, and for nll_loss on log-probabilities."""
     return [
-        Case(f"cross_entropy-{name}", lambda t, x, y: t.nn.functional.cross_entropy(x, y, **options), inputs),
-        Case(f"nll_loss-{name}", lambda t, x, y: t.nn.functional.nll_loss(x, y, **options), inputs),
+        Case(f"cross_entropy-{name}", lambda t, x, y: t.nn.functional.cross_entropy(x, y, **options), inputs, smooth=smooth),
+        Case(f"nll_loss-{name}", lambda t, x, y: t.nn.functional.nll_loss(x, y, **options), inputs, smooth=smooth),
     ]
 
 
@@ -48,3 +48,32 @@ CASES += [
         [normal(2, 5, 3), integers(2, 3, high=5)],
     ),
 ]
+
+
+def weighted(name, inputs, smooth=True, **options):
+    """As `both`, with weights for the classes, one of which is 0."""
+
+    def weights(t, x):
+        return t.tensor([0.5, 0.0, 2.0, 1.0, 3.0], dtype=x.dtype)
+
+    smoothed = {"label_smoothing": 0.1, **options}
+    return [
+        Case(f"cross_entropy-{name}", lambda t, x, y: t.nn.functional.cross_entropy(x, y, weights(t, x), **options), inputs, smooth=smooth),
+        Case(
+            f"cross_entropy-smoothing-{name}",
+            lambda t, x, y: t.nn.functional.cross_entropy(x, y, weights(t, x), **smoothed),
+            inputs,
+            smooth=smooth,
+        ),
+        Case(f"nll_loss-{name}", lambda t, x, y: t.nn.functional.nll_loss(x, y, weights(t, x), **options), inputs, smooth=smooth),
+    ]
+
+
+NOTHING_TO_PREDICT = {"all-ignored": [normal(4, 5), fixed([-100] * 4)], "no-rows": [normal(0, 5), integers(0, high=5)]}
+for reduction in ("mean", "sum", "none"):
+    CASES += weighted(f"weighted-{reduction}", [normal(6, 5), WITH_IGNORED], reduction=reduction)
+    for name, inputs in NOTHING_TO_PREDICT.items():
+        smooth = reduction != "mean"  # a mean of no rows is nan, and so are its differences
+        CASES += both(f"{name}-{reduction}", inputs, smooth, reduction=reduction)
+        CASES += both(f"smoothing-{name}-{reduction}", inputs, smooth, reduction=reduction, label_smoothing=0.1)[:1]
+        CASES += weighted(f"weighted-{name}-{reduction}", inputs, smooth, reduction=reduction)

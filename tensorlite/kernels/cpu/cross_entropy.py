@@ -14,6 +14,8 @@ Forward and backward together, in float32 on one core: twice as fast as the book
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tensorlite.backend import Array
@@ -26,15 +28,15 @@ SAFE_SCORE = 30.0  # exp(2 · 30) for a million classes is 1e32
 
 def cross_entropy_forward(
     x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
-) -> tuple[Array, Array]:
-    """loss = -log p_target of each row, their mean or sum; saves its gradient with respect to x."""
+) -> tuple[Array, tuple[Array, Array]]:
+    """loss = -log p_target of each row, their mean or sum; saves its gradient with respect to x, and which rows count."""
     kept, index = kept_targets("cross_entropy", target, x.shape[1], ignore_index)
-    with np.errstate(invalid="ignore"):  # the mean of no rows at all is 0/0, not a number, as in torch
-        row_weights = kept / x.dtype.type(kept.sum() if reduction == "mean" else 1)  # (N,)
+    rows = kept.sum() if reduction == "mean" else 1
+    share = x.dtype.type(1 / max(rows, 1))  # of a row in the loss
     gradient, loss = np.empty_like(x), np.empty(len(x), x.dtype)
     ones = np.ones(x.shape[1], x.dtype)
     for part in row_tiles(len(x), x.shape[1] * x.itemsize):
-        scores, p, weights = x[part], gradient[part], row_weights[part]
+        scores, p = x[part], gradient[part]
         at_target = np.arange(len(scores)), index[part]
         if scores.min() > -SAFE_SCORE and scores.max() < SAFE_SCORE:
             np.exp(scores, out=p)
@@ -48,17 +50,23 @@ def cross_entropy_forward(
             right = p[at_target]
             total = p @ ones
             loss[part] = np.log(total) - log_right
-        p *= (weights / total)[:, None]
-        p[at_target] = (right / total - 1) * weights  # not p - weights: where p is 1, this is 0
+        p *= (share / total)[:, None]
+        p[at_target] = (right / total - 1) * share  # not p - share: where p is 1, this is 0
+    gradient[~kept] = 0  # whatever stands in those rows
     loss = np.where(kept, loss, 0)
-    return loss if reduction == "none" else (loss * row_weights).sum(), gradient
+    if reduction != "none":
+        loss = (loss * share).sum() if rows else x.dtype.type(math.nan)
+    return loss, (gradient, kept)
 
 
-def cross_entropy_backward(dy: Array, saved: Array) -> tuple[Array, None]:
+def cross_entropy_backward(dy: Array, saved: tuple[Array, Array]) -> tuple[Array, None]:
     """dx = (p - q) · dy / divisor, all but dy known before. What is handed out is read by others, and never written to."""
+    gradient, kept = saved
     if dy.ndim == 0 and dy == 1:
-        return saved, None
-    return saved * dy[..., None], None
+        return gradient, None
+    dx = gradient * dy[..., None]
+    dx[~kept] = 0
+    return dx, None
 
 
 def supports(x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0) -> bool:

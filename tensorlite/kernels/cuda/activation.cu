@@ -26,9 +26,10 @@ extern "C" __global__ void activation_backward(const Real* dy, const Real* x, Re
     for (long long i = 4 * ((long long)blockIdx.x * blockDim.x + threadIdx.x); i < count; i += stride) {
         if (i + 4 <= count) {
             float4 D = load4(dy + i), X = load4(x + i);
-            store4(dx + i, make_float4(D.x * Curve::slope(X.x), D.y * Curve::slope(X.y), D.z * Curve::slope(X.z), D.w * Curve::slope(X.w)));
+            store4(dx + i, make_float4(Curve::gradient(D.x, X.x), Curve::gradient(D.y, X.y), Curve::gradient(D.z, X.z),
+                                       Curve::gradient(D.w, X.w)));
         } else {
-            for (long long j = i; j < count; j++) store(dx[j], load(dy[j]) * Curve::slope(load(x[j])));
+            for (long long j = i; j < count; j++) store(dx[j], Curve::gradient(load(dy[j]), load(x[j])));
         }
     }
 }

@@ -1,17 +1,17 @@
-// The curves of tensorlite/ops/activation.py, in float: the value, and the slope, which is the derivative.
+// The curves of tensorlite/ops/activation.py, in float: the value, and the gradient, which is dy times the slope.
 
 #pragma once
 
 struct Relu {
     static __device__ float value(float x) { return x < 0 ? 0.0f : x; }  // of nan it is nan, as fmaxf's is not
-    static __device__ float slope(float x) { return x > 0 ? 1.0f : 0.0f; }
+    static __device__ float gradient(float dy, float x) { return x > 0 ? dy : 0.0f; }  // not dy · 0, which is nan where dy is infinite
 };
 
 // x Φ(x). Φ as erfc and not as 1 + erf, which has no digits left where Φ is small.
 struct Gelu {
     static __device__ float gate(float x) { return 0.5f * erfcf(x * -0.70710678f); }
     static __device__ float value(float x) { return x * gate(x); }
-    static __device__ float slope(float x) { return gate(x) + x * expf(-0.5f * x * x) * 0.39894228f; }
+    static __device__ float gradient(float dy, float x) { return dy * (gate(x) + x * expf(-0.5f * x * x) * 0.39894228f); }
 };
 
 // The gate ½ (1 + tanh u) is the logistic function g = 1 / (1 + exp(-2u)), and then ½ (1 - tanh² u) is 2 g (1 - g). With
@@ -23,8 +23,8 @@ struct GeluTanh {
         float z = exponential(x);
         return x * (x < 0 ? z : 1.0f) / (1 + z);
     }
-    static __device__ float slope(float x) {
+    static __device__ float gradient(float dy, float x) {
         float z = exponential(x), larger = 1 / (1 + z), smaller = z * larger;
-        return (x < 0 ? smaller : larger) + 2 * x * larger * smaller * C * (1 + 3 * K * x * x);
+        return dy * ((x < 0 ? smaller : larger) + 2 * x * larger * smaller * C * (1 + 3 * K * x * x));
     }
 };

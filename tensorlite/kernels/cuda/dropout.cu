@@ -5,21 +5,21 @@
 
 #include "common.cuh"
 
-// y = x · keep · scale; keep where 16 random bits are not below the threshold, a share p of 65536. For backward x is dy.
+// y = x · scale where 16 random bits are not below the threshold, a share p of 65536, and 0 elsewhere. For backward x is dy.
 extern "C" __global__ void dropout(const Real* x, Real* y, const unsigned* key, int call, int threshold, float scale, long long n) {
     long long stride = 4ll * gridDim.x * blockDim.x;
     for (long long i = 4ll * (blockIdx.x * blockDim.x + threadIdx.x); i < n; i += stride) {
         unsigned long long group = (unsigned long long)i / 4;  // four elements share 128 bits
         uint4 bits = philox(make_uint2(key[0], key[1]), make_uint4((unsigned)group, (unsigned)(group >> 32), (unsigned)call, 0));
-        float4 factor = make_float4(int(bits.x >> 16) >= threshold ? scale : 0.0f, int(bits.y >> 16) >= threshold ? scale : 0.0f,
-                                    int(bits.z >> 16) >= threshold ? scale : 0.0f, int(bits.w >> 16) >= threshold ? scale : 0.0f);
+        bool keep[4] = {int(bits.x >> 16) >= threshold, int(bits.y >> 16) >= threshold, int(bits.z >> 16) >= threshold,
+                        int(bits.w >> 16) >= threshold};
         if (i + 4 <= n) {
             float4 v = load4(x + i);
-            store4(y + i, make_float4(v.x * factor.x, v.y * factor.y, v.z * factor.z, v.w * factor.w));
+            store4(y + i, make_float4(keep[0] ? v.x * scale : 0.0f, keep[1] ? v.y * scale : 0.0f, keep[2] ? v.z * scale : 0.0f,
+                                      keep[3] ? v.w * scale : 0.0f));
         } else {
-            float factors[4] = {factor.x, factor.y, factor.z, factor.w};
             for (int j = 0; j < 4; j++)
-                if (i + j < n) store(y[i + j], load(x[i + j]) * factors[j]);
+                if (i + j < n) store(y[i + j], keep[j] ? load(x[i + j]) * scale : 0.0f);
         }
     }
 }
