@@ -13,11 +13,15 @@ from tensorlite.kernels.cuda.elementwise import in_fours, run
 HALVES = ("float16", "bfloat16")
 
 
-def cast(x: Array, dtype: Any) -> Array:
-    """``x`` itself if it has this dtype, else a copy that has it."""
+def cast(x: Array, dtype: Any, out: Array | None = None) -> Array:
+    """``x`` itself if it has this dtype, else a copy that has it; always a copy if there is an ``out`` for it, which is contiguous."""
     dtype = np.dtype(dtype)
-    if x.dtype == dtype or dtype.name not in HALVES or not on_gpu(x, types=("float32",)):
-        return x.astype(dtype, copy=False)
-    y = array_module(x).empty(x.shape, dtype)
-    run("cast.cu", "cast", x.size, in_fours(x), y, Half=dtype.name)
-    return y
+    if out is None and x.dtype == dtype:
+        return x
+    if out is None:
+        out = array_module(x).empty(x.shape, dtype)
+    if dtype.name in HALVES and on_gpu(x, types=("float32",)) and out.data.ptr % 8 == 0:
+        run("cast.cu", "cast", x.size, in_fours(x), out, Half=dtype.name)
+    else:
+        out[...] = x
+    return out

@@ -11,11 +11,11 @@ WARP = 32
 STRETCH = 512  # rows that a block adds up; enough blocks then share a tall array
 
 
-def sum_rows(x: Array) -> Array:
+def sum_rows(x: Array, out: Array | None = None) -> Array:
     """Σ over the rows of ``x`` (rows, C): (C,) in float32, always added in the same order. Rows may be padded."""
     rows, C = x.shape
     stretches = max(1, -(-rows // STRETCH))
-    y = array_module(x).empty((stretches, C), "float32")
+    y = out if out is not None and stretches == 1 else array_module(x).empty((stretches, C), "float32")
     arguments = (x, y, rows, STRETCH, C, np.int64(x.strides[0] // x.itemsize))
     kernel("columns.cu", "sum_rows", Real=x.dtype.name)((-(-C // WARP), stretches), WARP * WARP, arguments)
-    return y[0] if stretches == 1 else sum_rows(y)
+    return y.reshape(C) if stretches == 1 else sum_rows(y, out)

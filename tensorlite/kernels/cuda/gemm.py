@@ -57,16 +57,15 @@ def gemm_with_bias(a: Array, b: Array, bias: Array, out: Array) -> Array:
     return out
 
 
-def gemm_with_row_sums(a: Array, b: Array) -> tuple[Array, Array] | None:
-    """y = a · b and Σ over the columns of a, (n, p) and (n,) in float32, from one look at a; None where cuBLASLt cannot.
+def gemm_with_row_sums(a: Array, b: Array, out: Array, sums: Array) -> bool:
+    """y = a · b into ``out`` (n, p) and Σ over the columns of a into ``sums`` (n,), both float32, from one look at a.
 
     For a = dyᵀ and b = x these are the gradients of a linear layer's weight and bias.
+
+    Returns:
+        False where cuBLASLt cannot; then nothing was done.
     """
-    if 0 in (*a.shape, *b.shape):
-        return None
-    xp = array_module(a)
-    out, sums = xp.empty((len(a), b.shape[1]), "float32"), xp.empty(len(a), "float32")
-    return (out, sums) if _multiply_and(cublaslt.BIAS_GRADIENT_OF_B, a, b, out, sums) else None
+    return 0 not in (*a.shape, *b.shape) and _multiply_and(cublaslt.BIAS_GRADIENT_OF_B, a, b, out, sums)
 
 
 def _multiply_and(epilogue: int, a: Array, b: Array, out: Array, vector: Array) -> bool:

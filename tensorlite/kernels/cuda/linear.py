@@ -12,9 +12,10 @@ import math
 from typing import Any
 
 from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda.cast import cast
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import on_gpu
-from tensorlite.kernels.cuda.gemm import gemm
+from tensorlite.kernels.cuda.gemm import gemm, gemm_with_bias
 from tensorlite.kernels.cuda.padding import padded_columns, padded_rows, parts
 from tensorlite.op import Pair, register
 from tensorlite.ops.linear import linear
@@ -24,29 +25,33 @@ from tensorlite.precision import half_dtype
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
     """y = x · weightᵀ + bias. Saves x and weight, as they were multiplied."""
     dtype, width = half_dtype() or x.dtype, len(weight)
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(dtype, copy=False)
+    rows = cast(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), dtype)
     factor = padded_columns(weight, dtype)
     y = array_module(x).empty((len(rows), len(factor)), dtype)  # (rows, out), and the padding
-    if bias is not None:
-        y[:, :width] = bias  # the product is added to it: cheaper than one more pass over the result
-    gemm(rows, factor.T, out=y, add=bias is not None)
+    if bias is None:
+        gemm(rows, factor.T, out=y)
+    else:
+        gemm_with_bias(rows, factor.T, padded_columns(bias[:, None], dtype)[:, 0], y)
     return y[:, :width].reshape(*x.shape[:-1], width), (rows, factor[:width], x.shape, x.dtype, bias is not None)
 
 
-def linear_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True, True)) -> tuple[Array | None, ...]:
+def linear_backward(
+    dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True, True), homes: tuple[Array | None, ...] = (None, None, None)
+) -> tuple[Array | None, ...]:
     """dx = dy · weight,   dweight = dyᵀ · x,   dbias = Σ dy."""
     rows, factor, shape, dtype, has_bias = saved
-    xp, dy, dx, dweight = array_module(dy), padded_rows(dy), None, None
+    xp, dy, dx, dweight, dbias = array_module(dy), padded_rows(dy), None, None, None
     columns = parts(len(factor), factor.dtype)
     if needs[0]:
         dx = xp.empty(shape, dtype)
         for i, part in enumerate(columns):
             gemm(dy[:, part], factor[part], out=dx.reshape(rows.shape), add=i > 0)
     if needs[1]:
-        dweight = xp.empty(factor.shape, "float32")
+        dweight = xp.empty(factor.shape, "float32") if homes[1] is None else homes[1]
         for part in columns:
             gemm(dy[:, part].T, rows, out=dweight[part])
-    dbias = sum_rows(dy) if has_bias and len(needs) > 2 and needs[2] else None
+    if has_bias and len(needs) > 2 and needs[2]:
+        dbias = sum_rows(dy, homes[2])
     return dx, dweight, dbias
 
 

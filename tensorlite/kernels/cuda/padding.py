@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda.cast import cast
 
 EIGHT = 8  # halves in 16 bytes
 LINE = 64  # halves in 128 bytes, which the memory brings at once: a row then shares none with the next
@@ -51,8 +52,8 @@ def padded_columns(x: Array, dtype: Any) -> Array:
     """``x`` (rows, C) in ``dtype``, with rows of zeros below for the padding in the columns of a product with xᵀ."""
     rows, wide = len(x), padded(len(x), dtype)
     if wide == rows:
-        return x.astype(dtype, copy=False)
+        return cast(x, dtype)
     longer = array_module(x).empty((wide, x.shape[1]), dtype)
-    longer[:rows] = x
+    cast(x, dtype, out=longer[:rows])
     longer[rows:] = 0
     return longer
