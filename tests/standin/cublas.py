@@ -24,7 +24,7 @@ CUBLAS_POINTER_MODE_HOST, CUBLAS_POINTER_MODE_DEVICE = 0, 1
 CUBLAS_DEFAULT_MATH, CUBLAS_TENSOR_OP_MATH = 0, 1
 CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_PEDANTIC, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F = 68, 69, 77, 70
 
-EPILOGUE_BIAS, EPILOGUE_BGRADB = 4, 512  # cublasLtEpilogue_t
+EPILOGUE_BIAS = 4  # cublasLtEpilogue_t
 TRANSA, TRANSB, EPILOGUE, BIAS_POINTER, BIAS_DATA_TYPE = 3, 4, 7, 8, 26  # cublasLtMatmulDescAttributes_t
 R_32F, R_64F, R_16F, R_16BF = 0, 1, 2, 14  # cudaDataType
 _STORED = {R_32F: "float32", R_64F: "float64", R_16F: "float16"}
@@ -141,7 +141,7 @@ class _LtLibrary:
         knows: epilogues that it has algorithms for.
     """
 
-    def __init__(self, knows: tuple[int, ...] = (EPILOGUE_BIAS, EPILOGUE_BGRADB)) -> None:
+    def __init__(self, knows: tuple[int, ...] = (EPILOGUE_BIAS,)) -> None:
         self.knows = knows
         self._made: dict[int, dict[Any, Any]] = {}
         for name in vars(type(self)):
@@ -200,15 +200,11 @@ class _LtLibrary:
         )  # fmt: skip
         state.machine.products[-1]["epilogue"] = epilogue
         result = _matrices("D", D, d["kind"], (m, n), d["leading"], 0, 1)[0]
-        right = _matrices("B", B, b["kind"], (n, k) if transb else (k, n), b["leading"], 0, 1)[0]
         assert about[BIAS_DATA_TYPE] == d["kind"]
-        vector = _matrices("the bias", about[BIAS_POINTER], d["kind"], (m if epilogue == EPILOGUE_BIAS else n, 1), max(m, n), 0, 1)[0, :, 0]
+        vector = _matrices("the bias", about[BIAS_POINTER], d["kind"], (m, 1), m, 0, 1)[0, :, 0]
 
         def run() -> None:
-            if epilogue == EPILOGUE_BIAS:
-                result[...] = (result.astype(np.float32) + vector[:, None].astype(np.float32)).astype(result.dtype)
-            else:
-                vector[...] = right.astype(np.float32).sum(axis=1 if transb else 0)
+            result[...] = (result.astype(np.float32) + vector[:, None].astype(np.float32)).astype(result.dtype)
 
         state.machine.write("ltMatmul's epilogue", run)
 

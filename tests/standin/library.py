@@ -149,8 +149,9 @@ def asarray(a: Any, dtype: Any = None, order: str | None = None, *, blocking: bo
 
 
 def ascontiguousarray(a: ndarray, dtype: Any = None) -> ndarray:
-    """In row-major order; unlike NumPy's it leaves 0-d arrays 0-d."""
-    return asarray(a, dtype, order="C")
+    """In row-major order; like NumPy's it gives an array without axes an axis (seen in CuPy 14.2 on a GPU)."""
+    found = asarray(a, dtype, order="C")
+    return found.reshape(1) if found.ndim == 0 else found
 
 
 def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> np.ndarray:

@@ -1,9 +1,10 @@
 """cuBLASLt, called by ctypes: products that do something more with their result before it leaves the registers.
 
-What is added to a product is called its *epilogue*. Two of them are used here (a third operand, the bias, is a vector):
+What is added to a product is called its *epilogue*. One of them is used here:
 
     BIAS                D = A · B + bias, the same number for a whole row of D
-    BIAS_GRADIENT_OF_B  D = A · B, and bias = Σ over the common axis of B, whose numbers the product reads anyway
+
+The others were measured or counted and are not worth their place; docs/gpu.md says what was seen.
 
 cuBLASLt is part of cuBLAS. It knows no stream and no workspace of its own: both are arguments. How to compute a product of some shape is
 asked for once (a *plan*) and then kept, so that a captured step computes as a plain one does.
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tensorlite.kernels.cuda.cublas import DATA_TYPES, check, handle, load
 
-BIAS, BIAS_GRADIENT_OF_B = 4, 512  # cublasLtEpilogue_t
+BIAS = 4  # cublasLtEpilogue_t
 NOT_SUPPORTED = 15  # cublasStatus_t: there is no algorithm for this
 LARGEST_ALIGNMENT = 256  # bytes: more makes no difference
 

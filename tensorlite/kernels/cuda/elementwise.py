@@ -24,5 +24,5 @@ def run(file: str, name: str, count: int, *args: Any, **macros: Any) -> None:
 
 def in_fours(x: Array) -> Array:
     """``x``, or a copy of it that is contiguous and begins where four numbers can be read at once; only views may need one."""
-    x = array_module(x).ascontiguousarray(x)
+    x = array_module(x).ascontiguousarray(x).reshape(x.shape)  # of an array without axes it makes one with an axis, as NumPy's does
     return x if x.data.ptr % (4 * x.itemsize) == 0 else x.copy()

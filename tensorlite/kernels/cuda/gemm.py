@@ -51,34 +51,23 @@ def gemm_with_bias(a: Array, b: Array, bias: Array, out: Array) -> Array:
 
     The bias is added before a number leaves the registers. Where cuBLASLt cannot, it is written first and the product added to it.
     """
-    if 0 in (*a.shape, *b.shape) or not _multiply_and(cublaslt.BIAS, a, b, out, bias):
+    if 0 in (*a.shape, *b.shape) or not _multiply_and_add(a, b, bias, out):
         out[...] = bias
         gemm(a, b, out=out, add=True)
     return out
 
 
-def gemm_with_row_sums(a: Array, b: Array, out: Array, sums: Array) -> bool:
-    """y = a · b into ``out`` (n, p) and Σ over the columns of a into ``sums`` (n,), both float32, from one look at a.
-
-    For a = dyᵀ and b = x these are the gradients of a linear layer's weight and bias.
-
-    Returns:
-        False where cuBLASLt cannot; then nothing was done.
-    """
-    return 0 not in (*a.shape, *b.shape) and _multiply_and(cublaslt.BIAS_GRADIENT_OF_B, a, b, out, sums)
-
-
-def _multiply_and(epilogue: int, a: Array, b: Array, out: Array, vector: Array) -> bool:
-    """out = a · b with something more; whether it could be done."""
+def _multiply_and_add(a: Array, b: Array, bias: Array, out: Array) -> bool:
+    """out = a · b + bias in one product; False where cuBLASLt cannot, and nothing was done."""
     left, right = layout(b, ()), layout(a, ())  # as in bmm
     (n, m), p = a.shape, b.shape[1]
     alignments = cublaslt.alignment(left.array.data.ptr), cublaslt.alignment(right.array.data.ptr), cublaslt.alignment(out.data.ptr)
     shape = cublaslt.Shape(
         p, n, m, left.transposed, right.transposed, left.leading, right.leading, p, a.dtype.name, out.dtype.name, _compute_type(a),
-        epilogue, alignments,
+        cublaslt.BIAS, alignments,
     )  # fmt: skip
     products = cublaslt.products(array_module(a))
-    return products.multiply(shape, left.array.data.ptr, right.array.data.ptr, out.data.ptr, vector.data.ptr)
+    return products.multiply(shape, left.array.data.ptr, right.array.data.ptr, out.data.ptr, bias.data.ptr)
 
 
 def bmm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bool = False) -> Array:
