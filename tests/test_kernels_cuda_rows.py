@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from tensorlite.backend import to_numpy
+from tensorlite.creation import bfloat16_dtype
+from tensorlite.kernels.cuda import compile as compiling
 from tensorlite.kernels.cuda import layernorm as cuda_layernorm
 from tensorlite.kernels.cuda import rmsnorm as cuda_rmsnorm
+from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.ops.layernorm import layernorm
 from tensorlite.ops.rmsnorm import rmsnorm
 from tensorlite.precision import use_precision
@@ -62,6 +65,50 @@ def test_the_same_bits_every_time(any_cupy):
     for a, b, c in zip(first, second, third, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.parametrize("fault", ["        __syncthreads();\n    }\n", "+ dweight[i]"])
+@pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
+def test_a_warp_that_does_not_wait_for_its_turn_is_seen(op, module, fault, standin, monkeypatch):
+    """Faults planted where the warps of a block add up their sums: no barrier between two turns, and one who forgets his own."""
+    right = compiling.source
+
+    def planted(file):
+        assert right(file).count(fault) == 1
+        return right(file).replace(fault, fault.replace("__syncthreads();", "").replace("+ dweight[i]", ""))
+
+    monkeypatch.setattr(compiling, "source", lambda file: planted(file) if file == f"{op.name}.cu" else right(file))
+    compiling.forget()
+    errors = []
+    for order in ORDERS:
+        machine.machine.order = order
+        errors += [relative_error(found, right) for what, found, right in run(op, module, standin, 40, 40) if what == "dweight"]
+    assert not all(error < 1e-3 for error in errors)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("rows, C, wider", [(1, 1, 0), (3, 4, 0), (40, 130, 0), (1024, 5, 3), (1025, 8, 4), (2000, 129, 7), (300, 256, 8)])
+def test_sums_down_columns(rows, C, wider, dtype, order, any_cupy):
+    """Columns in fours and one by one; rows for one launch and for two; rows that are longer than C, with poison behind."""
+    machine.machine.order = order
+    x = np.full((rows, C + wider), np.nan, np.float32).astype(bfloat16_dtype() if dtype == "bfloat16" else dtype)
+    x[:, :C] = np.random.default_rng([rows, C]).standard_normal((rows, C)).astype(np.float32)
+    y = sum_rows(any_cupy.asarray(x)[:, :C])
+    assert y.dtype == np.float32 and y.shape == (C,)
+    right = x[:, :C].astype(np.float64)
+    assert np.abs(to_numpy(y) - right.sum(axis=0)).max() <= 1e-6 * np.abs(right).sum(axis=0).max()
+
+
+def test_the_sums_of_no_rows_are_0(any_cupy):
+    np.testing.assert_array_equal(to_numpy(sum_rows(any_cupy.zeros((0, 5), "float16"))), np.zeros(5))
+
+
+@pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
+def test_the_gradients_of_all_parameters_take_one_launch_after_that_of_dx(op, module, standin):
+    machine.machine.launches = []
+    run(op, module, standin, 3000, 8)
+    assert machine.machine.launches == [f"{op.name}_forward", f"{op.name}_backward", "sum_rows"]
 
 
 def test_wider_rows_are_left_to_the_book(any_cupy):

@@ -1,25 +1,42 @@
 // Sums down the columns of a (rows, C) array: the last step of every parameter gradient that all rows share.
 //
-// A block owns 32 columns and a stretch of rows. Its 32 warps take the rows in turns; within a warp, lane i reads column i, so that
-// a read is one stretch of memory. The warps' sums meet in shared memory, where each column is added up by one warp. Where there are
-// many rows, blockIdx.y counts the stretches: each writes a row of partial sums, and a second launch adds those. From a row to the next
-// are `stride` numbers.
+// A block owns 128 columns and a stretch of rows. Its 32 warps take the rows in turns; within a warp, each lane reads four neighbouring
+// columns at once, if they lie so, and otherwise one by one. The warps' sums meet in shared memory, where a thread adds up a column, in the order
+// of the warps. Where there are many rows, blockIdx.y counts the stretches: each writes a row of partial sums, and a second launch adds
+// those. From a row to the next are `stride` numbers.
 
 #include "common.cuh"
 
-extern "C" __global__ void sum_rows(const Real* x, float* y, int rows, int rows_a_block, int C,
-                                    long long stride) {
-    __shared__ float parts[WARP][WARP + 1];  // one more a row: a column then lies in 32 different banks
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, column = blockIdx.x * WARP + lane;
-    int first = blockIdx.y * rows_a_block, last = min(first + rows_a_block, rows);
+constexpr int COLUMNS = 4 * WARP;
 
-    float sum = 0;
-    if (column < C)
-        for (int row = first + warp; row < last; row += WARP) sum += load(x[row * stride + column]);
-    parts[warp][lane] = sum;
+extern "C" __global__ void sum_rows(const Real* x, float* y, int rows, int rows_a_block, int C, long long stride) {
+    __shared__ __align__(16) float parts[WARP][COLUMNS];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, column = blockIdx.x * COLUMNS + 4 * lane;
+    int first = blockIdx.y * rows_a_block, last = min(first + rows_a_block, rows);
+    bool in_fours = C % 4 == 0 && stride % 4 == 0 && reinterpret_cast<unsigned long long>(x) % (4 * sizeof(Real)) == 0;
+
+    float4 sum = make_float4(0, 0, 0, 0);
+    x += column;
+    if (column < C && in_fours) {
+#pragma unroll 4
+        for (int row = first + warp; row < last; row += WARP) {
+            float4 four = load4(x + row * stride);
+            sum = make_float4(sum.x + four.x, sum.y + four.y, sum.z + four.z, sum.w + four.w);
+        }
+    } else if (column < C) {
+        for (int row = first + warp; row < last; row += WARP) {
+            sum.x += load(x[row * stride]);
+            if (column + 1 < C) sum.y += load(x[row * stride + 1]);
+            if (column + 2 < C) sum.z += load(x[row * stride + 2]);
+            if (column + 3 < C) sum.w += load(x[row * stride + 3]);
+        }
+    }
+    store4(&parts[warp][4 * lane], sum);
     __syncthreads();
 
-    sum = warp_sum(parts[lane][warp]);  // now the warp owns a column: `warp` of this block's 32
-    column = blockIdx.x * WARP + warp;
-    if (lane == 0 && column < C) y[(long long)blockIdx.y * C + column] = sum;
+    column = blockIdx.x * COLUMNS + threadIdx.x;
+    if (threadIdx.x >= COLUMNS || column >= C) return;
+    float total = 0;
+    for (int i = 0; i < WARP; i++) total += parts[i][threadIdx.x];
+    y[(long long)blockIdx.y * C + column] = total;
 }

@@ -8,14 +8,17 @@ from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import kernel
 
 WARP = 32
-STRETCH = 512  # rows that a block adds up; enough blocks then share a tall array
+COLUMNS = 4 * WARP  # of a block
+STRETCH = 256  # rows that a block adds up; enough blocks then share a tall array
+SHORT = 1024  # up to so many rows one block adds them all: sooner done than a second launch is
 
 
 def sum_rows(x: Array, out: Array | None = None) -> Array:
     """Σ over the rows of ``x`` (rows, C): (C,) in float32, always added in the same order. Rows may be padded."""
     rows, C = x.shape
-    stretches = max(1, -(-rows // STRETCH))
+    stretch = rows if rows <= SHORT else STRETCH
+    stretches = -(-rows // stretch) if rows else 1
     y = out if out is not None and stretches == 1 else array_module(x).empty((stretches, C), "float32")
-    arguments = (x, y, rows, STRETCH, C, np.int64(x.strides[0] // x.itemsize))
-    kernel("columns.cu", "sum_rows", Real=x.dtype.name)((-(-C // WARP), stretches), WARP * WARP, arguments)
+    arguments = (x, y, rows, stretch, C, np.int64(x.strides[0] // x.itemsize))
+    kernel("columns.cu", "sum_rows", Real=x.dtype.name)((-(-C // COLUMNS), stretches), WARP * WARP, arguments)
     return y.reshape(C) if stretches == 1 else sum_rows(y, out)

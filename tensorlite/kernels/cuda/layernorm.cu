@@ -5,8 +5,9 @@
 // no barrier, and the row is read from memory once. The warps of a block have nothing to do with each other.
 //
 // In backward a warp takes many rows, one after the other. dx needs two sums over each row, as above. dweight and dbias need sums
-// down the columns: a lane sees the same columns in every row, so it adds them up in registers, and at the end each warp writes
-// one row of partial sums, which sum_rows (columns.cu) adds in a fixed order: no atomics, the same bits every time.
+// down the columns: a lane sees the same columns in every row, so it adds them up in registers. At the end the warps of a block add theirs
+// together in shared memory, one after the other, and the block writes one row of partial sums, for both parameters side by side; sum_rows
+// (columns.cu) adds those in a fixed order: no atomics, the same bits every time.
 //
 // In and Out are two types: under half precision x is the float32 residual stream, and y what the next product reads.
 
@@ -55,9 +56,10 @@ extern "C" __global__ void layernorm_forward(const In* x, const float* weight, c
     }
 }
 
-// dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)) with g = dy ∘ weight;   partial_dweight, partial_dbias: (warps, C).
+// dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)) with g = dy ∘ weight;   partial: (blocks, 2, C), of dweight and dbias.
 extern "C" __global__ void layernorm_backward(const Out* dy, const In* x, const float* weight, const float* mean, const float* inverse_std,
-                                              In* dx, float* partial_dweight, float* partial_dbias, int rows, int C) {
+                                              In* dx, float* partial, int rows, int C) {
+    __shared__ float sums[2][PerLane * WARP];
     int lane = threadIdx.x % WARP;
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
 
@@ -88,10 +90,18 @@ extern "C" __global__ void layernorm_backward(const Out* dy, const In* x, const 
             store(dx[row * C + c], (g - mean_g - x_hat * mean_g_hat) * scale);
         }
     }
-    FOR_MINE(i) {
-        int c = i * WARP + lane;
-        if (c >= C) continue;
-        partial_dweight[(long long)warp * C + c] = dweight[i];
-        partial_dbias[(long long)warp * C + c] = dbias[i];
+    for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {
+        if (turn == warp % turns)
+            FOR_MINE(i) {
+                int c = i * WARP + lane;
+                sums[0][c] = turn ? sums[0][c] + dweight[i] : dweight[i];
+                sums[1][c] = turn ? sums[1][c] + dbias[i] : dbias[i];
+            }
+        __syncthreads();
+    }
+    partial += 2ll * blockIdx.x * C;
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+        partial[c] = sums[0][c];
+        partial[C + c] = sums[1][c];
     }
 }

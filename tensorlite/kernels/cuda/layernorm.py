@@ -11,7 +11,7 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import kernel
-from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, ROWS_A_BLOCK, blocks_for, can_normalise, out_dtype, per_lane, shape_of
+from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, out_dtype, per_lane, shape_of
 from tensorlite.op import Pair, register
 from tensorlite.ops.layernorm import layernorm
 
@@ -27,15 +27,18 @@ def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None 
 
 
 def layernorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Array | None]:
-    """dx row by row; dweight and dbias in one row of partial sums for each warp, which `sum_rows` adds up."""
+    """dx row by row; dweight and dbias in one row of partial sums for each block, which `sum_rows` adds up."""
     x, mean, inverse_std, weight, has_bias = saved
     xp, (rows, C) = array_module(x), shape_of(x)
     dy, dx = xp.ascontiguousarray(dy), xp.empty_like(x)
     blocks = blocks_for(rows, BACKWARD_BLOCKS)
-    partial_dweight, partial_dbias = xp.empty((2, blocks * ROWS_A_BLOCK, C), "float32")
+    partial = xp.empty((blocks, 2 * C), "float32")
     run = kernel("layernorm.cu", "layernorm_backward", In=x.dtype.name, Out=dy.dtype.name, PerLane=per_lane(C))
-    run(blocks, BLOCK, (dy, x, weight, mean, inverse_std, dx, partial_dweight, partial_dbias, rows, C))
-    return dx, None if weight is None else sum_rows(partial_dweight), sum_rows(partial_dbias) if has_bias else None
+    run(blocks, BLOCK, (dy, x, weight, mean, inverse_std, dx, partial, rows, C))
+    if weight is None and not has_bias:
+        return dx, None, None
+    dweight, dbias = sum_rows(partial).reshape(2, C)
+    return dx, None if weight is None else dweight, dbias if has_bias else None
 
 
 def supports(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> bool:

@@ -1,7 +1,7 @@
 // Division by the root of the mean square, on the GPU. The mathematics is told in tensorlite/ops/rmsnorm.py.
 //
 // As layer normalisation (layernorm.cu, which says more), less the mean: a warp owns a row, lane i holds the numbers i, i + 32, … of it,
-// and the gradient of the weight is summed in registers over all rows that a warp takes.
+// and the gradient of the weight is summed in registers over all rows that a warp takes, then over the warps of a block.
 
 #include "common.cuh"
 
@@ -27,9 +27,10 @@ extern "C" __global__ void rmsnorm_forward(const In* x, const float* weight, Out
     if (lane == 0) inverse_rms[row] = scale;
 }
 
-// dx = (g - x̂ mean(g ∘ x̂)) / rms with g = dy ∘ weight and x̂ = x / rms;   partial_dweight: (warps, C).
+// dx = (g - x̂ mean(g ∘ x̂)) / rms with g = dy ∘ weight and x̂ = x / rms;   partial_dweight: (blocks, C).
 extern "C" __global__ void rmsnorm_backward(const Out* dy, const In* x, const float* weight, const float* inverse_rms, In* dx,
                                             float* partial_dweight, int rows, int C) {
+    __shared__ float sums[PerLane * WARP];
     int lane = threadIdx.x % WARP;
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
 
@@ -54,8 +55,9 @@ extern "C" __global__ void rmsnorm_backward(const Out* dy, const In* x, const fl
             store(dx[row * C + c], (g - x_hat * mean_g_hat) * scale);
         }
     }
-    FOR_MINE(i) {
-        int c = i * WARP + lane;
-        if (c < C) partial_dweight[(long long)warp * C + c] = dweight[i];
+    for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {
+        if (turn == warp % turns) FOR_MINE(i) sums[i * WARP + lane] = turn ? sums[i * WARP + lane] + dweight[i] : dweight[i];
+        __syncthreads();
     }
+    for (int c = threadIdx.x; c < C; c += blockDim.x) partial_dweight[(long long)blockIdx.x * C + c] = sums[c];
 }

@@ -7,7 +7,7 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import kernel
-from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, ROWS_A_BLOCK, blocks_for, can_normalise, out_dtype, per_lane, shape_of
+from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, out_dtype, per_lane, shape_of
 from tensorlite.op import Pair, register
 from tensorlite.ops.rmsnorm import rmsnorm
 
@@ -24,12 +24,12 @@ def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = N
 
 
 def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None]:
-    """dx row by row; dweight in one row of partial sums for each warp, which `sum_rows` adds up."""
+    """dx row by row; dweight in one row of partial sums for each block, which `sum_rows` adds up."""
     x, inverse_rms, weight = saved
     xp, (rows, C) = array_module(x), shape_of(x)
     dy, dx = xp.ascontiguousarray(dy), xp.empty_like(x)
     blocks = blocks_for(rows, BACKWARD_BLOCKS)
-    partial_dweight = xp.empty((blocks * ROWS_A_BLOCK, C), "float32")
+    partial_dweight = xp.empty((blocks, C), "float32")
     run = kernel("rmsnorm.cu", "rmsnorm_backward", In=x.dtype.name, Out=dy.dtype.name, PerLane=per_lane(C))
     run(blocks, BLOCK, (dy, x, weight, inverse_rms, dx, partial_dweight, rows, C))
     return dx, None if weight is None else sum_rows(partial_dweight)
