@@ -5,14 +5,19 @@ VENV := .venv
 PY := $(VENV)/bin/python
 WORKERS ?= 2
 GPU_PY ?= python3
+# One BLAS thread for each of the WORKERS processes, or they fight over the cores.
+ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: help train test gpu lint format clean
+.PHONY: help train test kernels lowest pythons gpu lint format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train    train a small GPT, about three minutes    make train ARGS='--steps 300'"
 	@echo "make test     prove every gradient                      make test ARGS='-k layernorm'"
+	@echo "make kernels  the numeric tests under every OpenBLAS kernel that this CPU can execute"
+	@echo "make lowest   the numbers and the formats, with the lowest versions that pyproject.toml allows"
+	@echo "make pythons  import, train and write under each Python from 3.11 to 3.14 that is here"
 	@echo "make gpu      what only a GPU can show, into benchmarks/results; uses the python3 that is there"
 	@echo "make lint     ruff and mypy;  make format: let ruff lay the code out"
 	@echo "make clean    remove .venv and caches (not runs/)"
@@ -20,9 +25,17 @@ help:
 train: $(VENV)/.train
 	$(PY) -m gpt.train $(ARGS)
 
-# One BLAS thread for each of the WORKERS processes, or they fight over the cores.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) $(ARGS)
+	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) $(ARGS)
+
+kernels: $(VENV)/.test
+	$(ONE_THREAD) $(PY) scripts/blas_kernels.py -n $(WORKERS) $(ARGS)
+
+lowest: $(PY)
+	$(ONE_THREAD) $(PY) scripts/lowest.py -n $(WORKERS) $(ARGS)
+
+pythons: $(PY)
+	$(PY) scripts/pythons.py
 
 # On a machine with an NVIDIA GPU: CUDA, CuPy, torch and pytest must be installed for GPU_PY, and nothing is fetched. Each stage
 # takes ten minutes at most (`GPU_STAGE=1 make gpu` for the first alone), and what fails does not stop the rest.

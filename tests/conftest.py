@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.groups import groups_of
 from tests.summary import summary
 
 pytest.register_assert_rewrite("tests.compare")  # so that its assertions, too, show their values
@@ -36,12 +37,15 @@ def pytest_collection() -> Iterator[None]:
     try:
         return (yield)
     finally:
-        gc.freeze()  # what is there by now is no garbage later either
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)  # before ``-m`` looks at the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` run where CuPy sees a device, and say why where they do not."""
+    """Mark the groups of files; tests marked ``gpu`` run where CuPy sees a device, and say why where they do not."""
+    for item in items:
+        for group in groups_of(item.path.name):
+            item.add_marker(group)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

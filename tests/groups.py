@@ -1,0 +1,28 @@
+"""Which test files are repeated where: under other BLAS kernels (`make kernels`) and with the lowest versions (`make lowest`)."""
+
+from __future__ import annotations
+
+import functools
+from fnmatch import fnmatchcase
+
+# Every file is numeric but these: a new one is repeated under all kernels until somebody says that it need not be. What runs thread by
+# thread as a GPU would (cuda_*, kernels_cuda_*) calls no BLAS but for its reference in float64, ten digits below what is compared.
+NOT_NUMERIC = (
+    "architecture", "benchmarks", "cases_complete", "checkpoint*", "cuda_compile", "cuda_on_cpu", "data_*", "docs", "files", "generate_cli",
+    "gpt_chat", "gpt_config", "gpt_plot", "gpt_speed", "gpt_tensorboard", "groups", "kernels_cuda_[!g]*", "lowest", "pieces", "random",
+    "summary", "wheel", "without_posix",
+)  # fmt: skip
+
+# Files, archives, tokenizers and pictures, which other people's libraries read and write for us.
+FORMATS = (
+    "checkpoint", "data_bpe", "data_gpt2", "data_prepare", "data_sources", "data_table", "data_tokenizer", "gpt_config", "gpt_plot",
+    "gpt_pretrained", "gpt_tensorboard", "wheel",
+)  # fmt: skip
+
+
+@functools.cache
+def groups_of(file: str) -> tuple[str, ...]:
+    """The markers for all tests in ``file``, such as ``test_tensor.py``."""
+    name = file.removeprefix("test_").removesuffix(".py")
+    is_in = {"numeric": not any(fnmatchcase(name, one) for one in NOT_NUMERIC), "formats": name in FORMATS}
+    return tuple(group for group, inside in is_in.items() if inside)
