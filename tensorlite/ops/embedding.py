@@ -17,10 +17,12 @@ def embedding_forward(ids: Array, weight: Array, padding_idx: int | None = None)
 
     Shapes: ids (...) integers, weight (V, C), y (..., C).
     Saves: ids and the shape of weight. ``padding_idx`` names a row that gets no gradient.
-    Raises: IndexError for an id that is negative or not below V (on the CPU only: on a GPU the check would
-        wait for the device, and ids are checked before they go there); TypeError if ids are not integers.
+    Raises: ValueError if weight is not (V, C); TypeError if ids are not integers; IndexError for an id that is negative or not
+        below V (on the CPU only: on a GPU the check would wait for the device, and ids are checked before they go there).
     Source: equals torch.nn.functional.embedding.
     """
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: weight has one row for each token, (V, C), got the shape {weight.shape}.")
     check_ids("embedding", ids, len(weight))
     return weight[ids], (ids, weight.shape, padding_idx)
 

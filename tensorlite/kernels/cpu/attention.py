@@ -31,6 +31,7 @@ from tensorlite import random
 from tensorlite.backend import Array
 from tensorlite.op import Pair, register
 from tensorlite.ops.attention import attention
+from tensorlite.ops.masking import masked
 
 # Queries in a block. Many make large products, which run faster; few leave less of the diagonal square to be computed for nothing.
 # On a short text the second weighs more.
@@ -114,7 +115,7 @@ def attention_forward(
                     sums = _exponentials(_scores(qs, ks, block, is_causal, exps), None) @ ones[seen]  # (b, h, rows, 1)
                 shifted = not (sums.min() > 1 / SAFE_SUM and sums.max() < SAFE_SUM)  # so said that nan is not safe
             if shifted:
-                block.shift = _finite_maximum(_scores(qs, ks, block, is_causal, exps))
+                block.shift = _finite_maximum(_scores(qs, ks, block, is_causal, exps, far=True))
                 sums = _exponentials(exps, block.shift) @ ones[seen]
                 sums[sums == 0] = 1  # a row that is -inf throughout gives 0, not 0/0
             np.divide(factor, sums, out=rs[:, :, rows])
@@ -159,7 +160,7 @@ def gradients_into(dq: Array, dk: Array, dv: Array, dy: Array, saved: _Saved) ->
         for block in reversed(blocks):
             rows, seen, exps, keep = block.rows, block.seen, block.exps, block.keep
             if exps is None:
-                exps = _scores(qs, ks, block, saved.is_causal, _shaped(made_anew, block.shape))
+                exps = _scores(qs, ks, block, saved.is_causal, _shaped(made_anew, block.shape), far=block.shift is not None)
                 _exponentials(exps, block.shift)
                 keep = None if keep is None else np.unpackbits(keep, axis=-1, count=block.shape[-1])
             ds = np.matmul(dys[:, :, rows], vs[:, :, seen].swapaxes(-1, -2), out=_shaped(scores, block.shape))
@@ -188,6 +189,9 @@ def supports(
 ) -> bool:
     """NumPy arrays of one dtype and of shapes that fit without broadcasting; no mask but the causal one; at least two keys to be seen.
 
+    In a product a hidden nan is 0 · nan, and reaches every row of it: here those of a block, in the book all. Whom a nan reaches shall
+    not depend on how the work is cut, so where a block does not have all keys, or dropout hides some, it is left to the book.
+
     A single key has weight 1 whatever the scores: dq and dk are 0, which the book's form gives exactly and dS = E ∘ (dy' · vᵀ - δ)
     only up to rounding.
     """
@@ -201,7 +205,13 @@ def supports(
         and k.shape[-2] == v.shape[-2]
         and k.shape[-2] > 1
         and (q.shape[-2] > 1 or not is_causal)
+        and ((not dropout_p and (not is_causal or k.shape[-2] <= q.shape[-2] <= ROWS)) or are_finite(q, k, v))
     )
+
+
+def are_finite(*arrays: Array) -> bool:
+    """Whether there is neither nan nor ∞, by the sums; a sum that overflows says no as well, and the book is right there, too."""
+    return all(math.isfinite(np.add.reduce(x, axis=None)) for x in arrays)
 
 
 register(attention, Pair("cpu", attention_forward, attention_backward, supports))
@@ -244,12 +254,15 @@ def _read_keeps(reader: random.KeepReader | None, blocks: list[_Block], S: int) 
             yield whole[:, :, block.rows, block.seen]
 
 
-def _scores(q: Array, k: Array, block: _Block, is_causal: bool, out: Array) -> Array:
-    """q kᵀ of the block into ``out``; -inf behind the diagonal."""
+def _scores(q: Array, k: Array, block: _Block, is_causal: bool, out: Array, far: bool = False) -> Array:
+    """q kᵀ of the block into ``out``; -inf behind the diagonal, with ``far`` also where a score has overflowed."""
     np.matmul(q[:, :, block.rows], k[:, :, block.seen].swapaxes(-1, -2), out=out)
     if is_causal:
         square = out[..., block.rows.start :]
-        square += _triangle(out.dtype)[: square.shape[-2], : square.shape[-1]]
+        triangle = _triangle(out.dtype)[: square.shape[-2], : square.shape[-1]]
+        if far:
+            square[...] = masked(square, triangle == 0)  # ∞ - ∞ is nan
+        square += triangle
     return out
 
 

@@ -40,7 +40,7 @@ def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
 def supports(
     qkv: Array, n_head: int, dropout_p: float = 0.0, generator: np.random.Generator | None = None, recompute: bool = False
 ) -> bool:
-    """Contiguous NumPy arrays of at least two tokens."""
+    """Contiguous NumPy arrays of at least two tokens. For what is said of nan, see `attention.supports`."""
     return (
         isinstance(qkv, np.ndarray)
         and qkv.dtype in (np.float32, np.float64)
@@ -48,6 +48,7 @@ def supports(
         and qkv.flags.c_contiguous
         and qkv.size > 0
         and qkv.shape[1] > 1
+        and ((not dropout_p and qkv.shape[1] <= attention.ROWS) or attention.are_finite(qkv))
     )
 
 
