@@ -2,7 +2,7 @@
 
 config, model              what a model looks like; the model itself
 checkpoint, pretrained     a model in a folder, and how to get it back; folders of GPT-2's published weights
-seal                       a checksum that travels with the weights
+weights, seal              files of weights, read header first; a checksum that travels with them
 inference                  from a prompt to text
 
 train, finetune, generate, chat, plot      python -m gpt.train, and so on; python -m gpt --mode train is the same

@@ -32,7 +32,8 @@ from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.model import LanguageModel, build_model
-from gpt.seal import is_broken, name_twice, sealed
+from gpt.seal import is_broken, sealed
+from gpt.weights import WeightsError, WeightsFile, named, require_fit
 from tensorlite import random
 from tensorlite.backend import Device
 
@@ -77,12 +78,17 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
         DeviceUnavailableError: if there is no such device.
     """
     file = _find(expanded(path))
-    metadata, weights = _read(file)
-    ours, config, tokenizer = _understood(metadata, file)
+    stored = open_weights(file)
+    ours, config, tokenizer = _understood(stored.metadata, file)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{file} does not fit together: its tokenizer has {tokenizer.vocab_size:,} ids, but its model knows {config.vocab_size:,}."
         )
+    try:
+        require_fit(config, stored.entries)  # before there is a model of whatever size the config asks for
+        weights = stored.read_all()
+    except WeightsError as error:
+        raise CheckpointError(f"the weights in {file} {error}.") from error
     with random.use_generator(random.make_generator(0)):  # the first weights are thrown away, and cost the caller's stream nothing
         model = build_model(config)
     if any(array.dtype == np.float64 for array in weights.values()):
@@ -120,11 +126,32 @@ def fill_model(model: LanguageModel, weights: dict[str, np.ndarray], file: str |
         for name, tensor in own.items()
         if name in weights and (weights[name].shape != tensor.shape or weights[name].dtype.kind != np.dtype(tensor.dtype).kind)
     ]
-    complaints = [f"{_some(names)} {verb}" for names, verb in ((missing, "missing"), (unexpected, "too many")) if names]
-    complaints += [_some(misshapen)] if misshapen else []
+    complaints = [f"{named(names)} {verb}" for names, verb in ((missing, "missing"), (unexpected, "too many")) if names]
+    complaints += [named(misshapen)] if misshapen else []
     if complaints:
         raise CheckpointError(f"the weights in {file} do not fit its config: {'; '.join(complaints)}.")
     model.load_state_dict(weights)
+
+
+def open_weights(file: Path, remedy: str = "use a copy, or train again") -> WeightsFile:
+    """A file of weights, of which nothing but the header is read.
+
+    Args:
+        remedy: what to do if it is damaged.
+
+    Raises:
+        CheckpointError: if it is something else, or damaged.
+    """
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(16)
+        return WeightsFile(file)
+    except OSError as error:
+        raise CheckpointError(f"there is no reading {file}: {(error.strerror or str(error)).lower()}.") from error
+    except WeightsError as error:
+        raise CheckpointError(f"{file} {error}; {remedy}.") from error
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{file} {_what_instead(start, file.stat().st_size, remedy)} ({error}).") from error
 
 
 def is_pickle(start: bytes) -> bool:
@@ -185,31 +212,16 @@ def _in_folder(folder: Path) -> Path:
     raise CheckpointError(f"{folder} has no {WEIGHTS}{there}")
 
 
-def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """The metadata and the tensors of a safetensors file, or one sentence about what it is instead."""
-    try:
-        with open(file, "rb") as opened:
-            start = opened.read(16)
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            if name := name_twice(file):
-                raise CheckpointError(f"{file} is damaged: its header has {name!r} twice; use a copy, or train again.")
-            return opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-    except OSError as error:
-        raise CheckpointError(f"there is no reading {file}: {(error.strerror or str(error)).lower()}.") from error
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{file} {_what_instead(start, file.stat().st_size)} ({error}).") from error
-
-
-def _what_instead(start: bytes, size: int) -> str:
+def _what_instead(start: bytes, size: int, remedy: str) -> str:
     if not start:
-        return "is empty: it was not written to its end; train again, or use a copy"
+        return f"is empty: it was not written to its end; {remedy}"
     if is_pickle(start):
         return "is a pickle or a torch file, which can run code when it is opened and is therefore not read; convert it to safetensors"
     if start[8:9] == b"{" and size < 8 + int.from_bytes(start[:8], "little"):
-        return "is cut short, within its header; use a copy, or train again"
+        return f"is cut short, within its header; {remedy}"
     if start[8:9] == b"{":
-        return "is damaged or cut short; use a copy, or train again"
-    return "is not a safetensors file; name a folder that python -m gpt.train has written"
+        return f"is damaged or cut short; {remedy}"
+    return "is not a safetensors file; name a folder that python -m gpt.train or transformers has written"
 
 
 def _understood(metadata: Mapping[str, str], file: Path) -> tuple[dict[str, Any], GPTConfig, Tokenizer]:
@@ -219,13 +231,9 @@ def _understood(metadata: Mapping[str, str], file: Path) -> tuple[dict[str, Any]
     try:
         ours = json.loads(metadata[METADATA])
         return ours, GPTConfig(**ours["config"]), tokenizer_from_dict(ours["tokenizer"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"the config or tokenizer in {file} is not one that this version knows ({_said(error)}).") from error
 
 
 def _said(error: Exception) -> str:
     return f"no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
-
-
-def _some(names: list[str], shown: int = 4) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

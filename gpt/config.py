@@ -10,7 +10,9 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from tensorlite.precision import PRECISIONS
 
@@ -52,6 +54,7 @@ class GPTConfig:
     scaled_init: bool = option(True, "GPT-2's start: projections into the residual stream are smaller by sqrt(2 n_layer)")
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_name("model", self.model, MODELS)
         require_name("activation", self.activation, ACTIVATIONS)
         require_name("positions", self.positions, POSITIONS)
@@ -60,11 +63,11 @@ class GPTConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
         if self.n_embd % self.n_head:
-            fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0]
-            nearest = min(fits, key=lambda h: abs(h - self.n_head))
+            apart = range(min(self.n_head, 10_000))  # of 1 head, every width is a multiple
+            near = next((h for i in apart for h in (self.n_head - i, self.n_head + i) if h > 0 and self.n_embd % h == 0), 1)
             raise ValueError(
                 f"n_embd must be divisible by n_head, so that each head gets an equal share: "
-                f"{self.n_embd} is not divisible by {self.n_head} (n_head {nearest} would do)."
+                f"{self.n_embd} is not divisible by {self.n_head} (n_head {near} would do)."
             )
         if self.positions == "sinusoidal" and self.n_embd % 2:
             raise ValueError(f"sinusoidal positions come in pairs of sine and cosine: n_embd must be even, got {self.n_embd}.")
@@ -115,6 +118,7 @@ class TrainConfig:
     out: str | None = option(None, "folder for the result; without one, runs/<preset>, or with -2, -3, … if that exists")
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_name("preset", self.preset, PRESETS)
         require_name("schedule", self.schedule, SCHEDULES)
         require_name("precision", self.precision, PRECISIONS)
@@ -248,6 +252,31 @@ def require_name(what: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         meant = nearest(name, known)
         raise ValueError(f"unknown {what} {name!r}: " + (f"did you mean {meant!r}?" if meant else f"it is one of {', '.join(known)}."))
+
+
+def require_types(config: Any) -> None:
+    """Refuse a dataclass with a value of another type than its field's: it may come from a file, and then nobody has looked at it.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        require_type(kind, name, getattr(config, name))
+
+
+def require_type(kind: Any, name: str, value: Any) -> None:
+    """Refuse a value of another type. A whole number is a number, too; true and false are none.
+
+    Raises:
+        ValueError: naming it.
+    """
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    for one in kinds:
+        wanted = {int: Integral, float: Real}.get(one, get_origin(one) or one)
+        if isinstance(value, wanted) and (one is bool or not isinstance(value, bool)):
+            return
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", dict: "an object", NoneType: "null"}
+    raise ValueError(f"{name} must be {' or '.join(words.get(one, 'a list of words') for one in kinds)}, got {value!r}.")
 
 
 def require_at_least(least: int, name: str, value: float) -> None:

@@ -16,20 +16,19 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from data.files import explain, write_atomically
 from data.paths import expanded
 from data.tokenizer import Tokenizer, load_tokenizer
-from gpt.checkpoint import CheckpointError, load_model
+from gpt.checkpoint import CheckpointError, load_model, open_weights
 from gpt.config import GPTConfig
 from gpt.finetuning import lora
 from gpt.model import GPT, LanguageModel, build_model
-from gpt.seal import name_twice
+from gpt.weights import Entry, WeightsError, WeightsFile, named, require_fit
 from tensorlite import random
 from tensorlite.backend import Device
 
@@ -69,10 +68,20 @@ def open_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
         CheckpointError, DataError: if it cannot be used; the message says why.
         DeviceUnavailableError: if there is no such device.
     """
-    if base := lora.base_of(path):
-        model, tokenizer, config = open_model(base, device)
-        lora.load_adapter(path, model)
-        return lora.merged(model).eval(), tokenizer, config
+    adapters: list[Path] = []
+    while base := lora.base_of(path):
+        if expanded(path).resolve() in adapters:
+            raise CheckpointError(f"the adapter in {path} belongs, by way of others, to itself: there is no model to open.")
+        adapters.append(expanded(path).resolve())
+        path = base
+    model, tokenizer, config = _open_whole(path, device)
+    for folder in reversed(adapters):
+        lora.load_adapter(folder, model)
+        model = lora.merged(model).eval()
+    return model, tokenizer, config
+
+
+def _open_whole(path: str | os.PathLike[str], device: Device | str) -> tuple[LanguageModel, Tokenizer, GPTConfig]:
     if not is_pretrained(path):
         return load_model(path, device)
     folder = expanded(path)
@@ -100,26 +109,17 @@ def load_pretrained(folder: str | os.PathLike[str], dropout: float | None = None
     """
     folder = expanded(folder)
     config = _our_config(_json(folder / CONFIG), folder / CONFIG, dropout)
-    weights = dict(_our_names(_stored(folder), config, folder))
+    try:
+        places = _places(folder, config)
+        require_fit(config, {name: place.entry for name, place in places.items()})  # before there is a model of the size that it asks for
+        weights = {name: place.read() for name, place in places.items()}
+    except WeightsError as error:
+        raise CheckpointError(f"the weights in {folder} {error}.") from error
     with random.use_generator(random.make_generator(0)):  # the first weights are thrown away, and cost the caller's stream nothing
         model = build_model(config)
     assert isinstance(model, GPT)
     if any(array.dtype == np.float64 for array in weights.values()):
         model.to(dtype=np.float64)
-    own = model.state_dict()
-    if config.tied_head:
-        del own["lm_head.weight"]
-    missing = [name for name in own if name not in weights]
-    unknown = [name for name in weights if name not in own]
-    misshapen = [
-        f"{name} is {weights[name].shape} and should be {tensor.shape}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    complaints = [f"{_some(names)} {verb}" for names, verb in ((missing, "missing"), (unknown, "not known here")) if names]
-    complaints += [_some(misshapen)] if misshapen else []
-    if complaints:
-        raise CheckpointError(f"the weights in {folder} do not fit its config: {'; '.join(complaints)}.")
     model.load_state_dict(weights, strict=False)  # a tied head has no weight of its own
     return model.to(device=device).eval()
 
@@ -161,13 +161,14 @@ def _our_config(theirs: Any, file: Path, dropout: float | None) -> GPTConfig:
 
     if not isinstance(theirs, dict):
         raise CheckpointError(f"{file} is not a config: it should be a JSON object.")
+    theirs = {name: value for name, value in theirs.items() if value is not None}  # null is what transformers writes for "not said"
     if theirs.get("model_type") != "gpt2":
         raise refuse(f"model_type is {theirs.get('model_type')!r}, and only 'gpt2' is known")
     for name, value in _FIXED.items():
         if theirs.get(name, value) not in ((value, False) if value is None else (value,)):
             raise refuse(f"{name} is {theirs[name]!r}, where only {json.dumps(value)} is")
     activation = theirs.get("activation_function", "gelu_new")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise refuse(f"activation_function is {activation!r}, and known are {', '.join(_ACTIVATIONS)}")
     theirs = {"n_positions": theirs.get("n_ctx"), **theirs}
     for name in _REQUIRED.values():
@@ -176,10 +177,12 @@ def _our_config(theirs: Any, file: Path, dropout: float | None) -> GPTConfig:
     if theirs.get("n_inner") not in (None, 4 * theirs["n_embd"]):
         raise refuse(f"n_inner is {theirs['n_inner']!r}, and should be 4 times n_embd")
     if dropout is None:
-        dropouts = {theirs.get(name, 0.1) for name in _DROPOUTS}
-        if len(dropouts) > 1:
-            raise refuse(f"{', '.join(_DROPOUTS)} differ ({', '.join(map(str, sorted(dropouts)))}), where one dropout is for all")
-        (dropout,) = dropouts
+        dropouts = [theirs.get(name, 0.1) for name in _DROPOUTS]
+        if not all(isinstance(value, int | float) for value in dropouts):
+            raise refuse(f"{', '.join(_DROPOUTS)} should be numbers, got {', '.join(map(repr, dropouts))}")
+        if len(set(dropouts)) > 1:
+            raise refuse(f"{', '.join(_DROPOUTS)} differ ({', '.join(map(str, sorted(set(dropouts))))}), where one dropout is for all")
+        dropout = dropouts[0]
     try:
         return GPTConfig(
             **{ours: theirs[name] for ours, name in _REQUIRED.items()},
@@ -212,16 +215,36 @@ def _their_config(config: GPTConfig, tokenizer: Tokenizer | None, weights: Mappi
 # --- weights ------------------------------------------------------------------------------------------
 
 
-def _our_names(stored: Iterator[tuple[str, np.ndarray]], config: GPTConfig, folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    for name, array in stored:
-        name = name.removeprefix(PREFIX)
-        if _MASKS.fullmatch(name) or (name == "lm_head.weight" and config.tied_head):
-            continue
-        if array.dtype.kind != "f":
-            raise CheckpointError(f"the weights in {folder} cannot be used: {name} is {array.dtype}, and should be floating point.")
-        if array.dtype == np.float16:
-            array = array.astype(np.float32)
-        yield name, array.T if _TRANSPOSED.fullmatch(name) and array.ndim == 2 else array
+class _Place(NamedTuple):
+    """Where a weight is, under its own name, and whether it lies there as (in, out)."""
+
+    file: WeightsFile
+    name: str
+    transposed: bool
+
+    @property
+    def entry(self) -> Entry:
+        """As it would be in a file of ours."""
+        entry = self.file.entries[self.name]
+        return entry._replace(shape=entry.shape[::-1]) if self.transposed else entry
+
+    def read(self) -> np.ndarray:
+        array = self.file.read(self.name)
+        return array.T if self.transposed else array
+
+
+def _places(folder: Path, config: GPTConfig) -> dict[str, _Place]:
+    """Every weight that matters, by our name."""
+    places: dict[str, _Place] = {}
+    for file in _stored(folder):
+        for theirs in file.entries:
+            name = theirs.removeprefix(PREFIX)
+            if _MASKS.fullmatch(name) or (name == "lm_head.weight" and config.tied_head):
+                continue
+            if name in places:
+                raise WeightsError(f"cannot be used: {name} is there twice")
+            places[name] = _Place(file, theirs, bool(_TRANSPOSED.fullmatch(name)))
+    return places
 
 
 def _their_names(model: LanguageModel) -> Iterator[tuple[str, np.ndarray]]:
@@ -238,11 +261,11 @@ def _their_names(model: LanguageModel) -> Iterator[tuple[str, np.ndarray]]:
             yield f"{PREFIX}{layer}.bias", np.zeros(len(array), array.dtype)
 
 
-def _stored(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """All weights, from the one file or from all that the index names."""
+def _stored(folder: Path) -> list[WeightsFile]:
+    """The one file of weights, or all that the index names."""
+    remedy = "get it anew"
     if (folder / WEIGHTS).exists():
-        yield from _tensors(folder / WEIGHTS)
-        return
+        return [open_weights(folder / WEIGHTS, remedy)]
     if not (folder / INDEX).exists():
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         instead = (
@@ -253,30 +276,16 @@ def _stored(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise CheckpointError(f"{folder / INDEX} is not an index: it has no weight_map from names to files.")
-    for file in sorted(set(places.values())):
-        if Path(file).name != file:
-            raise CheckpointError(f"{folder / INDEX} names a file outside of its folder, {file!r}; it is not read.")
-        found = dict(_tensors(folder / file))
-        missing = [name for name, place in places.items() if place == file and name not in found]
+    files = []
+    for name in sorted(set(places.values())):
+        if Path(name).name != name or not name.isprintable():
+            raise CheckpointError(f"{folder / INDEX} names a file outside of its folder, {name!r}; it is not read.")
+        file = open_weights(folder / name, remedy)
+        missing = [weight for weight, place in places.items() if place == name and weight not in file.entries]
         if missing:
-            raise CheckpointError(f"{folder / file} should have {_some(missing)}, says {INDEX}, and has not.")
-        yield from found.items()
-
-
-def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    try:
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            if twice := name_twice(file):
-                raise CheckpointError(f"{file} is damaged: its header has {twice!r} twice; get it anew.")
-            for name in opened.keys():  # noqa: SIM118 - no mapping
-                kind = opened.get_slice(name).get_dtype()
-                if kind not in ("F16", "F32", "F64", "U8", "BOOL", "I64"):
-                    raise CheckpointError(f"{file} cannot be used: {name} is {kind}, and known are F16, F32 and F64.")
-                yield name, opened.get_tensor(name)
-    except OSError as error:
-        raise CheckpointError(f"there is no reading {file}: {(error.strerror or str(error)).lower()}.") from error
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{file} is damaged, cut short, or no safetensors file ({error}); get it anew.") from error
+            raise CheckpointError(f"{folder / name} should have {named(missing)}, says {INDEX}, and has not.")
+        files.append(file)
+    return files
 
 
 def _json(file: Path) -> Any:
@@ -286,7 +295,3 @@ def _json(file: Path) -> Any:
         raise CheckpointError(f"there is no reading {file}: {(error.strerror or str(error)).lower()}.") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged: it does not hold JSON ({error}).") from error
-
-
-def _some(names: list[str], shown: int = 4) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,21 +26,10 @@ def is_broken(facts: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> bo
     return SEAL in facts and facts[SEAL] != _digest({name: fact for name, fact in facts.items() if name != SEAL}, weights)
 
 
-def name_twice(file: str | os.PathLike[str]) -> str | None:
-    """A name that the header of a safetensors file has twice, if there is one: readers would differ in which of the two they take."""
-    twice: list[str] = []
-
-    def look(pairs: list[tuple[str, Any]]) -> None:
-        twice.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-
-    with open(file, "rb") as opened:
-        json.loads(opened.read(int.from_bytes(opened.read(8), "little")), object_pairs_hook=look)
-    return twice[0] if twice else None
-
-
 def _digest(facts: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, array in sorted(weights.items()):
+        array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # as it is read
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

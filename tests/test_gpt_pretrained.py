@@ -4,6 +4,7 @@ transformers is imported where it is needed: to collect the tests must not take 
 """
 
 import json
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -241,9 +242,9 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture) -> str:
         ({"resid_pdrop": 1.5, "embd_pdrop": 1.5, "attn_pdrop": 1.5}, "dropout must be at least 0"),
         (
             {"n_layer": 1},
-            "h.1.attn.c_attn.bias, h.1.attn.c_attn.weight, h.1.attn.c_proj.bias, h.1.attn.c_proj.weight and 8 more not known here",
+            "h.1.attn.c_attn.bias, h.1.attn.c_attn.weight, h.1.attn.c_proj.bias, h.1.attn.c_proj.weight and 8 more too many",
         ),
-        ({"vocab_size": 21}, "wte.weight is (20, 24) and should be (21, 24)"),
+        ({"vocab_size": 21}, "wte.weight is F32 (20, 24) and should be (21, 24)"),
         ({"vocab_size": 19}, "its tokenizer has 20 ids, but its model knows 19"),
         ({"tie_word_embeddings": False}, "lm_head.weight missing"),
     ],
@@ -259,13 +260,16 @@ def test_configs_that_are_refused(folder: Path, capsys: pytest.CaptureFixture, f
     "change, message",
     [
         (lambda w: w.pop("transformer.h.1.ln_2.weight"), "h.1.ln_2.weight missing"),
-        (lambda w: w.update({"score.weight": np.zeros((2, 24), np.float32)}), "score.weight not known here"),
-        (lambda w: w.update({"transformer.ln_f.bias": np.zeros(25, np.float32)}), "ln_f.bias is (25,) and should be (24,)"),
+        (lambda w: w.update({"score.weight": np.zeros((2, 24), np.float32)}), "score.weight too many"),
+        (lambda w: w.update({"transformer.ln_f.bias": np.zeros(25, np.float32)}), "ln_f.bias is F32 (25,) and should be (24,)"),
         (
             lambda w: w.update({"transformer.h.0.mlp.c_fc.weight": np.zeros((96, 24), np.float32)}),
-            "c_fc.weight is (24, 96) and should be (96, 24)",
+            "c_fc.weight is F32 (24, 96) and should be (96, 24)",
         ),
-        (lambda w: w.update({"transformer.ln_f.bias": np.zeros(24, np.int64)}), "ln_f.bias is int64, and should be floating point"),
+        (
+            lambda w: w.update({"transformer.ln_f.bias": np.zeros(24, np.int64)}),
+            "ln_f.bias is I64 (24,) and should be (24,) of F64, F32, F16, BF16",
+        ),
     ],
 )
 def test_weights_that_are_refused(folder: Path, capsys: pytest.CaptureFixture, change: Callable, message: str):
@@ -291,7 +295,7 @@ ENTRY = '{"a":{"dtype":"F32","shape":[4],"data_offsets":[%d,%d]}%s}'
 )
 def test_hostile_headers(folder: Path, capsys: pytest.CaptureFixture, header: bytes, length: int | None):
     hostile(folder, header, length)
-    assert "model.safetensors is damaged, cut short, or no safetensors file" in refusal(folder, capsys)
+    assert re.search(r"model.safetensors is (cut short|damaged or cut short|not a safetensors file)", refusal(folder, capsys))
 
 
 def test_a_name_that_is_there_twice(folder: Path, capsys: pytest.CaptureFixture):

@@ -42,6 +42,7 @@ from gpt.finetuning.records import RecordError, encode_all, read_records, text_o
 from gpt.model import GPT, LanguageModel
 from gpt.seal import is_broken, sealed
 from gpt.training.rows import IGNORE, Row, padded
+from gpt.weights import WeightsFile
 from tensorlite import Tensor, nn
 from tensorlite.backend import Device
 from tensorlite.nn import functional as F
@@ -123,17 +124,21 @@ def load_classifier(folder: str | os.PathLike[str], device: Device | str = "nump
     body, tokenizer, _ = load_model(folder, device)
     file = expanded(folder) / HEAD
     try:
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            metadata = json.loads(opened.metadata()[METADATA])
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        stored = WeightsFile(file)
+        metadata, weights = json.loads(stored.metadata[METADATA]), stored.read_all()
         assert isinstance(body, GPT)
-        classifier = Classifier(body, metadata["labels"], metadata["pooling"])
+        labels = metadata["labels"]
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise ValueError(f"labels are a list of words, got {labels!r}")
+        if stored.entries["weight"].shape != (len(labels), body.config.n_embd):
+            raise ValueError(f"{len(labels):,} labels do not fit weights of {stored.entries['weight'].shape}")
+        classifier = Classifier(body, labels, metadata["pooling"])
         classifier.score.load_state_dict(weights)
         if is_broken(metadata, weights):
             raise ValueError("it does not hold what was written")
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no {HEAD}: its model was not taught to classify.") from None
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AssertionError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AssertionError, RecursionError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"the classifier in {file} cannot be read ({error}).") from error
     classifier.eval()
     return classifier, tokenizer

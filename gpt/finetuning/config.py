@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt.config import TrainConfig, option, require_name
+from gpt.config import TrainConfig, option, require_name, require_types
 from gpt.finetuning.classify import POOLINGS
 from gpt.finetuning.lora import TARGETS
 from gpt.options import Group
@@ -39,6 +39,7 @@ class FinetuneConfig:
     lora_targets: str = option(",".join(TARGETS), "which layers get a correction, with commas")
 
     def __post_init__(self) -> None:
+        require_types(self)
         if self.task is not None:
             require_name("task", self.task, TASKS)
         require_name("pooling", self.pooling, POOLINGS)

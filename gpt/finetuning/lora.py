@@ -37,14 +37,16 @@ import safetensors.numpy
 import tensorlite as tl
 from data.files import write_atomically
 from data.paths import expanded
-from gpt.config import require_at_least
+from gpt.config import require_at_least, require_type
 from gpt.errors import UserError
 from gpt.model import LanguageModel
 from gpt.seal import SEAL, is_broken, sealed
+from gpt.weights import WeightsFile
 from tensorlite import Tensor, nn
 from tensorlite.nn import functional as F
 
 TARGETS = ("c_attn", "c_proj")
+LARGEST_ALPHA = 1e9  # its products stay far from the end of float32
 WEIGHTS, CONFIG = "adapter.safetensors", "adapter.json"
 
 
@@ -70,8 +72,8 @@ class LoraLinear(nn.Module):
                 f"rank {rank} is more than a matrix of {linear.out_features} x {linear.in_features} has: at most {largest}, "
                 "and much less to gain anything."
             )
-        if not (alpha > 0 and math.isfinite(alpha)):
-            raise ValueError(f"alpha must be above 0, got {alpha}.")
+        if not 0 < alpha <= LARGEST_ALPHA:  # also true of nan
+            raise ValueError(f"alpha must be above 0 and at most {LARGEST_ALPHA:g}, got {alpha}.")
         self.linear = linear.requires_grad_(False)
         self.rank, self.alpha = rank, alpha
         where: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
@@ -161,11 +163,15 @@ def load_adapter(folder: str | os.PathLike[str], model: LanguageModel) -> None:
     folder = expanded(folder)
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        weights = safetensors.numpy.load((folder / WEIGHTS).read_bytes())
+        weights = WeightsFile(folder / WEIGHTS).read_all()
         targets, rank, alpha, base = (record[name] for name in ("targets", "rank", "alpha", "base_fingerprint"))
+        if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+            raise ValueError(f"its targets are names, got {targets!r}")
+        require_type(int, "the rank", rank)
+        require_type(float, "alpha", alpha)
     except FileNotFoundError as error:
-        raise LoraError(f"{folder} has no adapter: there is no {Path(error.filename).name}.") from None
-    except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
+        raise LoraError(f"{folder} has no adapter: there is no {Path(error.filename or WEIGHTS).name}.") from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, safetensors.SafetensorError) as error:
         raise LoraError(f"the adapter in {folder} cannot be read ({error}).") from error
     seal = {SEAL: record[SEAL]} if SEAL in record else {}
     if is_broken({"rank": rank, "alpha": alpha, "targets": targets, "base_fingerprint": base, **seal}, weights):
@@ -173,7 +179,10 @@ def load_adapter(folder: str | os.PathLike[str], model: LanguageModel) -> None:
     if base != fingerprint(model):
         raise LoraError(f"the adapter in {folder} was learnt on another model: it corrects weights that this one does not have.")
     with tl.random.use_generator(tl.random.make_generator(0)):  # the first values are thrown away
-        add_lora(model, targets, rank, alpha)
+        try:
+            add_lora(model, targets, rank, alpha)
+        except ValueError as error:
+            raise LoraError(f"the adapter in {folder} cannot be used: {error}") from error
     own = {f"{name}.{which}": getattr(layer, which) for name, layer in _layers(model) for which in ("lora_a", "lora_b")}
     if weights.keys() != own.keys() or any(weights[name].shape != tensor.shape for name, tensor in own.items()):
         raise LoraError(f"the weights of the adapter in {folder} do not fit what its {CONFIG} says.")
@@ -191,9 +200,10 @@ def base_of(folder: str | os.PathLike[str]) -> str | None:
         return None
     try:
         base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["finetuned_from"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        require_type(str, "the model that it belongs to", base)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise LoraError(f"the adapter in {folder} cannot be read ({error}).") from error
-    return str(base)
+    return base
 
 
 def fingerprint(model: LanguageModel) -> str:

@@ -25,7 +25,7 @@ from data.files import explain
 from data.paths import expanded
 from data.tokenizer import Tokenizer
 from gpt.checkpoint import CONFIG, CheckpointError
-from gpt.config import TrainConfig, from_preset
+from gpt.config import TrainConfig, from_preset, require_type
 from gpt.errors import fail
 from gpt.finetuning.config import DEFAULTS, FinetuneConfig
 from gpt.finetuning.freezing import freeze_blocks, train_only, trainable
@@ -110,15 +110,20 @@ class Finetuning(Run):
 
     @classmethod
     def made_again(cls, state: TrainingState, changes: Mapping[str, Any], path: Path) -> Self:
-        options = _options({**state.record["finetuning"], **changes})
+        try:
+            known = _known(state.record["pretraining"])
+            losses = {name: {when: float(loss) for when, loss in both.items()} for name, both in state.record["losses"].items()}
+            options = _options({**state.record["finetuning"], **changes})
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise CheckpointError(f"{state.where} is not a checkpoint that this version of tensorlite can read ({error}).") from error
         config = changed(state.config, {**changes, "out": str(path)})
         require_working(config)
         with use_generator(make_generator(0)):  # the first weights are thrown away
             model = build_model(state.model_config)
         if any(array.dtype == np.float64 for array in state.weights.values()):
             model.to(dtype=np.float64)
-        run = cls(model.to(device=config.backend), state.tokenizer, options, config, path, state.record["pretraining"])
-        run.losses.update(state.record["losses"])
+        run = cls(model.to(device=config.backend), state.tokenizer, options, config, path, known)
+        run.losses.update(losses)
         return run
 
     def begin(self) -> None:
@@ -215,11 +220,18 @@ def known_of(checkpoint: str) -> dict[str, Any]:
     for name in (CONFIG, TRAINING):  # of a run, and of a checkpoint within one
         try:
             record = json.loads((folder / name).read_text(encoding="utf-8"))
-            known = record.get("pretraining") or record["training"]
-            return {"data": known["data"], "val_fraction": known["val_fraction"], "learning_rate": float(known["learning_rate"])}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return _known(record.get("pretraining") or record["training"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             continue
     return {"data": None, "val_fraction": 0.1, "learning_rate": from_preset("gpt2")[1].learning_rate}
+
+
+def _known(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is needed of a record of pretraining. Raises whatever is wrong with it: ValueError, TypeError, KeyError, OverflowError."""
+    data, val_fraction, rate = (record[name] for name in ("data", "val_fraction", "learning_rate"))
+    require_type(str | None, "data", data)
+    TrainConfig(val_fraction=val_fraction, learning_rate=rate, min_learning_rate=0)  # whether they are such numbers
+    return {"data": data, "val_fraction": val_fraction, "learning_rate": float(rate)}
 
 
 def _options(given: Mapping[str, Any]) -> FinetuneConfig:

@@ -21,14 +21,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from data.errors import DataError
 from data.loader import Tokens
 from data.token_file import TokenFile
 from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.checkpoint import WEIGHTS, CheckpointError, fill_model, model_bytes, versions
-from gpt.config import GPTConfig, TrainConfig
+from gpt.config import GPTConfig, TrainConfig, require_type
 from gpt.training.rows import Row
 from gpt.training.trainer import Trainer
+from gpt.weights import WeightsFile, require_room
 
 OPTIMIZER = "optimizer.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -93,10 +93,16 @@ class TrainingState:
             raise CheckpointError(f"{where} is no checkpoint of a training run: it lacks {', '.join(missing)}.")
         try:
             record = json.loads(files[TRAINING])
-            weights, optimizer = (safetensors.numpy.load(files[name]) for name in (WEIGHTS, OPTIMIZER))
+            config, stored = GPTConfig(**record["model"]), WeightsFile(files[WEIGHTS])
+            require_room(config, stored.entries)  # a model of that size will be made
+            weights, optimizer = stored.read_all(), WeightsFile(files[OPTIMIZER]).read_all()
             tokenizer = tokenizer_from_dict(json.loads(files[TOKENIZER]))
-            return cls(where, GPTConfig(**record["model"]), TrainConfig(**record["training"]), record, weights, optimizer, tokenizer)
-        except (DataError, ValueError, TypeError, KeyError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+            for name in ("step", "logged"):
+                require_type(int, name, record["trainer"][name])
+            for name in ("trainer", "data", "versions"):
+                require_type(dict, name, record[name])
+            return cls(where, config, TrainConfig(**record["training"]), record, weights, optimizer, tokenizer)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{where} is not a checkpoint that this version of tensorlite can read ({error}).") from error
 
     @property
@@ -134,7 +140,7 @@ class TrainingState:
         try:
             trainer.optimizer.load_state_dict({"state": self._optimizer_state(), "param_groups": self.record["param_groups"]})
             trainer.load_state_dict(self.record["trainer"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{self.where} does not fit together ({error}).") from error
 
     def _optimizer_state(self) -> dict[str, dict[str, Any]]:

@@ -93,6 +93,6 @@ def load_template(folder: str | os.PathLike[str]) -> Template | None:
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         return Template(**content)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         marks = ", ".join(field.name for field in dataclasses.fields(Template))
         raise TemplateError(f"{file} is no template ({error}): it is a JSON object with any of {marks}.") from error
