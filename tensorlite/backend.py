@@ -98,6 +98,14 @@ class Device:
         with cupy.cuda.Device(self.index):
             return cupy.asarray(x, dtype=dtype)
 
+    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """Zeros that are made on this device, and not brought there."""
+        if self.name == "numpy":
+            return np.zeros(shape, dtype)
+        cupy = self.module
+        with cupy.cuda.Device(self.index):
+            return cupy.zeros(shape, dtype)
+
     # --- what only a GPU has ---
 
     @property

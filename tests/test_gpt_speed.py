@@ -20,6 +20,8 @@ from gpt.train import main
 from gpt.training.speed import Speed, Work, count_work, measure_peak
 from gpt.training.trainer import Trainer
 from tensorlite.parallel import Workers
+from tensorlite.precision import use_precision
+from tests.standin import cublas, machine
 
 MODEL = GPTConfig(vocab_size=17, block_size=16, n_layer=2, n_head=2, n_embd=32)
 C, V, T, L = MODEL.n_embd, MODEL.vocab_size, MODEL.block_size, MODEL.n_layer
@@ -78,6 +80,14 @@ def test_the_share_is_work_over_time_over_peak(monkeypatch):
 def test_a_peak_is_a_speed():
     with Workers(2) as workers:
         assert 1e8 < measure_peak(model(), "numpy", workers) < 1e14
+
+
+def test_the_peak_of_a_half_precision_is_that_of_its_products_alone(standin):
+    """To round two float32 matrices takes about as long as a product in half precision: it is done before."""
+    with Workers(1) as workers, use_precision("bfloat16"):
+        assert measure_peak(model().to("cupy"), "cupy", workers) > 0
+    assert {call["Atype"] for call in machine.machine.products} == {cublas.R_16BF}
+    assert "cast" not in machine.machine.launches
 
 
 def test_a_bigram_has_no_products_and_no_share():

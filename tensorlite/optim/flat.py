@@ -21,8 +21,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from tensorlite.backend import Array, Device, array_module, device_of
 from tensorlite.tensor import Tensor
 
@@ -75,7 +73,7 @@ class FlatParameters:
 
     def zeros(self) -> Array:
         """A flat array of the same layout, for what an optimizer keeps."""
-        return self.device.asarray(np.zeros(self.starts[-1], self.dtype))
+        return self.device.zeros(self.starts[-1], self.dtype)
 
     def __len__(self) -> int:
         return len(self.parameters)

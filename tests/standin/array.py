@@ -74,7 +74,12 @@ class ndarray:
     nbytes = property(lambda self: self._a.nbytes)
     strides = property(lambda self: self._a.strides)
     T = property(lambda self: ndarray.of(self._a.T))
-    device = property(lambda self: SimpleNamespace(id=self._device))
+
+    @property
+    def device(self) -> Any:
+        from tests.standin import library
+
+        return library.Device(self._device)
 
     @property
     def flags(self) -> Any:

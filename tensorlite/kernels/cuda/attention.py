@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from tensorlite import precision, random
-from tensorlite.backend import Array, array_module, device_of
+from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import TYPES, is_cupy, kernel
 from tensorlite.op import Pair, register
 from tensorlite.ops.attention import attention
 
 WARPS, THREADS = 4, 128  # of a block, as in attention.cu
 LARGEST_HEAD = 128
+AMPERE = 80  # compute capability 8.0
 
 
 def attention_forward(
@@ -141,7 +142,7 @@ def fits(*arrays: Array, D: int, scale: float | None = None, dropout_p: float = 
         and D % 8 == 0
         and (scale is None or scale > 0)
         and 0 <= dropout_p <= 1
-        and device_of(arrays[0]).compute_capability >= (8, 0)
+        and int(arrays[0].device.compute_capability) >= AMPERE
     )
 
 
