@@ -116,7 +116,7 @@ def fill_model(model: LanguageModel, weights: dict[str, np.ndarray], file: str |
     own = model.state_dict()
     first_name: dict[int, str] = {}
     for name, tensor in own.items():
-        stored_as = first_name.setdefault(id(tensor.data), name)
+        stored_as = first_name.setdefault(id(tensor.array), name)
         if stored_as in weights:
             weights.setdefault(name, weights[stored_as])
     missing = [name for name in own if name not in weights]
@@ -172,8 +172,8 @@ def _weights(model: LanguageModel) -> dict[str, np.ndarray]:
     weights = {}
     stored = set()
     for name, tensor in model.state_dict().items():
-        if id(tensor.data) not in stored:
-            stored.add(id(tensor.data))
+        if id(tensor.array) not in stored:
+            stored.add(id(tensor.array))
             # safetensors writes the memory as it lies: of a transposed array, the wrong numbers, and no warning.
             weights[name] = np.asarray(tensor.numpy(), order="C")
     return weights

@@ -249,7 +249,7 @@ def _last_logits(model: LanguageModel, ids: np.ndarray) -> Array:
     device = next(iter(model.parameters())).device
     with _predicting(model):
         logits, _ = model(tl.tensor(ids, device=device))
-    return logits.data[:, -1]
+    return logits.array[:, -1]
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ class LanguageModel(nn.Module):
         """
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])
-            following = sample(logits.data[:, -1], temperature, top_k, top_p, rng)  # (B,)
+            following = sample(logits.array[:, -1], temperature, top_k, top_p, rng)  # (B,)
             idx = tl.cat([idx, tl.tensor(following[:, None], dtype=idx.dtype, device=idx.device)], dim=1)
         return idx
 

@@ -41,7 +41,7 @@ def tensor(data: Any, dtype: Any = None, device: Device | str | None = None, req
         requires_grad: ask for gradients with respect to this tensor.
     """
     if isinstance(data, Tensor):
-        data = data.data
+        data = data.array
     if dtype is None and not hasattr(data, "dtype"):
         dtype = _dtype_of_numbers(data)
     if device is None:
@@ -81,12 +81,12 @@ def full(shape: Any, fill_value: float, dtype: Any = None, device: Device | str 
 
 def zeros_like(x: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of the shape, dtype and device of ``x``."""
-    return Tensor(array_module(x.data).zeros_like(x.data, dtype=dtype), requires_grad)
+    return Tensor(array_module(x.array).zeros_like(x.array, dtype=dtype), requires_grad)
 
 
 def ones_like(x: Tensor, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of the shape, dtype and device of ``x``."""
-    return Tensor(array_module(x.data).ones_like(x.data, dtype=dtype), requires_grad)
+    return Tensor(array_module(x.array).ones_like(x.array, dtype=dtype), requires_grad)
 
 
 def arange(

@@ -23,7 +23,7 @@ from types import MethodType
 from typing import Any
 
 from tensorlite.backend import device_of
-from tensorlite.tape import Node, Parent, is_grad_enabled
+from tensorlite.tape import Node, Parent, is_grad_enabled, origin
 from tensorlite.tensor import Tensor, is_floating
 
 REGISTRY: dict[str, Op] = {}  # every op by name, in the order of the book's pages
@@ -93,7 +93,7 @@ class Op:
         if options and any(isinstance(value, Tensor) for value in options.values()):
             args, options = self._bind(args, options)  # F.linear(x, weight=w): its position decides where its gradient is
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        arrays = [arg.data if isinstance(arg, Tensor) else arg for arg in args]
+        arrays = [arg.array if isinstance(arg, Tensor) else arg for arg in args]
         self._check_devices(tensors)
 
         pair = choose(self, arrays, options)
@@ -111,12 +111,12 @@ class Op:
                 pair,
                 saved,
                 parents=[_parent(arg) if isinstance(arg, Tensor) and arg.requires_grad else None for arg in args],
-                outputs=[(output.data.shape, output.data.dtype) for output in outputs],
+                outputs=[(output.array.shape, output.array.dtype) for output in outputs],
                 several=several,
                 versions=[(tensor.version, tensor.version.count) for tensor in (*tensors, *outputs)],
             )
             for position, output in enumerate(outputs):
-                if is_floating(output.data.dtype):
+                if is_floating(output.array.dtype):
                     output.source = (node, position)
                     output.requires_grad = True
         return tuple(outputs) if several else outputs[0]
@@ -127,8 +127,8 @@ class Op:
         return bound.args, bound.kwargs
 
     def _check_devices(self, tensors: list[Tensor]) -> None:
-        if len({type(tensor.data) for tensor in tensors}) > 1:
-            places = ", ".join(str(device_of(tensor.data)) for tensor in tensors)
+        if len({type(tensor.array) for tensor in tensors}) > 1:
+            places = ", ".join(str(device_of(tensor.array)) for tensor in tensors)
             raise RuntimeError(f"{self.name} got tensors on different devices ({places}): move them with .to(device) first.")
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -204,15 +204,16 @@ def kernel_table(name: str | None = None) -> dict[str, list[str]]:
 
 def _parent(tensor: Tensor) -> Parent:
     """Where the gradient of ``tensor`` goes, and what it must look like."""
-    return tensor.source or tensor, tensor.data.shape, tensor.data.dtype
+    return origin(tensor), tensor.array.shape, tensor.array.dtype
 
 
 def _share_version(output: Tensor, tensors: list[Tensor]) -> None:
     """Let a view, or an input handed through, count in-place writes together with the tensor whose memory it shows."""
-    owner = output.data if output.data.base is None else output.data.base
+    owner = output.array if output.array.base is None else output.array.base
     for tensor in tensors:
-        if tensor.data is owner or tensor.data.base is owner:
+        if tensor.array is owner or tensor.array.base is owner:
             output.version = tensor.version
+            tensor.version.shared = True
             return
 
 

@@ -130,7 +130,7 @@ class BatchShards:
             with use_generator(stream(i)), use_dropout_key(keys[i]) if len(keys) else contextlib.nullcontext():
                 # only the loss is held: where the vocabulary is large, the logits are most of the memory
                 loss = models[i](*(tensor[share] for tensor in batch))[1]
-                dy = array_module(loss.data).full((), weight, loss.dtype)  # made on the device: nothing is copied there
+                dy = array_module(loss.array).full((), weight, loss.dtype)  # made on the device: nothing is copied there
                 dy *= scale
                 loss.backward(Tensor.wrap(dy))
             return loss.detach() * weight
@@ -154,7 +154,7 @@ class _Replica:
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}  # also what is not trained
         for flat, gradient in zip(flats, self.gradients, strict=True):
             for i, parameter in enumerate(flat.parameters):
-                twin = type(parameter)(parameter.data)
+                twin = type(parameter)(parameter.array)
                 twin.grad_home = flat.view(gradient, i)
                 shared[id(parameter)] = twin
                 self.twins.append((parameter, twin))
@@ -163,7 +163,7 @@ class _Replica:
     def refresh(self, model: Any) -> None:
         """Follow what became of the first model: new arrays, another mode."""
         for parameter, twin in self.twins:
-            twin.data, twin.requires_grad = parameter.data, parameter.requires_grad
+            twin.array, twin.requires_grad = parameter.array, parameter.requires_grad
         for module, copied in zip(model.modules(), self.model.modules(), strict=True):
             copied.training = module.training
 
@@ -182,7 +182,7 @@ class _Replica:
 
 def _at_home(parameter: Tensor) -> bool:
     """Whether the parameter's gradient is there, and where the flat buffer has it."""
-    return parameter.grad is not None and parameter.grad.data is parameter.grad_home
+    return parameter.grad is not None and parameter.grad.array is parameter.grad_home
 
 
 def _add_part(mine: Array, theirs: Array, part: slice) -> None:

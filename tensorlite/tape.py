@@ -19,10 +19,14 @@ import contextlib
 import heapq
 import itertools
 import threading
+import weakref
 from collections.abc import Callable
+from types import EllipsisType, ModuleType, NoneType
 from typing import TYPE_CHECKING, Any
 
-from tensorlite.backend import Array, array_module
+import numpy as np
+
+from tensorlite.backend import Array, Device, array_module
 
 if TYPE_CHECKING:
     from tensorlite.tensor import Tensor
@@ -36,12 +40,31 @@ _thread = threading.local()
 
 
 class Version:
-    """Counts the in-place writes to one piece of memory. A tensor and its views share one."""
+    """What was written in place to one piece of memory. A tensor and its views share one.
 
-    __slots__ = ("count",)
+    Attributes:
+        count: how many writes.
+        memory: a weak reference to the array that owns what was written; None before the first write, and if they went to several.
+        shared: whether a second tensor has ever shown this memory.
+        leaf: whether a leaf that requires a gradient shows it.
+        writer: the number of the last node whose result was written here. Who was on the tape before it shows values
+            that the tape knows nothing of; see `origin`.
+    """
 
-    def __init__(self) -> None:
-        self.count = 0
+    count = 0
+    memory: Callable[[], Array | None] | None = None
+    shared = False
+    leaf = False
+    writer = 0
+
+    def written(self, array: Array) -> None:
+        """Count a write to ``array``."""
+        owner = array.base if type(array.base) is type(array) else array
+        if self.count == 0:
+            self.memory = weakref.ref(owner)
+        elif self.memory is not None and self.memory() is not owner:
+            self.memory = None
+        self.count += 1
 
 
 class Node:
@@ -127,7 +150,7 @@ def backward(root: Tensor, dy: Array, retain_graph: bool = False) -> None:
         RuntimeError: if the walk needs what an earlier one freed, or what was overwritten in place.
     """
     walk = _Walk()
-    walk.deliver(root if root.source is None else root.source, dy)
+    walk.deliver(origin(root), dy)
     while walk.queue:
         node = heapq.heappop(walk.queue)[1]
         dys = walk.pending.pop(node)
@@ -182,7 +205,7 @@ class _Walk:
 def _accumulate(leaf: Tensor, dx: Array) -> None:
     """``leaf.grad += dx``; a leaf whose gradient has a home in a flat buffer gets it written there, if it is not there already."""
     if leaf.grad is not None:
-        leaf.grad.data += dx
+        leaf.grad.array += dx
     elif leaf.grad_home is not None:
         if dx is not leaf.grad_home:
             leaf.grad_home[...] = dx
@@ -199,6 +222,23 @@ def _run_hooks(hooks: dict[int, Hook], dx: Array) -> Array:
     return dx
 
 
+def origin(tensor: Tensor) -> Tensor | tuple[Node, int]:
+    """Where the gradient of ``tensor`` goes: to the node that computed it, or into the leaf itself.
+
+    Raises:
+        RuntimeError: if what it shows was since changed, on the tape, through another tensor.
+    """
+    source = tensor.source
+    if source is None:
+        return tensor
+    if source[0].number < tensor.version.writer:
+        raise RuntimeError(
+            f"the result of {source[0].name} has no gradient any more: its memory was written to in place through another tensor, "
+            "a view of it or what it is a view of; use that tensor, or change a clone()."
+        )
+    return source
+
+
 def _check_usable(node: Node) -> None:
     if node.saved is _FREED:
         raise RuntimeError(
@@ -206,11 +246,27 @@ def _check_usable(node: Node) -> None:
             "pass retain_graph=True to the first call, or run the forward again."
         )
     for version, seen in node.versions:
-        if version.count != seen:
+        if version.count != seen and _may_hold(node.saved, version):
             raise RuntimeError(
                 f"{node.name} cannot give its gradient: its input or its result was since written to in place "
                 f"({version.count - seen} time(s)); change a clone() instead."
             )
+
+
+_HOLDS_NO_ARRAY = (NoneType, bool, int, float, str, slice, EllipsisType, type, ModuleType, Device, np.dtype, np.generic)
+
+
+def _may_hold(saved: Any, version: Version) -> bool:
+    """Whether ``saved`` shows memory that was written to. What cannot be looked into may."""
+    if isinstance(saved, tuple | list):
+        return any(_may_hold(item, version) for item in saved)
+    if isinstance(saved, _HOLDS_NO_ARRAY):
+        return False
+    if version.memory is None or not hasattr(saved, "dtype"):
+        return True
+    written = version.memory()  # if it is gone, nothing that was saved can be a part of it
+    xp = array_module(saved)
+    return written is not None and xp is array_module(written) and bool(xp.may_share_memory(saved, written))
 
 
 def _fill_unused(dys: list[Array | None], outputs: list[tuple[tuple[int, ...], Any]]) -> None:

@@ -1,6 +1,6 @@
 """The Tensor: an array that remembers how it was computed.
 
-This file holds no mathematics. A Tensor is its array (``data``), its gradient (``grad``) and its place
+This file holds no mathematics. A Tensor is its array (``array``), its gradient (``grad``) and its place
 on the tape (``source``). Everything that computes is an op (`tensorlite.op`, `tensorlite.ops`), and the
 operators and methods, ``x + y`` or ``x.sum()``, are put on this class by `tensorlite.ops.methods`.
 """
@@ -17,33 +17,31 @@ import numpy as np
 
 from tensorlite import tape
 from tensorlite.backend import Array, Device, array_module, device_of, to_numpy
-from tensorlite.index import resolve_index
 
 _hook_numbers = itertools.count()
-_AFTER_ALL_HOOKS = sys.maxsize  # retain_grad keeps what the hooks made of the gradient, and twice is as once
+AFTER_ALL_HOOKS = sys.maxsize  # retain_grad keeps what the hooks made of the gradient, and twice is as once
 
 
 class Tensor:
     """An n-dimensional array with a gradient. Use `tensorlite.tensor` to make one from numbers.
 
     Attributes:
-        data: the NumPy or CuPy array. Writing to it is not seen by the tape; indexed assignment
-            (``x[i] = value``) is.
+        array: the NumPy or CuPy array. Writing to it is not seen by the tape; ``x[i] = value`` and ``x += y`` are.
         grad: a Tensor of the same shape, or None before the first ``backward()``.
         requires_grad: whether gradients are wanted for this tensor, or flow through it.
         source: (node, output position) on the tape; None for a leaf.
         grad_home: for a leaf, the array its gradient is to be written to (a view of a flat buffer).
     """
 
-    __slots__ = ("__weakref__", "_hooks", "data", "grad", "grad_home", "requires_grad", "source", "version")
+    __slots__ = ("__weakref__", "_hooks", "array", "grad", "grad_home", "requires_grad", "source", "version")
     __array_ufunc__ = None  # makes ``ndarray + Tensor`` ask Tensor.__radd__ instead of looping over elements
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
-            data = data.data
+            data = data.array
         if array_module(data) is np:
             data = np.asarray(data)
-        self.data: Array = data
+        self.array: Array = data
         self.grad: Tensor | None = None
         self.grad_home: Array | None = None
         self.source: tuple[tape.Node, int] | None = None
@@ -62,20 +60,20 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        return self.array.shape
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim
+        return self.array.ndim
 
     @property
     def dtype(self) -> Any:
         """A NumPy dtype, on both devices; it equals ``tensorlite.float32`` and the like."""
-        return self.data.dtype
+        return self.array.dtype
 
     @property
     def device(self) -> Device:
-        return device_of(self.data)
+        return device_of(self.array)
 
     @property
     def is_leaf(self) -> bool:
@@ -90,7 +88,7 @@ class Tensor:
         return self.ndim
 
     def numel(self) -> int:
-        return self.data.size
+        return self.array.size
 
     def is_floating_point(self) -> bool:
         return is_floating(self.dtype)
@@ -105,7 +103,7 @@ class Tensor:
         """
         if self.requires_grad:
             raise RuntimeError("numpy() on a tensor that requires a gradient: call detach().numpy().")
-        return to_numpy(self.data)
+        return to_numpy(self.array)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
@@ -116,19 +114,43 @@ class Tensor:
         Raises:
             ValueError: if there is more or less than one element.
         """
-        if self.data.size != 1:
+        if self.array.size != 1:
             raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}.")
-        return self.data.item()
+        return self.array.item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
-        return self.data.tolist()
+        return self.array.tolist()
 
     def detach(self) -> Tensor:
         """The same memory, off the tape."""
-        out = Tensor.wrap(self.data)
+        out = Tensor.wrap(self.array)
         out.version = self.version
+        self.version.shared = True
         return out
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory, off the tape, and what is written through it is not counted: `detach` is the safer door.
+
+        ``x.data = value`` gives x the memory of another tensor, or of an array; shape and dtype may be others.
+        An optimizer copies the values into its own memory at its next step.
+
+        Raises:
+            TypeError: for a value that is neither tensor nor array.
+            RuntimeError: if the tensor requires a gradient, for integers and booleans.
+        """
+        self.version.shared = True
+        return Tensor.wrap(self.array)
+
+    @data.setter
+    def data(self, value: Tensor | Array) -> None:
+        array = unwrap(value)
+        if not (isinstance(array, np.ndarray) or array_module(array) is not np):
+            raise TypeError(f"data takes a tensor or an array, got {type(value).__name__}; fill_(number) writes one number everywhere.")
+        if self.requires_grad and not is_floating(array.dtype):
+            raise RuntimeError(f"a tensor that requires a gradient takes floating point data, got {array.dtype}.")
+        self.array = array
 
     # --- gradients ----------------------------------------------------------------------------------
 
@@ -143,6 +165,8 @@ class Tensor:
         if not requires_grad and self.source is not None:
             raise RuntimeError("a tensor that an op computed cannot stop requiring a gradient: use detach().")
         self.requires_grad = requires_grad
+        if self.source is None:
+            self.version.leaf = requires_grad
         return self
 
     def backward(self, gradient: Tensor | None = None, retain_graph: bool = False, create_graph: bool = False) -> None:
@@ -163,16 +187,16 @@ class Tensor:
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that does not require a gradient, and was not computed from one that does.")
         if gradient is None:
-            if self.data.size != 1:
+            if self.array.size != 1:
                 raise RuntimeError(
                     f"backward() on a tensor of shape {self.shape} needs a gradient of that shape; "
                     "reduce it to one number first, with mean() or sum()."
                 )
-            dy = array_module(self.data).ones_like(self.data)
+            dy = array_module(self.array).ones_like(self.array)
         else:
             if gradient.shape != self.shape:
                 raise RuntimeError(f"backward() got a gradient of shape {gradient.shape} for a tensor of shape {self.shape}.")
-            dy = gradient.data.astype(self.dtype, copy=False)
+            dy = gradient.array.astype(self.dtype, copy=False)
         tape.backward(self, dy, retain_graph)
 
     def retain_grad(self) -> None:
@@ -186,10 +210,10 @@ class Tensor:
         def keep(dy: Array) -> None:
             tensor = me()
             if tensor is not None:
-                tensor.grad = Tensor.wrap(dy.copy() if tensor.grad is None else tensor.grad.data + dy)
+                tensor.grad = Tensor.wrap(dy.copy() if tensor.grad is None else tensor.grad.array + dy)
 
         node, position = self.source
-        node.hooks_of(position)[_AFTER_ALL_HOOKS] = keep
+        node.hooks_of(position)[AFTER_ALL_HOOKS] = keep
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> HookHandle:
         """Call ``hook(grad)`` when the gradient of this tensor is complete; what it returns replaces it.
@@ -202,7 +226,7 @@ class Tensor:
 
         def on_arrays(dy: Array) -> Array | None:
             replaced = hook(Tensor.wrap(dy))
-            return None if replaced is None else replaced.data
+            return None if replaced is None else replaced.array
 
         number = next(_hook_numbers)
         if self.source is None:
@@ -218,28 +242,6 @@ class Tensor:
         """The hooks of a leaf (those of a computed tensor belong to its node)."""
         return self._hooks or {}
 
-    # --- in place -----------------------------------------------------------------------------------
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        """Write in place. Tensors on the tape refuse: their old values may be needed by a backward."""
-        if self.requires_grad and tape.is_grad_enabled():
-            raise RuntimeError(
-                "writing in place to a tensor that requires a gradient would falsify its gradient: "
-                "use where() or masked_fill(), or write inside no_grad()."
-            )
-        if isinstance(value, Tensor) and value.requires_grad and tape.is_grad_enabled():
-            raise RuntimeError(
-                "a value that requires a gradient is written into a tensor that would not pass it on: "
-                "use where(), cat() or stack(), or write value.detach()."
-            )
-        index = unwrap(index)
-        basic, advanced, _ = resolve_index(self.data, index if isinstance(index, tuple) else (index,))
-        self.version.count += 1
-        if advanced is None:
-            self.data[basic] = unwrap(value)
-        else:
-            self.data[basic][advanced] = unwrap(value)
-
     # --- as a Python object -------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -253,9 +255,9 @@ class Tensor:
         return iter(self.unbind())  # one op, and not one for each element
 
     def __bool__(self) -> bool:
-        if self.data.size != 1:
+        if self.array.size != 1:
             raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous: use .any() or .all() of its data.")
-        return bool(self.data)
+        return bool(self.array)
 
     def __float__(self) -> float:
         return float(self.item())
@@ -264,21 +266,21 @@ class Tensor:
         return int(self.item())
 
     def __index__(self) -> int:
-        if self.data.dtype.kind not in "iub":
+        if self.array.dtype.kind not in "iub":
             raise TypeError(f"only integer tensors of one element can be an index, this one is {self.dtype}.")
         return int(self.item())
 
     __hash__ = object.__hash__  # == compares elements, so identity is what sets and dicts go by
 
     def __repr__(self) -> str:
-        shown = to_numpy(self.data).astype(np.float32) if self.dtype.name == "bfloat16" else to_numpy(self.data)
+        shown = to_numpy(self.array).astype(np.float32) if self.dtype.name == "bfloat16" else to_numpy(self.array)
         values = np.array2string(shown, precision=4, separator=", ", prefix="tensor(", threshold=200, edgeitems=3)
         parts = [values]
-        if self.data.size == 0 and self.ndim > 1:
+        if self.array.size == 0 and self.ndim > 1:
             parts.append(f"size={self.shape}")  # which the brackets cannot show
         if self.dtype not in (np.float32, np.int64, np.bool_):
             parts.append(f"dtype={self.dtype}")
-        if array_module(self.data) is not np:
+        if array_module(self.array) is not np:
             parts.append(f"device='{self.device}'")
         if self.source is not None:
             parts.append(f"from={self.source[0].name}")
@@ -290,6 +292,7 @@ class Tensor:
 
         def __getattr__(self, name: str) -> Any: ...
         def __getitem__(self, index: Any) -> Tensor: ...
+        def __setitem__(self, index: Any, value: Any) -> None: ...
         def __neg__(self) -> Tensor: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
@@ -317,7 +320,7 @@ class HookHandle:
 def unwrap(x: Any) -> Any:
     """Arrays instead of tensors, also inside tuples and lists (as in an index)."""
     if isinstance(x, Tensor):
-        return x.data
+        return x.array
     if isinstance(x, tuple | list):
         return type(x)(unwrap(item) for item in x)
     return x

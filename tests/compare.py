@@ -57,7 +57,7 @@ def run_ours(
     with watch() as seen:
         outputs = flat(call(tl, *leaves))
         backward(outputs, [layout(dy) for dy in (draw or cotangents)(outputs, seed)])
-    return Result([y.data for y in outputs], gradients_of(leaves), seen)
+    return Result([y.array for y in outputs], gradients_of(leaves), seen)
 
 
 def run_torch(
@@ -84,7 +84,7 @@ def leaves_of(arrays: list[np.ndarray]) -> list[Tensor]:
 
 def gradients_of(leaves: list[Tensor]) -> list[np.ndarray | None]:
     """A leaf that nothing depends on has the gradient zero."""
-    return [None if not x.requires_grad else np.zeros_like(x.data) if x.grad is None else x.grad.data for x in leaves]
+    return [None if not x.requires_grad else np.zeros_like(x.array) if x.grad is None else x.grad.array for x in leaves]
 
 
 def cotangents(outputs: list[Any], seed: int) -> list[np.ndarray]:

@@ -294,7 +294,7 @@ def test_our_side_on_a_gpu_trains_in_the_precision_that_is_measured(any_cupy):
         steps, memory = gpu_side.our_steps(smoke, precision, graph="auto")
         losses = [steps(1) for _ in range(WARM_UP + 2)]
         assert all(abs(loss - math.log(smoke.model.vocab_size)) < 0.5 for loss in losses)
-        assert memory() > 4 * sum(p.data.nbytes for p in GPT(smoke.model).parameters())  # with gradients and AdamW's two means
+        assert memory() > 4 * sum(p.array.nbytes for p in GPT(smoke.model).parameters())  # with gradients and AdamW's two means
         first[precision] = losses[0]
     assert len(set(first.values())) == len(PRECISIONS)  # each rounds in its own way
 

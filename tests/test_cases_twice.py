@@ -66,4 +66,4 @@ def check(leaves, expected):
     error, where = worst_error(Result([], gradients_of(leaves), set()), Result([], expected, set()))
     assert error <= ROUNDING, f"{where} is off by {error:.2g} of its largest number"
     for leaf in leaves:
-        assert leaf.grad is None or not np.shares_memory(leaf.grad.data, leaf.data), "a gradient shares the memory of its leaf"
+        assert leaf.grad is None or not np.shares_memory(leaf.grad.array, leaf.array), "a gradient shares the memory of its leaf"

@@ -40,7 +40,7 @@ def make(config: GPTConfig = SMALL, seed: int = 0) -> LanguageModel:
     with random.use_generator(random.make_generator(seed)) as rng:
         model = build_model(config)
         for parameter in model.parameters():
-            parameter.data[...] = 0.5 * rng.standard_normal(parameter.shape)
+            parameter.array[...] = 0.5 * rng.standard_normal(parameter.shape)
     return model
 
 
@@ -118,16 +118,16 @@ def test_weights_of_any_memory_layout(tmp_path: Path) -> None:
     model = make(CONFIGS["course"])
     before = logits(model.eval())
     for parameter in model.parameters():
-        parameter.data = np.asfortranarray(parameter.data)
-    assert not model.lm_head.weight.data.flags.c_contiguous
+        parameter.array = np.asfortranarray(parameter.array)
+    assert not model.lm_head.weight.array.flags.c_contiguous
     save_model(tmp_path, model, TOKEN)
     np.testing.assert_allclose(logits(load_model(tmp_path)[0]), before, rtol=1e-5)
-    np.testing.assert_array_equal(safetensors.numpy.load_file(tmp_path / WEIGHTS)["lm_head.weight"], model.lm_head.weight.data)
+    np.testing.assert_array_equal(safetensors.numpy.load_file(tmp_path / WEIGHTS)["lm_head.weight"], model.lm_head.weight.array)
 
 
 def test_double_precision_is_kept(tmp_path: Path) -> None:
     model = make(CONFIGS["course"]).to(dtype=tl.float64).eval()
-    model.wte.weight.data[0, 0] = 1 + 2**-40
+    model.wte.weight.array[0, 0] = 1 + 2**-40
     save_model(tmp_path, model, TOKEN)
     again, _, _ = load_model(tmp_path)
     assert {parameter.dtype for parameter in again.parameters()} == {np.dtype("float64")}

@@ -65,14 +65,14 @@ def test_tensor_copies_and_from_numpy_shares():
     assert shared.tolist() == [9, 1, 2]
     shared[1] = 8
     assert array[1] == 8
-    assert tl.tensor(array[::2]).data.base is None
+    assert tl.tensor(array[::2]).array.base is None
 
 
 def test_tensor_of_a_tensor_is_a_copy_off_the_tape():
     x = tl.tensor([1.0, 2.0], requires_grad=True)
     y = tl.tensor(x)
     assert not y.requires_grad
-    assert not np.shares_memory(x.data, y.data)
+    assert not np.shares_memory(x.array, y.array)
 
 
 def test_from_numpy_takes_arrays_only():
@@ -113,7 +113,7 @@ def test_half_precision_storage(name):
     dtype = getattr(tl, name)
     x = tl.tensor([1.0, 2.5, -3.0], dtype=dtype, requires_grad=True)
     assert x.dtype == dtype
-    assert x.data.itemsize == 2
+    assert x.array.itemsize == 2
     assert x.is_floating_point()
     assert x.tolist() == [1.0, 2.5, -3.0]
     assert name in repr(x)

@@ -42,7 +42,7 @@ def everything(run):
     """All that a step leaves behind, fit for comparison."""
     state = run.optimizer.state_dict()
     arrays = {f"{number} {name}": value for number, entry in state["state"].items() for name, value in entry.items()}
-    weights = {name: p.data.get() for name, p in run.model.named_parameters()}
+    weights = {name: p.array.get() for name, p in run.model.named_parameters()}
     facts = {
         "versions": [p.version.count for p in run.model.parameters()],
         "gradients": [p.grad for p in run.model.parameters()],
@@ -300,4 +300,4 @@ def test_step_by_dials_is_step(any_cupy):
         optimizers[1].step_by(dials)
         for optimizer in optimizers:
             optimizer.zero_grad()
-    np.testing.assert_array_equal(stepped.data.get(), dialled.data.get())
+    np.testing.assert_array_equal(stepped.array.get(), dialled.array.get())

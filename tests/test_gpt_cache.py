@@ -29,13 +29,13 @@ def make(seed: int = 0, std: float = 0.3, dtype=np.float32, **changes):
     rng = tl.manual_seed(seed)
     model = build_model(dataclasses.replace(SMALL, **changes)).to(dtype=dtype).eval()
     for parameter in model.parameters():
-        parameter.data[...] += std * rng.standard_normal(parameter.shape)
+        parameter.array[...] += std * rng.standard_normal(parameter.shape)
     return model
 
 
 def own_logits(model, ids: np.ndarray) -> np.ndarray:
     with tl.no_grad():
-        return model(tl.tensor(ids))[0].data[:, -1]
+        return model(tl.tensor(ids))[0].array[:, -1]
 
 
 # --- the logits ---------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_new_weights_are_seen_once_the_old_are_forgotten():
     ids = np.arange(5)[None]
     before = decoder(ids)
     for parameter in model.parameters():
-        parameter.data[...] = parameter.data * 1.5 + 0.1
+        parameter.array[...] = parameter.array * 1.5 + 0.1
     decoder.forget()
     expected = own_logits(model, ids)
     assert abs(decoder(ids) - expected).max() <= 1e-5 * abs(expected).max()
@@ -216,7 +216,7 @@ def test_a_kept_decoder_goes_on():
 def test_in_doubt_the_model_decides(monkeypatch):
     """A decoder that is wrong in the last bits, as far as it may be, never changes a token."""
     model = make(std=0.02)  # nearly uniform: the likeliest two are often close
-    model.lm_head.weight.data[5] = model.lm_head.weight.data[9]  # and these two always tie
+    model.lm_head.weight.array[5] = model.lm_head.weight.array[9]  # and these two always tie
     asked = []
     own = inference._last_logits
     rng = np.random.default_rng(0)

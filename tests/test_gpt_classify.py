@@ -78,7 +78,7 @@ def test_the_two_poolings_are_what_they_say(tmp_path):
     features = body().features(tl.tensor(rows[0].x[None])).detach().numpy()[0]  # (T, C)
     for pooling, expected in (("mean", features.mean(axis=0)), ("last", features[-1])):
         classifier = Classifier(body(), ["left", "right"], pooling).eval()
-        weight, bias = classifier.score.weight.data, classifier.score.bias.data
+        weight, bias = classifier.score.weight.array, classifier.score.bias.array
         scores = classifier(tl.tensor(rows[0].x[None]))[0].detach().numpy()[0, -1]
         np.testing.assert_allclose(scores, weight @ expected + bias, rtol=1e-4, atol=1e-6)
 

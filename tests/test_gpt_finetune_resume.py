@@ -218,7 +218,7 @@ def test_dropout_is_that_which_was_asked_for(folder):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_nan_is_named_with_its_layer(folder, capsys):
     model, tokenizer, _ = load_model("base")
-    model.h[1].mlp.c_fc.weight.data[0, 0] = np.nan
+    model.h[1].mlp.c_fc.weight.array[0, 0] = np.nan
     save_model("broken", model, tokenizer, TrainConfig(data="old.txt"))
     assert run("--checkpoint=broken", "--data=new.txt", "--lora-rank=2", *SETTINGS, "--out=run") == 2
     error = capsys.readouterr().err.splitlines()[-1]

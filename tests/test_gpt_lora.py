@@ -28,7 +28,7 @@ def learnt(config=CONFIG, dtype=tl.float32, **settings):
     rng = np.random.default_rng(1)
     for name, parameter in corrected.named_parameters():
         if name.endswith("lora_b"):
-            parameter.data[...] = rng.normal(size=parameter.shape)
+            parameter.array[...] = rng.normal(size=parameter.shape)
     return corrected
 
 
@@ -47,9 +47,9 @@ def test_at_first_nothing_is_changed():
 def test_a_layer_computes_its_formula():
     rng = np.random.default_rng(2)
     layer = LoraLinear(nn.Linear(5, 4, dtype=tl.float64), rank=2, alpha=6.0)
-    layer.lora_b.data[...] = rng.normal(size=(4, 2))
+    layer.lora_b.array[...] = rng.normal(size=(4, 2))
     x = rng.normal(size=(7, 5))
-    w, b, la, lb = (p.data for p in (layer.linear.weight, layer.linear.bias, layer.lora_a, layer.lora_b))
+    w, b, la, lb = (p.array for p in (layer.linear.weight, layer.linear.bias, layer.lora_a, layer.lora_b))
     np.testing.assert_allclose(layer(tl.tensor(x)).detach().numpy(), x @ (w + 3.0 * lb @ la).T + b, rtol=1e-12)
 
 
@@ -58,16 +58,16 @@ def test_the_gradients_of_both_matrices():
     layer = LoraLinear(nn.Linear(5, 4, dtype=tl.float64), rank=2, alpha=2.0)
 
     def with_matrices(a, b):
-        layer.lora_a.data, layer.lora_b.data = a.data, b.data
+        layer.lora_a.array, layer.lora_b.array = a.array, b.array
         return nn.functional.linear(nn.functional.linear(x, a), b) * layer.scale
 
     a, b = (tl.randn(*shape, dtype=tl.float64, requires_grad=True) for shape in ((2, 5), (4, 2)))
     gradcheck(with_matrices, (a, b))
     dy = tl.randn(3, 4, dtype=tl.float64)
-    layer.lora_a.data, layer.lora_b.data = a.data, b.data
+    layer.lora_a.array, layer.lora_b.array = a.array, b.array
     layer(x).backward(dy)
-    np.testing.assert_allclose(layer.lora_b.grad.numpy(), dy.numpy().T @ (x.numpy() @ a.data.T), rtol=1e-12)
-    np.testing.assert_allclose(layer.lora_a.grad.numpy(), (dy.numpy() @ b.data).T @ x.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(layer.lora_b.grad.numpy(), dy.numpy().T @ (x.numpy() @ a.array.T), rtol=1e-12)
+    np.testing.assert_allclose(layer.lora_a.grad.numpy(), (dy.numpy() @ b.array).T @ x.numpy(), rtol=1e-12)
 
 
 def test_only_the_corrections_are_trained():
@@ -114,14 +114,14 @@ def test_an_adapter_comes_back(tmp_path):
 def test_the_fingerprint_is_that_of_the_base():
     assert fingerprint(learnt()) == fingerprint(model())
     other = model()
-    other.ln_f.weight.data[0] += 1e-3
+    other.ln_f.weight.array[0] += 1e-3
     assert fingerprint(other) != fingerprint(model())
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path):
     save_adapter(tmp_path, learnt())
     other = model()
-    other.wte.weight.data[0, 0] += 1
+    other.wte.weight.array[0, 0] += 1
     with pytest.raises(LoraError, match="learnt on another model"):
         load_adapter(tmp_path, other)
 

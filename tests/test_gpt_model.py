@@ -30,7 +30,7 @@ def drawn(config: GPTConfig, dtype, std: float = 0.3, seed: int = 0):
     rng = tl.manual_seed(seed)
     model = build_model(config).to(dtype=dtype)
     for parameter in model.parameters():
-        parameter.data[...] += std * rng.standard_normal(parameter.shape)
+        parameter.array[...] += std * rng.standard_normal(parameter.shape)
     return model
 
 

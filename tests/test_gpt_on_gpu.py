@@ -44,7 +44,7 @@ def test_loss_and_gradients_are_those_of_its_torch_twin(precision, changes, T, a
     rng = tl.manual_seed(0)
     model = build_model(config)
     for parameter in model.parameters():
-        parameter.data[...] += 0.1 * rng.standard_normal(parameter.shape)
+        parameter.array[...] += 0.1 * rng.standard_normal(parameter.shape)
     twin = twin_of(model).double()
     x, y = rng.integers(config.vocab_size, size=(2, 12, T))
     their_logits, their_loss = twin(torch.from_numpy(x), torch.from_numpy(y))

@@ -71,7 +71,7 @@ def test_attention_is_that_of_the_model(positions):
     gpt = model(positions=positions).eval().to(dtype=tl.float64)
     rng = np.random.default_rng(0)
     for parameter in gpt.parameters():
-        parameter.data[...] = rng.normal(size=parameter.shape)
+        parameter.array[...] = rng.normal(size=parameter.shape)
     ids = np.array([0, 3, 1, 5, 2])
     maps = attention_weights(gpt, ids)
     assert maps.shape == (2, 2, 5, 5)
@@ -99,7 +99,7 @@ def test_the_norms_of_the_layers_make_up_the_norm_of_all(monkeypatch):
 
     monkeypatch.setattr("gpt.training.trainer.optim.clip_grad_norm_", look_and_clip)
     trainer.update()
-    total = float(trainer.gradient_norm.data)
+    total = float(trainer.gradient_norm.array)
     norms = norms_by_layer(trainer.model, total)
     assert list(norms) == ["wte", "wpe", "h.0", "h.1", "ln_f"]
     assert sum(norm**2 for norm in norms.values()) == pytest.approx(total**2, rel=1e-5)

@@ -114,7 +114,7 @@ def test_ours_is_read_by_them(settings: dict, tmp_path: Path):
     tl.manual_seed(1)
     ours = build_model(config)
     for parameter in ours.parameters():
-        parameter.data[...] += 0.2 * np.random.default_rng(0).standard_normal(parameter.shape)
+        parameter.array[...] += 0.2 * np.random.default_rng(0).standard_normal(parameter.shape)
     ours.save_pretrained(tmp_path)
     theirs, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="eager", output_loading_info=True)
     assert not report["missing_keys"]

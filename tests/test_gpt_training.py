@@ -197,7 +197,7 @@ def test_too_short_a_text_is_told_before_the_first_step():
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice():
     run = trainer(log_interval=1)
-    run.model.wte.weight.data[...] = np.inf
+    run.model.wte.weight.array[...] = np.inf
     with np.errstate(all="ignore"), pytest.raises(UserError, match="smaller learning rate"):
         run.train()
 

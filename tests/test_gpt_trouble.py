@@ -54,7 +54,7 @@ def test_accumulated_batches_are_one_large_batch(clip):
     whole, parts = (trainer(dtype=tl.float64, batch_size=16 // count, accumulation=count, grad_clip=clip, shards=1) for count in (1, 4))
     for _ in range(5):
         np.testing.assert_allclose(parts.update().item(), whole.update().item(), rtol=1e-13)
-        np.testing.assert_allclose(float(parts.gradient_norm.data), float(whole.gradient_norm.data), rtol=1e-11)
+        np.testing.assert_allclose(float(parts.gradient_norm.array), float(whole.gradient_norm.array), rtol=1e-11)
     np.testing.assert_allclose(weights(parts), weights(whole), rtol=1e-9, atol=1e-12)
 
 
@@ -83,7 +83,7 @@ def test_recomputed_attention_is_the_same_attention():
 def test_the_first_op_is_named(parameter, op):
     run = trainer(shards=1)
     run.update()
-    dict(run.model.named_parameters())[parameter].data.reshape(-1)[0 if parameter != "wte.weight" else slice(None)] = np.nan
+    dict(run.model.named_parameters())[parameter].array.reshape(-1)[0 if parameter != "wte.weight" else slice(None)] = np.nan
     before = weights(run)
     with pytest.raises(UserError) as raised:
         run.update()
@@ -98,7 +98,7 @@ def test_the_first_op_is_named(parameter, op):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_an_overflow_is_told_from_a_nan_that_was_there():
     run = trainer()
-    run.model.h[1].mlp.c_fc.weight.data[...] = 1e38
+    run.model.h[1].mlp.c_fc.weight.array[...] = 1e38
     linear = r"is linear in h\.1\.mlp\.c_fc \([\d,]+ of [\d,]+ numbers\), made from finite ones up to 1e\+38"
     with pytest.raises(UserError, match=linear):
         run.update()

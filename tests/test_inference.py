@@ -215,6 +215,6 @@ def test_tokens_need_a_beginning() -> None:
 
 def test_a_model_that_diverged() -> None:
     model = make()
-    model.wte.weight.data[...] = np.nan
+    model.wte.weight.array[...] = np.nan
     with pytest.raises(DivergedError, match="has diverged"):
         generate_text(model, TOKEN, "the ", 1)

@@ -160,10 +160,10 @@ def test_a_gradient_handed_out_by_cross_entropy_is_not_changed_by_later_ones():
     scores.retain_grad()
     loss = cross_entropy(scores, target)
     loss.backward(retain_graph=True)
-    once = scores.grad.data.copy()
+    once = scores.grad.array.copy()
     loss.backward()
-    np.testing.assert_array_equal(scores.grad.data, 2 * once)
-    np.testing.assert_array_equal(x.grad.data, 2 * once)
+    np.testing.assert_array_equal(scores.grad.array, 2 * once)
+    np.testing.assert_array_equal(x.grad.array, 2 * once)
 
 
 # --- all of them ----------------------------------------------------------------------------------------

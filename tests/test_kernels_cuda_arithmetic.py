@@ -20,12 +20,12 @@ def test_the_sum_is_float32_and_each_gradient_has_its_own_type(dtype, n, half_fi
     a = tl.tensor(stream, device="cupy", requires_grad=True)
     b = tl.tensor(x.astype(half), device="cupy", requires_grad=True)
     y = b + a if half_first else a + b
-    assert supports(a.data, b.data)
+    assert supports(a.array, b.array)
     y.backward(tl.tensor(dy, device="cupy"))
-    np.testing.assert_array_equal(y.data.get(), stream + x.astype(half).astype(np.float32))
-    assert (y.data.dtype, a.grad.data.dtype, b.grad.data.dtype) == (np.float32, np.float32, half)
-    np.testing.assert_array_equal(a.grad.data.get(), dy)
-    np.testing.assert_array_equal(b.grad.data.get(), dy.astype(half))
+    np.testing.assert_array_equal(y.array.get(), stream + x.astype(half).astype(np.float32))
+    assert (y.array.dtype, a.grad.array.dtype, b.grad.array.dtype) == (np.float32, np.float32, half)
+    np.testing.assert_array_equal(a.grad.array.get(), dy)
+    np.testing.assert_array_equal(b.grad.array.get(), dy.astype(half))
 
 
 def test_everything_else_is_the_books(any_cupy):

@@ -158,7 +158,7 @@ def test_every_reader_of_padded_logits_sees_their_numbers_only(any_cupy):
             "float": lambda x: x.float(),
         }
         for name, read in readers.items():
-            np.testing.assert_array_equal(to_numpy(read(logits).data), to_numpy(read(plain).data), err_msg=name)
+            np.testing.assert_array_equal(to_numpy(read(logits).array), to_numpy(read(plain).array), err_msg=name)
         np.testing.assert_array_equal(sample(y[:, -1], 0.0, None, None, None), to_numpy(y[:, -1].argmax(-1)))
 
 
@@ -175,10 +175,10 @@ def test_a_model_with_such_a_head_learns_and_writes(dtype, any_cupy):
             logits, loss = model(tl.tensor(ids[:, :-1], device=device), tl.tensor(ids[:, 1:], device=device))
             loss.backward()
             written = model.generate(tl.tensor(ids[:, :4], device=device), 2, temperature=0.0)
-        results.append((loss.item(), [to_numpy(p.grad.data) for p in model.parameters()], to_numpy(logits.data), written))
+        results.append((loss.item(), [to_numpy(p.grad.array) for p in model.parameters()], to_numpy(logits.array), written))
     (right, gradients, exact, _), (loss, found, logits, written) = results
     assert abs(loss - right) <= 2e-3
     assert relative_error(logits.astype(np.float64), exact) <= 4 * HALVES[dtype]
     for gradient, other in zip(found, gradients, strict=True):
         assert relative_error(gradient.astype(np.float64), other) <= 5 * HALVES[dtype]
-    assert written.shape == (2, 6) and (to_numpy(written.data) < V).all()
+    assert written.shape == (2, 6) and (to_numpy(written.array) < V).all()

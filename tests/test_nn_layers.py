@@ -247,7 +247,7 @@ def test_initial_values_have_torchs_distribution(make):
             assert abs(np.quantile(a, q) - np.quantile(b, q)) <= 2 * tolerance, (name, q)
         assert abs(np.abs(a).max() - np.abs(b).max()) <= 0.2 * np.abs(b).max() + 1e-12
     if isinstance(ours, tl.nn.Embedding):
-        np.testing.assert_array_equal(ours.weight.data[1], 0)
+        np.testing.assert_array_equal(ours.weight.array[1], 0)
 
 
 def test_a_seed_gives_the_same_model():
@@ -255,7 +255,7 @@ def test_a_seed_gives_the_same_model():
     one = tl.nn.Linear(4, 4)
     tl.manual_seed(3)
     two = tl.nn.Linear(4, 4)
-    np.testing.assert_array_equal(one.weight.data, two.weight.data)
+    np.testing.assert_array_equal(one.weight.array, two.weight.array)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_shared_parameter_is_listed_once_and_saved_under_both_names():
     listed = list(model.parameters())
     assert len({id(p) for p in listed}) == len(listed)
     state = model.state_dict()
-    assert np.shares_memory(state["wte.weight"].data, state["lm_head.weight"].data)
+    assert np.shares_memory(state["wte.weight"].array, state["lm_head.weight"].array)
 
 
 def test_values_and_gradients_equal_torchs_after_loading_its_state_dict():
@@ -97,21 +97,21 @@ def test_the_repr_is_torchs():
 
 def test_state_dict_shares_memory_and_loading_keeps_it():
     model = build(tl)
-    arrays = {name: p.data for name, p in model.named_parameters()}
+    arrays = {name: p.array for name, p in model.named_parameters()}
     state = model.state_dict()
     assert not any(value.requires_grad for value in state.values())
-    changed = {name: value.data + 1 for name, value in state.items()}
+    changed = {name: value.array + 1 for name, value in state.items()}
     model.load_state_dict(changed)
     for name, p in model.named_parameters():
-        assert p.data is arrays[name]
-        np.testing.assert_array_equal(p.data, changed[name])
+        assert p.array is arrays[name]
+        np.testing.assert_array_equal(p.array, changed[name])
 
 
 def test_a_round_trip_restores_every_value():
     one, two = build(tl), build(tl)
     two.load_state_dict(one.state_dict())
     for name, value in one.state_dict().items():
-        np.testing.assert_array_equal(two.state_dict()[name].data, value.data)
+        np.testing.assert_array_equal(two.state_dict()[name].array, value.array)
 
 
 def test_loading_converts_to_the_modules_dtype():
@@ -122,8 +122,8 @@ def test_loading_converts_to_the_modules_dtype():
 
 def test_one_message_lists_all_that_does_not_fit_and_nothing_is_written():
     model = build(tl)
-    before = {name: value.data.copy() for name, value in model.state_dict().items()}
-    state = {name: value.data + 1 for name, value in model.state_dict().items()}
+    before = {name: value.array.copy() for name, value in model.state_dict().items()}
+    state = {name: value.array + 1 for name, value in model.state_dict().items()}
     del state["h.0.ln_1.weight"], state["h.1.seen"]
     state["old.name"] = np.zeros(1)
     state["mlp.0.bias"] = np.zeros(7)
@@ -134,7 +134,7 @@ def test_one_message_lists_all_that_does_not_fit_and_nothing_is_written():
     assert "unexpected: old.name" in message
     assert "mlp.0.bias: (7,) in the state_dict, (6,) in the module" in message
     for name, value in model.state_dict().items():
-        np.testing.assert_array_equal(value.data, before[name])
+        np.testing.assert_array_equal(value.array, before[name])
 
 
 def test_not_strict_loads_what_fits_and_says_what_did_not():
@@ -143,7 +143,7 @@ def test_not_strict_loads_what_fits_and_says_what_did_not():
     assert "wte.weight" in missing
     assert "mlp.0.bias" not in missing
     assert unexpected == ["other"]
-    np.testing.assert_array_equal(model.mlp[0].bias.data, 3.0)
+    np.testing.assert_array_equal(model.mlp[0].bias.array, 3.0)
     with pytest.raises(RuntimeError, match="misshapen"):
         model.load_state_dict({"mlp.0.bias": np.zeros(1)}, strict=False)
 
@@ -218,7 +218,7 @@ def test_zero_grad_forgets_or_fills():
     model = tl.nn.Linear(2, 2)
     model(tl.ones(1, 2)).sum().backward()
     model.zero_grad(set_to_none=False)
-    np.testing.assert_array_equal(model.weight.grad.data, 0)
+    np.testing.assert_array_equal(model.weight.grad.array, 0)
     model.zero_grad()
     assert model.weight.grad is None
 
@@ -234,9 +234,9 @@ def test_to_changes_dtype_of_parameters_gradients_and_buffers_in_the_same_object
     assert model.h[0].seen.dtype == tl.float64
     assert model.ids.dtype == tl.int64
     assert model.lm_head.weight is model.wte.weight
-    same = model.wte.weight.data
+    same = model.wte.weight.array
     model.to("numpy")
-    assert model.wte.weight.data is same
+    assert model.wte.weight.array is same
     with pytest.raises(TypeError, match="floating point"):
         model.to(tl.int64)
     with pytest.raises(ValueError, match="Use 'cupy'"):
@@ -256,8 +256,8 @@ def test_a_deep_copy_is_independent():
     model = build(tl)
     twin = copy.deepcopy(model)
     assert twin.lm_head.weight is twin.wte.weight
-    twin.wte.weight.data[...] = 0
-    assert np.abs(model.wte.weight.data).max() > 0
+    twin.wte.weight.array[...] = 0
+    assert np.abs(model.wte.weight.array).max() > 0
 
 
 def test_hooks_of_parameters_see_the_gradient():
@@ -269,7 +269,7 @@ def test_hooks_of_parameters_see_the_gradient():
     handle.remove()
     model(tl.ones(3, 2)).sum().backward()
     assert len(seen) == 1
-    np.testing.assert_array_equal(model.weight.grad.data, 6)
+    np.testing.assert_array_equal(model.weight.grad.array, 6)
 
 
 def test_containers_index_slice_and_grow():

@@ -47,11 +47,11 @@ def test_call_unwraps_runs_and_records(scale):
     x = leaf(1.0, 2.0)
     y = scale(x, factor=3.0)
     assert isinstance(y, Tensor)
-    np.testing.assert_array_equal(y.data, [3, 6])
+    np.testing.assert_array_equal(y.array, [3, 6])
     assert y.requires_grad
     assert y.source[0].name == "scale"
     y.backward(Tensor(np.array([1.0, 10.0])))
-    np.testing.assert_array_equal(x.grad.data, [3, 30])
+    np.testing.assert_array_equal(x.grad.array, [3, 30])
 
 
 def test_nothing_is_recorded_where_nobody_wants_a_gradient(scale):
@@ -66,17 +66,17 @@ def test_plain_arrays_and_numbers_are_constants(make_op):
     op = make_op(lambda x, n: (x * n, n), lambda dy, n: (dy * n, None))
     x = leaf(1.0, 2.0)
     op(x, 5).backward(Tensor(np.ones(2)))
-    np.testing.assert_array_equal(x.grad.data, [5, 5])
+    np.testing.assert_array_equal(x.grad.array, [5, 5])
     x.grad = None
     op(x, np.array([3.0, 4.0])).backward(Tensor(np.ones(2)))
-    np.testing.assert_array_equal(x.grad.data, [3, 4])
+    np.testing.assert_array_equal(x.grad.array, [3, 4])
 
 
 def test_a_tensor_given_by_keyword_gets_its_gradient(scale):
     x, weight = leaf(1.0, 2.0), leaf(3.0, 4.0)
     scale(x, weight=weight).backward(Tensor(np.ones(2)))
-    np.testing.assert_array_equal(weight.grad.data, [2, 4])
-    np.testing.assert_array_equal(x.grad.data, [6, 8])
+    np.testing.assert_array_equal(weight.grad.array, [2, 4])
+    np.testing.assert_array_equal(x.grad.array, [6, 8])
 
 
 def test_several_outputs_receive_a_tuple(make_op):
@@ -86,7 +86,7 @@ def test_several_outputs_receive_a_tuple(make_op):
     first, second = op(x)
     second.backward(Tensor(np.array([5.0])))
     assert [d.tolist() for d in seen[0]] == [[0.0], [5.0]]  # zeros stand in for the output nobody used
-    np.testing.assert_array_equal(x.grad.data, [10])
+    np.testing.assert_array_equal(x.grad.array, [10])
     assert first.requires_grad
 
 
@@ -138,7 +138,7 @@ def test_an_op_can_be_a_method(scale):
         scaled = scale
 
     assert WithMethod.scaled is scale
-    np.testing.assert_array_equal(WithMethod(np.ones(2)).scaled(factor=7.0).data, [7, 7])
+    np.testing.assert_array_equal(WithMethod(np.ones(2)).scaled(factor=7.0).array, [7, 7])
 
 
 # --- faster pairs ---------------------------------------------------------------------------------------

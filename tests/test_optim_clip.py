@@ -101,7 +101,7 @@ def test_what_is_not_finite_goes_as_in_torch(bad, norm_type):
     with pytest.raises(RuntimeError, match="cannot be clipped"):
         clip_grad_norm_(parameters, 1.0, norm_type, error_if_nonfinite=True)
     for p, a in zip(parameters, arrays, strict=True):
-        np.testing.assert_array_equal(p.grad.data, a)
+        np.testing.assert_array_equal(p.grad.array, a)
     expected = torch.nn.utils.clip_grad_norm_(theirs, 1.0, norm_type)
     with np.errstate(invalid="ignore"):
         norm = clip_grad_norm_(parameters, 1.0, norm_type)
@@ -129,9 +129,9 @@ def test_zero_gradients_stay_zero():
 
 def test_the_flat_buffer_is_clipped_as_one_and_is_what_the_step_uses():
     parameters = ours_with(gradients(1.0, np.float32), flat=True)
-    base = parameters[0].grad.data.base
+    base = parameters[0].grad.array.base
     clip_grad_norm_(parameters, 0.5)
-    assert all(p.grad.data.base is base for p in parameters)
+    assert all(p.grad.array.base is base for p in parameters)
     assert float(np.linalg.norm(base.astype(np.float64))) == pytest.approx(0.5, rel=1e-5)
 
 

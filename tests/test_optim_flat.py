@@ -41,17 +41,17 @@ def loss_of(m):
 
 def test_values_stay_and_all_memory_is_one():
     m = model()
-    before = {name: p.data.copy() for name, p in m.named_parameters()}
+    before = {name: p.array.copy() for name, p in m.named_parameters()}
     flat = FlatParameters(m.parameters())
     for name, p in m.named_parameters():
-        np.testing.assert_array_equal(p.data, before[name])
-        assert p.data.base is flat.data
+        np.testing.assert_array_equal(p.array, before[name])
+        assert p.array.base is flat.data
         assert p.grad_home.base is flat.grad
-        assert p.data.shape == before[name].shape
+        assert p.array.shape == before[name].shape
     loss_of(m).backward()
     for i, p in enumerate(m.parameters()):
-        assert np.shares_memory(p.grad.data, flat.grad)
-        np.testing.assert_array_equal(flat.grad[flat.slice_of(i)].reshape(p.shape), p.grad.data)
+        assert np.shares_memory(p.grad.array, flat.grad)
+        np.testing.assert_array_equal(flat.grad[flat.slice_of(i)].reshape(p.shape), p.grad.array)
         assert flat.starts[i] * flat.data.itemsize % ALIGNMENT == 0
 
 
@@ -61,7 +61,7 @@ def test_a_tied_parameter_has_one_place_and_both_gradients():
     loss_of(m).backward()
     reference = model(tl.float64)
     loss_of(reference).backward()
-    np.testing.assert_array_equal(m.wte.weight.grad.data, reference.wte.weight.grad.data)
+    np.testing.assert_array_equal(m.wte.weight.grad.array, reference.wte.weight.grad.array)
     with pytest.raises(ValueError, match="a parameter twice"):
         FlatParameters([m.wte.weight, m.lm_head.weight])
 
@@ -73,8 +73,8 @@ def test_gradients_accumulate_in_place_over_several_backwards():
         loss_of(m).backward()
         loss_of(reference).backward()
     for p, q in zip(m.parameters(), reference.parameters(), strict=True):
-        np.testing.assert_array_equal(p.grad.data, q.grad.data)
-        assert p.grad.data.base is flat.grad
+        np.testing.assert_array_equal(p.grad.array, q.grad.array)
+        assert p.grad.array.base is flat.grad
     assert whole_buffer(list(m.parameters())) is flat.grad
 
 
@@ -100,13 +100,13 @@ def test_refresh_copies_what_was_set_elsewhere_and_lists_who_has_a_gradient():
     parameters[1].grad = None
     mine = tl.ones(*parameters[2].shape)
     parameters[2].grad = mine
-    parameters[3].data = parameters[3].data + 1
-    expected = parameters[3].data.copy()
+    parameters[3].array = parameters[3].array + 1
+    expected = parameters[3].array.copy()
     assert flat.refresh() == [0, 2, 3, 4, 5]
     np.testing.assert_array_equal(flat.grad[flat.slice_of(2)], 1)
     assert parameters[2].grad is mine  # the user's tensor stays the user's
-    assert parameters[3].data.base is flat.data
-    np.testing.assert_array_equal(parameters[3].data, expected)
+    assert parameters[3].array.base is flat.data
+    np.testing.assert_array_equal(parameters[3].array, expected)
 
 
 def test_misshapen_data_and_gradients_are_refused_before_anything_changes():
@@ -114,15 +114,15 @@ def test_misshapen_data_and_gradients_are_refused_before_anything_changes():
     parameters = list(m.parameters())
     optimizer = tl.optim.SGD(parameters, lr=1.0)
     loss_of(m).backward()
-    before = [p.data.copy() for p in parameters]
+    before = [p.array.copy() for p in parameters]
     parameters[-1].grad = tl.zeros(3)
     with pytest.raises(ValueError, match=r"has a gradient of shape \(3,\)"):
         optimizer.step()
     for p, value in zip(parameters, before, strict=True):
-        np.testing.assert_array_equal(p.data, value)
+        np.testing.assert_array_equal(p.array, value)
     parameters[-1].grad = None
     for dtype in (np.float32, np.float64):
-        parameters[0].data = np.zeros((2, 2), dtype)
+        parameters[0].array = np.zeros((2, 2), dtype)
         with pytest.raises(ValueError, match="was given data of shape"):
             optimizer.step()
 
@@ -132,11 +132,11 @@ def test_swapped_data_and_gradients_arrive_where_they_were_put():
     optimizer = tl.optim.SGD([a, b], lr=1.0)
     (a * tl.tensor([10.0, 20.0])).sum().backward()
     (b * tl.tensor([30.0, 40.0])).sum().backward()
-    a.data, b.data = b.data, a.data
+    a.array, b.array = b.array, a.array
     a.grad, b.grad = b.grad, a.grad
     optimizer.step()
-    assert a.data.tolist() == [3 - 30, 4 - 40]
-    assert b.data.tolist() == [1 - 10, 2 - 20]
+    assert a.array.tolist() == [3 - 30, 4 - 40]
+    assert b.array.tolist() == [1 - 10, 2 - 20]
 
 
 def test_mixed_dtypes_need_a_buffer_each():
@@ -148,7 +148,7 @@ def test_mixed_dtypes_need_a_buffer_each():
     optimizer = tl.optim.SGD([a, b], lr=0.5)
     a.grad, b.grad = tl.ones(2), tl.ones(2, dtype=tl.float64)
     optimizer.step()
-    assert a.data.tolist() == b.data.tolist() == [0.5, 0.5]
+    assert a.array.tolist() == b.array.tolist() == [0.5, 0.5]
     assert (a.dtype, b.dtype) == (tl.float32, tl.float64)
 
 
@@ -173,7 +173,7 @@ def test_moving_the_model_after_the_optimizer_was_made_goes_on_exactly():
             opt.step()
     for p, q in zip(m.parameters(), twin.parameters(), strict=True):
         assert p.dtype == tl.float64
-        np.testing.assert_array_equal(p.data, q.data)
+        np.testing.assert_array_equal(p.array, q.array)
 
 
 def test_two_optimizers_may_share_parameters_as_in_torch():
@@ -208,10 +208,10 @@ def test_a_deep_copy_trains_by_itself():
     optimizer = tl.optim.SGD(m.parameters(), lr=0.1)
     loss_of(m).backward()
     twin = copy.deepcopy(m)
-    before = [p.data.copy() for p in twin.parameters()]
+    before = [p.array.copy() for p in twin.parameters()]
     optimizer.step()
     for p, value in zip(twin.parameters(), before, strict=True):
-        np.testing.assert_array_equal(p.data, value)
+        np.testing.assert_array_equal(p.array, value)
     optimizer.zero_grad()
     loss_of(m).backward()
     other = tl.optim.SGD(twin.parameters(), lr=0.1)
@@ -229,4 +229,4 @@ def test_empty_and_zero_dimensional_parameters_have_their_place():
     optimizer.step()
     for p, shape in zip(parameters, shapes, strict=True):
         assert p.shape == shape
-        assert (p.data == 0.75).all()
+        assert (p.array == 0.75).all()

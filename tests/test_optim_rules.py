@@ -59,7 +59,7 @@ def run(t, optimizer, params, steps, missing=lambda step, number: False):
 
 def same(ours, theirs, tolerance=1e-12):
     for number, (p, q) in enumerate(zip(ours, theirs, strict=True)):
-        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=tolerance, atol=tolerance, err_msg=f"parameter {number}")
+        np.testing.assert_allclose(p.array, q.detach().numpy(), rtol=tolerance, atol=tolerance, err_msg=f"parameter {number}")
 
 
 @each_rule
@@ -117,7 +117,7 @@ def test_a_saved_run_continues_bit_by_bit(name, options):
     run(tl, first, resumed, range(20), missing=lambda step, number: False)
     state = first.state_dict()
     snapshot = json.dumps(state, default=lambda array: array.tolist())
-    fresh = [tl.nn.Parameter(tl.tensor(p.data)) for p in resumed]
+    fresh = [tl.nn.Parameter(tl.tensor(p.array)) for p in resumed]
     run(tl, first, resumed, range(3))  # what happens later does not reach into the snapshot
     assert json.dumps(state, default=lambda array: array.tolist()) == snapshot
 
@@ -125,8 +125,8 @@ def test_a_saved_run_continues_bit_by_bit(name, options):
     second.load_state_dict(state)
     run(tl, second, fresh, range(20, STEPS))
     for p, q in zip(straight, fresh, strict=True):
-        np.testing.assert_array_equal(p.data, q.data)
-    through_json = getattr(tl.optim, name)([tl.nn.Parameter(tl.tensor(p.data)) for p in resumed], lr=1.0)
+        np.testing.assert_array_equal(p.array, q.array)
+    through_json = getattr(tl.optim, name)([tl.nn.Parameter(tl.tensor(p.array)) for p in resumed], lr=1.0)
     through_json.load_state_dict(json.loads(snapshot))
     assert through_json.state_dict()["state"].keys() == state["state"].keys()
 
@@ -137,7 +137,7 @@ def test_torchs_own_state_dict_can_be_loaded(name, options):
     reference = getattr(torch.optim, name)(theirs, **options)
     run(torch, reference, theirs, range(10))
     for p, q in zip(ours, theirs, strict=True):
-        p.data[...] = q.detach().numpy()
+        p.array[...] = q.detach().numpy()
     optimizer = getattr(tl.optim, name)(ours, **options)
     state = reference.state_dict()
     known = set(optimizer.defaults) | {"params"}
@@ -155,7 +155,7 @@ def test_where_the_buffer_is_cut_does_not_matter(name, options, monkeypatch):
     monkeypatch.setattr(optimizer_page, "TILE", 5)
     run(tl, getattr(tl.optim, name)(tiled, **options), tiled, range(10))
     for p, q in zip(whole, tiled, strict=True):
-        np.testing.assert_array_equal(p.data, q.data)
+        np.testing.assert_array_equal(p.array, q.array)
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
@@ -183,7 +183,7 @@ def test_gradients_are_not_changed_by_a_step():
         optimizer.step()
         for number, (p, g) in enumerate(zip(params, grads, strict=True)):
             assert p.grad is g
-            np.testing.assert_array_equal(g.data, gradient(0, number))
+            np.testing.assert_array_equal(g.array, gradient(0, number))
 
 
 def test_the_update_functions_by_hand():
@@ -291,4 +291,4 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(match, spoil):
     run(tl, optimizer, params, range(3, 6))
     run(tl, reference, twin, range(3, 6))
     for p, q in zip(params, twin, strict=True):
-        np.testing.assert_array_equal(p.data, q.data)
+        np.testing.assert_array_equal(p.array, q.array)

@@ -39,7 +39,7 @@ def scaled_steps(weight, optimizer, asarray=np.asarray, max_norm=1.0):
         scaler.unscale_([weight])
         scaler.step(optim.clip_grad_norm_([weight], max_norm))
         optimizer.zero_grad()
-        found.append((scaler.state_dict()["scale"], tl.backend.to_numpy(weight.data).copy()))
+        found.append((scaler.state_dict()["scale"], tl.backend.to_numpy(weight.array).copy()))
     scaler.settle()
     return found, optimizer.state_dict()["state"][0]
 
@@ -133,7 +133,7 @@ def trainer(precision="float16", init_scale=None, **settings):
 def state_of(run):
     run.settle()
     arrays = {f"{number} {name}": value for number, entry in run.optimizer.state_dict()["state"].items() for name, value in entry.items()}
-    return {**arrays, **{name: p.data.get() for name, p in run.model.named_parameters()}, "trainer": run.state_dict()["scaler"]}
+    return {**arrays, **{name: p.array.get() for name, p in run.model.named_parameters()}, "trainer": run.state_dict()["scaler"]}
 
 
 def assert_same(one, other):
@@ -151,11 +151,11 @@ def test_only_float16_is_scaled_and_not_by_the_book(standin):
 def test_too_large_a_scale_is_found_out_and_costs_the_first_steps_alone(any_cupy):
     """From 2⁴⁰ S halves until nothing overflows; until then the weights stay as they were, and the optimizer's count at 0."""
     run = trainer(init_scale=2.0**40)
-    before = [p.data.get() for p in run.model.parameters()]
+    before = [p.array.get() for p in run.model.parameters()]
     with use_precision("float16"):
         run.update()
         for p, was in zip(run.model.parameters(), before, strict=True):
-            np.testing.assert_array_equal(p.data.get(), was)
+            np.testing.assert_array_equal(p.array.get(), was)
         assert not state_of(run).keys() & {"0 step"} and run.state_dict()["scaler"]["scale"] == 2.0**39
         losses = [run.update().item() for _ in range(40)]
     scale, made = run.state_dict()["scaler"]["scale"], state_of(run)["0 step"]
@@ -207,7 +207,7 @@ def test_a_run_taken_up_again_goes_on_with_the_scale_it_had(any_cupy):
             first.update()
         first.settle()
         for p, q in zip(first.model.parameters(), second.model.parameters(), strict=True):
-            q.data[...] = p.data
+            q.array[...] = p.array
         second.optimizer.load_state_dict(first.optimizer.state_dict())
         second.load_state_dict(first.state_dict())
         for _ in range(12):

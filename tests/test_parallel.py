@@ -134,7 +134,7 @@ def test_memory_of_the_weights_is_shared():
         for replica in parallel.replicas:
             for p, twin in zip(model.parameters(), replica.model.parameters(), strict=True):
                 assert twin is not p
-                assert twin.data is p.data
+                assert twin.array is p.array
                 assert not np.shares_memory(twin.grad_home, p.grad_home)
 
 

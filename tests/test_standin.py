@@ -112,7 +112,7 @@ def test_losses_and_weights_are_numpys_bit_for_bit_where_the_arithmetic_is_the_s
         for _ in range(6):
             assert numpys.update().item() == ours.update().item()
     for a, b in zip(numpys.model.parameters(), ours.model.parameters(), strict=True):
-        np.testing.assert_array_equal(a.data, b.data.get())
+        np.testing.assert_array_equal(a.array, b.array.get())
 
 
 @pytest.mark.parametrize("precision, error", [("float32", 1e-4), ("tf32", 5e-3), ("bfloat16", 3e-2), ("float16", 5e-3)])

@@ -36,7 +36,7 @@ def run(case: Case, t: Any, xp: Any, dtype: type) -> list[Any]:
         wanted = [(y, xp.asarray(dy)) for y, dy in zip(outputs, cotangents(outputs, 0), strict=True) if y.requires_grad]
         for y, dy in wanted:
             y.backward(Tensor(dy), retain_graph=y is not wanted[-1][0])
-    return [*(y.data for y in outputs), *(x.grad.data for x in leaves if x.grad is not None)]
+    return [*(y.array for y in outputs), *(x.grad.array for x in leaves if x.grad is not None)]
 
 
 @pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)

@@ -90,7 +90,7 @@ def test_gradients_that_an_op_shares_are_not_written_to():
     (x + y).backward(cotangent)  # add hands one and the same array to both
     (x * 5).backward(cotangent)
     assert (x.grad.tolist(), y.grad.tolist(), cotangent.tolist()) == ([6], [1], [1])
-    assert not np.shares_memory(x.grad.data, y.grad.data)
+    assert not np.shares_memory(x.grad.array, y.grad.array)
 
 
 def test_an_expanded_gradient_becomes_an_array_that_can_be_written_to():
@@ -108,7 +108,7 @@ def test_gradients_go_to_the_flat_buffer():
         (x.sum() * 3).backward()
     y.sum().backward()
     assert flat.tolist() == [6, 6, 1, 1, 1]
-    assert np.shares_memory(x.grad.data, flat)
+    assert np.shares_memory(x.grad.array, flat)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_backward_may_write_a_gradient_where_it_belongs(scaled_sum):
     for times in (1, 2):
         op(x, y).sum().backward()
         assert x.grad.tolist() == [times] * 3 and y.grad.tolist() == [2 * times] * 3
-        assert x.grad.data is x.grad_home
+        assert x.grad.array is x.grad_home
     (first, nowhere), second = told
     assert first is x.grad_home and nowhere is None
     assert second == (None, None), "something is there already: the next gradient is added to it"
@@ -151,7 +151,7 @@ def test_a_tensor_that_stands_twice_gets_the_sum_in_its_home(scaled_sum):
     op, told = scaled_sum
     x = with_home(3)
     op(x, x).sum().backward()
-    assert x.grad.tolist() == [3, 3, 3] and x.grad.data is x.grad_home
+    assert x.grad.tolist() == [3, 3, 3] and x.grad.array is x.grad_home
     assert told[0][0] is x.grad_home and told[0][1] is None
 
 
@@ -498,7 +498,7 @@ def test_backward_frees_what_the_forward_saved():
     x = tl.ones(1000, requires_grad=True)
     h = x.exp()
     loss = (h * h).sum()
-    saved = weakref.ref(h.data)
+    saved = weakref.ref(h.array)
     del h
     assert saved() is not None
     loss.backward()
@@ -514,7 +514,7 @@ def test_dropping_the_loss_frees_the_graph_without_the_garbage_collector():
         h.retain_grad()
         h.register_hook(lambda g: None)
         loss = (h * h).sum()
-        node, saved = weakref.ref(h), weakref.ref(h.data)
+        node, saved = weakref.ref(h), weakref.ref(h.array)
         del h, loss
         assert node() is None
         assert saved() is None

@@ -70,10 +70,10 @@ def test_large_inputs_are_checked_along_directions():
 
 def test_inputs_and_their_gradients_are_left_alone():
     x = tl.tensor(normal(3), requires_grad=True)
-    before = x.data.copy()
+    before = x.array.copy()
     gradcheck(lambda x: x * x, [x])
     assert x.grad is None
-    np.testing.assert_array_equal(x.data, before)
+    np.testing.assert_array_equal(x.array, before)
 
 
 # --- what cannot be checked is refused ------------------------------------------------------------------

@@ -104,7 +104,7 @@ class TorchBigram(nn.Module):
 
 def twin_of(model) -> nn.Module:
     """A torch model of the same config, dtype and weights as a tensorlite one."""
-    weights = {name: torch.from_numpy(np.array(parameter.data)) for name, parameter in model.named_parameters()}
+    weights = {name: torch.from_numpy(np.array(parameter.array)) for name, parameter in model.named_parameters()}
     twin = (TorchGPT if model.config.model == "gpt" else TorchBigram)(model.config).to(next(iter(weights.values())).dtype)
     own = dict(twin.named_parameters())
     assert own.keys() == weights.keys()

@@ -94,7 +94,7 @@ class LoraLinear(nn.Module):
     def merged(self) -> nn.Linear:
         """An ordinary layer that computes the same: its weight is W + s · B · A."""
         linear = copy.deepcopy(self.linear)
-        linear.weight.data = linear.weight.data + self.scale * (self.lora_b.data @ self.lora_a.data)
+        linear.weight.array = linear.weight.array + self.scale * (self.lora_b.array @ self.lora_a.array)
         return linear.requires_grad_()
 
     def extra_repr(self) -> str:
@@ -187,7 +187,7 @@ def load_adapter(folder: str | os.PathLike[str], model: LanguageModel) -> None:
     if weights.keys() != own.keys() or any(weights[name].shape != tensor.shape for name, tensor in own.items()):
         raise LoraError(f"the weights of the adapter in {folder} do not fit what its {CONFIG} says.")
     for name, tensor in own.items():
-        tensor.data[...] = tl.tensor(weights[name], device=tensor.device).data
+        tensor.array[...] = tl.tensor(weights[name], device=tensor.device).array
 
 
 def base_of(folder: str | os.PathLike[str]) -> str | None:

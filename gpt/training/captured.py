@@ -104,7 +104,7 @@ class CapturedStep:
         assert self._dials is not None
         for held, batch in zip(self._batches, batches, strict=True):
             for tensor, new in zip(held, self.trainer.to_device(batch), strict=True):
-                tensor.data[...] = new.data
+                tensor.array[...] = new.array
         self._keys[...] = self.trainer.dropout_keys()
         self._dials.turn()
         recording.launch()

@@ -40,7 +40,7 @@ def first_not_finite(model: LanguageModel, shares: Iterable[tuple[tuple[Tensor, 
     finally:
         model.zero_grad()
     for name, parameter in model.named_parameters():
-        if broken := _not_finite(parameter.data):
+        if broken := _not_finite(parameter.array):
             return f"{broken} in the parameter {name} are not finite, since an earlier step"
     return "made once more, the same step has finite numbers everywhere"
 
@@ -54,7 +54,7 @@ class _Path:
 
     def __init__(self, model: Module) -> None:
         self.model = model
-        self.parameters = {id(parameter.data): name for name, parameter in model.named_parameters()}
+        self.parameters = {id(parameter.array): name for name, parameter in model.named_parameters()}
         self.names: list[str] = []
         self._stack = ExitStack()
 

@@ -60,7 +60,7 @@ def estimate(trainer: Trainer) -> Estimate:
     """For the steps of ``trainer``; the model, its gradients and all streams of random numbers are afterwards as they were."""
     config, flats = trainer.config, trainer.optimizer.flats
     trained = sum(flat.data.nbytes for flat in flats)
-    frozen = sum(int(p.data.nbytes) for p in trainer.model.parameters() if not p.requires_grad)
+    frozen = sum(int(p.array.nbytes) for p in trainer.model.parameters() if not p.requires_grad)
     at_once = min(trainer.workers.count, trainer.shard_count) * math.ceil(config.batch_size / trainer.shard_count)
     kept, largest = _one_row(trainer)
     return Estimate(
@@ -100,7 +100,7 @@ def _one_row(trainer: Trainer) -> tuple[int, int]:
     row = np.zeros((1, trainer.model.config.block_size), np.int64)
     with use_generator(make_generator(0)), use_precision(trainer.config.precision):
         _, loss = trainer.model(*trainer.to_device((row, row)))
-    known = {id(_owner(parameter.data)) for parameter in trainer.model.parameters()}
+    known = {id(_owner(parameter.array)) for parameter in trainer.model.parameters()}
     sizes = {}
     for array in _saved_arrays(loss):
         owner = _owner(array)

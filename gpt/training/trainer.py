@@ -161,9 +161,9 @@ class Trainer:
     def plain_step(self, batches: list[Batch]) -> tuple[Tensor, Tensor]:
         """One step, op by op; returns the loss and the length of the gradient."""
         loss, norm = self.gradients([self.to_device(batch) for batch in batches], self.dropout_keys())
-        if self.config.backend == "numpy" and not np.isfinite(loss.data + norm.data):  # on the CPU looking is free
+        if self.config.backend == "numpy" and not np.isfinite(loss.array + norm.array):  # on the CPU looking is free
             self.gradient_norm = norm
-            self._diverged(float(loss.data), batches)
+            self._diverged(float(loss.array), batches)
         self.make_step(norm)
         self.optimizer.zero_grad()
         return loss, norm
@@ -335,7 +335,7 @@ class Trainer:
         Raises:
             UserError: always. The weights are those of before the step, unless ``batches`` is empty.
         """
-        length = float(self.gradient_norm.data)
+        length = float(self.gradient_norm.array)
         what = f"the gradient became {length} long" if math.isfinite(loss) else f"the loss became {loss}"
         finding = first_not_finite(self.model, self._shares_of(batches))
         fail(f"{what} at step {self.step}: {finding}. Try a smaller learning rate, more warmup steps, or gradient clipping.")

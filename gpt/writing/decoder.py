@@ -59,8 +59,8 @@ class Decoder:
     def forget(self) -> None:
         """Begin anew with the next context, and with the weights that the model has now."""
         self.ids = self.ids[:, :0]
-        model, weight, C = self.model, self.model.wte.weight.data, self.config.n_embd
-        self._wte, self._positions = weight, (model.wpe.weight if self.config.positions == "learned" else model.waves).data
+        model, weight, C = self.model, self.model.wte.weight.array, self.config.n_embd
+        self._wte, self._positions = weight, (model.wpe.weight if self.config.positions == "learned" else model.waves).array
         self._blocks = [fold(block) for block in model.h]
         self._lm_head = Linear.of(model.lm_head)
         self._activate = activation_of(self.config.activation, weight)
@@ -101,7 +101,7 @@ class Decoder:
         return shared if same.all() else int(same.all(axis=0).argmin())
 
     def _make_room(self, B: int) -> None:
-        config, weight = self.config, self.model.wte.weight.data
+        config, weight = self.config, self.model.wte.weight.array
         L, T, H = config.n_layer, config.block_size, config.n_head
         self._memory = self._xp.empty((L, T, B, 3 * config.n_embd), weight.dtype)
         q, k, v = self._memory.reshape(L, T, B, 3, H, -1).transpose(3, 0, 2, 4, 1, 5)
@@ -125,9 +125,9 @@ class Decoder:
             h = product(self._normalise(x, block.eps_2), block.c_fc)
             x += product(self._activate(h), block.mlp_c_proj)
         ln_f: Any = self.model.ln_f
-        y = self._normalise(x, ln_f.eps) * ln_f.weight.data
+        y = self._normalise(x, ln_f.eps) * ln_f.weight.array
         if ln_f.bias is not None:
-            y += ln_f.bias.data
+            y += ln_f.bias.array
         return product(y, self._lm_head)
 
     def _normalise(self, x: Array, eps: float) -> Array:

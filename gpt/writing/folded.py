@@ -32,7 +32,7 @@ class Linear(NamedTuple):
     @classmethod
     def of(cls, layer: nn.Linear) -> Linear:
         """The layer's own arrays, nothing folded in."""
-        return cls(layer.weight.data.T, None if layer.bias is None else layer.bias.data)
+        return cls(layer.weight.array.T, None if layer.bias is None else layer.bias.array)
 
 
 class FoldedBlock(NamedTuple):
@@ -70,11 +70,11 @@ def _after(norm: Any, layer: nn.Linear) -> Linear:
     """γ multiplies what a column of x is multiplied with, β W is added to b."""
     weight, bias = Linear.of(layer)
     if norm.bias is not None:
-        shift = norm.bias.data @ weight
+        shift = norm.bias.array @ weight
         bias = shift if bias is None else bias + shift
     elif bias is not None:
         bias = bias.copy()
-    return Linear(_in_order(weight * norm.weight.data[:, None]), bias)
+    return Linear(_in_order(weight * norm.weight.array[:, None]), bias)
 
 
 def _centred(layer: nn.Linear) -> Linear:

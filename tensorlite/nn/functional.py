@@ -144,7 +144,7 @@ def cross_entropy(
     loss = nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction="none")
     counts = _weight_of_targets(weight, target, ignore_index)
     if label_smoothing:
-        spread = -(log_p * _along_classes(weight, input)).sum(classes_at).masked_fill(Tensor.wrap(target.data == ignore_index), 0)
+        spread = -(log_p * _along_classes(weight, input)).sum(classes_at).masked_fill(Tensor.wrap(target.array == ignore_index), 0)
         loss = (1 - label_smoothing) * loss + label_smoothing / input.shape[classes_at] * spread
     return _reduced("cross_entropy", loss, reduction, counts.sum())
 
@@ -189,14 +189,14 @@ def _class_axis(input: Tensor) -> int:
 def _along_classes(weight: Tensor, input: Tensor) -> Any:
     """``weight`` (V,) as a constant that broadcasts along the class axis of ``input``."""
     after = input.ndim - 1 - _class_axis(input)
-    return weight.detach().data.reshape(-1, *(1,) * after)
+    return weight.detach().array.reshape(-1, *(1,) * after)
 
 
 def _weight_of_targets(weight: Tensor, target: Tensor, ignore_index: int) -> Any:
     """How much each target counts, as a constant: its class's weight, or 0 where it is ignored."""
-    kept = target.data != ignore_index
+    kept = target.array != ignore_index
     xp = array_module(kept)
-    return xp.where(kept, weight.data[xp.where(kept, target.data, 0)], 0)
+    return xp.where(kept, weight.array[xp.where(kept, target.array, 0)], 0)
 
 
 def _reduced(name: str, loss: Tensor, reduction: str, total: Any) -> Tensor:
@@ -205,7 +205,7 @@ def _reduced(name: str, loss: Tensor, reduction: str, total: Any) -> Tensor:
         raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', got {reduction!r}.")
     if reduction != "mean":
         return loss if reduction == "none" else loss.sum()
-    xp = array_module(loss.data)
+    xp = array_module(loss.array)
     total = xp.asarray(total, loss.dtype)
     return (loss.sum() / xp.where(total == 0, 1, total)).masked_fill(Tensor.wrap(total == 0), math.nan)
 
@@ -252,7 +252,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     Args:
         num_classes: -1 takes the largest class number plus 1.
     """
-    ids = tensor.data
+    ids = tensor.array
     if ids.dtype.kind not in "iu":
         raise TypeError(f"one_hot: class numbers must be integers, got {ids.dtype}.")
     if num_classes == -1:

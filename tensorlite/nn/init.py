@@ -92,6 +92,6 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
 
 
 def _write(tensor: Tensor, values: np.ndarray) -> Tensor:
-    tensor.data[...] = device_of(tensor.data).asarray(values, tensor.dtype)
-    tensor.version.count += 1
+    tensor.array[...] = device_of(tensor.array).asarray(values, tensor.dtype)
+    tensor.version.written(tensor.array)
     return tensor

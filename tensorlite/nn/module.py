@@ -190,7 +190,7 @@ class Module:
             RuntimeError: one message that lists all that is missing, unexpected and misshapen.
         """
         own = self.state_dict()
-        given = {name: value.data if isinstance(value, Tensor) else value for name, value in state_dict.items()}
+        given = {name: value.array if isinstance(value, Tensor) else value for name, value in state_dict.items()}
         missing = [name for name in own if name not in given]
         unexpected = [name for name in given if name not in own]
         misshapen = [
@@ -204,10 +204,10 @@ class Module:
         listed = [f"\n  {kind}: {', '.join(names)}" for kind, names in complaints if names]
         if listed:
             raise RuntimeError(f"load_state_dict() into {type(self).__name__} does not fit:{''.join(listed)}")
-        arrays = {name: device_of(own[name].data).asarray(given[name]) for name in own if name in given}
+        arrays = {name: device_of(own[name].array).asarray(given[name]) for name in own if name in given}
         for name, array in arrays.items():
-            own[name].data[...] = array
-            own[name].version.count += 1
+            own[name].array[...] = array
+            own[name].version.written(own[name].array)
         return IncompatibleKeys(missing, unexpected)
 
     # --- switches -------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class Module:
             if set_to_none:
                 parameter.grad = None
             elif parameter.grad is not None:
-                parameter.grad.data[...] = 0
+                parameter.grad.array[...] = 0
 
     def to(self, *args: Any, device: Device | str | None = None, dtype: Any = None) -> Self:
         """Move every parameter and buffer to a device, and the floating point ones to a dtype.
@@ -299,11 +299,11 @@ def _unique(named: Any) -> Iterator[tuple[str, Any]]:
 
 def _move(tensor: Tensor, device: Device | None, dtype: Any) -> None:
     """Give ``tensor``, and its gradient, an array on ``device`` in ``dtype``; the same array where nothing changes."""
-    device = device_of(tensor.data) if device is None else device
+    device = device_of(tensor.array) if device is None else device
     dtype = dtype if dtype is not None and is_floating(tensor.dtype) else tensor.dtype
-    if device == device_of(tensor.data) and dtype == tensor.dtype:
+    if device == device_of(tensor.array) and dtype == tensor.dtype:
         return
-    tensor.data = device.asarray(tensor.data, dtype)
+    tensor.array = device.asarray(tensor.array, dtype)
     tensor.grad_home = None  # the buffer it lay in has the old dtype and device
     if tensor.grad is not None:
-        tensor.grad = Tensor.wrap(device.asarray(tensor.grad.data, dtype))
+        tensor.grad = Tensor.wrap(device.asarray(tensor.grad.array, dtype))

@@ -2,9 +2,6 @@
 
 Tensor itself knows no op; this page hangs them on it when the package is imported. A method is the function
 of the same name with the tensor as its first argument, so ``x.softmax(-1)`` is ``softmax(x, -1)``.
-
-There is no ``__iadd__`` and none of its kin, on purpose: without them Python reads ``x += y`` as ``x = x + y``,
-a new tensor under the old name. Nothing that a backward still needs is overwritten.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tensorlite.ops import activation, arithmetic, comparison, elementary, extremum, indexing, matmul, reduction, shape, softmax
+from tensorlite.ops import activation, arithmetic, comparison, elementary, extremum, in_place, indexing, matmul, reduction, shape, softmax
 from tensorlite.tensor import Tensor
 
 METHODS: dict[Any, str] = {
@@ -29,6 +26,7 @@ METHODS: dict[Any, str] = {
     matmul: "matmul mm bmm",
     activation: "relu sigmoid tanh",
     softmax: "softmax log_softmax",
+    in_place: "add_ sub_ mul_ div_ pow_ clamp_ masked_fill_ fill_ zero_ copy_",
 }
 
 OPERATORS: dict[str, Callable[[Tensor, Any], Tensor]] = {
@@ -46,6 +44,12 @@ OPERATORS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "__rfloordiv__": lambda x, y: arithmetic.div(y, x, rounding_mode="floor"),
     "__rpow__": lambda x, y: arithmetic.pow(y, x),
     "__rmatmul__": lambda x, y: matmul.matmul(y, x),
+    "__iadd__": in_place.add_,
+    "__isub__": in_place.sub_,
+    "__imul__": in_place.mul_,
+    "__itruediv__": in_place.div_,
+    "__ifloordiv__": lambda x, y: in_place.div_(x, y, rounding_mode="floor"),
+    "__ipow__": in_place.pow_,
     "__eq__": comparison.eq,
     "__ne__": comparison.ne,
     "__lt__": comparison.lt,
@@ -85,6 +89,7 @@ _put({name: _cast(dtype) for name, dtype in CASTS.items()})
 _put(
     {
         "__getitem__": indexing.getitem,
+        "__setitem__": in_place.setitem,
         "__neg__": arithmetic.neg,
         "__abs__": elementary.abs,
         "where": lambda x, condition, other: indexing.where(condition, x, other),

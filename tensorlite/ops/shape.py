@@ -395,7 +395,7 @@ clone = Op(clone_forward, clone_backward)
 
 def contiguous(x: Tensor) -> Tensor:
     """The tensor itself if it lies in memory in row-major order, else a copy that does."""
-    return x if x.data.flags.c_contiguous else clone(x)
+    return x if x.array.flags.c_contiguous else clone(x)
 
 
 def to_forward(x: Array, dtype: Any, device: Device) -> tuple[Array, Any]:

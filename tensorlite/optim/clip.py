@@ -80,7 +80,7 @@ def gradients_of(parameters: Tensor | Iterable[Tensor]) -> list[Array]:
     listed = [parameters] if isinstance(parameters, Tensor) else list({id(p): p for p in parameters}.values())
     listed = [p for p in listed if p.grad is not None]
     whole = whole_buffer(listed)
-    return [p.grad.data for p in listed if p.grad is not None] if whole is None else [whole]
+    return [p.grad.array for p in listed if p.grad is not None] if whole is None else [whole]
 
 
 def _norm(g: Array, p: float) -> Any:

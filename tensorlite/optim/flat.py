@@ -2,7 +2,7 @@
 
 A GPT has a hundred parameter arrays. Updating them one by one is a hundred times a dozen small array
 operations; laid end to end in one long array they are a dozen large ones. So the parameters *are* laid
-end to end: every ``p.data`` becomes a view into one flat array, and every gradient is written by backward
+end to end: every ``p.array`` becomes a view into one flat array, and every gradient is written by backward
 straight into its place in a second one (``p.grad_home``, see `tensorlite.tape`). Nothing is gathered or
 scattered at a step, the norm of all gradients is the norm of one vector, and workers that train on shares
 of a batch have one array each to exchange.
@@ -34,7 +34,7 @@ class FlatParameters:
     0 in both arrays, and stay 0 under every update that maps (0, 0) to 0.
 
     Args:
-        parameters: distinct leaves; their values are kept, their ``data`` becomes a view.
+        parameters: distinct leaves; their values are kept, their ``array`` becomes a view.
 
     Attributes:
         data, grad: the two flat arrays.
@@ -63,13 +63,13 @@ class FlatParameters:
         self._views = [self.view(self.data, i) for i in range(len(self.parameters))]
         self._homes = [self.view(self.grad, i) for i in range(len(self.parameters))]
         for i, p in enumerate(self.parameters):
-            self._adopt(i, p.data)
+            self._adopt(i, p.array)
 
     def _adopt(self, i: int, values: Array) -> None:
         """Move parameter ``i`` in. A gradient that it has stays where it is; the next one comes here."""
         p = self.parameters[i]
         self._views[i][...] = values
-        p.data, p.grad_home = self._views[i], self._homes[i]
+        p.array, p.grad_home = self._views[i], self._homes[i]
 
     def zeros(self) -> Array:
         """A flat array of the same layout, for what an optimizer keeps."""
@@ -88,13 +88,13 @@ class FlatParameters:
 
     def fits(self) -> bool:
         """Whether every parameter still has the dtype and the device that the buffers have."""
-        return all(p.data is view or kind_of(p) == (self.dtype, self.device) for p, view in zip(self.parameters, self._views, strict=True))
+        return all(p.array is view or kind_of(p) == (self.dtype, self.device) for p, view in zip(self.parameters, self._views, strict=True))
 
     def check(self) -> None:
         """Raise a ValueError if a parameter or its gradient has another shape than it had."""
         for p, shape in zip(self.parameters, self._shapes, strict=True):
-            if p.data.shape != shape:
-                raise ValueError(f"a parameter of shape {shape} was given data of shape {p.data.shape} after the optimizer was made.")
+            if p.array.shape != shape:
+                raise ValueError(f"a parameter of shape {shape} was given data of shape {p.array.shape} after the optimizer was made.")
             if p.grad is not None and p.grad.shape != shape:
                 raise ValueError(f"a parameter of shape {shape} has a gradient of shape {p.grad.shape}.")
 
@@ -106,12 +106,12 @@ class FlatParameters:
         """
         present, moved, gathered = [], [], []
         for i, p in enumerate(self.parameters):
-            if p.data is not self._views[i] or p.grad_home is not self._homes[i]:
-                moved.append((i, self._from_outside(p.data, self.data)))
+            if p.array is not self._views[i] or p.grad_home is not self._homes[i]:
+                moved.append((i, self._from_outside(p.array, self.data)))
             if p.grad is not None:
                 present.append(i)
-                if p.grad.data is not self._homes[i]:
-                    gathered.append((i, self._from_outside(p.grad.data, self.grad)))
+                if p.grad.array is not self._homes[i]:
+                    gathered.append((i, self._from_outside(p.grad.array, self.grad)))
         for i, values in moved:
             self._adopt(i, values)
         for i, values in gathered:
@@ -126,7 +126,7 @@ class FlatParameters:
 
 def kind_of(p: Tensor) -> tuple[Any, Device]:
     """What parameters in one buffer have in common: dtype and device."""
-    return p.dtype, device_of(p.data)
+    return p.dtype, device_of(p.array)
 
 
 def whole_buffer(parameters: Sequence[Tensor]) -> Array | None:
@@ -137,7 +137,7 @@ def whole_buffer(parameters: Sequence[Tensor]) -> Array | None:
     base = None
     for p in parameters:
         home = p.grad_home
-        if home is None or p.grad is None or p.grad.data is not home or home.base is None:
+        if home is None or p.grad is None or p.grad.array is not home or home.base is None:
             return None
         if base is None:
             base = home.base

@@ -132,7 +132,7 @@ class Optimizer:
             if set_to_none:
                 p.grad = None
             elif p.grad is not None:
-                p.grad.data[...] = 0
+                p.grad.array[...] = 0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, such as layers that were frozen until now."""
@@ -329,7 +329,8 @@ class Run:
         step = self.step
         for i in range(self.first, self.last):
             self.buffer.steps[i] = step
-            self.buffer.flat.parameters[i].version.count += 1
+            p = self.buffer.flat.parameters[i]
+            p.version.written(p.array)
 
 
 class Dials:

@@ -84,7 +84,7 @@ class GradScaler:
             dials.turn()
             self.step_by(dials, norm)
             return
-        finite = self._xp.isfinite(norm.data)
+        finite = self._xp.isfinite(norm.array)
         if finite:  # on a GPU this waits for the device
             self.optimizer.step()
         self._adjust(finite)
@@ -97,7 +97,7 @@ class GradScaler:
         """
         if not self._is_held_back_on_the_device():
             raise RuntimeError(f"{type(self.optimizer).__name__} cannot be held back on the device here: use GradScaler.step.")
-        finite = self._xp.isfinite(norm.data)
+        finite = self._xp.isfinite(norm.array)
         steps = [self._xp.where(finite, step - self._skipped, 0).astype("int32") for step in dials.step]
         self.optimizer.step_by(dials, steps)
         self._skipped += ~finite

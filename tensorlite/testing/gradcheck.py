@@ -97,7 +97,7 @@ class _Problem:
 
     def __init__(self, fn: Callable[..., Any], inputs: Sequence[Any], eps: float, seed: int) -> None:
         self.fn, self.eps = fn, eps
-        self.inputs = [x.data if isinstance(x, Tensor) else x for x in inputs]
+        self.inputs = [x.array if isinstance(x, Tensor) else x for x in inputs]
         self.names = _parameter_names(fn, len(self.inputs))
         self.rng = np.random.default_rng(seed)
         self.positions = [i for i, x in enumerate(self.inputs) if hasattr(x, "dtype") and is_floating(x.dtype)]
@@ -130,7 +130,7 @@ class _Problem:
 
     def outputs(self, arrays: Sequence[Any]) -> list[Array]:
         with no_grad():
-            return [y.data for y in self.run([Tensor.wrap(x) if hasattr(x, "dtype") else x for x in arrays])]
+            return [y.array for y in self.run([Tensor.wrap(x) if hasattr(x, "dtype") else x for x in arrays])]
 
     def gradients(self) -> dict[int, Array]:
         """dx for every floating point input, by backward."""
@@ -147,7 +147,7 @@ class _Problem:
         except Exception as error:
             raise GradientError(f"the backward of {self.op} failed: {type(error).__name__}: {error}") from error
         grads = {i: tensors[i].grad for i in self.positions}
-        return {i: array_module(self.inputs[i]).zeros_like(self.inputs[i]) if g is None else g.data for i, g in grads.items()}
+        return {i: array_module(self.inputs[i]).zeros_like(self.inputs[i]) if g is None else g.array for i, g in grads.items()}
 
     def differences(self, position: int, direction: Array, h: float) -> list[Array]:
         """dy · (f(x + h·direction) - f(x - h·direction)) / 2h: what each output contributes to the slope."""

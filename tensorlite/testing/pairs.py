@@ -55,8 +55,8 @@ def assert_pairs_agree(
     Raises:
         PairsDisagreeError: if values, gradients, shapes or dtypes differ, or an input or cotangent was written to.
     """
-    given = [arg.data if isinstance(arg, Tensor) else arg for arg in args]
-    options = {name: value.data if isinstance(value, Tensor) else value for name, value in options.items()}
+    given = [arg.array if isinstance(arg, Tensor) else arg for arg in args]
+    options = {name: value.array if isinstance(value, Tensor) else value for name, value in options.items()}
     ran, passed_over, worst, where = [], [], 0.0, ""
     for dtype in dtypes or (None,):
         arrays = [x.astype(dtype) if dtype is not None and hasattr(x, "dtype") and is_floating(x.dtype) else x for x in given]

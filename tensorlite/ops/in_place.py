@@ -1,0 +1,233 @@
+"""Writing in place: ``x += y``, ``x.add_(y)``, ``x.zero_()``, ``x[i] = y``, under torch's names.
+
+Inside ``no_grad``, and wherever nothing wants a gradient, the memory of x is written to, and everybody who shows it sees that: views,
+the flat buffer in which a parameter lies, the home of a gradient. The write is counted (`tensorlite.tape.Version`), so that a backward
+which needs the old values says so instead of using the new ones.
+
+Where the tape records, x stands from then on for the result of the op, and its gradient flows on to the old x:
+
+    h = w * 2;  h *= 3          dh is multiplied by 3, then by 2
+
+If nobody else has ever shown the memory of x, x takes the array that the op made, as ``h = h * 3`` would: whatever an earlier op has
+saved is left as it was. Otherwise the result is written to the memory that they share, and the others are refused from then on as a way
+for a gradient, for the tape does not know how they came to show what they show (`tensorlite.tape.origin`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from tensorlite.backend import Array, device_of
+from tensorlite.index import resolve_index
+from tensorlite.ops import arithmetic, comparison, indexing, shape
+from tensorlite.ops.broadcasting import broadcast_shape, promote
+from tensorlite.tape import is_grad_enabled
+from tensorlite.tensor import AFTER_ALL_HOOKS, Tensor, is_floating, unwrap
+
+
+def add_(x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """x ← x + alpha · other; also ``x += other``."""
+    return _arithmetic("add_", arithmetic.add, operator.iadd, x, other if alpha == 1 else other * alpha)
+
+
+def sub_(x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """x ← x - alpha · other; also ``x -= other``."""
+    return _arithmetic("sub_", arithmetic.sub, operator.isub, x, other if alpha == 1 else other * alpha)
+
+
+def mul_(x: Tensor, other: Any) -> Tensor:
+    """x ← x · other; also ``x *= other``."""
+    return _arithmetic("mul_", arithmetic.mul, operator.imul, x, other)
+
+
+def div_(x: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """x ← x / other, rounded as `div` rounds; also ``x /= other``, and ``x //= other`` for "floor"."""
+    if rounding_mode is None and is_floating(x.dtype):
+        return _arithmetic("div_", arithmetic.div, operator.itruediv, x, other)
+    return _change("div_", arithmetic.div, x, other, rounding_mode=rounding_mode)
+
+
+def pow_(x: Tensor, exponent: Any) -> Tensor:
+    """x ← x ** exponent; also ``x **= exponent``."""
+    return _change("pow_", arithmetic.pow, x, exponent)
+
+
+def clamp_(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """x ← what lies in [min, max], and the nearer end for what does not."""
+    return _change("clamp_", comparison.clamp, x, min, max)
+
+
+def masked_fill_(x: Tensor, mask: Any, value: Any) -> Tensor:
+    """x ← value where the mask is True."""
+    return _change("masked_fill_", indexing.masked_fill, x, mask, value)
+
+
+def fill_(x: Tensor, value: Any) -> Tensor:
+    """x ← value everywhere: a number, or a tensor of no axes. The old values get the gradient 0."""
+    if getattr(value, "shape", ()) != ():
+        raise ValueError(f"fill_ takes one number, or a tensor of no axes, got shape {value.shape}; copy_ takes more.")
+    return _assign("fill_", x, value)
+
+
+def zero_(x: Tensor) -> Tensor:
+    """x ← 0 everywhere. The old values get the gradient 0."""
+    return _assign("zero_", x, 0)
+
+
+def copy_(x: Tensor, source: Any) -> Tensor:
+    """x ← source, in the dtype and on the device of x. The gradient flows to ``source``, and the old values get 0."""
+    return _assign("copy_", x, source)
+
+
+def setitem(x: Tensor, index: Any, value: Any) -> None:
+    """``x[index] = value``. Tensors on the tape refuse: their old values may be needed by a backward."""
+    if x.requires_grad and is_grad_enabled():
+        raise RuntimeError(
+            "writing in place to a tensor that requires a gradient would falsify its gradient: "
+            "use where() or masked_fill(), or write inside no_grad()."
+        )
+    if _is_recorded(value):
+        raise RuntimeError(
+            "a value that requires a gradient is written into a tensor that would not pass it on: "
+            "use where(), cat() or stack(), or write value.detach()."
+        )
+    array, index = _writable("x[i] = value", x), unwrap(index)
+    basic, advanced, _ = resolve_index(array, index if isinstance(index, tuple) else (index,))
+    if advanced is None:
+        array[basic] = unwrap(value)
+    else:
+        array[basic][advanced] = unwrap(value)
+    x.version.written(array)
+
+
+# --- what they share ------------------------------------------------------------------------------------
+
+
+def _arithmetic(name: str, op: Callable[..., Tensor], inplace: Callable[[Any, Any], Any], x: Tensor, other: Any) -> Tensor:
+    """`_change`, but where dtype and shape stay as they are the numbers never leave their memory: ``inplace`` is NumPy's ``+=``."""
+    if not _is_recorded(x, other) and (type(other) in (int, float) or (isinstance(other, Tensor) and type(other.array) is type(x.array))):
+        a, b = promote(_writable(name, x), unwrap(other))
+        if a is x.array:
+            _check_shape(name, x, getattr(b, "shape", ()))
+            inplace(a, b)
+            x.version.written(a)
+            return x
+    return _change(name, op, x, other)
+
+
+def _change(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:
+    """x ← op(x, …)"""
+    if _is_recorded(x, *args):
+        return _record(name, op, x, *args, **options)
+    array = _writable(name, x)
+    y = op(x, *args, **options)
+    _check_fits(name, x, y)
+    array[...] = y.array
+    x.version.written(array)
+    return x
+
+
+def _assign(name: str, x: Tensor, source: Any) -> Tensor:
+    """x ← source, whose numbers are converted to what x holds."""
+    if isinstance(source, Tensor):
+        source = shape.to(source, x.dtype, x.device)
+    elif hasattr(source, "dtype"):
+        source = device_of(x.array).asarray(source, x.dtype)
+    elif not isinstance(source, int | float):
+        raise TypeError(f"{name} takes a tensor, an array or a number, got {type(source).__name__}.")
+    if _is_recorded(x, source):
+        return _record(name, _replaced, x, source)
+    array = _writable(name, x)
+    _check_shape(name, x, getattr(source, "shape", ()))
+    array[...] = unwrap(source)
+    x.version.written(array)
+    return x
+
+
+def _record(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:
+    """x ← op(x, …) on the tape; see the top of this page."""
+    _check_recordable(name, x)
+    is_alone = x.source is not None and not x.version.shared
+    old = x if is_alone else _copy(x)  # for the op to save: the memory of x changes
+    y = op(*(old if arg is x else arg for arg in (x, *args)), **options)
+    _check_fits(name, x, y)
+    y = shape.to(y, x.dtype)
+    assert y.source is not None
+    retains = _forget_retained(x)
+    if is_alone:
+        x.array, x.version = y.array, y.version
+    else:
+        _writable(name, x)[...] = y.array
+        x.version.written(x.array)
+        x.version.writer = y.source[0].number
+    x.source, x.requires_grad = y.source, True
+    if retains:
+        x.retain_grad()
+    return x
+
+
+def _replaced(x: Tensor, value: Any) -> Tensor:
+    """``value`` in the shape of x, and a gradient of 0 for x."""
+    return indexing.where(device_of(x.array).asarray(False), x, value)
+
+
+def _copy(x: Tensor) -> Tensor:
+    """x with memory of its own, at the same place on the tape."""
+    old = Tensor.wrap(x.array.copy())
+    old.source, old.requires_grad = x.source, x.requires_grad
+    return old
+
+
+def _forget_retained(x: Tensor) -> bool:
+    """Whether x keeps its gradient (`Tensor.retain_grad`); the node that it leaves does not do it any longer."""
+    if x.source is None or not x.source[0].hooks:
+        return False
+    node, position = x.source
+    return node.hooks_of(position).pop(AFTER_ALL_HOOKS, None) is not None
+
+
+def _is_recorded(*operands: Any) -> bool:
+    return is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in operands)
+
+
+# --- what is refused ------------------------------------------------------------------------------------
+
+
+def _check_recordable(name: str, x: Tensor) -> None:
+    if x.source is None and x.requires_grad:
+        raise RuntimeError(f"{name} on a leaf that requires a gradient: write to it inside no_grad(), or change a clone().")
+    if x.version.shared and x.version.leaf:
+        raise RuntimeError(f"{name} on a view of a leaf that requires a gradient: write to it inside no_grad(), or change a clone().")
+    if x.version.shared and x.source is None:
+        raise RuntimeError(
+            f"{name} with a value that requires a gradient, on a tensor whose memory others show: they would not pass the gradient on; "
+            "make a new tensor, as x = x + value does, or change a clone()."
+        )
+
+
+def _check_fits(name: str, x: Tensor, y: Tensor) -> None:
+    """The result must have the shape of x, and a dtype of its kind or of a lower one: bool, integer, floating point."""
+    _check_shape(name, x, y.shape)
+    if _kind(y.dtype) > _kind(x.dtype):
+        raise RuntimeError(f"{name}: the result is {y.dtype}, which a tensor of {x.dtype} cannot hold; convert it first, x.to(dtype).")
+
+
+def _check_shape(name: str, x: Tensor, other: tuple[int, ...]) -> None:
+    if other not in ((), x.shape) and broadcast_shape(name, x.shape, other) != x.shape:
+        raise ValueError(f"{name}: a tensor of shape {x.shape} cannot grow to hold {broadcast_shape(name, x.shape, other)}.")
+
+
+def _kind(dtype: Any) -> int:
+    return 2 if is_floating(dtype) else 0 if dtype.kind == "b" else 1
+
+
+def _writable(name: str, x: Tensor) -> Array:
+    """The array of x, if each of its numbers has a place of its own that may be written to."""
+    array = x.array
+    if any(stride == 0 and n > 1 for stride, n in zip(array.strides, array.shape, strict=True)):
+        raise RuntimeError(f"{name}: several elements of this tensor share one place in memory, as expand() makes it; change a clone().")
+    if not getattr(array.flags, "writeable", True):
+        raise RuntimeError(f"{name}: this tensor shows memory that is read-only; change a clone().")
+    return array
