@@ -14,7 +14,6 @@ forward, leave a node on the tape, wrap the result.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from types import MethodType
 from typing import Any
 
 from tensorlite.backend import device_of
+from tensorlite.context import context
 from tensorlite.tape import Node, Parent, is_grad_enabled, origin
 from tensorlite.tensor import Tensor, is_floating
 
@@ -158,15 +158,22 @@ def kernels_in_use() -> str:
     return _mode
 
 
-@contextlib.contextmanager
-def use_kernels(mode: str) -> Iterator[None]:
+def use_kernels(mode: str) -> Any:
     """``with use_kernels("book"):`` runs everything through the book; ``"fast"`` allows the faster pairs again.
 
-    The environment variable TENSORLITE_KERNELS sets what holds outside such a block.
+    It may also decorate a function. The environment variable TENSORLITE_KERNELS sets what holds outside.
+
+    Raises:
+        ValueError: for another mode.
     """
-    global _mode
     if mode not in ("fast", "book"):
         raise ValueError(f"unknown kernels {mode!r}: it is 'fast' or 'book'.")
+    return _using_kernels(mode)
+
+
+@context
+def _using_kernels(mode: str) -> Iterator[None]:
+    global _mode
     previous, _mode = _mode, mode
     try:
         yield
@@ -174,7 +181,7 @@ def use_kernels(mode: str) -> Iterator[None]:
         _mode = previous
 
 
-@contextlib.contextmanager
+@context
 def observe(observer: Callable[[str, Pair], Pair]) -> Iterator[None]:
     """Inside the ``with`` block, in all threads, what runs is ``observer(name, pair)``: the pair that was chosen, with something around it.
 

@@ -21,11 +21,12 @@ that of torch.autocast.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from tensorlite.context import context
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
@@ -42,18 +43,22 @@ def half_dtype() -> Any:
     return _dtype(_current) if _current in ("bfloat16", "float16") else None
 
 
-@contextlib.contextmanager
-def use_precision(name: str) -> Iterator[None]:
-    """``with use_precision("bfloat16"):`` lets all threads compute so; only CuPy arrays take notice.
+def use_precision(name: str) -> Any:
+    """``with use_precision("bfloat16"):`` lets all threads compute so; only CuPy arrays take notice. It may also decorate a function.
 
     Raises:
         ValueError: for another name than those in `PRECISIONS`.
         ImportError: for bfloat16 without ml_dtypes.
     """
-    global _current
     if name not in PRECISIONS:
         raise ValueError(f"unknown precision {name!r}: it is one of {', '.join(PRECISIONS)}.")
     _dtype(name)  # said here rather than in the first product
+    return _using_precision(name)
+
+
+@context
+def _using_precision(name: str) -> Iterator[None]:
+    global _current
     previous, _current = _current, name
     try:
         yield

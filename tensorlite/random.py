@@ -10,7 +10,6 @@ the CPU. The masks are then others than NumPy's, and as good.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tensorlite.backend import Array
+from tensorlite.context import context
 
 _thread = threading.local()
 
@@ -54,7 +54,7 @@ def generator() -> np.random.Generator:
     return _thread.generator
 
 
-@contextlib.contextmanager
+@context
 def use_generator(stream: np.random.Generator) -> Iterator[np.random.Generator]:
     """Draw from ``stream`` inside the ``with`` block, and from the old one again afterwards."""
     previous = generator()
@@ -125,8 +125,7 @@ def draw_key(stream: np.random.Generator | None = None) -> np.ndarray:
     return (stream or generator()).integers(0, 2**32, size=2, dtype=np.uint32)
 
 
-@contextlib.contextmanager
-def use_dropout_key(key: Array) -> Iterator[None]:
+def use_dropout_key(key: Array) -> Any:
     """Inside the ``with`` block, dropout on a GPU draws its masks from ``key`` and the number of the call: 0, 1, 2, ….
 
         key = cupy.empty(2, "uint32")                # stays where it is
@@ -148,8 +147,13 @@ def use_dropout_key(key: Array) -> Iterator[None]:
     """
     if key.shape != (2,) or key.dtype != np.uint32:
         raise ValueError(f"a dropout key is an array of two uint32 numbers, got {key.dtype} {key.shape}.")
+    return _drawing_from(key, itertools.count())
+
+
+@context
+def _drawing_from(key: Array, calls: Iterator[int]) -> Iterator[None]:
     previous = getattr(_thread, "dropout", None)
-    _thread.dropout = (key, itertools.count())
+    _thread.dropout = (key, calls)
     try:
         yield
     finally:

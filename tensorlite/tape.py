@@ -15,7 +15,6 @@ The tape knows no op. It is the chain rule and nothing else:  for y = f(x),  dx 
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import threading
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlite.backend import Array, Device, array_module
+from tensorlite.context import Decorator
 
 if TYPE_CHECKING:
     from tensorlite.tensor import Tensor
@@ -298,18 +298,22 @@ def is_grad_enabled() -> bool:
     return getattr(_thread, "grad_enabled", True)
 
 
-class no_grad(contextlib.ContextDecorator):
+class no_grad(Decorator):
     """Inside the ``with`` block, or the decorated function, nothing is recorded.
 
-    The switch belongs to the thread: other threads go on recording.
+    The switch belongs to the thread: other threads go on recording. As a decorator it needs no brackets.
     """
 
     enabled = False
 
+    def __new__(cls, function: Any = None) -> Any:
+        """A block; or, for ``@no_grad`` without brackets, the decorated function."""
+        return super().__new__(cls) if function is None else cls()(function)
+
     def __init__(self) -> None:
         self._previous: list[bool] = []
 
-    def _recreate_cm(self) -> no_grad:  # a decorated function may run in many threads: one object a call
+    def again(self) -> no_grad:
         return type(self)()
 
     def __enter__(self) -> None:

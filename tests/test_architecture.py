@@ -24,12 +24,13 @@ ENGINE = {"tensorlite.backend", "tensorlite.random", "tensorlite.tape", "tensorl
 # Room -> what it may import besides itself and the standard library. The longest matching name is a module's room.
 ROOMS: dict[str, set[str]] = {
     "tensorlite.backend": {"numpy", "cupy"},
-    "tensorlite.random": {"tensorlite.backend", "numpy"},
-    "tensorlite.precision": {"numpy", "ml_dtypes"},
-    "tensorlite.tape": {"tensorlite.backend", "numpy"},
+    "tensorlite.context": set(),
+    "tensorlite.random": {"tensorlite.backend", "tensorlite.context", "numpy"},
+    "tensorlite.precision": {"tensorlite.context", "numpy", "ml_dtypes"},
+    "tensorlite.tape": {"tensorlite.backend", "tensorlite.context", "numpy"},
     "tensorlite.index": {"tensorlite.backend"},
     "tensorlite.tensor": {"tensorlite.tape", "tensorlite.backend", "numpy"},
-    "tensorlite.op": {"tensorlite.tensor", "tensorlite.tape", "tensorlite.backend"},
+    "tensorlite.op": {"tensorlite.tensor", "tensorlite.tape", "tensorlite.backend", "tensorlite.context"},
     "tensorlite.creation": {"tensorlite.tensor", "tensorlite.random", "tensorlite.backend", "numpy", "ml_dtypes"},
     "tensorlite.ops": {
         "tensorlite.ops.in_place",
