@@ -7,6 +7,7 @@ operators and methods, ``x + y`` or ``x.sum()``, are put on this class by `tenso
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
 import weakref
@@ -270,6 +271,29 @@ class Tensor:
             raise TypeError(f"only integer tensors of one element can be an index, this one is {self.dtype}.")
         return int(self.item())
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A leaf with memory and a gradient of its own. Hooks, and a home in a flat buffer, stay with the old one.
+
+        Raises:
+            RuntimeError: for a tensor that an op computed, as in torch: a copy of it would have no history.
+        """
+        if self.source is not None:
+            raise RuntimeError(f"deepcopy of a tensor that {self.source[0].name} computed: copy its detach(), or call clone().")
+        twin = _rebuilt(type(self), self.array.copy(order="K"), self.requires_grad)
+        twin.grad = copy.deepcopy(self.grad, memo)
+        return twin
+
+    def __copy__(self) -> Tensor:
+        """A leaf on the same memory."""
+        twin = _rebuilt(type(self), self.array, self.requires_grad)
+        twin.version = self.version
+        self.version.shared = True
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What pickle keeps: the numbers, and whether a gradient is wanted."""
+        return _rebuilt, (type(self), self.array, self.requires_grad)
+
     __hash__ = object.__hash__  # == compares elements, so identity is what sets and dicts go by
 
     def __repr__(self) -> str:
@@ -315,6 +339,13 @@ class HookHandle:
     def remove(self) -> None:
         """Take the hook away; a second call does nothing."""
         self._hooks.pop(self._number, None)
+
+
+def _rebuilt(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
+    """A leaf of the class ``kind``, past whatever its own __init__ asks for."""
+    twin = kind.__new__(kind)
+    Tensor.__init__(twin, array, requires_grad)
+    return twin
 
 
 def unwrap(x: Any) -> Any:

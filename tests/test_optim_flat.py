@@ -230,3 +230,12 @@ def test_empty_and_zero_dimensional_parameters_have_their_place():
     for p, shape in zip(parameters, shapes, strict=True):
         assert p.shape == shape
         assert (p.array == 0.75).all()
+
+
+def test_parameters_that_were_put_into_a_group_by_hand_are_refused():
+    first, second = (tl.nn.Parameter(tl.ones(2)) for _ in range(2))
+    for change in (lambda groups: groups[0]["params"].append(second), lambda groups: groups[0]["params"].__setitem__(0, second)):
+        optimizer = tl.optim.SGD([first], lr=0.1)
+        change(optimizer.param_groups)
+        with pytest.raises(ValueError, match=r"others than those the optimizer has laid out: add some with add_param_group\(\)"):
+            optimizer.step()

@@ -20,5 +20,11 @@ class Parameter(Tensor):
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        """A parameter of its own, without the gradient, as in torch: a copied model starts from its weights."""
+        twin = super().__deepcopy__(memo)
+        twin.grad = None
+        return twin  # type: ignore[return-value]
+
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"

@@ -71,6 +71,10 @@ class FlatParameters:
         self._views[i][...] = values
         p.array, p.grad_home = self._views[i], self._homes[i]
 
+    def __reduce__(self) -> Any:
+        """A copy, or what pickle makes of it, lays its own parameters out in arrays of its own."""
+        return type(self), (self.parameters,)
+
     def zeros(self) -> Array:
         """A flat array of the same layout, for what an optimizer keeps."""
         return self.device.zeros(self.starts[-1], self.dtype)

@@ -86,7 +86,8 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        for buffer in self._buffers:  # what has to be refused is refused before anything is changed
+        self._check_groups()  # what has to be refused is refused before anything is changed
+        for buffer in self._buffers:
             buffer.flat.check()
         if not all(buffer.flat.fits() for buffer in self._buffers):
             self._lay_out(self.state_dict()["state"])
@@ -187,6 +188,17 @@ class Optimizer:
             group.update(new)
         self._restore(state)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle: the groups with their parameters, and a snapshot in the place of the flat buffers."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("_buffers", "_places", "_parts")}
+        return {**kept, "snapshot": self.state_dict()["state"]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The copied parameters move into flat buffers of their own, so that a copy of (model, optimizer) trains."""
+        snapshot = state.pop("snapshot")
+        vars(self).update(state)
+        self._lay_out(snapshot)
+
     @property
     def flats(self) -> list[FlatParameters]:
         """The flat buffers that hold the parameters, as a rule one."""
@@ -230,6 +242,14 @@ class Optimizer:
         if unknown:
             options = ", ".join(self.defaults)
             raise ValueError(f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}; its options are {options}.")
+
+    def _check_groups(self) -> None:
+        laid_out = [buffer.flat.parameters[i] for buffer, i in self._places]
+        listed = list(self._parameters())
+        if len(listed) != len(laid_out) or any(p is not q for p, q in zip(listed, laid_out, strict=True)):
+            raise ValueError(
+                "the parameters in param_groups are others than those the optimizer has laid out: add some with add_param_group()."
+            )
 
     # --- memory ---------------------------------------------------------------------------------------
 
