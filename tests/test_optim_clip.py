@@ -155,3 +155,19 @@ def test_limits_that_make_no_sense_are_refused():
     ):
         with pytest.raises(ValueError, match="clip_grad"):
             call()
+
+
+def test_one_group_is_clipped_alone_as_in_torch():
+    arrays = gradients(3.0, "float64")
+    clipped = []
+    for t in (tl, torch):
+        parameters = [t.nn.Parameter(t.tensor(np.zeros_like(a))) for a in arrays]
+        optimizer = t.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:3]}], lr=0.1)
+        optimizer.add_param_group({"params": parameters[3:]})
+        for p, a in zip(parameters, arrays, strict=True):
+            (p * t.tensor(a)).sum().backward()
+        norm = t.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0) if t is torch else clip_grad_norm_(parameters[:2], 1.0)
+        optimizer.step()
+        clipped.append([norm.numpy(), *(p.detach().numpy() for p in parameters)])
+    for ours, theirs in zip(*clipped, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)

@@ -101,16 +101,32 @@ def test_what_no_kernel_can_hold_back_is_looked_at(kind, dtype, any_cupy):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"init_scale": 0.0}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}, {"growth_interval": 0}, {"init_scale": math.nan}]
+    "wrong",
+    [
+        {"init_scale": 0.0},
+        {"init_scale": 1e39},
+        {"growth_factor": 1.0},
+        {"backoff_factor": 1.0},
+        {"growth_interval": 0},
+        {"init_scale": math.nan},
+    ],
 )
 def test_factors_that_go_the_wrong_way(wrong):
-    with pytest.raises(ValueError, match="GradScaler: init_scale must be positive"):
+    with pytest.raises(ValueError, match="GradScaler: init_scale must be between"):
         optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1), **wrong)
 
 
-@pytest.mark.parametrize("state", [{"scale": 0.0, "good_steps": 1}, {"scale": 4.0, "good_steps": -1}, {"scale": math.nan, "good_steps": 1}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"scale": 0.0, "good_steps": 1},
+        {"scale": math.inf, "good_steps": 1},
+        {"scale": 4.0, "good_steps": -1},
+        {"scale": math.nan, "good_steps": 1},
+    ],
+)
 def test_a_state_that_is_none(state):
-    with pytest.raises(ValueError, match="a loss scale is positive"):
+    with pytest.raises(ValueError, match="a loss scale is between"):
         optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1)).load_state_dict(state)
 
 
@@ -230,3 +246,24 @@ def test_a_gradient_that_always_overflows_ends_the_run(standin):
     run = trainer(init_scale=0.5)
     with pytest.raises(UserError, match="overflows float16 again and again"):
         run.log(1.0, bar=None)
+
+
+@pytest.mark.parametrize("growth_factor", [2.0, 1000.0])
+def test_s_stays_finite_and_shrinks_again_at_an_overflow(growth_factor):
+    scaler = optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1), init_scale=2.0**120, growth_factor=growth_factor, growth_interval=1)
+    seen = []
+    for norm in [1.0] * 12 + [math.inf] * 3:
+        scaler.step(tl.tensor(norm))
+        seen.append(scaler.state_dict()["scale"])
+    assert seen[11] == 2.0**126
+    assert seen[12:] == [2.0**125, 2.0**124, 2.0**123]
+
+
+def test_s_does_not_vanish_and_grows_again():
+    """In torch it ends at 0, and stays there."""
+    scaler = optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1), init_scale=2.0**-124, growth_interval=1)
+    seen = []
+    for norm in [math.nan] * 4 + [1.0]:
+        scaler.step(tl.tensor(norm))
+        seen.append(scaler.state_dict()["scale"])
+    assert seen == [2.0**-125, 2.0**-126, 2.0**-126, 2.0**-126, 2.0**-125]

@@ -68,6 +68,75 @@ def test_a_saved_schedule_continues_exactly(name, options):
         second.step()
 
 
+def with_a_late_group(t, name, options, late=0.3, steps=6):
+    optimizer = optimizer_of(t)
+    module = tl.optim if t is tl else torch.optim.lr_scheduler
+    schedule = getattr(module, name)(optimizer, **options)
+    seen = []
+    for step in range(steps):
+        if step == 2:
+            optimizer.add_param_group({"params": [t.nn.Parameter(t.ones(2))], "lr": late})
+        optimizer.step()
+        schedule.step()
+        seen.append([group["lr"] for group in optimizer.param_groups])
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ConstantLR", {"factor": 0.5, "total_iters": 4}),
+        ("LinearLR", {"start_factor": 0.5, "total_iters": 4}),
+        ("CosineAnnealingLR", {"T_max": 10}),
+        ("CosineAnnealingLR", {"T_max": 7, "eta_min": 0.02}),
+    ],
+)
+def test_a_group_that_is_added_later_follows_as_in_torch(name, options):
+    ours, theirs = (with_a_late_group(t, name, options) for t in (tl, torch))
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9)
+
+
+def test_with_one_function_for_all_a_later_group_follows_too():
+    """torch's LambdaLR ends in "zip() argument 2 is shorter"; the other schedules of torch say what it should do."""
+    seen = with_a_late_group(tl, "LambdaLR", {"lr_lambda": lambda step: 0.5**step})
+    assert [rates[-1] for rates in seen[2:]] == pytest.approx([0.3 / 2, 0.3 / 4, 0.3 / 8, 0.3 / 16])
+    assert [len(rates) for rates in seen] == [2, 2, 3, 3, 3, 3]
+
+
+def test_a_later_group_where_the_schedule_stands_at_zero_keeps_its_rate_as_the_base():
+    seen = with_a_late_group(tl, "LambdaLR", {"lr_lambda": lambda step: float(step != 2)})
+    assert [rates[-1] for rates in seen[2:]] == [0.3] * 4
+
+
+def test_a_list_of_functions_wants_one_for_the_new_group():
+    optimizer = optimizer_of(tl)
+    schedule = tl.optim.LambdaLR(optimizer, [pure, pure])
+    optimizer.add_param_group({"params": [tl.nn.Parameter(tl.ones(2))], "lr": 0.3})
+    with pytest.raises(ValueError, match="LambdaLR has 2 functions for 3 parameter groups: append one to lr_lambdas"):
+        schedule.step()
+    schedule.lr_lambdas.append(lambda step: 1.0)
+    schedule.step()
+    assert schedule.get_last_lr()[2] == 0.3
+    assert schedule.last_epoch == 1
+
+
+def test_groups_and_states_of_schedules_that_do_not_fit_are_named():
+    optimizer = optimizer_of(tl)
+    schedule = tl.optim.LambdaLR(optimizer, pure)
+    state = schedule.state_dict()
+    optimizer.add_param_group({"params": [tl.nn.Parameter(tl.ones(2))], "lr": 0.3})
+    with pytest.raises(ValueError, match="the schedule's state is for 2 groups, the optimizer has 3"):
+        schedule.load_state_dict(state)
+    grown = schedule.state_dict()
+    again = tl.optim.LambdaLR(optimizer, pure)
+    again.load_state_dict(grown)
+    assert again.base_lrs == schedule.base_lrs
+    del optimizer.param_groups[1:]
+    with pytest.raises(ValueError, match="the schedule is for 3 parameter groups, the optimizer has 1"):
+        schedule.step()
+
+
 def test_warmup_cosine_rises_to_one_and_falls_to_the_end():
     factors = [warmup_cosine(step, 10, 100, 0.1) for step in range(130)]
     np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 11)

@@ -9,6 +9,7 @@ are divided by S. With a power of two nothing is rounded on the way, there and b
 
 So S is kept as large as can be. When an infinity or a nan arrives in the parameters' gradients, the step is not made, and S halves; when
 that has not happened for `growth_interval` steps, S doubles. The first few steps look for the right S and are lost.
+S stays between 2⁻¹²⁶ and 2¹²⁶, where both S and 1/S are normal numbers in float32: an infinite S, or one of 0, would stay so for ever.
 
 bfloat16 has the range of float32, and float32 needs none of this.
 Source: Micikevicius et al. 2018, "Mixed precision training", section 3.2; the names and numbers are those of torch.amp.GradScaler.
@@ -27,6 +28,8 @@ from tensorlite.optim.adam import AdamW
 from tensorlite.optim.clip import gradients_of
 from tensorlite.optim.optimizer import Dials, Optimizer
 from tensorlite.tensor import Tensor
+
+SMALLEST, LARGEST = 2.0**-126, 2.0**126
 
 
 class GradScaler:
@@ -60,17 +63,21 @@ class GradScaler:
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
     ) -> None:
-        if not (init_scale > 0 and growth_factor > 1 and 0 < backoff_factor < 1 and growth_interval >= 1):
+        if not (SMALLEST <= init_scale <= LARGEST and growth_factor > 1 and 0 < backoff_factor < 1 and growth_interval >= 1):
             raise ValueError(
-                "GradScaler: init_scale must be positive, growth_factor above 1, backoff_factor between 0 and 1 and growth_interval at "
-                f"least 1, got {init_scale}, {growth_factor}, {backoff_factor} and {growth_interval}."
+                "GradScaler: init_scale must be between 2**-126 and 2**126, growth_factor above 1, backoff_factor between 0 and 1 and "
+                f"growth_interval at least 1, got {init_scale}, {growth_factor}, {backoff_factor} and {growth_interval}."
             )
         self.optimizer = optimizer
         self.growth_factor, self.backoff_factor, self.growth_interval = growth_factor, backoff_factor, growth_interval
-        xp = self._xp = array_module(optimizer.flats[0].data)
+        xp = array_module(optimizer.flats[0].data)
         self.scale = xp.full((), init_scale, "float32")
         self._good = xp.zeros((), "int32")  # steps in a row that were made
         self._skipped = xp.zeros((), "int32")  # steps that the optimizer has counted and that were not made
+
+    @property
+    def _xp(self) -> Any:
+        return array_module(self.scale)
 
     def unscale_(self, parameters: Iterable[Tensor]) -> None:
         """Divide the gradients of ``parameters`` by S, in place."""
@@ -123,8 +130,8 @@ class GradScaler:
             ValueError, TypeError, KeyError: if it is none.
         """
         scale, good = float(state["scale"]), int(state["good_steps"])
-        if not (scale > 0 and good >= 0):
-            raise ValueError(f"a loss scale is positive and a number of steps not negative, got {scale} and {good}")
+        if not (SMALLEST <= scale <= LARGEST and good >= 0):
+            raise ValueError(f"a loss scale is between 2**-126 and 2**126 and a number of steps not negative, got {scale} and {good}")
         self.scale[...], self._good[...], self._skipped[...] = scale, good, 0
 
     def _is_held_back_on_the_device(self) -> bool:
@@ -137,7 +144,8 @@ class GradScaler:
         xp = self._xp
         good = xp.where(finite, self._good + 1, 0)
         grows = good == self.growth_interval
-        self.scale *= xp.where(finite, xp.where(grows, self.growth_factor, 1.0), self.backoff_factor).astype("float32")
+        factor = xp.where(finite, xp.where(grows, self.growth_factor, 1.0), self.backoff_factor)
+        self.scale[...] = xp.clip(self.scale * factor, SMALLEST, LARGEST)  # the product is float64
         self._good[...] = xp.where(grows, 0, good)
 
 

@@ -47,7 +47,8 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final_factor: 
 class LRScheduler:
     """Sets the learning rate of every group; call ``step()`` after each ``optimizer.step()``.
 
-    A group's own learning rate when the first schedule is made is its ``initial_lr``; the schedule is relative to it.
+    A group's own learning rate when the first schedule is made is its ``initial_lr``; the schedule is relative to it. A group that is added
+    later has, as in torch, the learning rate it comes with at that step of the schedule, and goes on from there as the others do.
 
     Attributes:
         last_epoch: the step that the learning rates now belong to, counted from 0 (torch's name).
@@ -67,6 +68,7 @@ class LRScheduler:
 
     def step(self) -> None:
         """Go on to the next step."""
+        self._take_in_new_groups()
         self.last_epoch += 1
         self._apply()
 
@@ -84,13 +86,27 @@ class LRScheduler:
         Raises:
             ValueError: if it is for another number of groups.
         """
+        self._take_in_new_groups()
         base_lrs = list(state_dict["base_lrs"])
         if len(base_lrs) != len(self.base_lrs):
             raise ValueError(f"the schedule's state is for {len(base_lrs)} groups, the optimizer has {len(self.base_lrs)}.")
         self.last_epoch, self.base_lrs = int(state_dict["last_epoch"]), base_lrs
         self._apply()
 
+    def _take_in_new_groups(self) -> None:
+        """Find, for every group that was added, the base at which the schedule now gives its learning rate."""
+        for number in range(len(self.base_lrs), len(self.optimizer.param_groups)):
+            group = self.optimizer.param_groups[number]
+            nothing, one = (self.learning_rate(base, number) for base in (0.0, 1.0))
+            stands_at_zero = one == nothing  # then no base gives the rate that it has; its own is taken
+            group.setdefault("initial_lr", group["lr"] if stands_at_zero else (group["lr"] - nothing) / (one - nothing))
+            self.base_lrs.append(group["initial_lr"])
+
     def _apply(self) -> None:
+        if len(self.optimizer.param_groups) < len(self.base_lrs):
+            raise ValueError(
+                f"the schedule is for {len(self.base_lrs)} parameter groups, the optimizer has {len(self.optimizer.param_groups)}."
+            )
         for number, (group, base) in enumerate(zip(self.optimizer.param_groups, self.base_lrs, strict=True)):
             group["lr"] = self.learning_rate(base, number)
 
@@ -99,17 +115,26 @@ class LambdaLR(LRScheduler):
     """The initial learning rate times a function of the step: ``LambdaLR(optimizer, lambda step: warmup_cosine(step, 100, 2000, 0.1))``.
 
     Args:
-        lr_lambda: one function, or a list with one for each group.
+        lr_lambda: one function, also for groups that are added later, or a list with one for each group.
+
+    Attributes:
+        lr_lambdas: the functions; before a group is added to an optimizer with a list of them, add its own here.
     """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | list[Callable[[int], float]]) -> None:
         groups = len(optimizer.param_groups)
+        self._one_for_all = None if isinstance(lr_lambda, list | tuple) else lr_lambda
         self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, list | tuple) else [lr_lambda] * groups
         if len(self.lr_lambdas) != groups:
             raise ValueError(f"LambdaLR got {len(self.lr_lambdas)} functions for {groups} parameter groups.")
         super().__init__(optimizer)
 
     def learning_rate(self, base: float, group: int) -> float:
+        if group >= len(self.lr_lambdas):
+            if self._one_for_all is None:
+                groups = len(self.optimizer.param_groups)
+                raise ValueError(f"LambdaLR has {len(self.lr_lambdas)} functions for {groups} parameter groups: append one to lr_lambdas.")
+            self.lr_lambdas.append(self._one_for_all)
         return base * self.lr_lambdas[group](self.last_epoch)
 
 
