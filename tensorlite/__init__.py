@@ -99,5 +99,8 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "bfloat16":  # looked up when asked for: it needs a package of its own
-        return bfloat16_dtype()
+        try:
+            return bfloat16_dtype()
+        except ImportError as error:
+            raise AttributeError(str(error)) from None  # so that hasattr() says no
     raise AttributeError(f"module 'tensorlite' has no attribute {name!r}.")

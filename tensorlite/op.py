@@ -89,6 +89,7 @@ class Op:
 
         Raises:
             RuntimeError: if the tensors are not all on one device.
+            TypeError: for arguments that the op does not take.
         """
         if options and any(isinstance(value, Tensor) for value in options.values()):
             args, options = self._bind(args, options)  # F.linear(x, weight=w): its position decides where its gradient is
@@ -96,10 +97,14 @@ class Op:
         arrays = [arg.array if isinstance(arg, Tensor) else arg for arg in args]
         self._check_devices(tensors)
 
-        pair = choose(self, arrays, options)
-        if _observer:
-            pair = _observer(self.name, pair)
-        y, saved = pair.forward(*arrays, **options)
+        try:
+            pair = choose(self, arrays, options)
+            if _observer:
+                pair = _observer(self.name, pair)
+            y, saved = pair.forward(*arrays, **options)
+        except TypeError:
+            self._bind(args, options)  # if it is the arguments that do not fit, the message names the op and not its parts
+            raise
         several = isinstance(y, tuple)
         outputs = [Tensor(array) for array in (y if several else (y,))]
         for output in outputs:
@@ -122,9 +127,17 @@ class Op:
         return tuple(outputs) if several else outputs[0]
 
     def _bind(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        bound = self.__signature__.bind(*args, **options)
+        try:
+            bound = self.__signature__.bind(*args, **options)
+        except TypeError as error:
+            raise TypeError(f"{self.name}(): {error}; it takes {self.name}{self._parameters()}.") from None
         bound.apply_defaults()
         return bound.args, bound.kwargs
+
+    def _parameters(self) -> str:
+        """The parameters and their defaults, as a user writes them."""
+        plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in self.__signature__.parameters.values()]
+        return str(inspect.Signature(plain))
 
     def _check_devices(self, tensors: list[Tensor]) -> None:
         if len({type(tensor.array) for tensor in tensors}) > 1:

@@ -1,12 +1,14 @@
 """Op: the one doorway between tensors and arrays, and the pairs behind it."""
 
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+import tensorlite as tl
 from tensorlite.op import REGISTRY, Op, Pair, choose, kernel_table, register, use_kernels
 from tensorlite.tape import no_grad
 from tensorlite.tensor import Tensor
@@ -264,3 +266,60 @@ def test_a_pair_that_writes_to_its_arguments_or_dy_is_refused(scale):
     register_variant(scale, backward=spoil_dy)
     with pytest.raises(PairsDisagreeError, match="the cpu pair wrote to dy"):
         assert_pairs_agree(scale, np.ones(3), np.ones(3))
+
+
+# --- messages about arguments ---------------------------------------------------------------------------
+
+
+def public_functions():
+    """Every function and op that a user calls by name, but those that take any number of arguments."""
+    places = {"tl": tl, "F": tl.nn.functional, "optim": tl.optim, "init": tl.nn.init, "Tensor": tl.Tensor}
+    for place, owner in places.items():
+        for name in dir(owner):
+            function = getattr(owner, name)
+            if not name.startswith("_") and callable(function) and not isinstance(function, type):
+                yield pytest.param(name, function, id=f"{place}.{name}")
+
+
+@pytest.mark.parametrize(("name", "function"), [*public_functions()])
+def test_a_wrong_argument_is_answered_with_the_name_that_the_user_wrote(name, function):
+    x = tl.ones(2, 2)
+    for args, options in [((), {"nonsense": 1}), ((x,), {"nonsense": 1}), ((x, x), {"nonsense": x})]:
+        with pytest.raises(TypeError) as caught:
+            function(*args, **options)
+        assert re.search(rf"(^|\.){name}\(\)", str(caught.value)), caught.value
+        assert not re.search("_forward|supports|lambda|locals", str(caught.value)), caught.value
+
+
+def test_the_message_says_what_the_op_takes():
+    x = tl.ones(2, 2)
+    for call, said in [
+        (
+            lambda: x.sum(1, keepdims=True),
+            r"sum\(\): got an unexpected keyword argument 'keepdims'; it takes sum\(x, dim=None, keepdim=False\)",
+        ),
+        (lambda: tl.add(x, x, alpha=2), r"add\(\): got an unexpected keyword argument 'alpha'; it takes add\(x, other\)"),
+        (x.matmul, r"matmul\(\): missing a required argument: 'b'; it takes matmul\(a, b\)"),
+        (lambda: tl.exp(x, x), r"exp\(\): too many positional arguments; it takes exp\(x\)"),
+        (lambda: x.float(1), r"Tensor\.float\(\) takes 1 positional argument but 2 were given"),
+        (lambda: x.where(x > 0), r"Tensor\.where\(\) missing 1 required positional argument: 'other'"),
+    ]:
+        with pytest.raises(TypeError, match=said):
+            call()
+
+
+def test_a_type_error_inside_a_forward_comes_out_as_it_is(make_op):
+    def strange_forward(x):
+        raise TypeError("something else")
+
+    with pytest.raises(TypeError, match=r"^something else$"):
+        make_op(strange_forward, lambda dy, saved: dy)(tl.ones(1))
+
+
+def test_without_ml_dtypes_there_is_no_bfloat16_and_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    assert not hasattr(tl, "bfloat16")
+    with pytest.raises(AttributeError, match="bfloat16 needs ml_dtypes: pip install"):
+        tl.bfloat16  # noqa: B018
+    for name in dir(tl):
+        assert hasattr(tl, name)

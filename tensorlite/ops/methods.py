@@ -79,6 +79,8 @@ def _cast(dtype: str) -> Callable[[Tensor], Tensor]:
 
 def _put(methods: dict[str, Any]) -> None:
     for name, method in methods.items():
+        if "<" in getattr(method, "__qualname__", ""):
+            method.__qualname__ = f"Tensor.{name}"  # the name in Python's message about a wrong argument
         setattr(Tensor, name, method)
 
 
