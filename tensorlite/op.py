@@ -24,7 +24,7 @@ from typing import Any
 from tensorlite.backend import device_of
 from tensorlite.context import context
 from tensorlite.tape import Node, Parent, is_grad_enabled, origin
-from tensorlite.tensor import Tensor, is_floating
+from tensorlite.tensor import Tensor, is_floating, is_half
 
 REGISTRY: dict[str, Op] = {}  # every op by name, in the order of the book's pages
 
@@ -68,16 +68,22 @@ class Op:
     Args:
         forward, backward: the book pair.
         name: defaults to the forward's name without ``_forward``.
+        in_float32: the book computes half precisions in float32, and rounds its results once. So says every op that adds many
+            numbers or takes several steps: rounded after each, a float16 x² overflows from 256 on, and a bfloat16 softmax of 1000
+            scores adds up to 3.9.
 
     Raises:
         ValueError: if an op of that name exists.
     """
 
-    def __init__(self, forward: Callable[..., Any], backward: Callable[..., Any], name: str | None = None) -> None:
+    def __init__(
+        self, forward: Callable[..., Any], backward: Callable[..., Any], name: str | None = None, in_float32: bool = False
+    ) -> None:
         self.name = self.__name__ = name or forward.__name__.removesuffix("_forward")
         if self.name in REGISTRY:
             raise ValueError(f"there is an op named {self.name!r} already.")
         self.book = Pair("book", forward, backward)
+        self.in_float32 = in_float32
         self.faster: list[Pair] = []
         self.__doc__ = forward.__doc__
         self.__module__ = forward.__module__
@@ -163,7 +169,35 @@ def choose(op: Op, arrays: list[Any], options: dict[str, Any]) -> Pair:
         for pair in op.faster:
             if pair.supports(*arrays, **options):
                 return pair
+    if op.in_float32:
+        for x in arrays:
+            if hasattr(x, "dtype") and is_half(x.dtype):
+                return _in_float32(op.book)
     return op.book
+
+
+def _in_float32(pair: Pair) -> Pair:
+    """``pair`` with float32 in the place of half precisions on the way in, and the half precision again on the way out.
+
+    Among types that differ, float32 wins, as in any promotion.
+    """
+
+    def wide(x: Any) -> Any:
+        return x.astype("float32") if hasattr(x, "dtype") and is_half(x.dtype) else x
+
+    def forward(*arrays: Any, **options: Any) -> tuple[Any, Any]:
+        dtypes = [getattr(x, "dtype", None) for x in arrays]
+        floating = {dtype for dtype in dtypes if dtype is not None and is_floating(dtype)}
+        y, saved = pair.forward(*map(wide, arrays), **options)
+        return y.astype(floating.pop()) if len(floating) == 1 else y, (saved, dtypes)
+
+    def backward(dy: Any, saved: Any, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+        saved, dtypes = saved
+        dx = pair.backward(wide(dy), saved, needs) if pair.asks_needs else pair.backward(wide(dy), saved)
+        dxs = dx if isinstance(dx, tuple) else (dx,)
+        return tuple(dx if dx is None else dx.astype(dtype) for dx, dtype in zip(dxs, dtypes, strict=False))
+
+    return Pair(pair.name, forward, backward)
 
 
 def kernels_in_use() -> str:

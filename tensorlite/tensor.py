@@ -357,6 +357,11 @@ def unwrap(x: Any) -> Any:
     return x
 
 
+def is_half(dtype: Any) -> bool:
+    """Whether ``dtype`` is float16 or bfloat16."""
+    return dtype.itemsize == 2 and is_floating(dtype)
+
+
 def is_floating(dtype: Any) -> bool:
     """Whether ``dtype`` is a floating point type; bfloat16, which NumPy does not know, is one."""
     return dtype.kind == "f" or dtype.name == "bfloat16"

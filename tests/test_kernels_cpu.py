@@ -206,7 +206,7 @@ def test_arguments_in_another_layout_are_left_to_the_book(op, args, options):
 @pytest.mark.parametrize("op, args, options", CALLS, ids=NAMES)
 def test_half_precision_is_left_to_the_book(op, args, options):
     args = [a.astype(np.float16) if a.dtype.kind == "f" else a for a in args]
-    assert choose(op, args, options) is op.book
+    assert choose(op, args, options).name == "book"
 
 
 @pytest.mark.parametrize("op, args, options", CALLS, ids=NAMES)

@@ -58,7 +58,7 @@ def test_every_number_is_taken_where_the_grid_goes_round(name, any_cupy, monkeyp
 @pytest.mark.parametrize("name", PAIRS)
 def test_far_numbers_and_those_that_are_none(name, any_cupy):
     """Relative to each number: the tail of gelu keeps its digits, as far as float32 goes; that of the book's tanh form rounds to 0."""
-    x = np.array([-100, -12, -9, -5, -1e-20, 0, 1e-20, 5, 9, 100, 1e18, np.nan], np.float32)
+    x = np.array([-3e38, -1e20, -1e15, -100, -12, -9, -5, -1e-20, 0, 1e-20, 5, 9, 100, 1e18, 1e20, 3e38, np.nan], np.float32)
     for what, found, right in run(name, any_cupy, x, np.ones_like(x)):
         np.testing.assert_allclose(found, right, rtol=2e-5, atol=1e-14 if name == "gelu-tanh" else 1e-30, err_msg=what)
 

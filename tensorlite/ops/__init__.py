@@ -8,6 +8,7 @@ Read it in this order. Each page stands on its own.
     comparison      maximum, minimum, clamp: ops that choose
     masking         why a mask selects, and does not multiply
     reduction       sum, mean, variance, logsumexp
+    summation       adding many numbers in float32, so that the roundings stay few
     extremum        the largest and the smallest
     shape           reshaping moves numbers, so its gradient moves them back
     indexing        reading is choosing; its gradient puts back, and adds where one value was read twice

@@ -1,7 +1,8 @@
 """Activations: one number in, one number out.
 
 Their Jacobian is diagonal, so every backward is dx = dy · f'(x), element by element. What differs is what
-to keep: the output where f' can be written in terms of it, and the input otherwise.
+to keep: the output where f' can be written in terms of it, and the input otherwise. sigmoid and tanh take integers as
+float32, relu leaves them integers, gelu and silu refuse them: all as in torch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
+from tensorlite.ops.broadcasting import floating, require_floating
 from tensorlite.ops.masking import masked
 from tensorlite.ops.special import gaussian_cdf, gaussian_pdf
 
@@ -38,7 +40,7 @@ def sigmoid_forward(x: Array) -> tuple[Array, Any]:
     Saves: y.
     Source: equals torch.sigmoid.
     """
-    y = _logistic(x)
+    y = _logistic(floating(x))
     return y, y
 
 
@@ -48,7 +50,7 @@ def sigmoid_backward(dy: Array, saved: Any) -> Array:
     return dy * y * (1 - y)
 
 
-sigmoid = Op(sigmoid_forward, sigmoid_backward)
+sigmoid = Op(sigmoid_forward, sigmoid_backward, in_float32=True)
 
 
 def tanh_forward(x: Array) -> tuple[Array, Any]:
@@ -57,7 +59,7 @@ def tanh_forward(x: Array) -> tuple[Array, Any]:
     Saves: y.
     Source: equals torch.tanh.
     """
-    y = array_module(x).tanh(x)
+    y = array_module(x).tanh(floating(x))
     return y, y
 
 
@@ -67,7 +69,7 @@ def tanh_backward(dy: Array, saved: Any) -> Array:
     return dy * (1 - y * y)
 
 
-tanh = Op(tanh_forward, tanh_backward)
+tanh = Op(tanh_forward, tanh_backward, in_float32=True)
 
 
 def silu_forward(x: Array) -> tuple[Array, Any]:
@@ -76,6 +78,7 @@ def silu_forward(x: Array) -> tuple[Array, Any]:
     Saves: x, σ(x).
     Source: Elfwing, Uchibe, Doya 2017 (also known as swish); equals torch.nn.functional.silu.
     """
+    require_floating("silu", x)
     s = _logistic(x)
     return x * s, (x, s)
 
@@ -86,7 +89,7 @@ def silu_backward(dy: Array, saved: Any) -> Array:
     return dy * (s + x * s * (1 - s))
 
 
-silu = Op(silu_forward, silu_backward)
+silu = Op(silu_forward, silu_backward, in_float32=True)
 
 
 _C = math.sqrt(2 / math.pi)
@@ -103,14 +106,16 @@ def gelu_forward(x: Array, approximate: str = "none") -> tuple[Array, Any]:
 
     Shapes: x, y of any shape.
     Saves: x, Φ(x) (for tanh: tanh u).
-    Raises: ValueError if ``approximate`` is neither "none" nor "tanh".
+    Raises: ValueError if ``approximate`` is neither "none" nor "tanh", RuntimeError for integers.
     Source: Hendrycks, Gimpel 2016, "Gaussian Error Linear Units"; equals torch.nn.functional.gelu.
     """
+    require_floating("gelu", x)
     if approximate == "none":
         cdf = gaussian_cdf(x)
         return x * cdf, (x, cdf, approximate)
     if approximate == "tanh":
-        t = array_module(x).tanh(_C * (x + _K * x * x * x))
+        near = _near_0(x)
+        t = array_module(x).tanh(_C * (near + _K * near * near * near))
         return 0.5 * x * (1 + t), (x, t, approximate)
     raise ValueError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}.")
 
@@ -133,11 +138,17 @@ def gelu_backward(dy: Array, saved: Any) -> Array:
     x, gate, approximate = saved
     if approximate == "none":
         return dy * (gate + x * gaussian_pdf(x))
-    du = _C * (1 + 3 * _K * x * x)
+    near = _near_0(x)
+    du = _C * (1 + 3 * _K * near * near)
     return dy * 0.5 * (1 + gate + x * (1 - gate * gate) * du)
 
 
-gelu = Op(gelu_forward, gelu_backward)
+gelu = Op(gelu_forward, gelu_backward, in_float32=True)
+
+
+def _near_0(x: Array) -> Array:
+    """x, and ±100 in the place of what is further from 0: there the gate has long been 0 or 1, and powers of x overflow."""
+    return array_module(x).clip(x, -100, 100)
 
 
 def _logistic(x: Array) -> Array:

@@ -10,8 +10,9 @@ import numpy as np
 from tensorlite import random
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.broadcasting import broadcast_shape, unbroadcast
+from tensorlite.ops.broadcasting import broadcast_shape, require_floating, unbroadcast
 from tensorlite.ops.masking import masked
+from tensorlite.ops.summation import sum_of
 
 
 def attention_forward(
@@ -41,9 +42,10 @@ def attention_forward(
     Shapes: q (..., T, D), k (..., S, D), v (..., S, E), y (..., T, E); leading axes (B, H) broadcast.
         mask broadcasts to (..., T, S): booleans, True where t may look at s, or numbers to be added to S.
     Saves: q, k, v, softmax(S) (..., T, S) unless ``recompute``, what dropout kept, and what S is made with.
-    Raises: ValueError if the shapes do not fit, or for a mask together with ``is_causal``.
+    Raises: ValueError if the shapes do not fit, or for a mask together with ``is_causal``; RuntimeError for integers.
     Source: Vaswani et al. 2017, "Attention Is All You Need"; equals torch.nn.functional.scaled_dot_product_attention.
     """
+    require_floating("attention", q, k, v)
     _check_shapes(q, k, v)
     if mask is not None and is_causal:
         raise ValueError("attention: give a mask or is_causal=True, not both.")
@@ -87,14 +89,14 @@ def attention_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array, Arra
     dp = dy @ v.swapaxes(-1, -2)  # (..., T, S)
     if keep is not None:
         dp = masked(dp, keep) * factor
-    ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))
+    ds = p * (dp - sum_of(dp * p, -1, keepdims=True))
     dq = (ds @ k) * scale
     dk = (ds.swapaxes(-1, -2) @ q) * scale
     dmask = None if mask is None or mask.dtype == bool else unbroadcast(ds, mask.shape)
     return unbroadcast(dq, q.shape), unbroadcast(dk, k.shape), unbroadcast(dv, v.shape), dmask
 
 
-attention = Op(attention_forward, attention_backward)
+attention = Op(attention_forward, attention_backward, in_float32=True)
 
 
 def _weights(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
@@ -112,7 +114,7 @@ def _safe_softmax(scores: Array) -> Array:
     xp = array_module(scores)
     highest = scores.max(axis=-1, keepdims=True) if scores.shape[-1] else 0
     exponentials = xp.exp(scores - xp.where(xp.isfinite(highest), highest, 0))
-    total = exponentials.sum(axis=-1, keepdims=True)
+    total = sum_of(exponentials, -1, keepdims=True)
     return exponentials / xp.where(total == 0, 1, total)
 
 

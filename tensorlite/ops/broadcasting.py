@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tensorlite.backend import Array, array_module
+from tensorlite.ops.summation import sum_of
 from tensorlite.tensor import is_floating
 
 
@@ -24,7 +25,7 @@ def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
         return dy
     new_axes = dy.ndim - len(shape)
     stretched = tuple(new_axes + i for i, n in enumerate(shape) if n == 1 and dy.shape[new_axes + i] != 1)
-    return dy.sum(axis=(*range(new_axes), *stretched), keepdims=True).reshape(shape)
+    return sum_of(dy, (*range(new_axes), *stretched)).reshape(shape)
 
 
 def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -99,6 +100,17 @@ def result_dtype(*operands: Any) -> Any:
 def floating(x: Any) -> Any:
     """``x`` itself if it is floating point, or a number; integers and bools become float32, as in torch."""
     return x if shape_of(x) is None or is_floating(x.dtype) else x.astype(np.float32)
+
+
+def require_floating(op: str, *arrays: Array | None) -> None:
+    """Refuse integers and bools where torch does: NumPy would take float16 for uint8, and float64 for int64.
+
+    Raises:
+        RuntimeError: naming the op and the dtype.
+    """
+    for x in arrays:
+        if x is not None and not is_floating(x.dtype):
+            raise RuntimeError(f"{op}: the input must be floating point, got {x.dtype}; convert it with .to(float32).")
 
 
 def _as(x: Any, dtype: Any) -> Any:

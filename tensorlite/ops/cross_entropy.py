@@ -9,7 +9,9 @@ import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
+from tensorlite.ops.broadcasting import require_floating
 from tensorlite.ops.masking import masked
+from tensorlite.ops.summation import mean_of, sum_of
 
 
 def cross_entropy_forward(
@@ -38,11 +40,11 @@ def cross_entropy_forward(
     xp = array_module(x)
     shifted = rows - rows.max(axis=-1, keepdims=True)
     exponentials = xp.exp(shifted)
-    total = exponentials.sum(axis=-1, keepdims=True)
+    total = sum_of(exponentials, -1, keepdims=True)
     log_total = xp.log(total)[..., 0]
     loss = log_total - xp.take_along_axis(shifted, index[..., None], axis=-1)[..., 0]  # -log p_target
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - shifted.mean(axis=-1))
+        loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - mean_of(shifted, -1))
     loss, divisor = _reduced("cross_entropy", loss, kept, reduction)
     return loss, (exponentials / total, index, kept, divisor, label_smoothing, classes_at)
 
@@ -73,7 +75,7 @@ def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
     return xp.moveaxis(dx, -1, classes_at), None
 
 
-cross_entropy = Op(cross_entropy_forward, cross_entropy_backward)
+cross_entropy = Op(cross_entropy_forward, cross_entropy_backward, in_float32=True)
 
 
 def nll_loss_forward(x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean") -> tuple[Array, Any]:
@@ -100,15 +102,17 @@ def nll_loss_backward(dy: Array, saved: Any) -> tuple[Array, None]:
     return xp.moveaxis(dx, -1, classes_at), None
 
 
-nll_loss = Op(nll_loss_forward, nll_loss_backward)
+nll_loss = Op(nll_loss_forward, nll_loss_backward, in_float32=True)
 
 
 def _rows_of_classes(op: str, x: Array, target: Array) -> tuple[Array, int]:
     """x with its class axis last, and where it was.
 
     Raises:
+        RuntimeError: if x holds integers.
         ValueError: if x has no axes, or target is not x without its class axis.
     """
+    require_floating(op, x)
     classes_at = 1 if x.ndim > 1 else 0
     if x.ndim == 0 or target.shape != x.shape[:classes_at] + x.shape[classes_at + 1 :]:
         raise ValueError(f"{op}: x {x.shape} needs a target of its shape without the class axis (axis {classes_at}), got {target.shape}.")
@@ -140,9 +144,9 @@ def _reduced(op: str, loss: Array, kept: Array, reduction: str) -> tuple[Array, 
     if reduction == "mean":
         rows = kept.sum().astype(loss.dtype)
         divisor = xp.maximum(rows, 1)
-        return xp.where(rows == 0, math.nan, (loss / divisor).sum()), divisor
+        return xp.where(rows == 0, math.nan, sum_of(loss / divisor)), divisor
     if reduction == "sum":
-        return loss.sum(), 1
+        return sum_of(loss), 1
     if reduction == "none":
         return loss, 1
     raise ValueError(f"{op}: reduction is 'mean', 'sum' or 'none', got {reduction!r}.")

@@ -9,6 +9,7 @@ import numpy as np
 from tensorlite import random
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
+from tensorlite.ops.broadcasting import require_floating
 from tensorlite.ops.masking import masked
 
 
@@ -19,10 +20,11 @@ def dropout_forward(x: Array, p: float = 0.5, generator: np.random.Generator | N
 
     Shapes: x, y of any shape.
     Saves: keep (one byte an element) and the factor.
-    Raises: ValueError if p is not in [0, 1].
+    Raises: ValueError if p is not in [0, 1], RuntimeError for integers.
     Source: Srivastava et al. 2014; equals torch.nn.functional.dropout in training, other random bits aside.
         ``generator`` defaults to the thread's stream (see `tensorlite.random.keep_mask` for how the bits are drawn).
     """
+    require_floating("dropout", x)
     keep, scale = random.keep_mask(x.shape, p, generator)
     keep = array_module(x).asarray(keep)
     return masked(x, keep) * scale, (keep, scale)

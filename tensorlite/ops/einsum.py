@@ -8,6 +8,7 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.broadcasting import unbroadcast
+from tensorlite.ops.summation import sum_of
 
 
 def einsum_forward(*operands: Array, equation: str) -> tuple[Array, Any]:
@@ -19,6 +20,8 @@ def einsum_forward(*operands: Array, equation: str) -> tuple[Array, Any]:
     Source: Einstein 1916; equals torch.einsum.
     """
     inputs, output = _indices(equation, operands)
+    if len(operands) == 1:
+        return _einsum_of_one(operands[0], inputs[0], output), (operands, inputs, output)
     y = array_module(operands[0]).einsum(f"{','.join(inputs)}->{output}", *operands, optimize=len(operands) > 2)
     return y, (operands, inputs, output)
 
@@ -56,7 +59,7 @@ def einsum_backward(dy: Array, saved: Any) -> tuple[Array, ...]:
     return tuple(gradients)
 
 
-_einsum = Op(einsum_forward, einsum_backward)
+_einsum = Op(einsum_forward, einsum_backward, in_float32=True)
 
 
 def einsum(equation: str, *operands: Any) -> Any:
@@ -71,6 +74,16 @@ def einsum(equation: str, *operands: Any) -> Any:
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
         operands = tuple(operands[0])
     return _einsum(*operands, equation=equation)
+
+
+def _einsum_of_one(x: Array, indices: str, output: str) -> Array:
+    """No product, only a sum: first the diagonals, "ii" to "i", then what `sum_of` adds in blocks, then the order of the axes."""
+    xp = array_module(x)
+    each = "".join(dict.fromkeys(indices))
+    summed = tuple(axis for axis, letter in enumerate(each) if letter not in output)
+    y = xp.einsum(f"{indices}->{each}", x)
+    y = sum_of(y, summed) if summed else y.copy()
+    return xp.einsum(f"{''.join(letter for letter in each if letter in output)}->{output}", xp.asarray(y))
 
 
 def _indices(equation: str, operands: tuple[Array, ...]) -> tuple[list[str], str]:

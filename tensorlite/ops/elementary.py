@@ -101,7 +101,8 @@ rsqrt = Op(rsqrt_forward, rsqrt_backward)
 
 
 def square_forward(x: Array) -> tuple[Array, Any]:
-    """y = x²"""
+    """y = x². Bools become int64, as in torch."""
+    x = x.astype("int64") if x.dtype.kind == "b" else x
     return x * x, x
 
 

@@ -14,6 +14,7 @@ from tensorlite.op import Op
 from tensorlite.ops.axes import axes, axis
 from tensorlite.ops.comparison import maximum, minimum
 from tensorlite.ops.masking import masked
+from tensorlite.ops.summation import sum_of
 from tensorlite.tensor import Tensor, unwrap
 
 
@@ -45,7 +46,7 @@ def amax_backward(dy: Array, saved: Any) -> Array:
     """
     x, y, over = saved
     chosen = (x == y) | (x != x)  # of nan alone x != x is true
-    return masked(dy.reshape(y.shape) / chosen.sum(axis=over, keepdims=True, dtype=dy.dtype), chosen)
+    return masked(dy.reshape(y.shape) / sum_of(chosen, over, keepdims=True).astype(dy.dtype), chosen)
 
 
 amax = Op(amax_forward, amax_backward)

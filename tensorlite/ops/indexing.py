@@ -21,6 +21,7 @@ from tensorlite.op import Op
 from tensorlite.ops.axes import axis
 from tensorlite.ops.broadcasting import broadcast_shape, result_dtype, unbroadcast
 from tensorlite.ops.masking import masked
+from tensorlite.ops.summation import accumulator, sum_of
 from tensorlite.tensor import Tensor
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ def getitem_backward(dy: Array, saved: Any) -> Array:
     """Put back where it was read; see the top of this page for why repeats need ``add.at``."""
     shape, basic, advanced, repeats = saved
     xp = array_module(dy)
-    dx = xp.zeros(shape, dy.dtype)
+    dx = xp.zeros(shape, accumulator(dy.dtype))
     seen = dx[basic]  # a view: what is written here is written to dx
     if advanced is None:
         seen[...] = dy
@@ -55,7 +56,7 @@ def getitem_backward(dy: Array, saved: Any) -> Array:
         seen[advanced] = dy
     else:
         xp.add.at(seen, advanced, dy)
-    return dx
+    return dx.astype(dy.dtype, copy=False)
 
 
 _getitem = Op(getitem_forward, getitem_backward)
@@ -105,9 +106,9 @@ def index_select_backward(dy: Array, saved: Any) -> Array:
     """Slice k of dy is *added* to slice index[k] of dx: a slice that was chosen twice has two gradients."""
     shape, d, places = saved
     xp = array_module(dy)
-    dx = xp.zeros(shape, dy.dtype)
+    dx = xp.zeros(shape, accumulator(dy.dtype))
     xp.add.at(dx, (*(slice(None),) * d, places), dy)
-    return dx
+    return dx.astype(dy.dtype, copy=False)
 
 
 index_select = Op(index_select_forward, index_select_backward)
@@ -142,9 +143,9 @@ def gather_backward(dy: Array, saved: Any) -> Array:
     if not places:
         return dy
     xp = array_module(dy)
-    dx = xp.zeros(shape, dy.dtype)
+    dx = xp.zeros(shape, accumulator(dy.dtype))
     xp.add.at(dx, places, dy)
-    return dx
+    return dx.astype(dy.dtype, copy=False)
 
 
 gather = Op(gather_forward, gather_backward)
@@ -199,7 +200,7 @@ def masked_fill_forward(x: Array, mask: Array, value: Any) -> tuple[Array, Any]:
 def masked_fill_backward(dy: Array, saved: Any) -> tuple[Array, None, Array]:
     """Where x was replaced it had no influence: zero. The value had its influence there, and only there."""
     mask, shape = saved
-    return unbroadcast(masked(dy, ~mask), shape), None, masked(dy, mask).sum()
+    return unbroadcast(masked(dy, ~mask), shape), None, sum_of(masked(dy, mask))
 
 
 masked_fill = Op(masked_fill_forward, masked_fill_backward)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensorlite.backend import Array, array_module
+from tensorlite.backend import Array
 from tensorlite.op import Op
+from tensorlite.ops.broadcasting import require_floating
+from tensorlite.ops.summation import mean_of, root_mean_square, sum_of
 
 
 def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> tuple[Array, Any]:
@@ -15,19 +17,18 @@ def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None 
 
     Shapes: x, y (..., C); weight, bias (C,) or None, which stand for 1 and 0.
     Saves: x̂ (..., C), 1/σ (..., 1), weight. Keeping x̂ instead of x spares backward a subtraction and a product.
-    Raises: ValueError if weight or bias is not (C,).
+    Raises: ValueError if weight or bias is not (C,), RuntimeError for integers.
     Source: Ba, Kiros, Hinton 2016, "Layer Normalization"; equals torch.nn.functional.layer_norm over the last axis.
     """
+    require_floating("layernorm", x)
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None and parameter.shape != x.shape[-1:]:
             raise ValueError(f"layernorm: x {x.shape} needs a {name} of shape {x.shape[-1:]}, got {parameter.shape}.")
-    xp = array_module(x)
     # Two passes: first the mean, then the mean of squared distances from it. The one-pass formula
     # E[x²] - E[x]² subtracts two large, nearly equal numbers and is 22% off in float32 for rows around 1000.
-    centred = x - x.mean(axis=-1, keepdims=True)
-    centred -= centred.mean(axis=-1, keepdims=True)  # what the first mean, rounded to a number as large as itself, has left over
-    variance = (centred * centred).mean(axis=-1, keepdims=True)  # (..., 1)
-    inverse_std = 1 / xp.sqrt(variance + eps)  # (..., 1)
+    centred = x - mean_of(x, -1, keepdims=True)
+    centred -= mean_of(centred, -1, keepdims=True)  # what the first mean, rounded to a number as large as itself, has left over
+    inverse_std = 1 / root_mean_square(centred, -1, x.shape[-1], eps)  # (..., 1)
     x_hat = centred * inverse_std
     y = x_hat if weight is None else x_hat * weight
     if bias is not None:
@@ -58,11 +59,11 @@ def layernorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Arra
     """
     x_hat, inverse_std, weight, has_bias = saved
     g = dy if weight is None else dy * weight
-    dx = inverse_std * (g - g.mean(axis=-1, keepdims=True) - x_hat * (g * x_hat).mean(axis=-1, keepdims=True))
+    dx = inverse_std * (g - mean_of(g, -1, keepdims=True) - x_hat * mean_of(g * x_hat, -1, keepdims=True))
     rows = tuple(range(dy.ndim - 1))
-    dweight = None if weight is None else (dy * x_hat).sum(axis=rows)
-    dbias = dy.sum(axis=rows) if has_bias else None
+    dweight = None if weight is None else sum_of(dy * x_hat, rows)
+    dbias = sum_of(dy, rows) if has_bias else None
     return dx, dweight, dbias
 
 
-layernorm = Op(layernorm_forward, layernorm_backward)
+layernorm = Op(layernorm_forward, layernorm_backward, in_float32=True)

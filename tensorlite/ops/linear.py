@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tensorlite.backend import Array, array_module
+from tensorlite.backend import Array
 from tensorlite.op import Op
+from tensorlite.ops.summation import sum_of
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
@@ -48,20 +49,11 @@ def linear_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True
     dy_rows = _as_rows(dy)  # (rows, out)
     dx = (dy_rows @ weight).reshape(x.shape) if needs[0] else None
     dweight = dy_rows.T @ _as_rows(x) if needs[1] else None
-    dbias = sum_rows(dy_rows) if has_bias and needs[2] else None
+    dbias = sum_of(dy_rows, 0) if has_bias and needs[2] else None
     return dx, dweight, dbias
 
 
-linear = Op(linear_forward, linear_backward)
-
-
-def sum_rows(x: Array) -> Array:
-    """Σ over the rows of a matrix, as the product 1ᵀ · x.
-
-    In float32 this is several times faster than ``x.sum(axis=0)`` and closer to the truth: the product adds
-    in blocks, whereas the sum runs down each column and lets rounding errors pile up.
-    """
-    return array_module(x).ones(len(x), x.dtype) @ x
+linear = Op(linear_forward, linear_backward, in_float32=True)
 
 
 def _as_rows(x: Array) -> Array:

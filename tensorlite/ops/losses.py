@@ -6,7 +6,8 @@ from typing import Any
 
 from tensorlite.backend import Array
 from tensorlite.op import Op
-from tensorlite.ops.broadcasting import broadcast_shape, promote, unbroadcast
+from tensorlite.ops.broadcasting import broadcast_shape, promote, require_floating, unbroadcast
+from tensorlite.ops.summation import mean_of, sum_of
 
 
 def mse_loss_forward(x: Array, target: Array, reduction: str = "mean") -> tuple[Array, Any]:
@@ -14,7 +15,7 @@ def mse_loss_forward(x: Array, target: Array, reduction: str = "mean") -> tuple[
 
     Shapes: x and target broadcast; loss 0-d, or their common shape for reduction "none".
     Saves: x - target.
-    Raises: ValueError if the shapes do not broadcast, or for an unknown reduction.
+    Raises: ValueError if the shapes do not broadcast, or for an unknown reduction; RuntimeError if both are integers.
     Source: equals torch.nn.functional.mse_loss.
     """
     if reduction not in ("mean", "sum", "none"):
@@ -22,9 +23,10 @@ def mse_loss_forward(x: Array, target: Array, reduction: str = "mean") -> tuple[
     broadcast_shape("mse_loss", x.shape, target.shape)
     shapes = x.shape, target.shape
     x, target = promote(x, target)
+    require_floating("mse_loss", x)
     difference = x - target
     square = difference * difference
-    loss = square if reduction == "none" else square.sum() if reduction == "sum" else square.mean()
+    loss = square if reduction == "none" else sum_of(square) if reduction == "sum" else mean_of(square)
     return loss, (difference, reduction, shapes)
 
 
@@ -35,4 +37,4 @@ def mse_loss_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
     return unbroadcast(dx, x_shape), unbroadcast(-dx, target_shape)
 
 
-mse_loss = Op(mse_loss_forward, mse_loss_backward)
+mse_loss = Op(mse_loss_forward, mse_loss_backward, in_float32=True)

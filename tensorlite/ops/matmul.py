@@ -17,7 +17,8 @@ def matmul_forward(a: Array, b: Array) -> tuple[Array, Any]:
 
     Shapes: a (..., n, m), b (..., m, p), y (..., n, p); also a (m,) or b (m,).
     Saves: a, b.
-    Raises: ValueError if the inner lengths differ, the batch axes do not broadcast, or an operand is 0-d.
+    Raises: ValueError if the inner lengths differ, the batch axes do not broadcast, or an operand is 0-d; RuntimeError for
+        two operands of bools.
     Source: equals torch.matmul.
     """
     if a.ndim == 0 or b.ndim == 0:
@@ -26,6 +27,8 @@ def matmul_forward(a: Array, b: Array) -> tuple[Array, Any]:
         raise ValueError(f"matmul: the inner lengths of {a.shape} and {b.shape} differ: the last axis of a must match the rows of b.")
     broadcast_shape("matmul", a.shape[:-2], b.shape[:-2])
     a, b = promote(a, b)
+    if a.dtype.kind == "b":
+        raise RuntimeError("matmul: both operands are bool, and NumPy would say only whether a sum is 0: convert one with .to(int64).")
     return a @ b, (a, b)
 
 
@@ -50,7 +53,7 @@ def matmul_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True
     return da, db
 
 
-matmul = Op(matmul_forward, matmul_backward)
+matmul = Op(matmul_forward, matmul_backward, in_float32=True)
 
 
 def mm(input: Any, mat2: Any) -> Any:

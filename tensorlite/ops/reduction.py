@@ -14,8 +14,9 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.axes import axes, axis
-from tensorlite.ops.broadcasting import floating
+from tensorlite.ops.broadcasting import floating, require_floating
 from tensorlite.ops.masking import masked
+from tensorlite.ops.summation import mean_of, root_mean_square, sum_of
 from tensorlite.tensor import Tensor, is_floating, unwrap
 
 
@@ -30,7 +31,7 @@ def sum_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Array
     Source: equals torch.sum.
     """
     over = axes("sum", dim, x.ndim)
-    return x.sum(axis=over, dtype=_accumulator(x), keepdims=keepdim), (x.shape, over)
+    return sum_of(x, over, keepdim), (x.shape, over)
 
 
 def sum_backward(dy: Array, saved: Any) -> Array:
@@ -49,10 +50,9 @@ def mean_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Arra
     Saves: the shape of x, the axes.
     Source: equals torch.mean.
     """
-    _require_floating("mean", x)
+    require_floating("mean", x)
     over = axes("mean", dim, x.ndim)
-    n = _count(x.shape, over)
-    return x.sum(axis=over, keepdims=keepdim) / n, (x.shape, over)
+    return mean_of(x, over, keepdim), (x.shape, over)
 
 
 def mean_backward(dy: Array, saved: Any) -> Array:
@@ -74,8 +74,8 @@ def var_forward(x: Array, dim: Any = None, correction: float = 1, keepdim: bool 
     Saves: x - μ, the axes, the divisor.
     Source: equals torch.var.
     """
-    variance, centred, over, divisor = _variance("var", x, dim, correction)
-    return variance if keepdim else variance.squeeze(over), (centred, over, divisor)
+    centred, over, divisor = _centred("var", x, dim, correction)
+    return sum_of(centred * centred, over, keepdim) / divisor, (centred, over, divisor)
 
 
 def var_backward(dy: Array, saved: Any) -> Array:
@@ -88,7 +88,7 @@ def var_backward(dy: Array, saved: Any) -> Array:
     return _spread(2 * dy, centred.shape, over) * centred / divisor
 
 
-var_op = Op(var_forward, var_backward)
+var_op = Op(var_forward, var_backward, in_float32=True)
 
 
 def std_forward(x: Array, dim: Any = None, correction: float = 1, keepdim: bool = False) -> tuple[Array, Any]:
@@ -98,8 +98,8 @@ def std_forward(x: Array, dim: Any = None, correction: float = 1, keepdim: bool 
     Saves: x - μ, the divisor, y.
     Source: equals torch.std.
     """
-    variance, centred, over, divisor = _variance("std", x, dim, correction)
-    y = array_module(x).sqrt(variance)
+    centred, over, divisor = _centred("std", x, dim, correction)
+    y = root_mean_square(centred, over, divisor)
     return y if keepdim else y.squeeze(over), (centred, divisor, y)
 
 
@@ -109,11 +109,11 @@ def std_backward(dy: Array, saved: Any) -> Array:
     Where all inputs are equal, y = 0: the graph is the tip of a cone, and the gradient is taken as 0.
     """
     centred, divisor, y = saved
-    per_distance = masked(dy.reshape(y.shape), y != 0) / (array_module(y).where(y == 0, 1, y) * divisor)
+    per_distance = masked(dy.reshape(y.shape), y != 0) / array_module(y).where(y == 0, 1, y) / divisor
     return per_distance * centred
 
 
-std_op = Op(std_forward, std_backward)
+std_op = Op(std_forward, std_backward, in_float32=True)
 
 
 def var(x: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float = 1) -> Tensor:
@@ -163,7 +163,7 @@ def prod_backward(dy: Array, saved: Any) -> Array:
     return masked(_spread(dy, x.shape, over), others != 0) * others
 
 
-prod = Op(prod_forward, prod_backward)
+prod = Op(prod_forward, prod_backward, in_float32=True)
 
 
 def logsumexp_forward(x: Array, dim: Any, keepdim: bool = False) -> tuple[Array, Any]:
@@ -181,11 +181,11 @@ def logsumexp_forward(x: Array, dim: Any, keepdim: bool = False) -> tuple[Array,
     xp = array_module(x)
     over = axes("logsumexp", dim, x.ndim)
     if not _count(x.shape, over):
-        y = xp.log(xp.exp(x).sum(axis=over, keepdims=True))
+        y = xp.log(sum_of(xp.exp(x), over, keepdims=True))
         return y if keepdim else y.squeeze(over), (x, y, over)
     largest = x.max(axis=over, keepdims=True)
     m = xp.where(xp.isfinite(largest), largest, 0)
-    total = xp.exp(x - m).sum(axis=over, keepdims=True)
+    total = sum_of(xp.exp(x - m), over, keepdims=True)
     y = xp.where(total == 0, largest, m + xp.log(xp.where(total == 0, 1, total)))
     return y if keepdim else y.squeeze(over), (x, y, over)
 
@@ -201,7 +201,7 @@ def logsumexp_backward(dy: Array, saved: Any) -> Array:
     return _spread(dy, x.shape, over) * xp.exp(x - xp.where(y == -xp.inf, 0, y))
 
 
-logsumexp = Op(logsumexp_forward, logsumexp_backward)
+logsumexp = Op(logsumexp_forward, logsumexp_backward, in_float32=True)
 
 
 def cumsum_forward(x: Array, dim: int) -> tuple[Array, Any]:
@@ -213,7 +213,7 @@ def cumsum_forward(x: Array, dim: int) -> tuple[Array, Any]:
     Source: equals torch.cumsum.
     """
     along = axis("cumsum", dim, x.ndim)
-    return x.cumsum(axis=along, dtype=_accumulator(x)).reshape(x.shape), along
+    return _running_sum(x, along).reshape(x.shape), along
 
 
 def cumsum_backward(dy: Array, saved: Any) -> Array:
@@ -222,10 +222,10 @@ def cumsum_backward(dy: Array, saved: Any) -> Array:
     if dy.ndim == 0:
         return dy
     xp = array_module(dy)
-    return xp.flip(xp.cumsum(xp.flip(dy, along), axis=along), along)
+    return xp.flip(_running_sum(xp.flip(dy, along), along), along)
 
 
-cumsum = Op(cumsum_forward, cumsum_backward)
+cumsum = Op(cumsum_forward, cumsum_backward, in_float32=True)
 
 
 def all(x: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
@@ -259,25 +259,23 @@ def _accumulator(x: Array) -> Any:
     return x.dtype if is_floating(x.dtype) else "int64"
 
 
-def _require_floating(op: str, x: Array) -> None:
-    if not is_floating(x.dtype):
-        raise RuntimeError(f"{op}: the input must be floating point, got {x.dtype}; convert it with .to(float32).")
+def _running_sum(x: Array, axis: int) -> Array:
+    """x₀, x₀ + x₁, …: one number after the other, and therefore, as in torch, in float64."""
+    return x.cumsum(axis=axis, dtype="float64").astype(x.dtype) if is_floating(x.dtype) else x.cumsum(axis=axis, dtype="int64")
 
 
-def _variance(op: str, x: Array, dim: Any, correction: float) -> tuple[Array, Array, tuple[int, ...], float]:
-    """The variance with its axes kept, x - μ, the axes, n - correction.
+def _centred(op: str, x: Array, dim: Any, correction: float) -> tuple[Array, tuple[int, ...], float]:
+    """x - μ, the axes, n - correction.
 
-    Two passes: first μ, then the mean of squared distances from it. E[x²] - E[x]² would subtract two
+    The variance is made in two passes: first μ, then the mean of squared distances from it. E[x²] - E[x]² would subtract two
     large, nearly equal numbers, and in float32 little that is true would be left. μ itself is rounded too,
     so the distances do not quite sum to 0; taking their own mean away as well makes that good.
     """
-    _require_floating(op, x)
+    require_floating(op, x)
     over = axes(op, dim, x.ndim)
-    n = _count(x.shape, over)
-    centred = x - x.sum(axis=over, keepdims=True) / n
-    centred = centred - centred.sum(axis=over, keepdims=True) / n
-    divisor = max(n - correction, 0)
-    return (centred * centred).sum(axis=over, keepdims=True) / divisor, centred, over, divisor
+    centred = x - mean_of(x, over, keepdims=True)
+    centred -= mean_of(centred, over, keepdims=True)
+    return centred, over, max(_count(x.shape, over) - correction, 0)
 
 
 def _older_spelling(dim: Any, unbiased: bool | None, correction: float) -> tuple[Any, float]:

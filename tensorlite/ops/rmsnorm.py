@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensorlite.backend import Array, array_module
+import numpy as np
+
+from tensorlite.backend import Array
 from tensorlite.op import Op
+from tensorlite.ops.broadcasting import require_floating
+from tensorlite.ops.summation import mean_of, root_mean_square, sum_of
 
 
 def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = None) -> tuple[Array, Any]:
     """y = x̂ · weight,   x̂ = x / r,   r = sqrt(mean(x²) + eps)
 
     Shapes: x, y (..., C); weight (C,) or None, which stands for 1.
-    Saves: x̂ (..., C), 1/r (..., 1), weight. ``eps=None`` is the smallest step of the dtype, as in torch.
-    Raises: ValueError if weight is not (C,).
+    Saves: x̂ (..., C), 1/r (..., 1), weight. ``eps=None`` is the smallest step of
+        the dtype that is computed in (float32 for the half precisions), as in torch.
+    Raises: ValueError if weight is not (C,), RuntimeError for integers.
     Source: Zhang, Sennrich 2019, "Root Mean Square Layer Normalization"; equals torch.nn.functional.rms_norm.
     """
+    require_floating("rmsnorm", x)
     if weight is not None and weight.shape != x.shape[-1:]:
         raise ValueError(f"rmsnorm: x {x.shape} needs a weight of shape {x.shape[-1:]}, got {weight.shape}.")
-    xp = array_module(x)
-    eps = float(xp.finfo(x.dtype).eps) if eps is None else eps
-    inverse_rms = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    inverse_rms = 1 / root_mean_square(x, -1, x.shape[-1], eps)  # (..., 1)
     x_hat = x * inverse_rms
     return (x_hat if weight is None else x_hat * weight), (x_hat, inverse_rms, weight)
 
@@ -34,9 +39,9 @@ def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None]:
     """
     x_hat, inverse_rms, weight = saved
     g = dy if weight is None else dy * weight
-    dx = inverse_rms * (g - x_hat * (g * x_hat).mean(axis=-1, keepdims=True))
-    dweight = None if weight is None else (dy * x_hat).sum(axis=tuple(range(dy.ndim - 1)))
+    dx = inverse_rms * (g - x_hat * mean_of(g * x_hat, -1, keepdims=True))
+    dweight = None if weight is None else sum_of(dy * x_hat, tuple(range(dy.ndim - 1)))
     return dx, dweight
 
 
-rmsnorm = Op(rmsnorm_forward, rmsnorm_backward)
+rmsnorm = Op(rmsnorm_forward, rmsnorm_backward, in_float32=True)

@@ -49,7 +49,7 @@ def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
     return array_module(dy).concatenate([join(dq), join(dk), join(dv)], axis=-1)
 
 
-causal_self_attention = Op(causal_self_attention_forward, causal_self_attention_backward)
+causal_self_attention = Op(causal_self_attention_forward, causal_self_attention_backward, in_float32=True)
 
 
 def heads(qkv: Array, n_head: int) -> tuple[Array, Array, Array]:

@@ -23,6 +23,7 @@ from tensorlite.backend import Array, Device, array_module, device_of
 from tensorlite.op import Op
 from tensorlite.ops.axes import axes, axis
 from tensorlite.ops.broadcasting import result_dtype, unbroadcast
+from tensorlite.ops.summation import sum_of
 from tensorlite.tensor import Tensor
 
 # --- the same order, other axes -------------------------------------------------------------------------
@@ -247,7 +248,7 @@ def repeat_backward(dy: Array, saved: Any) -> Array:
     shape, repeats = saved
     padded = (1,) * (len(repeats) - len(shape)) + shape
     split_axes = [n for pair in zip(repeats, padded, strict=True) for n in pair]  # r0 n0 r1 n1 ...
-    return dy.reshape(split_axes).sum(axis=tuple(range(0, 2 * len(repeats), 2))).reshape(shape)
+    return sum_of(dy.reshape(split_axes), tuple(range(0, 2 * len(repeats), 2))).reshape(shape)
 
 
 _repeat = Op(repeat_forward, repeat_backward)

@@ -7,6 +7,8 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.axes import axis
+from tensorlite.ops.broadcasting import require_floating
+from tensorlite.ops.summation import sum_of
 
 
 def softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
@@ -17,12 +19,13 @@ def softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
 
     Shapes: x, y of any shape.
     Saves: y; backward needs nothing else.
-    Raises: IndexError if ``dim`` does not exist.
+    Raises: IndexError if ``dim`` does not exist, RuntimeError for integers.
     Source: Bridle 1990; equals torch.nn.functional.softmax.
     """
+    require_floating("softmax", x)
     along = axis("softmax", dim, x.ndim) - x.ndim if x.ndim else None
     exponentials = array_module(x).exp(x - x.max(axis=along, keepdims=True))
-    y = exponentials / exponentials.sum(axis=along, keepdims=True)
+    y = exponentials / sum_of(exponentials, along, keepdims=True)
     return y, (y, along)
 
 
@@ -43,10 +46,10 @@ def softmax_backward(dy: Array, saved: Any) -> Array:
     Shapes: dy, dx as x.
     """
     y, dim = saved
-    return y * (dy - (dy * y).sum(axis=dim, keepdims=True))
+    return y * (dy - sum_of(dy * y, dim, keepdims=True))
 
 
-softmax = Op(softmax_forward, softmax_backward)
+softmax = Op(softmax_forward, softmax_backward, in_float32=True)
 
 
 def log_softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
@@ -56,13 +59,14 @@ def log_softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
 
     Shapes: x, y of any shape.
     Saves: y.
-    Raises: IndexError if ``dim`` does not exist.
+    Raises: IndexError if ``dim`` does not exist, RuntimeError for integers.
     Source: equals torch.nn.functional.log_softmax.
     """
+    require_floating("log_softmax", x)
     xp = array_module(x)
     along = axis("log_softmax", dim, x.ndim) - x.ndim if x.ndim else None
     shifted = x - x.max(axis=along, keepdims=True)
-    y = shifted - xp.log(xp.exp(shifted).sum(axis=along, keepdims=True))
+    y = shifted - xp.log(sum_of(xp.exp(shifted), along, keepdims=True))
     return y, (y, along)
 
 
@@ -72,7 +76,7 @@ def log_softmax_backward(dy: Array, saved: Any) -> Array:
     dx = dy - exp(y) · Σ dy.
     """
     y, dim = saved
-    return dy - array_module(y).exp(y) * dy.sum(axis=dim, keepdims=True)
+    return dy - array_module(y).exp(y) * sum_of(dy, dim, keepdims=True)
 
 
-log_softmax = Op(log_softmax_forward, log_softmax_backward)
+log_softmax = Op(log_softmax_forward, log_softmax_backward, in_float32=True)

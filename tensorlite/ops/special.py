@@ -33,6 +33,7 @@ _FLOAT32_TERMS = 10
 def gaussian_cdf(x: Array) -> Array:
     """Φ(x), in the dtype of ``x``."""
     xp = array_module(x)
+    x = xp.clip(x, -100, 100)  # there Φ has long been 0 or 1, and the square of a larger x may overflow
     t = 1 / (1 + abs(x) * 0.5**1.5)  # z/2 = |x| / (2√2)
     coefficients = _CHEBYSHEV if x.dtype == "float64" else _CHEBYSHEV[:_FLOAT32_TERMS]
     polynomial = _chebyshev_series(2 * t - 1, coefficients)
@@ -42,7 +43,8 @@ def gaussian_cdf(x: Array) -> Array:
 
 def gaussian_pdf(x: Array) -> Array:
     """φ(x) = exp(-x²/2) / √(2π), the derivative of Φ."""
-    return array_module(x).exp(-0.5 * x * x) * 0.3989422804014327
+    near = array_module(x).clip(x, -100, 100)  # as above
+    return array_module(x).exp(-0.5 * near * near) * 0.3989422804014327
 
 
 def _chebyshev_series(u: Array, coefficients: tuple[float, ...]) -> Array:

@@ -22,4 +22,10 @@ CASES = [
     *cases("silu", lambda t, x: t.nn.functional.silu(x)),
     *cases("sigmoid", lambda t, x: t.sigmoid(x)),
     *cases("tanh", lambda t, x: t.tanh(x)),
+    Case(
+        "sigmoid-and-tanh-of-integers",  # they become float32, so here only where the result is exact
+        lambda t, n, m: (t.sigmoid(n), t.tanh(n), t.sigmoid(m), t.tanh(m)),
+        [fixed(np.array([0, 100, -100], "int8")), fixed([False])],
+        smooth=False,  # no floating point input
+    ),
 ]

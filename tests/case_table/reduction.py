@@ -64,6 +64,7 @@ CASES = [
     Case("std-biased", lambda t, x: x.std(2, unbiased=False), X),
     Case("std-far-from-0", lambda t, x: x.std(1), FAR_FROM_0),
     Case("std-of-equals", lambda t, x: x.std(1), [fixed([[2.0, 2.0, 2.0], [1.0, 2.0, 4.0]])], smooth=False),  # the tip of a cone
+    Case("std-huge", lambda t, x: (x.std(), x.std(1)), [normal(3, 4, std=1e20)], smooth=False),  # the squares overflow in float32
     Case("prod", lambda t, x: t.prod(x), X),
     Case("prod-dim", lambda t, x: x.prod(1), X),
     Case("prod-keepdim", lambda t, x: t.prod(x, -1, keepdim=True), X),

@@ -22,6 +22,8 @@ from tensorlite.ops.special import gaussian_cdf
 _C = math.sqrt(2 / math.pi)
 _CK = _C * 0.044715
 
+FAR = 100.0  # from there on the gate is exactly 0 or 1, in float64 as well
+
 # Φ(x) = ½ (1 + tanh(x P(x²))). The true P is artanh(2Φ(x) - 1) / x; this one is the minimax fit of degree 6, in which an error
 # counts by what it does to Φ: 3e-8 at most, and 1e-7 together with the roundings of float32. Beyond |x| = 7, where Φ is 0 or 1 to
 # float32, it goes on growing, so that there is nothing to clamp; where it overflows, tanh(±inf) is right as well.
@@ -41,9 +43,13 @@ def gelu_forward(x: Array, approximate: str = "none") -> tuple[Array, Array]:
     tile = _tanh_tile if approximate == "tanh" else _erf_tile if x.dtype == np.float32 else _exact_tile
     tiles = list(row_tiles(x.size, x.itemsize))
     scratch = np.empty((2, tiles[0].stop if tiles else 0), x.dtype)
-    with np.errstate(over="ignore"):
-        for part in tiles:
-            tile(flat_x[part], flat_y[part], flat_derivative[part], *scratch[:, : part.stop - part.start])
+    try:
+        with np.errstate(over="raise" if approximate == "tanh" else "ignore"):
+            for part in tiles:
+                tile(flat_x[part], flat_y[part], flat_derivative[part], *scratch[:, : part.stop - part.start])
+    except FloatingPointError:  # a power of x has overflowed, and 0 · inf would be nan
+        y, derivative = gelu_forward(np.clip(x, -FAR, FAR), approximate)
+        return np.where(abs(x) < FAR, y, x * derivative), derivative
     return y, derivative
 
 

@@ -1,7 +1,7 @@
 """Embedding on the CPU: the gradients of a token are gathered into one run and added up in one go.
 
 The book's ``add.at`` goes through the positions one by one. Sorting the ids first puts all positions of a token next
-to each other; `np.add.reduceat` then sums each run, a row of C numbers at a time. Six times faster at
+to each other; `np.add.reduceat` then sums each run, in blocks. Six times faster at
 GPT sizes (768 positions, 65 tokens, 128 channels), still a little faster where no token repeats; no repeat is lost.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from tensorlite.backend import Array
 from tensorlite.op import Pair, register
 from tensorlite.ops.embedding import embedding, embedding_forward
+from tensorlite.ops.summation import accumulator
 
 
 def embedding_backward(dy: Array, saved: Any) -> tuple[None, Array]:
@@ -25,7 +26,8 @@ def embedding_backward(dy: Array, saved: Any) -> tuple[None, Array]:
         order = np.argsort(ids, kind="stable")
         ordered = ids[order]
         starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))  # of each token's run
-        dweight[ordered[starts]] = np.add.reduceat(dy.reshape(ids.size, shape[1])[order], starts, axis=0)
+        rows = dy.reshape(ids.size, shape[1])[order]
+        dweight[ordered[starts]] = np.add.reduceat(rows, starts, axis=0, dtype=accumulator(dy.dtype))
     if padding_idx is not None:
         dweight[padding_idx] = 0
     return None, dweight

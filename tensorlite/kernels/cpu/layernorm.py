@@ -20,13 +20,24 @@ import numpy as np
 from tensorlite.backend import Array
 from tensorlite.kernels.cpu.tiling import row_tiles
 from tensorlite.op import Pair, register
+from tensorlite.ops import layernorm as book
 from tensorlite.ops.layernorm import layernorm
+from tensorlite.ops.summation import sum_of_rows
 
 FAR = 3  # standard deviations; rows whose mean is as far from 0 are centred twice
 
 
 def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> tuple[Array, Any]:
     """y = x̂ · weight + bias; the variance in two passes, like the book."""
+    try:
+        with np.errstate(over="raise"):
+            return _forward_by_tiles(x, weight, bias, eps)
+    except FloatingPointError:  # a square has no room in float32: the book knows what to do
+        y, (x_hat, inverse_std, *rest) = book.layernorm_forward(x, weight, bias, eps)
+        return y, (x_hat.reshape(-1, x.shape[-1]), inverse_std.reshape(-1, 1), *rest)
+
+
+def _forward_by_tiles(x: Array, weight: Array | None, bias: Array | None, eps: float) -> tuple[Array, Any]:
     C = x.shape[-1]
     y, x_hat = np.empty_like(x), np.empty_like(x)
     rows, y_rows, x_hat_rows = x.reshape(-1, C), y.reshape(-1, C), x_hat.reshape(-1, C)
@@ -62,16 +73,16 @@ def layernorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Arra
     (N, C), dtype = x_hat.shape, x_hat.dtype
     dy_rows = dy.reshape(N, C)
     dx = np.empty((N, C), dtype)
-    dweight, dbias = np.zeros((2, C), dtype)
     mean_weights = (np.ones(C, dtype) if weight is None else weight) / dtype.type(C)
     tiles = list(row_tiles(N, C * dtype.itemsize))
+    dweight, dbias = np.empty((2, len(tiles), C), dtype)  # a row of sums for each tile
     scratch, ones = np.empty((tiles[0].stop, C), dtype), np.ones(tiles[0].stop, dtype)
-    for part in tiles:
+    for i, part in enumerate(tiles):
         n = part.stop - part.start
         d, hat, out, products = dy_rows[part], x_hat[part], dx[part], scratch[:n]
         np.multiply(d, hat, out=products)
-        dweight += ones[:n] @ products
-        dbias += ones[:n] @ d
+        np.matmul(ones[:n], products, out=dweight[i])
+        np.matmul(ones[:n], d, out=dbias[i])
         mean_g = (d @ mean_weights)[:, None]  # (n, 1)
         mean_g_hat = (products @ mean_weights)[:, None]
         np.multiply(hat, mean_g_hat, out=products)
@@ -82,7 +93,7 @@ def layernorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Arra
             np.multiply(d, weight, out=out)
             out -= products
         out *= inverse_std[part]
-    return dx.reshape(dy.shape), None if weight is None else dweight, dbias if has_bias else None
+    return dx.reshape(dy.shape), None if weight is None else sum_of_rows(dweight), sum_of_rows(dbias) if has_bias else None
 
 
 def supports(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> bool:

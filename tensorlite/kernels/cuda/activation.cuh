@@ -25,6 +25,8 @@ struct GeluTanh {
     }
     static __device__ float gradient(float dy, float x) {
         float z = exponential(x), larger = 1 / (1 + z), smaller = z * larger;
-        return dy * ((x < 0 ? smaller : larger) + 2 * x * larger * smaller * C * (1 + 3 * K * x * x));
+        float gate = x < 0 ? smaller : larger;
+        if (fabsf(x) > 100) return dy * gate;  // there it is exactly 0 or 1; x² may overflow, and 0 * inf is nan
+        return dy * (gate + 2 * x * larger * smaller * C * (1 + 3 * K * x * x));
     }
 };
