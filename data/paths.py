@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -14,12 +15,17 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     Raises:
         DataError: if there is no such home folder, or no file can have that name.
     """
-    if "\0" in os.fspath(path):
-        raise DataError(f"{os.fspath(path)!r} is not the name of a file: it has a NUL in it.")
     try:
-        return Path(path).expanduser()
+        whole = Path(path).expanduser()
+        whole.lstat()  # whether there is such a file does not matter here, but whether there could be
     except RuntimeError as error:
         raise DataError(f"{path}: there is no home folder {Path(path).parts[0]} here; give the whole path.") from error
+    except ValueError as error:  # a NUL in it, or half a surrogate pair
+        raise DataError(f"{os.fspath(path)!r} is no name that a file can have.") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(f"{os.fspath(path)[:60]!r}… is longer than the name of a file can be.") from error
+    return whole
 
 
 def cache_folder() -> Path:

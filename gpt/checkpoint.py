@@ -143,6 +143,8 @@ def open_weights(file: Path, remedy: str = "use a copy, or train again") -> Weig
         CheckpointError: if it is something else, or damaged.
     """
     try:
+        if file.exists() and not file.is_file():  # who opens a pipe waits for ever
+            raise CheckpointError(f"{file} is not a file, but a folder, a pipe or a device.")
         with open(file, "rb") as opened:
             start = opened.read(16)
         return WeightsFile(file)

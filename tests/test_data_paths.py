@@ -36,9 +36,10 @@ def test_a_home_that_is_not_there(path, no_home):
         expanded(path)
 
 
-def test_a_name_that_no_file_can_have():
-    with pytest.raises(DataError, match=r"^'a\\x00b' is not the name of a file: it has a NUL in it\.$"):
-        expanded("a\0b")
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have(name):
+    with pytest.raises(DataError, match=r"^'\S+' is no name that a file can have\.$"):
+        expanded(name)
 
 
 def test_downloads_without_a_home_ask_for_a_folder(tmp_path, monkeypatch, no_home):
@@ -47,28 +48,28 @@ def test_downloads_without_a_home_ask_for_a_folder(tmp_path, monkeypatch, no_hom
     assert named_source("pydoc").name == "pydoc"
 
 
-@pytest.mark.parametrize(
-    "main, options",
-    [
-        (gpt.train.main, "--data ~/a.txt"),
-        (gpt.train.main, "--data TEXT --out ~/run"),
-        (gpt.train.main, "--data TEXT --tokenizer ~/tokenizer.json"),
-        (gpt.train.main, "--resume ~/run"),
-        (gpt.train.main, "--data shakespeare"),
-        (gpt.generate.main, "--checkpoint ~/run"),
-        (gpt.generate.main, "--checkpoint ~/run --prompt-file ~/prompt"),
-        (gpt.chat.main, "--checkpoint ~/run"),
-        (gpt.finetune.main, "--checkpoint ~/run --data TEXT"),
-        (gpt.finetune.main, "--resume ~/run"),
-        (gpt.plot.main, "~/run"),
-        (gpt.plot.main, "--activations --out ~/a.png"),
-        (data.prepare.main, "~/a.txt --out OUT"),
-        (data.prepare.main, "TEXT --out ~/out"),
-        (data.prepare.main, "TEXT --out OUT --tokenizer ~/tokenizer.json"),
-        (data.prepare.main, "oz --out OUT"),
-        (data.inspect.main, "~/out"),
-    ],
-)
+PROGRAMS = [
+    (gpt.train.main, "--data ~/a.txt"),
+    (gpt.train.main, "--data TEXT --out ~/run"),
+    (gpt.train.main, "--data TEXT --tokenizer ~/tokenizer.json"),
+    (gpt.train.main, "--resume ~/run"),
+    (gpt.train.main, "--data shakespeare"),
+    (gpt.generate.main, "--checkpoint ~/run"),
+    (gpt.generate.main, "--checkpoint ~/run --prompt-file ~/prompt"),
+    (gpt.chat.main, "--checkpoint ~/run"),
+    (gpt.finetune.main, "--checkpoint ~/run --data TEXT"),
+    (gpt.finetune.main, "--resume ~/run"),
+    (gpt.plot.main, "~/run"),
+    (gpt.plot.main, "--activations --out ~/a.png"),
+    (data.prepare.main, "~/a.txt --out OUT"),
+    (data.prepare.main, "TEXT --out ~/out"),
+    (data.prepare.main, "TEXT --out OUT --tokenizer ~/tokenizer.json"),
+    (data.prepare.main, "oz --out OUT"),
+    (data.inspect.main, "~/out"),
+]
+
+
+@pytest.mark.parametrize("main, options", PROGRAMS)
 def test_every_program_says_so_in_one_sentence(tmp_path, monkeypatch, capsys, no_home, main, options):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("The quick brown fox.\n" * 100, encoding="utf-8")
@@ -78,4 +79,16 @@ def test_every_program_says_so_in_one_sentence(tmp_path, monkeypatch, capsys, no
     assert "there is no home folder" in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+@pytest.mark.parametrize("main, options", [(main, options) for main, options in PROGRAMS if "~" in options])
+def test_every_program_says_that_a_name_is_too_long(tmp_path, monkeypatch, capsys, main, options):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("The quick brown fox.\n" * 100, encoding="utf-8")
+    argv = options.replace("TEXT", "text.txt").replace("OUT", "out").replace("~/", "x" * 5000).split()
+    assert run_main(lambda: main(argv)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 'xxx")
+    assert error.endswith("'… is longer than the name of a file can be.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

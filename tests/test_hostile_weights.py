@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -197,6 +198,17 @@ def test_more_dimensions_than_an_array_has(tmp_path, saved):
     file = written(tmp_path / "b", entry, bytes(4), config=dataclasses.asdict(SMALL), tokenizer=TOKEN.to_dict())
     with pytest.raises(CheckpointError, match="a too many"):
         load_model(file)
+
+
+def test_what_is_no_file_is_not_opened(saved, theirs):
+    for folder, load in ((saved, load_model), (theirs, load_pretrained)):
+        (folder / WEIGHTS).unlink()
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(folder / WEIGHTS)  # nobody will ever write to it
+        else:
+            (folder / WEIGHTS).mkdir()
+        with pytest.raises(CheckpointError, match="is not a file, but a folder, a pipe or a device"):
+            load(folder)
 
 
 def test_a_mask_is_not_even_read(theirs):
