@@ -94,7 +94,7 @@ def ops_on_a_gpu(results: list[dict[str, Any]]) -> str:
     for op in dict.fromkeys(op for op, _ in found):
         ratios = {column: found[op, column]["speed_relative_to_torch"]["median"] for column in columns if (op, column) in found}
         lines.append({"op": op, **{column: f"{ratios[column]:.2f}" if column in ratios else "" for column in columns}})
-    return f"Ops on the GPU, forward and backward: speed relative to torch's op.\n\n{table(lines)}"
+    return f"Ops on the GPU, forward and backward, each side as a CUDA graph: speed relative to torch's op.\n\n{table(lines)}"
 
 
 def matmul(results: dict[str, Any]) -> str:

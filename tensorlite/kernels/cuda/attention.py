@@ -120,7 +120,7 @@ def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False) -> di
     """
     half = dtype != "float32"
     if half:
-        small, large = ((2, 4 if dropout else 8), (2, 4), (1, 8)), ((1 if dropout else 2, 4), (1, 4), (1, 2))
+        small, large = ((1, 4) if dropout else (2, 8), (2, 4), (1, 8)), ((1 if dropout else 2, 4), (1, 4), (1, 2))
     else:
         small, large = ((2, 4), (1, 4), (1, 4)), ((1, 4), (1, 2), (1, 2))
     sizes = zip(("FORWARD", "Q", "KV"), small if D <= 64 else large, strict=True)
