@@ -305,3 +305,10 @@ def test_float32_stays_float32_everywhere():
         assert loss.dtype == tl.float32
         loss.backward()
     assert all(p.grad.dtype == tl.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 0)])
+def test_cross_entropy_of_no_classes_is_refused(shape):
+    for call in (F.cross_entropy, F.nll_loss):
+        with pytest.raises(ValueError, match=r"has no classes \(axis 1 is empty\)"):
+            call(tl.zeros(*shape), tl.zeros(shape[0], dtype=tl.int64))

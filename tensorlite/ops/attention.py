@@ -49,7 +49,7 @@ def attention_forward(
     _check_shapes(q, k, v)
     if mask is not None and is_causal:
         raise ValueError("attention: give a mask or is_causal=True, not both.")
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    scale = 1 / math.sqrt(q.shape[-1] or 1) if scale is None else float(scale)
     if is_causal:
         mask = array_module(q).tri(q.shape[-2], k.shape[-2], dtype=bool)
     p = _weights(q, k, mask, scale)
@@ -110,9 +110,11 @@ def _weights(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
 
 
 def _safe_softmax(scores: Array) -> Array:
-    """Softmax over the last axis, with 0 instead of 0/0 in a row that is -inf throughout."""
+    """Softmax over the last axis, with 0 instead of 0/0 in a row that is -inf throughout; of no scores, none."""
+    if scores.shape[-1] == 0:
+        return scores
     xp = array_module(scores)
-    highest = scores.max(axis=-1, keepdims=True) if scores.shape[-1] else 0
+    highest = scores.max(axis=-1, keepdims=True)
     exponentials = xp.exp(scores - xp.where(xp.isfinite(highest), highest, 0))
     total = sum_of(exponentials, -1, keepdims=True)
     return exponentials / xp.where(total == 0, 1, total)

@@ -110,12 +110,14 @@ def _rows_of_classes(op: str, x: Array, target: Array) -> tuple[Array, int]:
 
     Raises:
         RuntimeError: if x holds integers.
-        ValueError: if x has no axes, or target is not x without its class axis.
+        ValueError: if x has no axes or no classes, or target is not x without its class axis.
     """
     require_floating(op, x)
     classes_at = 1 if x.ndim > 1 else 0
     if x.ndim == 0 or target.shape != x.shape[:classes_at] + x.shape[classes_at + 1 :]:
         raise ValueError(f"{op}: x {x.shape} needs a target of its shape without the class axis (axis {classes_at}), got {target.shape}.")
+    if x.shape[classes_at] == 0:
+        raise ValueError(f"{op}: x {x.shape} has no classes (axis {classes_at} is empty): there is nothing to choose from.")
     return array_module(x).moveaxis(x, classes_at, -1), classes_at
 
 

@@ -89,8 +89,8 @@ def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
 def index_select_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
     """The positions ``index`` of axis ``dim``, in that order, repeats allowed.
 
-    Shapes: x (..., n, ...); index (k,) of integers from 0 to n - 1; y (..., k, ...).
-    Raises: IndexError if an index is out of range; ValueError if ``index`` is not one-dimensional.
+    Shapes: x (..., n, ...); index (k,) of integers from 0 to n - 1; y (..., k, ...). A 0-d x has one position, and y is 0-d.
+    Raises: IndexError if an index is out of range; ValueError if ``index`` is not one-dimensional, or x is 0-d and k is not 1.
     Source: equals torch.index_select.
     """
     d = axis("index_select", dim, x.ndim)
@@ -99,7 +99,10 @@ def index_select_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
         raise ValueError(f"index_select: index must have one axis, its shape is {index.shape}.")
     _check_range("index_select", index, d, x.shape)
     places = index.reshape(-1)
-    return array_module(x).take(x, places, axis=d), (x.shape, d, places)
+    if x.ndim == 0 and places.size != 1:
+        raise ValueError(f"index_select: a 0-dimensional tensor has one position, index names {places.size}.")
+    y = array_module(x).take(_line(x), places, axis=d)
+    return y if x.ndim else y.reshape(()), (x.shape, d, places)
 
 
 def index_select_backward(dy: Array, saved: Any) -> Array:
@@ -107,7 +110,7 @@ def index_select_backward(dy: Array, saved: Any) -> Array:
     shape, d, places = saved
     xp = array_module(dy)
     dx = xp.zeros(shape, accumulator(dy.dtype))
-    xp.add.at(dx, (*(slice(None),) * d, places), dy)
+    xp.add.at(_line(dx), (*(slice(None),) * d, places), dy)
     return dx.astype(dy.dtype, copy=False)
 
 
@@ -119,32 +122,34 @@ def gather_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
 
         y[i, j, k] = x[i, index[i, j, k], k]
 
-    Shapes: index, y: as many axes as x, none longer than in x but ``dim``.
+    Shapes: index, y: as many axes as x, none longer than in x but ``dim``; what is 0-d counts as having one axis. An empty index may
+        have any shape.
     Raises: IndexError if an index is out of range; ValueError if the shapes do not fit.
     Source: equals torch.gather.
     """
     d = axis("gather", dim, x.ndim)
     _check_dtype("gather", "index", index, "integers", "iu")
-    longer = [i for i in range(min(x.ndim, index.ndim)) if i != d and index.shape[i] > x.shape[i]]
-    if index.ndim != x.ndim or (longer and index.size):
+    xp = array_module(x)
+    if index.size == 0:
+        return xp.zeros(index.shape, x.dtype), (x.shape, None)
+    line, look = _line(x), _line(index)
+    longer = [i for i in range(min(line.ndim, look.ndim)) if i != d and look.shape[i] > line.shape[i]]
+    if look.ndim != line.ndim or longer:
         raise ValueError(f"gather: the index {index.shape} must have the axes of {x.shape}, none longer except dim {d}.")
     _check_range("gather", index, d, x.shape)
-    xp = array_module(x)
     # For each axis, where to read: its own position (0, 1, 2, ... along that axis, broadcast along the others).
-    places = [xp.arange(n).reshape((-1,) + (1,) * (x.ndim - 1 - i)) for i, n in enumerate(index.shape)]
-    if places:
-        places[d] = index
-    return x[tuple(places)] if places else x.copy(), (x.shape, tuple(places))
+    places = [xp.arange(n).reshape((-1,) + (1,) * (line.ndim - 1 - i)) for i, n in enumerate(look.shape)]
+    places[d] = look
+    return line[tuple(places)].reshape(index.shape), (x.shape, tuple(places))
 
 
 def gather_backward(dy: Array, saved: Any) -> Array:
     """dx[i, index[i, j, k], k] collects dy[i, j, k] from every j that looked there."""
     shape, places = saved
-    if not places:
-        return dy
     xp = array_module(dy)
     dx = xp.zeros(shape, accumulator(dy.dtype))
-    xp.add.at(dx, places, dy)
+    if places is not None:
+        xp.add.at(_line(dx), places, dy)
     return dx.astype(dy.dtype, copy=False)
 
 
@@ -229,7 +234,12 @@ def where_backward(dy: Array, saved: Any) -> tuple[None, Array, Array]:
 where = Op(where_forward, where_backward)
 
 
-# --- checks ---------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------------
+
+
+def _line(x: Array) -> Array:
+    """x itself; what is 0-d as an array with one axis, of length 1."""
+    return x if x.ndim else x.reshape(1)
 
 
 def _check_range(op: str, index: Array, d: int, shape: tuple[int, ...]) -> None:

@@ -265,8 +265,8 @@ def repeat(x: Tensor, *repeats: Any) -> Tensor:
 def cat_forward(*xs: Array, dim: int = 0) -> tuple[Array, Any]:
     """Lay arrays end to end along axis ``dim``.
 
-    Shapes: equal but for axis ``dim``.
-    Saves: the length of each along that axis.
+    Shapes: equal but for axis ``dim``. An array (0,) fits everywhere, as in torch: it is how a list begins that grows.
+    Saves: the axis, and the shape of each.
     Raises: ValueError if there are none, or their shapes do not fit.
     Source: equals torch.cat.
     """
@@ -274,17 +274,20 @@ def cat_forward(*xs: Array, dim: int = 0) -> tuple[Array, Any]:
         raise ValueError("cat: there is nothing to put together: the list of tensors is empty.")
     if any(x.ndim == 0 for x in xs):
         raise ValueError("cat: a 0-dimensional tensor has no axis to be put together along: use stack().")
-    d = axis("cat", dim, xs[0].ndim)
-    for x in xs[1:]:
-        if x.shape[:d] != xs[0].shape[:d] or x.shape[d + 1 :] != xs[0].shape[d + 1 :]:
-            raise ValueError(f"cat: the shapes {xs[0].shape} and {x.shape} differ elsewhere than along dim {dim}.")
-    return array_module(xs[0]).concatenate(_one_dtype(xs), axis=d), (d, [x.shape[d] for x in xs])
+    arrays = _one_dtype(xs)
+    laid = [x for x in arrays if x.shape != (0,)] or arrays
+    d = axis("cat", dim, laid[0].ndim)
+    for x in laid[1:]:
+        if x.shape[:d] != laid[0].shape[:d] or x.shape[d + 1 :] != laid[0].shape[d + 1 :]:
+            raise ValueError(f"cat: the shapes {laid[0].shape} and {x.shape} differ elsewhere than along dim {dim}.")
+    return array_module(xs[0]).concatenate(laid, axis=d), (d, [x.shape for x in xs])
 
 
 def cat_backward(dy: Array, saved: Any) -> tuple[Array, ...]:
     """Cut where it was glued."""
-    d, lengths = saved
-    return _cut(dy, d, lengths)
+    d, shapes = saved
+    pieces = _cut(dy, d, [0 if shape == (0,) else shape[d] for shape in shapes])
+    return tuple(piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True))
 
 
 _cat = Op(cat_forward, cat_backward)

@@ -24,6 +24,8 @@ def softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
     """
     require_floating("softmax", x)
     along = axis("softmax", dim, x.ndim) - x.ndim if x.ndim else None
+    if x.size == 0:  # of no numbers none is the largest
+        return x.copy(), (x, along)
     exponentials = array_module(x).exp(x - x.max(axis=along, keepdims=True))
     y = exponentials / sum_of(exponentials, along, keepdims=True)
     return y, (y, along)
@@ -65,6 +67,8 @@ def log_softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
     require_floating("log_softmax", x)
     xp = array_module(x)
     along = axis("log_softmax", dim, x.ndim) - x.ndim if x.ndim else None
+    if x.size == 0:  # of no numbers none is the largest
+        return x.copy(), (x, along)
     shifted = x - x.max(axis=along, keepdims=True)
     y = shifted - xp.log(sum_of(xp.exp(shifted), along, keepdims=True))
     return y, (y, along)

@@ -15,6 +15,8 @@ CASES = [
         Case(f"{name}-large", lambda t, x, f=function: f(t, x, -1), [normal(3, 4, mean=1000, std=3)], float32=1e-4),
         Case(f"{name}-one-class", lambda t, x, f=function: f(t, x, -1), [normal(3, 1)]),
         Case(f"{name}-no-rows", lambda t, x, f=function: f(t, x, -1), [normal(0, 3)]),
+        Case(f"{name}-no-classes", lambda t, x, f=function: f(t, x, -1), [normal(2, 0)]),
+        Case(f"{name}-no-classes-dim-0", lambda t, x, f=function: f(t, x, 0), [normal(0, 3)]),
         Case(f"{name}-ties", lambda t, x, f=function: f(t, x, -1), [fixed(np.zeros((2, 3)))]),
     )
 ]
