@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tensorlite", "gpt", "data")
 ENGINE = {"tensorlite.backend", "tensorlite.random", "tensorlite.tape", "tensorlite.tensor", "tensorlite.op", "tensorlite.creation"}
@@ -277,7 +279,7 @@ assert not heavy, f"imported {{sorted(heavy)}}"
 assert threading.active_count() == 1, threading.enumerate()
 assert state == (random.getstate(), np.random.get_state()[1].tolist()), "the global random streams were used"
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
 

@@ -31,6 +31,7 @@ from data.splits import Splitter
 from data.staging import FILES, TokenWriter, is_half_written, staging
 from data.tokenizer import CharTokenizer, load_tokenizer
 from tests.archives import openwebtext, story, tar, zipped
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -353,7 +354,7 @@ def test_killed_at_any_moment(tmp_path):
         process = subprocess.Popen([*command, str(tmp_path / "out")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         time.sleep(duration * moments.uniform(0.2, 0.95))
         process.kill()
-        process.communicate(timeout=60)  # only when the last worker has closed its end, too
+        process.communicate(timeout=PATIENCE)  # only when the last worker has closed its end, too
         if (tmp_path / "out" / "meta.json").exists():  # perhaps beside an empty .preparing, which was about to be removed
             assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == expected
     subprocess.run([*command, str(tmp_path / "out")], cwd=ROOT, check=True, capture_output=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
@@ -23,7 +25,7 @@ def blocks(document: str, language: str) -> list[str]:
 def run_python(*arguments: str, tree: Path) -> subprocess.CompletedProcess[str]:
     """Run Python in ``tree`` with the packages that are there. In a process of its own, since the list of ops belongs to a process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {"PYTHONPATH": str(tree)}
-    return subprocess.run([sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from gpt.inference import generate_text
 from gpt.model import build_model
 from tensorlite import random
 from tensorlite.backend import DeviceUnavailableError
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = CharTokenizer.train("the quick brown fox – naïve\n")
@@ -133,7 +134,7 @@ def test_a_prompt_from_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize("more", [[], ["--prompt-file", "-"]])
 def test_a_prompt_through_a_pipe(run: Path, more: list[str]) -> None:
     process = program("--checkpoint", run, "--max-new-tokens", 0, *more, stdin=subprocess.PIPE, env={"PYTHONIOENCODING": "utf-8"})
-    stdout, stderr = process.communicate("naïve –".encode(), timeout=60)
+    stdout, stderr = process.communicate("naïve –".encode(), timeout=PATIENCE)
     assert (process.returncode, stdout.decode(), stderr) == (0, "naïve –\n", b"")
 
 
@@ -151,14 +152,14 @@ def test_a_prompt_longer_than_the_context_is_cropped_and_said_so(run: Path, caps
 
 def test_the_program_itself(run: Path) -> None:
     process = program("--checkpoint", run, "--prompt", "naïve – ", "--max-new-tokens", 5, "--seed", 0, env={"PYTHONIOENCODING": "utf-8"})
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stderr) == (0, b"")
     assert stdout.decode().startswith("naïve – ")
 
 
 def test_a_terminal_that_cannot_show_a_character(run: Path) -> None:
     process = program("--checkpoint", run, "--prompt", "naïve", "--max-new-tokens", 0, env={"PYTHONIOENCODING": "ascii"})
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout, stderr) == (0, b"na?ve\n", b"")
 
 
@@ -168,7 +169,7 @@ def test_it_streams_and_a_closed_pipe_ends_it_quietly(run: Path) -> None:
     assert process.stderr is not None
     assert len(process.stdout.read(10)) == 10  # long before the last of ten million
     process.stdout.close()
-    assert process.wait(timeout=60) == EXIT_BROKEN_PIPE
+    assert process.wait(timeout=PATIENCE) == EXIT_BROKEN_PIPE
     assert process.stderr.read() == b""
     process.stderr.close()
 
@@ -228,7 +229,7 @@ def test_a_gpu_that_is_not_there(run: Path, capsys: pytest.CaptureFixture, monke
 
 def test_the_exit_code_of_the_program(run: Path) -> None:
     process = program("--checkpoint", run, "--prompt", "ZZZ")
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (2, b"")
     assert stderr.startswith(b"error: the tokenizer never saw this character: 'Z'")
     assert stderr.count(b"\n") == 1

@@ -23,6 +23,7 @@ from gpt.inference import generate_text
 from gpt.model import LanguageModel, build_model
 from gpt.writing.template import Template
 from tensorlite import random
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = CharTokenizer.train("### User:\n### Assistant:\nthe quick brown fox – naïve.?")
@@ -180,9 +181,9 @@ class Terminal:
         os.close(keyboard)
         self.seen = b""
 
-    def until(self, pattern: str, seconds: float = 30) -> str:
+    def until(self, pattern: str) -> str:
         """What the screen shows since the last time, up to ``pattern``."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE
         while not (found := re.search(pattern.encode(), self.seen, re.DOTALL)):
             assert time.monotonic() < end, f"{pattern!r} never came: {self.seen[-300:]!r}"
             if select.select([self.screen], [], [], 0.1)[0]:
@@ -249,7 +250,7 @@ def test_a_taught_model_at_a_terminal(run: Path, tmp_path: Path):
 
 def test_lines_through_a_pipe(run: Path):
     command = [sys.executable, "-m", "gpt.chat", "--checkpoint", run, "--max-new-tokens", "3"]
-    done = subprocess.run(command, cwd=ROOT, input=b"the\n", capture_output=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, input=b"the\n", capture_output=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, b"")
 
 

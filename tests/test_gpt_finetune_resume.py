@@ -26,6 +26,7 @@ from gpt.model import build_model
 from gpt.training.checkpoints import Checkpoints
 from gpt.training.stopping import Stopped, StopRequest
 from tests.evaluations import told
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 OLD = "the quick brown fox jumps over the lazy dog.\n" * 40
@@ -105,7 +106,7 @@ def test_the_process_is_ended(folder, number):
     assert run(*options, "--out=whole") == 0
     command = [sys.executable, "-m", "gpt.finetune", *options, "--out=ended"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=_with_path())
-    patience = time.monotonic() + 60
+    patience = time.monotonic() + PATIENCE
     while process.poll() is None and not list(Path("ended/checkpoints").glob("step-000003")):
         assert time.monotonic() < patience
         time.sleep(0.002)

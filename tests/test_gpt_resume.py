@@ -21,6 +21,7 @@ from gpt.errors import run_main
 from gpt.train import main
 from gpt.training.checkpoints import Checkpoints
 from tests.evaluations import told
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 60
@@ -72,7 +73,7 @@ def disturb(process: subprocess.Popen, folder: Path, luck: random.Random, how: i
     """Wait until the run has done something new, and a little more; then end it."""
     metrics = folder / "metrics.jsonl"
     before = metrics.read_text() if metrics.exists() else ""
-    patience = time.monotonic() + 60
+    patience = time.monotonic() + PATIENCE
     while process.poll() is None and (metrics.read_text() if metrics.exists() else "") == before:
         assert time.monotonic() < patience
         time.sleep(0.002)
@@ -90,7 +91,7 @@ def test_killed_again_and_again(tmp_path, undisturbed):
         disturb(process, folder, luck)
         assert Checkpoints(folder).newest_whole().step <= 40
         process = start("--resume", folder)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert hashes(folder) == expected
 
@@ -252,7 +253,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path, corpus, capsys):
     folder = tmp_path / "run"
     process = start(*SETTINGS, f"--data={corpus}", f"--out={folder}", "--steps=1000000")
     try:
-        patience = time.monotonic() + 60
+        patience = time.monotonic() + PATIENCE
         while not (folder / "checkpoints" / "step-000000").exists():
             assert process.poll() is None
             assert time.monotonic() < patience

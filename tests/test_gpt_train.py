@@ -21,6 +21,7 @@ from gpt.errors import UserError, run_main
 from gpt.inference import generate_text
 from gpt.train import main
 from gpt.training.run_folder import RunFolder
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 60
@@ -221,13 +222,13 @@ def test_stopping_keeps_the_weights(tmp_path, options, number):
     )  # fmt: skip
     try:
         metrics = tmp_path / "run" / "metrics.jsonl"
-        patience = time.monotonic() + 60
+        patience = time.monotonic() + PATIENCE
         while not (metrics.exists() and metrics.read_text().count("\n") > 20):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < patience
             time.sleep(0.05)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 130

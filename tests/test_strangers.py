@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("gpt.train", "gpt.generate", "gpt.chat", "gpt.finetune", "gpt.plot", "gpt")
 
@@ -16,7 +18,7 @@ PROGRAMS = ("gpt.train", "gpt.generate", "gpt.chat", "gpt.finetune", "gpt.plot",
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Python in a folder of the user's, with our packages further back on its path."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

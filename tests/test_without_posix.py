@@ -14,6 +14,7 @@ import safetensors.numpy
 import gpt.train
 from data.prepare import Settings, prepare
 from gpt.errors import run_main
+from tests.patience import PATIENCE
 from tests.without_posix import environment
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the stand-in asks /proc which files are open")
@@ -33,7 +34,7 @@ def start(*arguments: str, **options) -> subprocess.Popen[bytes]:
 def run(*arguments: str, stdin: str = "", code: int = 0) -> str:
     """What a program prints there; it must end with ``code``."""
     process = start("-m", *arguments)
-    out, err = (text.decode("cp1252") for text in process.communicate(stdin.encode(), timeout=300))
+    out, err = (text.decode("cp1252") for text in process.communicate(stdin.encode(), timeout=PATIENCE))
     assert process.returncode == code, out + err
     assert "Traceback" not in err
     return out + err
@@ -94,14 +95,14 @@ def trained(tmp_path_factory, text) -> Path:
 )
 def test_the_stand_in(program, error, tmp_path):
     process = start("-c", program, cwd=tmp_path)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert err.decode().splitlines()[-1].startswith(error + ":")
 
 
 def test_the_stand_in_ends_lines_as_windows_does(tmp_path):
     process = start("-c", "open('a', 'w', encoding='utf-8').write('1\\n2\\n'); import sys; print(sys.platform)", cwd=tmp_path)
-    assert process.communicate(timeout=60) == (b"win32\r\n", b"")
+    assert process.communicate(timeout=PATIENCE) == (b"win32\r\n", b"")
     assert (tmp_path / "a").read_bytes() == b"1\r\n2\r\n"
 
 
@@ -176,7 +177,7 @@ def test_prepare_with_two_workers_makes_the_same_files(tmp_path, tokenizer):
 def test_a_folder_that_another_process_prepares_is_left_to_it(tmp_path, text):
     holder = busy("from data.lock import locked; from pathlib import Path", f"with locked(Path({str(tmp_path)!r})):")
     assert f"error: another process is preparing {tmp_path}; wait" in run("data.prepare", str(text), f"--out={tmp_path}", code=2)
-    holder.communicate(b"\n", timeout=60)
+    holder.communicate(b"\n", timeout=PATIENCE)
     assert list(tmp_path.iterdir()) == []
     run("data.prepare", str(text), f"--out={tmp_path}")
 
@@ -187,7 +188,7 @@ def test_tokens_in_use_are_not_replaced(tmp_path, text):
     user = busy(f"import numpy; tokens = numpy.memmap({str(tmp_path / 'out' / 'train.bin')!r}, mode='r')")
     said = run("data.prepare", str(text), f"--out={tmp_path / 'out'}", code=2)
     assert "train.bin: the process cannot access the file because it is being used by another process; close the program" in said
-    user.communicate(b"\n", timeout=60)
+    user.communicate(b"\n", timeout=PATIENCE)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     run("data.prepare", str(text), f"--out={tmp_path / 'out'}")
 
@@ -196,7 +197,7 @@ def test_a_run_in_use_is_refused(trained):
     holder = busy("from gpt.training.lock import FolderLock; from pathlib import Path", f"lock = FolderLock(Path({str(trained)!r}))")
     said = run("gpt.train", "--resume", str(trained), "--steps=5", code=2)
     assert f"is in use by process {holder.pid}, which trains there" in said
-    holder.communicate(b"\n", timeout=60)
+    holder.communicate(b"\n", timeout=PATIENCE)
 
 
 def test_what_is_trained_there_writes(trained, tmp_path):
