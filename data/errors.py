@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Callable
+
+from data.console import disconnect, forgiving, open_missing_streams, reason, watched
 
 EXIT_USER_ERROR = 2  # argparse's own
 EXIT_BROKEN_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
@@ -19,22 +20,38 @@ class DataError(ValueError):
 def run_main(main: Callable[[], int | None], expected: tuple[type[Exception], ...] = (DataError,)) -> int:
     """Run a command-line ``main`` and return its exit code: ``sys.exit(run_main(main))``.
 
-    An ``expected`` error becomes one sentence on stderr and exit code 2. Whoever closes our output early (``… | head``) has
-    seen enough, which is no error. Everything else is a bug and keeps its traceback.
+    An ``expected`` error becomes one sentence on stderr and exit code 2, and so does a standard output that cannot be written. Whoever
+    closes our output early (``… | head``) has seen enough, which is no error. Everything else is a bug and keeps its traceback.
     """
+    open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
+    with forgiving("stderr"), watched("stdout") as stdout:  # where an error cannot be told, the exit code still tells it
+        try:
+            code = _exit_code(main)
+            sys.stdout.flush()
+            return code
+        except expected as error:
+            sys.stderr.write(f"error: {error}\n")
+            return EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            sys.stderr.write("\ninterrupted\n")
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            disconnect(sys.stdout)
+            return EXIT_BROKEN_PIPE
+        except OSError as error:
+            if error is not stdout.error:
+                raise
+            disconnect(sys.stdout)
+            sys.stderr.write(f"error: standard output cannot be written: {reason(error)}.\n")
+            return EXIT_USER_ERROR
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
     try:
-        code = main() or 0
-        sys.stdout.flush()
-        return code
-    except expected as error:
-        sys.stderr.write(f"error: {error}\n")
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more on its way out; that must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
+        return main() or 0
+    except SystemExit as left:  # after --help
+        if not isinstance(left.code, int | None):
+            raise
+        return left.code or 0

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from gpt.config import nearest
-from gpt.errors import fail, run_main
+from gpt.errors import fail, leave, run_main
 
+USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune [its options]"
 MODES = {
     "train": "a model from a text",
     "generate": "text with a trained model",
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     mode = _take_mode(arguments)
     if mode is None:
         if arguments in (["--help"], ["-h"]):
-            print(__doc__.split("\n\n")[0], *(f"\n  {name.ljust(9)} {what}" for name, what in MODES.items()))
+            print(USAGE, *(f"\n  {name.ljust(9)} {what}" for name, what in MODES.items()))
             return 0
         fail(f"--mode is missing: it is one of {', '.join(MODES)}.")
     if mode not in MODES:
@@ -51,4 +52,4 @@ def _take_mode(arguments: list[str]) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    leave(run_main(main))

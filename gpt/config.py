@@ -105,7 +105,7 @@ class TrainConfig:
     grad_clip: float = option(1.0, "longest gradient; a longer one is scaled down to it; 0 leaves all as they are")
     val_fraction: float = option(0.1, "share of the text, from its end, that is kept for validation")
     eval_interval: int = option(250, "steps between two evaluations")
-    eval_iters: int = option(20, "batches in one evaluation, of each half")
+    eval_iters: int = option(20, "batches in one evaluation, of each half; of examples, 12 rows for each of them")
     patience: int = option(0, "evaluations in a row without a better validation loss after which training ends; 0 for no limit")
     log_interval: int = option(10, "steps between two looks at the training loss")
     sample_interval: int = option(0, "steps between two samples of what the model writes by now; 0 for none")

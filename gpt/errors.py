@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -10,7 +13,7 @@ from data.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, Dat
 from gpt.sizes import missing
 from tensorlite.backend import DeviceUnavailableError
 
-__all__ = ["EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError", "fail", "run_main"]
+__all__ = ["EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError", "fail", "leave", "run_main"]
 
 
 class UserError(Exception):
@@ -39,3 +42,12 @@ def run_main(main: Callable[[], int | None]) -> int:
             fail(f"{missing(error)} What takes less: a smaller model (layers, width, vocabulary), or fewer texts at once.")
 
     return data.errors.run_main(guarded, (UserError, DataError, DeviceUnavailableError))
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with ``code``, also if other threads are in the middle of a step: `sys.exit` would wait for them."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -15,10 +15,9 @@ What is new pushes out what was known. So at the end there is a table: the loss 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from gpt.errors import run_main
+from gpt.errors import leave, run_main
 from gpt.finetuning.config import GROUPS
 from gpt.finetuning.run import Finetuning
 from gpt.options import parse_settings
@@ -40,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     keep_freed_memory()  # here, since it holds for the whole process, and this is the one that was started to train
-    sys.exit(run_main(main))
+    leave(run_main(main))

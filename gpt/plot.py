@@ -11,7 +11,6 @@ PNG or SVG, by the ending of --out.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from gpt.plots.attention_maps import attention_weights, plot_attention
 from gpt.plots.curves import plot_runs
 from gpt.plots.figure import FORMATS, HOW_TO_GET_IT, can_plot
 from gpt.pretrained import open_model
-from gpt.training.run_folder import METRICS
+from gpt.training.run_folder import METRICS, read_metrics
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,22 +84,14 @@ def _path(options: argparse.Namespace) -> Path:
 
 
 def _records(run: str) -> list[dict[str, Any]]:
-    """What a run has logged. A line that a crash cut short is left out."""
+    """What a run has logged."""
     file = expanded(run) / METRICS
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        records = [record for record in read_metrics(file) if isinstance(record.get("step"), int)]
     except (FileNotFoundError, NotADirectoryError):
         fail(f"{run} is no run: there is no {file}.")
     except OSError as error:
         fail(f"{file} cannot be read: {(error.strerror or str(error)).lower()}.")
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
     if not records:
         fail(f"{file} has nothing to draw yet: the training has not logged a loss.")
     return records

@@ -12,10 +12,9 @@ field of the dataclasses in `gpt.config`, see --help.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from gpt.errors import fail, run_main
+from gpt.errors import fail, leave, run_main
 from gpt.options import configs_of, parse_settings
 from gpt.training.pretraining import Pretraining
 from gpt.training.run import folder_to_resume
@@ -61,4 +60,4 @@ def _profile(trainer: Trainer, steps: int) -> int:
 
 if __name__ == "__main__":
     keep_freed_memory()  # here, since it holds for the whole process, and this is the one that was started to train
-    sys.exit(run_main(main))
+    leave(run_main(main))

@@ -56,9 +56,10 @@ class Workers:
         self._pool = ThreadPoolExecutor(self.count, "tensorlite-worker") if self.count > 1 else None
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown()
+            in_a_hurry = kind is not None and issubclass(kind, KeyboardInterrupt)  # what is begun may take seconds, what waits minutes
+            self._pool.shutdown(wait=not in_a_hurry, cancel_futures=in_a_hurry)
             self._pool = None
         self._limits.restore_original_limits()
 

@@ -71,7 +71,7 @@ def hashes(folder) -> dict[str, str]:
     found = {name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in ("model.safetensors", "optimizer.safetensors")}
     records = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     for record in records:
-        for name in ("tokens_per_second", "share_of_peak", "peak_memory"):
+        for name in ("tokens_per_second", "operations_per_second", "share_of_peak", "peak_memory"):
             record.pop(name, None)
     losses = json.loads((Path(folder) / "config.json").read_text())["losses"]
     return found | {"metrics": json.dumps(records), "losses": json.dumps(losses)}

@@ -8,13 +8,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.config import GPTConfig
+from gpt.config import GPTConfig, TrainConfig
 from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_per_row
 from gpt.finetuning.records import RecordError
-from gpt.finetuning.tasks import rows_loss
+from gpt.finetuning.tasks import InstructTask, rows_loss
 from gpt.model import build_model
 from gpt.training.rows import IGNORE, Row, RowBatches, packed, padded
 from gpt.writing.template import Template, TemplateError, load_template
@@ -257,3 +258,33 @@ def test_a_template_is_saved_with_the_model(tmp_path):
         (tmp_path / "template.json").write_text(broken)
         with pytest.raises(TemplateError):
             load_template(tmp_path)
+
+
+# --- the validation loss ------------------------------------------------------------------------------
+
+
+def evaluations(tmp_path, **settings):
+    """What a trainer measures before its first step, on answers of very different lengths; and the trainer."""
+    lines = [{"prompt": "p" * (i % 5 + 1), "response": "ab" * (1 + 7 * (i % 4))} for i in range(40)]
+    task = InstructTask(model(), TOKENIZER, str(write(tmp_path, *lines)), val_fraction=0.5, seed=3)
+    for batch_size in (1, 3, 7, 64):
+        trainer = task.trainer(task.model, TrainConfig(batch_size=batch_size, **settings), task.train, task.val)
+        yield trainer.evaluate(), trainer
+
+
+def test_the_validation_loss_does_not_depend_on_the_batch_size(tmp_path):
+    """It is the mean over all answer tokens, as torch has it for all rows in one batch."""
+    for evaluation, trainer in evaluations(tmp_path):
+        x, y = padded(trainer.tokens["validation text"])
+        logits, _ = trainer.model.eval()(tl.tensor(x))
+        expected = torch.nn.functional.cross_entropy(
+            torch.from_numpy(logits.detach().numpy()).flatten(0, 1).double(), torch.from_numpy(y).flatten(), ignore_index=IGNORE
+        )
+        assert evaluation.val_loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_an_evaluation_of_a_part_takes_the_same_part_whatever_the_batch_size(tmp_path):
+    measured = [evaluation for evaluation, _ in evaluations(tmp_path, eval_iters=1)]
+    for evaluation in measured[1:]:
+        assert evaluation.train_loss == pytest.approx(measured[0].train_loss, rel=1e-5)
+        assert evaluation.val_loss == pytest.approx(measured[0].val_loss, rel=1e-5)

@@ -50,6 +50,7 @@ def hashes(folder: Path, step: int = 40) -> dict[str, str]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in records:
         record.pop("tokens_per_second", None)
+        record.pop("operations_per_second", None)
         record.pop("share_of_peak", None)
         record.pop("peak_memory", None)
     return found | {"metrics": hashlib.sha256(json.dumps(records).encode()).hexdigest(), "lines": str(len(records))}
@@ -145,6 +146,27 @@ def test_more_steps_than_first_asked_for(tmp_path, corpus):
     assert run(*settings, "--steps=20", f"--out={tmp_path / 'more'}") == 0
     assert run("--resume", tmp_path / "more", "--steps=40") == 0
     assert hashes(tmp_path / "more") == hashes(tmp_path / "whole")
+
+
+def test_a_schedule_that_ends_elsewhere_says_what_becomes_of_the_learning_rate(finished, capsys):
+    assert run("--resume", finished, "--steps=80") == 0
+    assert (
+        "note: the learning rate now falls (schedule cosine) until step 80 instead of 40: it goes on at 0.00109 instead of 0.0001."
+        in capsys.readouterr().err
+    )
+    rates = [
+        record["learning_rate"]
+        for record in map(json.loads, (finished / "metrics.jsonl").read_text().splitlines())
+        if "learning_rate" in record
+    ]
+    assert rates[9] < 1.1e-4 < 9e-4 < rates[10], "steps 40 and 44"
+
+
+def test_what_is_made_cannot_be_taken_back(finished, capsys):
+    before = sorted(finished.rglob("*"))
+    assert run("--resume", finished, "--steps=20") == 2
+    assert "--steps is 20, but this run has made 40 steps already" in capsys.readouterr().err
+    assert sorted(finished.rglob("*")) == before
 
 
 # --- what is kept --------------------------------------------------------------------------------------

@@ -73,8 +73,20 @@ def test_the_share_is_work_over_time_over_peak(monkeypatch):
     speed = Speed()
     speed.work, speed.peak = Work(per_token=100.0, per_pair=10.0), 1e4
     speed.add(np.zeros((3, 8)))
-    assert speed.look() == (24 / 2, 3 * 8 * (100 + 80) / 2 / 1e4)
-    assert speed.look() == (0, None)  # nothing since then
+    assert speed.look() == (24 / 2, 3 * 8 * (100 + 80) / 2, 3 * 8 * (100 + 80) / 2 / 1e4)
+    assert speed.look() == (0, None, None)  # nothing since then
+
+
+def test_no_share_is_above_one(monkeypatch):
+    """A machine that was busy while its peak was measured is faster in training: then that is the peak."""
+    clock = iter([10.0, 12.0, 12.0, 16.0, 16.0])
+    monkeypatch.setattr("gpt.training.speed.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    speed = Speed()
+    speed.work, speed.peak = Work(per_token=100.0, per_pair=10.0), 1e3
+    for share in (1, 0.5):  # the second time takes twice as long
+        speed.add(np.zeros((3, 8)))
+        assert speed.look().share_of_peak == share
+    assert speed.peak == 3 * 8 * (100 + 80) / 2
 
 
 def test_a_peak_is_a_speed():
@@ -95,7 +107,7 @@ def test_a_bigram_has_no_products_and_no_share():
     with Workers(1) as workers:
         speed.calibrate(model(model="bigram"), "numpy", workers)
     speed.add(np.zeros((3, 8)))
-    assert speed.look()[1] is None
+    assert speed.look().share_of_peak is None
 
 
 def test_without_memory_for_it_there_is_no_share(monkeypatch):
@@ -107,7 +119,7 @@ def test_without_memory_for_it_there_is_no_share(monkeypatch):
     with Workers(1) as workers:
         speed.calibrate(model(), "numpy", workers)
     speed.add(np.zeros((3, 8)))
-    assert speed.look()[1] is None
+    assert speed.look().share_of_peak is None
 
 
 def test_the_share_is_in_the_metrics_and_in_the_line(tmp_path, capsys):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import signal
+import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,18 @@ import pytest
 
 import gpt.checkpoint
 import gpt.training.run_folder
+import gpt.training.snapshot
 import tensorlite as tl
 from gpt.checkpoint import load_model
+from gpt.config import from_preset
 from gpt.errors import UserError, run_main
 from gpt.inference import generate_text
 from gpt.train import main
+from gpt.training.report import table
 from gpt.training.run_folder import RunFolder
 from tests.patience import PATIENCE
+from gpt.training.stopping import StopRequest
+from gpt.training.trainer import learning_rate_factor
 
 ROOT = Path(__file__).parents[1]
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 60
@@ -55,8 +61,9 @@ def test_a_run_prints_what_it_does_and_leaves_what_it_learnt(tmp_path, options, 
     assert "The quick brown fox" in out
     assert f"{30 * 16 + 8 * 16 + 12 * 16**2 + 3 * 16:,} parameters" in out
     assert [line.split(":")[0] for line in out.splitlines() if "validation loss" in line] == [f"step {n:>5}" for n in (0, 5, 10, 12)]
-    assert "12/12" in err
+    assert "step 12/12, " in err
     assert "tokens/s" in err
+    assert "\r" not in out + err, "a bar is for terminals"
 
     folder = tmp_path / "run"
     files = {"config.json", "metrics.jsonl", "model.safetensors", "tokenizer.json", "loss.png", "checkpoints", ".lock"}
@@ -214,7 +221,7 @@ def test_metrics_that_cannot_be_written_do_not_cost_the_weights(tmp_path, option
 # --- stopping -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("number", StopRequest.SIGNALS, ids=lambda number: number.name)
 def test_stopping_keeps_the_weights(tmp_path, options, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "gpt.train", *options, "--steps=1000000", "--log-interval=1"],
@@ -233,6 +240,7 @@ def test_stopping_keeps_the_weights(tmp_path, options, number):
         process.kill()
     assert process.returncode == 130
     assert f"The weights are saved in {tmp_path / 'run'}." in out
+    assert f"{number.name}: stopping after this step, and saving" in err
     assert "Traceback" not in err
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["step"] > 5
@@ -257,7 +265,163 @@ def test_a_broken_metric_is_a_user_error_only_at_the_start(tmp_path):
     (folder.path / "metrics.jsonl").mkdir()
     folder.log(step=1)
     folder.log(step=2)
-    assert [record["step"] for record in folder.records] == [1, 2]
+    assert folder.logged == 0
     (tmp_path / "file").touch()
     with pytest.raises(UserError):
         RunFolder(tmp_path / "file")
+
+
+# --- nobody listens -----------------------------------------------------------------------------------
+
+
+def trained_with(options, **streams) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "gpt.train", *options], cwd=ROOT, timeout=120, text=True, **streams)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_log_on_a_full_disk_costs_one_warning(tmp_path, options):
+    with open("/dev/full", "w") as full:
+        done = trained_with(options, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: standard output cannot be written (no space left on device)") == 1
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
+
+
+def test_a_reader_that_leaves_does_not_end_the_training(tmp_path, options):
+    """As ``| head -1`` does."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt.train", *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline().startswith("corpus")
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0, err
+    assert "Traceback" not in err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
+
+
+def test_neither_stream_is_there(tmp_path, options):
+    close = "import os, sys; os.close(1); os.close(2); os.execv(sys.executable, [sys.executable, '-m', 'gpt.train', *sys.argv[1:]])"
+    done = subprocess.run([sys.executable, "-c", close, *options], cwd=ROOT, timeout=120)
+    assert done.returncode == 0
+    load_model(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
+
+
+def test_where_there_is_no_room_for_a_checkpoint_the_weights_alone_are_saved(tmp_path, options, capsys, monkeypatch):
+    real = gpt.training.snapshot._write
+
+    def filling(path, content):
+        (full_disk if "step-000000" not in str(path) else real)(path, content)
+
+    monkeypatch.setattr(gpt.training.snapshot, "_write", filling)
+    assert run(options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the checkpoint cannot be saved: ")
+    assert f"The weights of step 12 alone are saved in {tmp_path / 'run'}." in error
+    assert f"The checkpoint of step 0 is whole: --resume {tmp_path / 'run'}." in error
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
+
+
+def test_a_finished_training_is_not_lost_to_its_picture(tmp_path, options, capsys, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no fonts here")
+
+    monkeypatch.setattr(gpt.training.run_folder, "plot_losses", broken)
+    assert run(options) == 0
+    out, err = capsys.readouterr()
+    assert "loss.png cannot be drawn: matplotlib ended with RuntimeError: no fonts here" in err
+    assert "Weights, tokenizer and metrics are in" in out
+
+
+@pytest.mark.parametrize("name", ["a$^$b", "_x", os.fsdecode(b"\xff"), "a\tb"], ids=ascii)
+def test_a_folder_of_any_name(tmp_path, options, name):
+    try:
+        (tmp_path / name).mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such name")
+    assert run([*options, f"--out={tmp_path / name / 'run'}"]) == 0
+    assert run([*options, f"--out={tmp_path / 'in'}", f"--out={tmp_path / name}"]) == 0
+    assert (tmp_path / name / "run" / "loss.png").exists()
+    assert list(tmp_path.glob("*/loss.png"))
+
+
+def test_a_picture_needs_no_display(tmp_path, options):
+    """A notebook names its own backend to the programs that it starts."""
+    done = trained_with(options, env={**os.environ, "MPLBACKEND": "module://a_notebooks.own"}, capture_output=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert (tmp_path / "run" / "loss.png").exists()
+
+
+# --- what is told -------------------------------------------------------------------------------------
+
+
+def test_a_sample_carries_its_step(options, capsys):
+    assert run([*options, "--sample-interval=5", "--sample-length=7"]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if "the model writes" in line] == [f"step {n:>5}: the model writes" for n in (5, 10)]
+
+
+def test_the_learning_rate_of_a_step_is_logged_with_it(tmp_path, options):
+    assert run([*options, "--log-interval=1", "--warmup-steps=3"]) == 0
+    config = from_preset("tiny", steps=12, warmup_steps=3)[1]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = {record["step"]: record["learning_rate"] for record in records if "loss" in record}
+    assert rates == {step: config.learning_rate * learning_rate_factor(step - 1, config) for step in range(1, 13)}
+
+
+def test_lines_are_broken_between_words():
+    rows = {"ops": "relu: cpu, gelu: cpu, attention: cpu, all others: book", "folder": "runs/a-name-longer-than-the-line", "none": ""}
+    assert table(rows, 40) == [
+        "ops         relu: cpu, gelu: cpu,", "            attention: cpu, all others:", "            book",
+        "folder      runs/a-name-longer-than-the-line", "none        ",
+    ]  # fmt: skip
+    assert table(rows) == [f"{name:<12}{text}" for name, text in rows.items()]
+
+
+def test_what_was_logged_is_not_kept_in_memory(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+
+    def log(count):
+        for step in range(count):
+            folder.log(step=step, loss=1.0, gradient_norms={f"h.{layer}": 0.1 for layer in range(12)})
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = log(100)
+        assert log(2000) - before < 100_000
+    finally:
+        tracemalloc.stop()
+    assert folder.logged == len(list(folder.records())) == 2100
+
+
+def test_a_line_that_a_full_disk_has_cut_is_taken_back(tmp_path, monkeypatch, capsys):
+    """Otherwise the next one, when there is room again, would follow on the half of it."""
+    folder = RunFolder(tmp_path / "run")
+    folder.log(step=1)
+    real = open
+
+    class Nearly:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, content):
+            return self.file.write(content[:5])
+
+    monkeypatch.setattr("builtins.open", lambda *args, **options: Nearly(real(*args, **options)))
+    folder.log(step=2)
+    monkeypatch.undo()
+    folder.log(step=3)
+    assert [record["step"] for record in folder.records()] == [1, 3]
+    assert "no space left on device" in capsys.readouterr().err

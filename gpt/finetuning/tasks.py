@@ -7,7 +7,7 @@ A task reads its data, says what is to be trained and on what, and measures how 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 import tensorlite as tl
 from data.corpus import load_corpus
-from data.loader import BatchError, Tokens, split_tokens
+from data.loader import Batch, BatchError, Tokens, split_tokens
 from data.paths import expanded
 from data.prepared import open_prepared, require_same_tokenizer
 from data.tokenizer import CharTokenizer, Tokenizer
@@ -25,13 +25,14 @@ from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_
 from gpt.finetuning.records import KINDS, read_records
 from gpt.model import GPT, LanguageModel
 from gpt.training.rows import IGNORE, Row, RowBatches, packed, padded
-from gpt.training.trainer import Trainer
+from gpt.training.trainer import EVALUATION, Trainer
 from gpt.writing.template import Template
 from tensorlite.nn import functional as F
 from tensorlite.random import make_generator
 
 SPLIT = 100  # the stream of random numbers that decides which examples are for validation
 WINDOWS = 200  # of a text, at most, to measure a loss on
+ROWS = 12  # in an evaluation, for each of eval_iters
 
 
 class Task:
@@ -84,6 +85,12 @@ class RowTrainer(Trainer):
     """A trainer whose data are rows of their own lengths, not one long text."""
 
     steps_are_alike = False
+
+    def _evaluation_batches(self, name: str) -> Iterator[Batch]:
+        """Each row once, up to a number that has nothing to do with the batch size: then neither has the loss."""
+        rows, at_once = self._batches(name, EVALUATION), self.config.batch_size
+        chosen = rows.drawn(0, min(len(rows.rows), self.config.eval_iters * ROWS))
+        return (padded(chosen[start : start + at_once]) for start in range(0, len(chosen), at_once))
 
     def _batches(self, name: str, stream: int) -> Any:
         rows: Any = self.tokens[name]

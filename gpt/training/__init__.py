@@ -7,5 +7,5 @@ training_state, snapshot, checkpoints      all that a run is; a folder that is w
 rows                batches of examples of their own, padded
 estimate, speed, gradient_norms            what it will take, what it reaches, what flows back
 stopping, diagnosis                        Ctrl-C and time limits; where the first nan came from
-report, counting, tensorboard              what is told
+progress, report, counting, tensorboard    what is told
 """

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
 
+from data.console import reason
 from gpt.sizes import in_words
 from gpt.training.estimate import Estimate
 from gpt.training.run import Run
+from gpt.training.run_folder import METRICS
 from tensorlite.memory import peak_memory
 from tensorlite.op import kernel_table
 
+NAMES = 12  # the width of their column
 
-def table(rows: Mapping[str, str]) -> list[str]:
-    """Lines with the names in a column of their own."""
-    return [f"{name:<12}{text}" for name, text in rows.items()]
+
+def table(rows: Mapping[str, str], width: int | None = None) -> list[str]:
+    """Lines with the names in a column of their own.
+
+    Args:
+        width: where longer lines are broken, between two words; without one, that of the terminal, and in a file nowhere.
+    """
+    if width is None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    lines = []
+    for name, text in rows.items():
+        broken = textwrap.wrap(text, max(1, width - NAMES), break_long_words=False, break_on_hyphens=False) if width else [text]
+        lines += [f"{start:<{NAMES}}{part}" for start, part in zip([name, *[""] * len(broken)], broken or [""], strict=False)]
+    return lines
 
 
 def machine_rows(run: Run, expected: Estimate) -> tuple[dict[str, str], list[str]]:
@@ -52,12 +69,16 @@ def final_table(run: Run, seconds: float) -> str:
 
 def _speed(run: Run) -> str:
     """The middle one of all that were logged."""
-    records = [record for record in run.folder.records if "tokens_per_second" in record]
+    try:
+        records = [record for record in run.folder.records() if "tokens_per_second" in record]
+    except OSError as error:
+        return f"not known: {METRICS} cannot be read ({reason(error)})"
     if not records:
         return "not measured"
     said = f"{np.median([record['tokens_per_second'] for record in records]):,.0f} tokens a second"
-    shares = [record["share_of_peak"] for record in records if record.get("share_of_peak") is not None]
-    peak = run.trainer.speed.peak
-    if shares and peak:
-        said += f": {np.median(shares):.0%} of what large matrix products reach here, {peak / 1e9:,.0f} GFLOP/s"
+    rates = [record["operations_per_second"] for record in records if record.get("operations_per_second") is not None]
+    if rates and run.trainer.speed.peak:
+        rate = float(np.median(rates))
+        peak = max(run.trainer.speed.peak, rate)  # before it went on, the run may have been on a faster machine
+        said += f": {rate / peak:.0%} of what large matrix products reach here, {peak / 1e9:,.0f} GFLOP/s"
     return said

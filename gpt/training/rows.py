@@ -96,10 +96,15 @@ class RowBatches:
 
     def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """The next ``x`` and ``y``, see `padded`."""
-        epochs, positions = np.divmod(self.position + np.arange(self.batch_size), len(self.rows))
+        rows = self.drawn(self.position, self.batch_size)
         self.position += self.batch_size
-        chosen = [shuffled(place, len(self.rows), self.seed, int(epoch)) for epoch, place in zip(epochs, positions, strict=True)]
-        return padded([self.rows[int(i)] for i in chosen])
+        return padded(rows)
+
+    def drawn(self, start: int, count: int) -> list[Row]:
+        """``count`` rows in the order in which they are drawn, from place ``start`` on."""
+        epochs, places = np.divmod(start + np.arange(count), len(self.rows))
+        chosen = [shuffled(place, len(self.rows), self.seed, int(epoch)) for epoch, place in zip(epochs, places, strict=True)]
+        return [self.rows[int(i)] for i in chosen]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream of batches stands, fit for JSON."""

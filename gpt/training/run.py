@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from data.console import forgiving, reason
 from data.paths import expanded
 from data.tokenizer import Tokenizer
 from gpt.checkpoint import CheckpointError, is_pickle, save_model, versions
@@ -27,7 +28,7 @@ from gpt.training.estimate import Estimate, advice, estimate
 from gpt.training.run_folder import RunFolder
 from gpt.training.stopping import Stopped, TimeIsUp
 from gpt.training.tensorboard import require_tensorboard
-from gpt.training.trainer import SAMPLE, Trainer
+from gpt.training.trainer import SAMPLE, Trainer, learning_rate_factor
 from gpt.training.training_state import TrainingState, files_of
 from tensorlite.backend import Device
 from tensorlite.precision import use_precision
@@ -121,6 +122,7 @@ class Run:
                 fail(f"{path} is a run of another program: python -m {state.program} --resume {path}")
             cls._refuse_changes(state.settings, changes)
             run = cls.made_again(state, {name: value for name, value in changes.items() if name in cls.may_change}, folder.path)
+            _refuse_fewer_steps(run.trainer.config.steps, state.step)
             state.put_into(run.trainer, run.tokenizer)
             folder.forget_after(state.record["trainer"]["logged"])
             checkpoints.keep_last = run.trainer.config.keep_last
@@ -129,6 +131,7 @@ class Run:
             folder.lock.release()
             raise
         _warn_of_other_versions(state.record["versions"])
+        _note_another_rate(run.trainer, state.config)
         return run
 
     def keep_in(self, folder: RunFolder, checkpoints: Checkpoints | None = None) -> Self:
@@ -152,36 +155,57 @@ class Run:
             UserError: for what the user can mend, too little memory among it.
         """
         expected = None
-        try:
-            if not self.trainer.step:
-                self.begin()
-            self.save()  # a disk without room shows now, not when all the work is done
-            expected = estimate(self.trainer)
-            print(self.describe(expected))
-            start = time.perf_counter()
+        with forgiving("stdout", self._nobody_listens):
+            try:
+                if not self.trainer.step:
+                    self.begin()
+                self.save()  # a disk without room shows now, not when all the work is done
+                expected = estimate(self.trainer)
+                print(self.describe(expected))
+                start = time.perf_counter()
+                if stopped := self._train_and_save():
+                    return self._stopped(stopped)
+                self.finish(time.perf_counter() - start)
+                return 0
+            except MemoryError as error:
+                fail(advice(error, self.trainer, expected, self.block_size_is_free) + self._last_checkpoint())
+            except CheckpointError as error:
+                fail(f"{error}{self._last_checkpoint()}")
+            except KeyboardInterrupt:
+                print(f"\nEnded in step {self.trainer.step + 1}.{self._last_checkpoint()}", file=sys.stderr)
+                raise
+            finally:
+                self.close()
+
+    def _train_and_save(self) -> Stopped | None:
+        """All steps that are left, and a checkpoint of the last; returns why it was stopped early, if it was.
+
+        A signal that asks to stop is heard until all is saved: those who end programs may send it more than once.
+        """
+        stopped = None
+        with self.trainer.stop:
             try:
                 self.trainer.train()
-            except Stopped as stopped:
-                self.save()
-                return self._stopped(stopped)
+            except Stopped as request:
+                stopped = request
             self.save()
-            self.finish(time.perf_counter() - start)
-            return 0
-        except MemoryError as error:
-            fail(advice(error, self.trainer, expected, self.block_size_is_free) + self._last_checkpoint())
-        finally:
-            self.close()
+        return stopped
 
     def save(self) -> None:
         """Write a checkpoint to go on from, unless there is one of this step, and the weights to use.
 
         Raises:
-            CheckpointError: if that cannot be done. What was there before is there still.
+            CheckpointError: if that cannot be done. What was there before is there still. Where there is room for the weights alone, which
+                take a third, they are written, and the message says so.
         """
         trainer = self.trainer
-        if self.checkpoints.saved != trainer.step:
-            best = trainer.best.step if trainer.last else None
-            self.checkpoints.save(trainer.step, files_of(trainer, self.tokenizer, self.program, self.facts), best)
+        try:
+            if self.checkpoints.saved != trainer.step:
+                best = trainer.best.step if trainer.last else None
+                self.checkpoints.save(trainer.step, files_of(trainer, self.tokenizer, self.program, self.facts), best)
+        except CheckpointError as error:
+            self.write_model(self.folder.path)
+            raise CheckpointError(f"{error} The weights of step {trainer.step} alone are saved in {self.folder.path}.") from error
         self.write_model(self.folder.path)
 
     def write_text(self, prompt: str = "", **options: Any) -> str:
@@ -221,6 +245,9 @@ class Run:
             if name not in cls.may_change and value != settings[name]:
                 option = name.replace("_", "-")
                 fail(f"--{option} is {settings[name]} in this run, and cannot become {value} on the way: leave it out, or start a new run.")
+
+    def _nobody_listens(self, error: Exception) -> None:
+        print(f"\nwarning: standard output cannot be written ({reason(error)}). What follows is in {self.folder.path}.", file=sys.stderr)
 
     def _save_or_warn(self) -> None:
         """In the middle of a run, a checkpoint that cannot be saved is worth a warning: there may be room again at the end."""
@@ -316,6 +343,22 @@ def _require_run(path: Path) -> None:
         raise CheckpointError(f"{path} {what}: give the folder of a run, runs/<name>.")
     if path.parent.name == FOLDER:
         raise CheckpointError(f"{path} is one checkpoint of a run: give the folder of the run, {path.parent.parent}.")
+
+
+def _refuse_fewer_steps(wanted: int, made: int) -> None:
+    if wanted < made:
+        fail(f"--steps is {wanted:,}, but this run has made {made:,} steps already: leave it out, or ask for more.")
+
+
+def _note_another_rate(trainer: Trainer, before: TrainConfig) -> None:
+    """A schedule that ends at another step is another one at this step, too: say what that makes of the learning rate."""
+    planned, now = before.learning_rate * learning_rate_factor(trainer.step, before), trainer.schedule.get_last_lr()[0]
+    if now != planned:
+        print(
+            f"note: the learning rate now falls (schedule {before.schedule}) until step {trainer.config.steps:,} instead of "
+            f"{before.steps:,}: it goes on at {now:.3g} instead of {planned:.3g}.",
+            file=sys.stderr,
+        )
 
 
 def _warn_of_other_versions(then: Mapping[str, str]) -> None:

@@ -9,15 +9,19 @@
         .lock               see `gpt.training.lock`
 
 A run that nobody can keep is worth nothing, so the folder is tried before the work begins. After that, the weights come
-first: a line of metrics that cannot be written is reported once and costs nothing else.
+first: a line of metrics that cannot be written is reported once and costs nothing else. What was logged is on the disk alone: a run may
+be long, and its memory shall not grow with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,7 +46,7 @@ class RunFolder:
 
     Attributes:
         wanted, path: the folder asked for and the one taken.
-        records: all that was logged, whether or not it could be written.
+        logged: how many lines metrics.jsonl has.
 
     Raises:
         UserError: if the folder cannot be made or written to.
@@ -50,7 +54,7 @@ class RunFolder:
 
     def __init__(self, wanted: Path) -> None:
         self.wanted = wanted = expanded(wanted)
-        self.records: list[dict[str, Any]] = []
+        self.logged = 0
         self._complained = False
         self._events: Events | None = None
         try:
@@ -69,7 +73,7 @@ class RunFolder:
         """
         folder = cls.__new__(cls)
         folder.wanted = folder.path = expanded(path)
-        folder.records, folder._complained, folder._events = [], False, None
+        folder.logged, folder._complained, folder._events = 0, False, None
         if not folder.path.is_dir():
             fail(f"there is no run {folder.path} to resume{_nearby(folder.path)}.")
         folder.lock = FolderLock(folder.path)
@@ -83,9 +87,9 @@ class RunFolder:
         """
         try:
             file = self.path / METRICS
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-            self.records = [record for line in lines[:count] if (record := _parsed(line)) is not None]
-            write_atomically(file, "".join(json.dumps(record) + "\n" for record in self.records))
+            kept = list(read_metrics(file, count)) if file.exists() else []
+            write_atomically(file, "".join(json.dumps(record) + "\n" for record in kept))
+            self.logged = len(kept)
         except OSError as error:
             fail(f"the run folder cannot be written: {explain(error, self.path)}")
 
@@ -96,16 +100,23 @@ class RunFolder:
             UserError: if that cannot be written.
         """
         try:
-            self._events = Events(self.path, self.records)
+            self._events = Events(self.path, self.records())
         except OSError as error:
             fail(f"the run folder cannot be written: {explain(error, self.path)}")
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """What was logged so far, one after the other.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        return read_metrics(self.path / METRICS, self.logged)
+
     def log(self, **record: Any) -> None:
         """Append one line to metrics.jsonl (and an event for TensorBoard)."""
-        self.records.append(record)
         try:
-            with open(self.path / METRICS, "a", encoding="utf-8", newline="\n") as file:
-                file.write(json.dumps(record) + "\n")
+            _append(self.path / METRICS, json.dumps(record) + "\n")
+            self.logged += 1
             if self._events:
                 self._events.write(record)
         except OSError as error:
@@ -117,9 +128,11 @@ class RunFolder:
             print(f"{PLOT} {HOW_TO_GET_IT}")
             return
         try:
-            plot_losses(self.records, self.path / PLOT, title=self.path.name)
+            plot_losses(list(self.records()), self.path / PLOT, title=self.path.name)
         except OSError as error:
-            print(f"loss.png cannot be written: {explain(error, self.path / PLOT)}", file=sys.stderr)
+            print(f"{PLOT} cannot be written: {explain(error, self.path / PLOT)}", file=sys.stderr)
+        except Exception as error:  # noqa: BLE001 - another library draws, and whatever it ends with, a finished training has its say
+            print(f"{PLOT} cannot be drawn: matplotlib ended with {type(error).__name__}: {error}", file=sys.stderr)
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -134,13 +147,34 @@ class RunFolder:
             print(f"\nwarning: {message}", file=sys.stderr)
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
-    """What a line of metrics.jsonl says; None where a crash of the machine has left something else."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+def read_metrics(file: Path, count: int | None = None) -> Iterator[dict[str, Any]]:
+    """The records in the first ``count`` lines of a metrics.jsonl, or in all. What a crash has left of a line is passed over.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        for line in itertools.islice(lines, count):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+def _append(file: Path, line: str) -> None:
+    """Add ``line`` to ``file`` as a whole or not at all: a disk that is nearly full takes a part, and the next line would follow on that.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    content = line.encode()
+    with open(file, "ab", buffering=0) as opened:
+        size = opened.tell()
+        if opened.write(content) < len(content):
+            opened.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _nearby(path: Path) -> str:

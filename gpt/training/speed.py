@@ -11,7 +11,7 @@ the model asks for. Frozen layers and LoRA ask for less, and are counted as they
 
 The peak is measured: large matrix products, on all workers at once, in the type of the weights, for a moment before the first step. The
 share of it that training reaches says how much time goes to something else than the mathematics. A machine that was busy with other
-work in that moment looks slower than it is.
+work in that moment looks slower than it is, until training itself is faster: then that is the peak.
 
 Source: Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", appendix B ("model FLOPs utilization").
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,19 @@ class Work:
     def of(self, rows: int, T: int) -> float:
         """For a batch of ``rows`` rows of T tokens."""
         return rows * T * (self.per_token + T * self.per_pair)
+
+
+class Reached(NamedTuple):
+    """What was reached between two looks; None where there is nothing to count, or no peak."""
+
+    tokens_per_second: float
+    operations_per_second: float | None
+    share_of_peak: float | None
+
+    def rounded(self) -> dict[str, float | None]:
+        """For the log."""
+        digits = {"tokens_per_second": None, "operations_per_second": None, "share_of_peak": 4}
+        return {name: None if value is None else round(value, digits[name]) for name, value in self._asdict().items()}
 
 
 class Speed:
@@ -77,13 +90,15 @@ class Speed:
         self._tokens += x.size
         self._operations += self.work.of(*x.shape) if self.work else 0.0
 
-    def look(self) -> tuple[float, float | None]:
-        """Tokens a second since the last look, and the share of the peak; None where there is nothing to count, or no peak."""
+    def look(self) -> Reached:
+        """What was reached since the last look."""
         seconds = time.perf_counter() - self._start
-        share = self._operations / seconds / self.peak if self._operations and self.peak else None
-        tokens_per_second = self._tokens / seconds
+        rate = self._operations / seconds or None
+        if rate and self.peak:
+            self.peak = max(self.peak, rate)
+        reached = Reached(self._tokens / seconds, rate, rate / self.peak if rate and self.peak else None)
         self.restart()
-        return tokens_per_second, share
+        return reached
 
 
 def count_work(model: LanguageModel, device: str) -> Work:

@@ -5,17 +5,16 @@ Between two looks nothing is read back from the device, so that a GPU is never m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import operator
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
-from tqdm import tqdm
 
 import tensorlite as tl
 from data.cores import available_cores
@@ -26,6 +25,7 @@ from gpt.model import LanguageModel
 from gpt.training.captured import CapturedStep
 from gpt.training.diagnosis import first_not_finite
 from gpt.training.gradient_norms import norms_by_layer
+from gpt.training.progress import Progress
 from gpt.training.rows import IGNORE
 from gpt.training.run_folder import RunFolder
 from gpt.training.speed import Speed
@@ -45,7 +45,7 @@ WEIGHTS, BATCHES, DROPOUT, EVALUATION, SAMPLE = range(5)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss, in nats a token, over the same batches every time."""
+    """Mean loss, in nats a token, over the same batches every time. Every token counts the same, in whichever batch it is."""
 
     train_loss: float
     val_loss: float
@@ -82,6 +82,7 @@ class Trainer:
         last: the latest evaluation.
         best: the best one.
         gradient_norm: the length of the last gradient, before it was clipped.
+        learning_rate: of the last step.
         speed: what goes through the model, and what the machine could do; see `gpt.training.speed`.
 
     Raises:
@@ -109,6 +110,7 @@ class Trainer:
         self.scaler = optim.GradScaler(self.optimizer) if half else None
         self.schedule = optim.LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, config))
         self.step = 0
+        self.learning_rate = 0.0
         self.last: Evaluation | None = None
         self.best = Best()
         self.gradient_norm = tl.zeros(())
@@ -128,19 +130,17 @@ class Trainer:
             UserError: if the loss is no longer a number.
         """
         config = self.config
-        pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two drawings of the bar; a log file wants few
-        bar = tqdm(total=config.steps, initial=self.step, unit="step", mininterval=pause)
-        with use_precision(config.precision), self.stop, self.workers, bar:
+        with use_precision(config.precision), self.stop, self.workers, Progress(config.steps, self.step) as progress:
             self.speed.calibrate(self.model, config.backend, self.workers)
-            self.look_around(bar)
+            self.look_around(progress)
             self.speed.restart()
             while self.step < config.steps and not self.is_stuck:
                 loss = self.update()
-                bar.update()
                 if self.step % config.log_interval == 0 or self.step == config.steps:
-                    self.log(loss.item(), bar)  # the one place where Python waits for the device
+                    self.log(loss.item(), progress)  # the one place where Python waits for the device
+                progress.step()
                 self.stop.check()
-                self.look_around(bar)
+                self.look_around(progress)
 
     @property
     def is_stuck(self) -> bool:
@@ -152,6 +152,7 @@ class Trainer:
         batches = [self.batches.next_batch() for _ in range(self.config.accumulation)]
         with use_precision(self.config.precision):  # for whoever makes single steps, too
             loss, self.gradient_norm = self.captured(batches) if self.captured else self.plain_step(batches)
+        self.learning_rate = self.schedule.get_last_lr()[0]
         self.schedule.step()
         self.step += 1
         for x, _ in batches:
@@ -207,7 +208,7 @@ class Trainer:
         total = functools.reduce(operator.add, losses)  # no stack: of many arrays CuPy sends the addresses over from the host
         return total * (1 / len(losses)), norm
 
-    def look_around(self, bar: tqdm) -> None:
+    def look_around(self, progress: Progress) -> None:
         """Between two steps: evaluate, show a sample, keep what has been learnt, each where it is due."""
         config = self.config
 
@@ -216,44 +217,52 @@ class Trainer:
 
         evaluated = self._evaluated != self.step and (is_due(config.eval_interval) or self.step == config.steps)
         if evaluated:
-            self.report(self.evaluate(), bar)
-        if self.show and self.step and is_due(config.sample_interval):
-            bar.write(self.show())
+            self.report(self.evaluate(progress), progress)
+        if self.show and self.step and is_due(config.sample_interval) and (sample := self.show()):
+            progress.write(f"step {self.step:>5}: the model writes\n{sample}\n")
         if self.keep and (evaluated or is_due(config.checkpoint_interval)):
             self.keep()
         if evaluated:
             self.speed.restart()  # it is that of training alone
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self, progress: Progress | None = None) -> Evaluation:
         """How well the model does on each half of the text, without dropout.
 
         The batches are drawn by a generator that starts afresh, so two evaluations differ by what the model has learnt alone.
         """
-
-        @tl.no_grad()
-        def loss_of(batch: tuple[np.ndarray, np.ndarray]) -> float:
-            _, loss = self.model(*self.to_device(batch))
-            self.stop.check()
-            return loss.item()
-
         self.model.eval()
         means = []
         for name in self.tokens:
-            batches = self._batches(name, EVALUATION)
-            losses = self.workers.map(loss_of, (batches.next_batch() for _ in range(self.config.eval_iters)))
-            means.append(math.fsum(losses) / len(losses))
+            batches = list(self._evaluation_batches(name))
+            with progress.evaluation(name, len(batches)) if progress else contextlib.nullcontext(lambda: None) as after_a_batch:
+                means.append(self._mean_loss(batches, after_a_batch))
         self.model.train()
         return Evaluation(*means)
 
-    def report(self, evaluation: Evaluation, bar: tqdm) -> None:
+    def _mean_loss(self, batches: Sequence[Batch], after_a_batch: Callable[[], None]) -> float:
+        """The mean over all tokens that are asked for in ``batches``, whichever batch they are in."""
+
+        @tl.no_grad()
+        def sum_and_count(batch: Batch) -> tuple[float, int]:
+            self.stop.check()  # before the work: whoever asks to stop shall not wait for all batches
+            _, loss = self.model(*self.to_device(batch))
+            asked = int((batch[1] != IGNORE).sum())
+            total = asked * loss.item()
+            after_a_batch()
+            return total, asked
+
+        totals, counts = zip(*self.workers.map(sum_and_count, batches), strict=True)
+        return math.fsum(totals) / sum(counts)
+
+    def report(self, evaluation: Evaluation, progress: Progress) -> None:
         """Print and log an evaluation."""
         self.last, self._evaluated = evaluation, self.step
         self.best.see(evaluation.val_loss, self.step)
-        bar.write(f"step {self.step:>5}: train loss {evaluation.train_loss:.4f}, validation loss {evaluation.val_loss:.4f}")
+        progress.write(f"step {self.step:>5}: train loss {evaluation.train_loss:.4f}, validation loss {evaluation.val_loss:.4f}")
         if self.folder:
             self.folder.log(step=self.step, **dataclasses.asdict(evaluation))
 
-    def log(self, loss: float, bar: tqdm) -> None:
+    def log(self, loss: float, progress: Progress) -> None:
         """Show and keep the loss of the last batch, the length of its gradient, and the speed since the last look (see `Speed`)."""
         if not math.isfinite(loss):  # on a GPU, where nobody looked before
             self._diverged(loss, [])
@@ -262,19 +271,18 @@ class Trainer:
                 f"the gradient overflows float16 again and again, and no step has been made for a while, at step {self.step}: "
                 "try --precision bfloat16, or a smaller learning rate."
             )
-        tokens_per_second, share = self.speed.look()
-        of_peak = f", {share:.0%} of peak" if share is not None else ""
+        reached = self.speed.look()
+        of_peak = f", {reached.share_of_peak:.0%} of peak" if reached.share_of_peak is not None else ""
         gpu = self.gpu_memory()
         held = f", {gpu['gpu_memory'] / 2**30:.1f} of {gpu['gpu_memory_limit'] / 2**30:.1f} GiB" if gpu else ""
-        bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s{of_peak}{held}", refresh=False)
+        progress.say(f"loss {loss:.3f}, {reached.tokens_per_second:,.0f} tokens/s{of_peak}{held}")
         if self.folder:
             self.folder.log(
                 step=self.step,
                 loss=loss,
-                learning_rate=self.optimizer.param_groups[0]["lr"],
+                learning_rate=self.learning_rate,
                 **self._gradient_norms(),
-                tokens_per_second=round(tokens_per_second),
-                share_of_peak=None if share is None else round(share, 4),
+                **reached.rounded(),
                 peak_memory=peak_memory(),
                 **gpu,
             )
@@ -310,7 +318,7 @@ class Trainer:
             "batches": self.batches.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "logged": len(self.folder.records) if self.folder else 0,
+            "logged": self.folder.logged if self.folder else 0,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -372,6 +380,11 @@ class Trainer:
         if largest >= known or smallest < 0:
             wrong = largest if largest >= known else smallest
             raise ValueError(f"token id {wrong} is out of range: the model knows {known} tokens, 0 to {known - 1}.")
+
+    def _evaluation_batches(self, name: str) -> Iterator[Batch]:
+        """What an evaluation reads of one of the two texts."""
+        batches = self._batches(name, EVALUATION)
+        return (batches.next_batch() for _ in range(self.config.eval_iters))
 
     def _batches(self, name: str, stream: int) -> RandomBatches:
         """Random batches of one of the two texts, from the start of a stream."""

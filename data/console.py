@@ -1,0 +1,106 @@
+"""Standard output and standard error, which may be closed, full, or a terminal that is gone.
+
+A program that was started to do something does it, whether or not anybody listens: `forgiving` is for those. A program that was started
+to write something to standard output has failed where that cannot be written: `watched` tells whether it was that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TextIO
+
+StreamName = Literal["stdout", "stderr"]
+
+
+class WatchedStream:
+    """``stream``, and the error that writing to it has ended with.
+
+    Args:
+        forgives: drop what cannot be written, and let all that follows go nowhere; otherwise the error is raised, too.
+        failed: called with the first error.
+
+    Attributes:
+        error: the latest one; with ``forgives`` there is no second one.
+    """
+
+    def __init__(self, stream: TextIO, forgives: bool, failed: Callable[[Exception], None] = lambda error: None) -> None:
+        self._stream, self._forgives, self._failed = stream, forgives, failed
+        self.error: Exception | None = None
+
+    def write(self, text: str) -> int:
+        """Write ``text``."""
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written."""
+        self._attempt(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
+        if self._forgives and self.error:
+            return  # nothing gets there any more
+        try:
+            action()
+        except (OSError, ValueError) as error:  # a ValueError says that the stream has been closed
+            self.error = error
+            if not self._forgives:
+                raise
+            disconnect(self._stream)
+            self._failed(error)
+
+
+@contextlib.contextmanager
+def watched(name: StreamName, forgives: bool = False, failed: Callable[[Exception], None] = lambda error: None) -> Iterator[WatchedStream]:
+    """Inside the ``with`` block ``sys.<name>`` is a `WatchedStream`."""
+    stream = getattr(sys, name)
+    setattr(sys, name, WatchedStream(stream, forgives, failed))
+    try:
+        yield getattr(sys, name)
+    finally:
+        setattr(sys, name, stream)
+
+
+def forgiving(name: StreamName, failed: Callable[[Exception], None] = lambda error: None) -> contextlib.AbstractContextManager[Any]:
+    """Inside the ``with`` block a write to ``sys.<name>`` never raises.
+
+    Args:
+        failed: called with the first error.
+    """
+    return watched(name, True, failed)
+
+
+def open_missing_streams() -> None:
+    """Let the streams that the program was started without (``>&-``) lead to the null device.
+
+    Otherwise the next file to be opened would get the number of a standard stream, and what a library writes to that would get into it.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        os.set_inheritable(descriptor, True)
+        descriptor = os.dup(descriptor)
+    os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115 - for as long as there is a program
+
+
+def disconnect(stream: TextIO) -> None:
+    """Let ``stream`` lead to the null device, so that the interpreter's last flush cannot fail."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # it is no file of the system's, or it is closed
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in the system's words."""
+    return (getattr(error, "strerror", None) or str(error)).lower().rstrip(".")

@@ -1,0 +1,194 @@
+"""Ctrl-C and the other signals: acknowledged at once, nothing lost, and whoever insists does not wait."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tensorlite as tl
+from gpt.config import GPTConfig, TrainConfig
+from gpt.model import build_model
+from gpt.training.progress import Progress
+from gpt.training.stopping import Stopped, StopRequest
+from gpt.training.trainer import Trainer
+from tests.test_gpt_chat import Terminal
+
+ROOT = Path(__file__).parents[1]
+SHAPE = [
+    "--n-layer=1",
+    "--n-head=1",
+    "--n-embd=8",
+    "--block-size=8",
+    "--batch-size=2",
+    "--workers=2",
+    "--eval-iters=3",
+    "--sample-length=0",
+]
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals between processes")
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@posix
+def test_a_program_may_ask_twice_and_a_user_who_asks_twice_is_in_a_hurry(capfd):
+    for number in set(StopRequest.SIGNALS) - {signal.SIGINT}:
+        with StopRequest() as stop:
+            stop.check()
+            send(number)
+            send(number)
+            with pytest.raises(Stopped):
+                stop.check()
+    with StopRequest() as stop:
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+@posix
+def test_who_holds_it_longer_is_heard_longer():
+    """Saving what was learnt is not to be ended by a signal that comes after the last step."""
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        with stop:
+            pass
+        send(signal.SIGTERM)
+        assert stop.requested
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            send(signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_whoever_asks_to_stop_does_not_wait_for_the_batches_of_an_evaluation(monkeypatch):
+    tokens = np.arange(200) % 11
+    model = build_model(GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=1, n_embd=8))
+    trainer = Trainer(model, TrainConfig(batch_size=2, eval_iters=50, workers=2), tokens, tokens)
+    made, forward = [], type(model).forward
+
+    def counted(self, *args):
+        made.append(None)
+        trainer.stop.requested = True  # while the first batches are on their way
+        return forward(self, *args)
+
+    monkeypatch.setattr(type(model), "forward", counted)
+    with trainer.workers, pytest.raises(Stopped):
+        trainer.evaluate()
+    assert 1 <= len(made) <= 2
+
+
+# Steps (or batches of an evaluation) that never end: whether the program does cannot depend on how fast they are.
+ENDLESS = """
+import threading, sys
+import gpt.training.trainer as trainer
+from gpt.errors import leave, run_main
+from gpt.train import main
+
+def endless(self, *_):
+    self.workers.map(lambda _: threading.Event().wait(), range(100))
+
+trainer.Trainer.{method} = endless
+leave(run_main(main))
+"""
+
+
+@posix
+@pytest.mark.parametrize("method, saved", [("plain_step", "step 0"), ("_mean_loss", "step 0")])
+def test_the_first_ctrl_c_is_acknowledged_and_the_second_ends_it(tmp_path, method, saved):
+    (tmp_path / "fox.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
+    options = [*SHAPE, f"--data={tmp_path / 'fox.txt'}", f"--out={tmp_path / 'run'}"]
+    command = [sys.executable, "-c", ENDLESS.format(method=method), *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert isinstance(process.stdout, io.BufferedReader)
+        while not process.stdout.readline().startswith(b"step     0" if method == "plain_step" else b"folder"):
+            assert process.poll() is None
+        seen = b""
+        while b"SIGINT: stopping after this step, and saving; Ctrl-C once more ends at once." not in seen:
+            process.send_signal(signal.SIGINT) if not seen else None
+            seen += process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert f"Ended in step 1. The checkpoint of {saved} is whole: --resume {tmp_path / 'run'}." in err.decode()
+    assert b"Traceback" not in err
+
+
+# --- how far it is ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A time that passes when the test says so."""
+    now = [100.0]
+    monkeypatch.setattr("gpt.training.progress.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_has_lines(clock, capsys):
+    with Progress(total=100, done=10, on_terminal=False) as progress:
+        for seconds in (1, 1, 1, 8, 1):
+            clock[0] += seconds
+            progress.say(f"loss {seconds}")
+            progress.step()
+        with progress.evaluation("validation text", 4) as after_a_batch:
+            for _ in range(4):
+                clock[0] += 9
+                after_a_batch()
+        progress.write("step    15: evaluated")
+    out, err = capsys.readouterr()
+    assert out == "step    15: evaluated\n"
+    assert err.splitlines() == [
+        "step 12/100, 00:02 gone, 01:28 to go, loss 1",
+        "step 15/100, 00:12 gone, 03:24 to go, loss 1",
+        "step 15: evaluating, 2 of 4 batches of the validation text",
+        "step 15/100, 00:48 gone, 13:36 to go, loss 1",
+    ]
+
+
+def test_an_evaluation_shows_within_seconds_how_far_it_is(clock, monkeypatch, capsys):
+    tokens = np.arange(200) % 11
+    model = build_model(GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=1, n_embd=8))
+    trainer = Trainer(model, TrainConfig(batch_size=2, eval_iters=4, workers=1), tokens, tokens)
+    forward = type(model).forward
+
+    def slow(self, *args):
+        clock[0] += 3
+        return forward(self, *args)
+
+    monkeypatch.setattr(type(model), "forward", slow)
+    with Progress(total=5, on_terminal=False) as progress:
+        trainer.evaluate(progress)
+    assert "step 0: evaluating, 1 of 4 batches of the training text" in capsys.readouterr().err
+    assert tl.is_grad_enabled()
+
+
+@posix
+def test_a_terminal_has_a_bar(tmp_path):
+    (tmp_path / "fox.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
+    terminal = Terminal("-m", "gpt.train", *SHAPE, f"--data={tmp_path / 'fox.txt'}", f"--out={tmp_path / 'run'}", "--steps=1000000")
+    termios.tcsetwinsize(terminal.screen, (24, 100))  # a bar is drawn into what room there is
+    terminal.until(r"\| \d+/1000000 \[")
+    terminal.type("\x03")
+    terminal.until("SIGINT: stopping after this step, and saving")
+    assert "To go on: python -m gpt.train --resume" in terminal.until("--resume")
+    assert terminal.exit_code() == 130
