@@ -45,11 +45,11 @@ def plot_attention(maps: np.ndarray, tokens: Sequence[str], path: Path, title: s
         ImportError: without matplotlib.
         OSError: if ``path`` cannot be written.
     """
-    from matplotlib.colors import PowerNorm
-
     layers, heads, T, _ = maps.shape
     side = min(4.2, max(1.7, 0.085 * T))
     figure = new_figure(heads * side + 1.2, layers * side + 0.9)
+    from matplotlib.colors import PowerNorm
+
     grid = figure.subplots(layers, heads, squeeze=False)
     names = [_visible(token) for token in tokens]
     later = ~np.tri(T, dtype=bool)  # nobody can look there: left white

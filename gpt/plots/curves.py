@@ -98,7 +98,9 @@ def _explain(axes: Any, names: Sequence[str]) -> None:
             kind.set(marker=line.get_marker(), markersize=line.get_markersize())
         handles = [Line2D([], [], color=f"C{number}", linewidth=4, label=name) for number, name in enumerate(names)] + kinds
     if handles:
-        axes.legend(handles=handles, frameon=False)
+        legend = axes.legend(handles, [str(number) for number in range(len(handles))], frameon=False)
+        for text, handle in zip(legend.get_texts(), handles, strict=True):  # said later, for Matplotlib leaves out what begins with _
+            text.set_text(handle.get_label())
 
 
 def _draw_layers(axes: Any, records: Records) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ def new_figure(width: float, height: float) -> Any:
     Raises:
         ImportError: without matplotlib.
     """
+    _import_without_a_display()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,13 +43,17 @@ def write_title(figure: Any, text: str, size: float = 12) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a .png or .svg file. The same figure gives the same bytes.
+    """Write a .png or .svg file. The same figure gives the same bytes, and every text in it is what it is: no dollar begins a formula.
 
     Raises:
         OSError: if it cannot be written; what was there before is then untouched.
     """
     import matplotlib
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(text.get_text().encode("utf-8", "replace").decode())  # a file's name may have bytes that are no character
     content = io.BytesIO()
     is_svg = path.suffix == ".svg"
     with matplotlib.rc_context({"svg.hashsalt": "tensorlite"}), warnings.catch_warnings():
@@ -60,3 +67,17 @@ def tidy(axes: Any) -> None:
     axes.grid(alpha=0.25, linewidth=0.8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _import_without_a_display() -> None:
+    """Import Matplotlib. It refuses a backend that is not installed, and a notebook names its own to all programs (MPLBACKEND)."""
+    if "matplotlib" in sys.modules:
+        return
+    chosen = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        del os.environ["MPLBACKEND"]
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
