@@ -102,9 +102,8 @@ def stream_texts(
         generator: one for all or, so that each continuation is what it would be alone, one for each.
         others: as for `stream_text`.
     """
-    ids = tokenizer.encode(prompt)
-    if not ids.size:
-        ids = _start(tokenizer)
+    before = tokenizer.encode(prompt)
+    ids = before if before.size else _start(tokenizer)
     tokens = stream_tokens(
         model,
         np.tile(np.asarray(ids, np.int64), (count, 1)),
@@ -118,7 +117,7 @@ def stream_texts(
     )
 
     def steps() -> Iterator[list[str]]:
-        writers = [Pieces(tokenizer, stop) for _ in range(count)]
+        writers = [Pieces(tokenizer, stop, before) for _ in range(count)]
         for step in tokens:
             yield [writer.push(int(token)) for writer, token in zip(writers, step, strict=True)]
             if all(writer.stopped for writer in writers):

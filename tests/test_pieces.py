@@ -1,12 +1,19 @@
 """Text as it appears: whole characters only, nothing of a stop string, an end at the end of text."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tensorlite as tl
+from data.tokenizer import HuggingFaceTokenizer
+from gpt.config import GPTConfig
+from gpt.inference import generate_text, stream_tokens
+from gpt.model import build_model
 from gpt.writing.pieces import Pieces
 
 
@@ -80,3 +87,75 @@ def test_one_stop_string_is_found_wherever_it_is_cut(size: int):
     raw = "the quick – brown fox".encode()
     tokens = [raw[i : i + size] for i in range(0, len(raw), size)]
     assert "".join(written(tokens, ["– b"])) == "the quick "
+
+
+# --- tokens that are not simply put side by side ------------------------------------------------------
+
+
+def library_tokenizers() -> dict[str, HuggingFaceTokenizer]:
+    """One of each kind whose tokens mean something else alone than after another."""
+    words = {word: i for i, word in enumerate(["[UNK]", "one", "two", "three", ".", "do", "##ing", "n't", "is"])}
+    spaced = [("▁one", -1.0), ("▁two", -1.0), ("▁", -1.0), ("three", -1.0), ("▁do", -1.0), ("ing", -1.0), (".", -1.0)]
+    in_bytes = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁one": 256, "▁two": 257, "▁": 258}
+    models, decoders = tokenizers.models, tokenizers.decoders
+    llama = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made = {
+        "WordLevel": (models.WordLevel(words, unk_token="[UNK]"), tokenizers.pre_tokenizers.Whitespace(), None),
+        "WordPiece": (models.WordPiece(words, unk_token="[UNK]"), tokenizers.pre_tokenizers.Whitespace(), decoders.WordPiece()),
+        "Metaspace": (models.Unigram(spaced, None), tokenizers.pre_tokenizers.Metaspace(), decoders.Metaspace()),
+        "ByteFallback": (models.BPE(in_bytes, [], byte_fallback=True), None, decoders.Sequence(llama)),
+    }
+    found = {}
+    for name, (model, pre_tokenizer, decoder) in made.items():
+        tokenizer = tokenizers.Tokenizer(model)
+        if pre_tokenizer:
+            tokenizer.pre_tokenizer = pre_tokenizer
+        if decoder:
+            tokenizer.decoder = decoder
+        found[name] = HuggingFaceTokenizer(json.loads(tokenizer.to_str()))
+    return found
+
+
+LIBRARY = library_tokenizers()
+IDS = {
+    "WordLevel": [1, 2, 4, 3, 3],
+    "WordPiece": [5, 6, 7, 4, 1, 8, 2],
+    "Metaspace": [0, 1, 2, 3, 4, 5, 6],
+    "ByteFallback": [256, *"😀😁–".encode(), 257, 0xFF, 258, 256, 0xE2, 0x80],
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_pieces_are_what_the_library_makes_of_all_tokens(name: str):
+    pieces = Pieces(LIBRARY[name])
+    assert "".join([*(pieces.push(token) for token in IDS[name]), pieces.finish()]) == LIBRARY[name].decode(IDS[name])
+
+
+@pytest.mark.parametrize("name", ["WordLevel", "WordPiece", "Metaspace"])
+def test_pieces_go_on_from_a_prompt(name: str):
+    tokenizer, ids = LIBRARY[name], IDS[name]
+    for cut in range(1, len(ids)):
+        pieces = Pieces(tokenizer, before=ids[:cut])
+        assert tokenizer.decode(ids[:cut]) + "".join(map(pieces.push, ids[cut:])) == tokenizer.decode(ids)
+
+
+def test_characters_in_bytes_appear_when_they_are_whole():
+    pieces = Pieces(LIBRARY["ByteFallback"])
+    assert [pieces.push(byte) for byte in "😀😁".encode()] == ["", "", "", "😀", "", "", "", "😁"]
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_stop_string_with_a_blank_is_found(name: str):
+    text = LIBRARY[name].decode(IDS[name])
+    blank = text.index(" ")
+    pieces = Pieces(LIBRARY[name], [text[blank - 1 : blank + 2]])
+    assert "".join([*(pieces.push(token) for token in IDS[name]), pieces.finish()]) == text[: blank - 1]
+    assert pieces.stopped
+
+
+def test_a_text_is_streamed_as_the_library_would_write_it():
+    tokenizer = LIBRARY["WordLevel"]
+    tl.manual_seed(0)
+    model = build_model(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=8, n_layer=1, n_head=1, n_embd=8))
+    ids = [*tokenizer.encode("one two"), *(int(token) for token in stream_tokens(model, tokenizer.encode("one two"), 6, temperature=0.0))]
+    assert generate_text(model, tokenizer, "one two", 6, temperature=0.0) == tokenizer.decode(ids)
