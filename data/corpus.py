@@ -92,23 +92,35 @@ def _read(path: Path) -> bytes:
         raise CorpusError(f"{str(path)!r} is not a possible file name.") from error
 
 
-def _decode(raw: bytes, path: Path) -> str:
-    if not raw:
-        raise CorpusError(f"{path} is empty; a corpus needs some text to learn from.")
+def clean_text(raw: bytes, name: str | os.PathLike[str]) -> str:
+    """The text of ``raw``, which is UTF-8: without a byte order mark, and with ``\\n`` for Windows' line ends.
+
+    Args:
+        name: what it is, for messages.
+
+    Raises:
+        CorpusError: if it is no text.
+    """
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise CorpusError(f"{path} is UTF-16 text, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8.")
+        raise CorpusError(f"{name} is UTF-16 text, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8.")
     nul = raw.find(b"\0")
     if nul >= 0:
-        raise CorpusError(f"{path} is a binary file, not text: it has a NUL at byte {nul:,}.")
+        raise CorpusError(f"{name} is a binary file, not text: it has a NUL at byte {nul:,}.")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         offset = error.start + (len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0)
         raise CorpusError(
-            f"{path} is not UTF-8 text: byte 0x{raw[offset]:02x} at offset {offset:,} does not fit ({error.reason}); "
+            f"{name} is not UTF-8 text: byte 0x{raw[offset]:02x} at offset {offset:,} does not fit ({error.reason}); "
             "if you know its encoding, convert it with iconv -f ENCODING -t UTF-8."
         ) from error
-    text = text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n")
+
+
+def _decode(raw: bytes, path: Path) -> str:
+    if not raw:
+        raise CorpusError(f"{path} is empty; a corpus needs some text to learn from.")
+    text = clean_text(raw, path)
     if not text.strip():
         raise CorpusError(f"{path} is empty but for white space; a corpus needs some text to learn from.")
     return text

@@ -5,7 +5,7 @@ checkpoint, pretrained     a model in a folder, and how to get it back; folders 
 weights, seal              files of weights, read header first; a checksum that travels with them
 inference                  from a prompt to text
 
-train, finetune, generate, chat, plot      python -m gpt.train, and so on; python -m gpt --mode train is the same
+train, finetune, generate, chat, classify, plot      python -m gpt.train, and so on; python -m gpt --mode train is the same
 training/                  the loop, and a run as a whole: begun, stopped, resumed, saved
 finetuning/                what a trained model can be taught next: another text, answers, classes; all of it, a part, or LoRA
 writing/                   one token at a time: keys and values remembered, a choice made, bytes put together to characters

@@ -1,4 +1,4 @@
-"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune [its options]
+"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify [its options]
 
 The same as ``python -m gpt.train`` and so on.
 """
@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from gpt.config import nearest
 from gpt.errors import fail, leave, run_main
 
-USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune [its options]"
+USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify [its options]"
 MODES = {
     "train": "a model from a text",
     "generate": "text with a trained model",
     "chat": "with a trained model",
-    "finetune": "a trained model on another text",
+    "finetune": "a trained model on another text, to answer, or to tell texts apart",
+    "classify": "texts with a model that was taught to",
 }
 
 

@@ -1,4 +1,4 @@
-"""The options that `gpt.generate` and `gpt.chat` share, and a parser that complains in one sentence."""
+"""The options that `gpt.generate`, `gpt.chat` and `gpt.classify` share, and a parser that complains in one sentence."""
 
 from __future__ import annotations
 
@@ -75,10 +75,22 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **least:
     sampling = {name: getattr(options, name) for name in SAMPLING}
     try:
         Sampling(**sampling)
+    except ValueError as error:
+        fail(str(error))
+    check_backend(options)
+    return sampling
+
+
+def check_backend(options: argparse.Namespace) -> None:
+    """Refuse a backend that does not exist.
+
+    Raises:
+        UserError: naming those that do.
+    """
+    try:
         Device(options.backend)
     except ValueError as error:
         fail(str(error))
-    return sampling
 
 
 def check_context_keep(options: argparse.Namespace, block_size: int) -> None:

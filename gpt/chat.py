@@ -21,6 +21,7 @@ from data.paths import expanded
 from data.tokenizer import Tokenizer
 from gpt.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.errors import run_main
+from gpt.finetuning.classify import refuse_classifier
 from gpt.inference import stream_text, suitable_threads
 from gpt.model import LanguageModel
 from gpt.pretrained import open_model
@@ -227,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_sampling_options(parser, max_new_tokens=200)
     options = parser.parse_args(argv)
     sampling = check(parser, options)
+    refuse_classifier(options.checkpoint)
     model, tokenizer, config = open_model(options.checkpoint, options.backend)
     check_context_keep(options, config.block_size)
     conversation = Conversation(

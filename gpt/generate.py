@@ -12,10 +12,12 @@ import stat
 import sys
 from collections.abc import Sequence
 
+from data.corpus import clean_text
 from data.files import explain
 from data.paths import expanded
 from gpt.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.errors import fail, run_main
+from gpt.finetuning.classify import refuse_classifier
 from gpt.inference import context_length, stream_texts, suitable_threads
 from gpt.pretrained import open_model
 from tensorlite import random
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     sampling = check(parser, options, num_samples=1)
     prompt = _prompt(options)
+    refuse_classifier(options.checkpoint)
     model, tokenizer, config = open_model(options.checkpoint, options.backend)
     check_context_keep(options, config.block_size)
     length = len(tokenizer.encode(prompt))
@@ -67,14 +70,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _prompt(options: argparse.Namespace) -> str:
     """From the option, the file, or the pipe, whichever there is."""
     if options.prompt is not None:
-        return options.prompt
+        return options.prompt.replace("\r\n", "\n")
     if options.prompt_file is None and not _is_piped():
         return ""
     try:
         raw = sys.stdin.buffer.read() if options.prompt_file in (None, "-") else expanded(options.prompt_file).read_bytes()
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        fail(f"the prompt is not UTF-8 text: byte {error.start:,} does not fit.")
+        return clean_text(raw, "the prompt")  # as what the model has learnt from was cleaned
     except OSError as error:
         fail(f"the prompt cannot be read: {explain(error, options.prompt_file)}")
 

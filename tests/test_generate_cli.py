@@ -124,9 +124,12 @@ def test_a_stop_string_ends_the_text_before_it(run: Path, capsys: pytest.Capture
 def test_a_prompt_from_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "prompt.txt").write_text("fox –\nna", encoding="utf-8")
     options = ["--checkpoint", run, "--seed", 1, "--max-new-tokens", 5]
-    assert out(capsys, *options, "--prompt-file", tmp_path / "prompt.txt") == out(capsys, *options, "--prompt", "fox –\nna")
+    plain = out(capsys, *options, "--prompt", "fox –\nna")
+    assert out(capsys, *options, "--prompt-file", tmp_path / "prompt.txt") == plain
+    (tmp_path / "prompt.txt").write_bytes("\ufefffox –\r\nna".encode())  # as an editor on Windows saves it
+    assert out(capsys, *options, "--prompt-file", tmp_path / "prompt.txt") == plain == out(capsys, *options, "--prompt", "fox –\r\nna")
     (tmp_path / "prompt.txt").write_bytes(b"the \xff")
-    assert "the prompt is not UTF-8 text: byte 4" in complaint(capsys, *options, "--prompt-file", tmp_path / "prompt.txt")
+    assert "the prompt is not UTF-8 text: byte 0xff at offset 4" in complaint(capsys, *options, "--prompt-file", tmp_path / "prompt.txt")
     assert "no such file" in complaint(capsys, *options, "--prompt-file", tmp_path / "none.txt")
     assert "not allowed with" in complaint(capsys, *options, "--prompt-file", "x", "--prompt", "y")
 

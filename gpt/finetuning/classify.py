@@ -38,6 +38,7 @@ from data.paths import expanded
 from data.tokenizer import Tokenizer
 from gpt.checkpoint import CheckpointError, load_model
 from gpt.config import require_name
+from gpt.errors import fail
 from gpt.finetuning.records import RecordError, encode_all, read_records, text_of
 from gpt.model import GPT, LanguageModel
 from gpt.seal import is_broken, sealed
@@ -101,18 +102,47 @@ class Classifier(LanguageModel):
         write_atomically(Path(folder) / HEAD, safetensors.numpy.save(head, {METADATA: json.dumps(sealed(metadata, head))}))
 
     def predict(self, rows: Sequence[Row], batch_size: int = 32) -> np.ndarray:
-        """The likeliest class of each row, in eval mode and off the tape."""
+        """The likeliest class of each row."""
+        return self._scores(rows, batch_size).argmax(axis=-1)
+
+    def probabilities(self, rows: Sequence[Row], batch_size: int = 32) -> np.ndarray:
+        """How likely each class is for each row: (rows, classes), and each row adds up to 1."""
+        scores = self._scores(rows, batch_size).astype(float)
+        odds = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return odds / odds.sum(axis=-1, keepdims=True)
+
+    def _scores(self, rows: Sequence[Row], batch_size: int) -> np.ndarray:
+        """(rows, classes), in eval mode and off the tape."""
         mode, device = self.training, self.score.weight.device
         self.eval()
-        classes = []
+        found = []
         with tl.no_grad():
             for start in range(0, len(rows), batch_size):
                 several = rows[start : start + batch_size]
                 scores = self.logits(tl.tensor(padded(several)[0], device=device)).numpy()
-                ends = [len(row) - 1 for row in several]
-                classes.append(scores[np.arange(len(several)), ends].argmax(axis=-1))
+                found.append(scores[np.arange(len(several)), [len(row) - 1 for row in several]])
         self.train(mode)
-        return np.concatenate(classes)
+        return np.concatenate(found)
+
+
+def is_classifier(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path``, a folder or the weights in it, is what `gpt.finetune --task classify` has left."""
+    return _head_beside(path).is_file()
+
+
+def refuse_classifier(path: str | os.PathLike[str]) -> None:
+    """Its body has unlearnt to write: say what it is for.
+
+    Raises:
+        UserError: if ``path`` is a classifier.
+    """
+    if is_classifier(path):
+        fail(f'{path} was taught to tell texts apart, not to write: python -m gpt.classify --checkpoint {path} "TEXT".')
+
+
+def _head_beside(path: str | os.PathLike[str]) -> Path:
+    folder = expanded(path)
+    return (folder.parent if folder.suffix == ".safetensors" else folder) / HEAD
 
 
 def load_classifier(folder: str | os.PathLike[str], device: Device | str = "numpy") -> tuple[Classifier, Tokenizer]:
@@ -121,8 +151,12 @@ def load_classifier(folder: str | os.PathLike[str], device: Device | str = "nump
     Raises:
         CheckpointError: if there is none, or it is damaged.
     """
+    file = _head_beside(folder)
+    if expanded(folder).is_dir() and not file.exists():
+        raise CheckpointError(f"{folder} has no {HEAD}: its model was not taught to classify; python -m gpt.finetune --task classify does.")
     body, tokenizer, _ = load_model(folder, device)
-    file = expanded(folder) / HEAD
+    if not isinstance(body, GPT):
+        raise CheckpointError(f"the model in {folder} is no GPT, and cannot classify.")
     try:
         stored = WeightsFile(file)
         metadata, weights = json.loads(stored.metadata[METADATA]), stored.read_all()
@@ -191,14 +225,17 @@ def read_labelled(
         raise RecordError(f"every text in {source} has the label {labels[0]!r}: there is nothing to tell apart.")
     rows, cropped = [], 0
     for ids, label in zip(encode_all(texts, tokenizer, source), named, strict=True):
-        if not len(ids):
-            ids = np.zeros(1, np.int64)  # all of its characters are unknown and left out
         cropped += len(ids) > block_size
-        x = ids[:block_size]
-        y = np.full(len(x), IGNORE)
-        y[-1] = labels.index(label)
-        rows.append(Row(x, y))
+        rows.append(row_of(ids, block_size, labels.index(label)))
     return Labelled(rows, labels, cropped)
+
+
+def row_of(ids: np.ndarray, block_size: int, label: int = IGNORE) -> Row:
+    """A text as a row: its first block_size tokens, and the label as the target of the last."""
+    x = ids[:block_size] if len(ids) else np.zeros(1, np.int64)  # nothing is left where all characters are unknown and skipped
+    y = np.full(len(x), IGNORE)
+    y[-1] = label
+    return Row(x, y)
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> np.ndarray:
@@ -208,8 +245,12 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -
     return table
 
 
-def describe_confusion(table: np.ndarray, labels: Sequence[str]) -> str:
-    """Accuracy, what guessing the commonest label would give, and the table itself."""
+def describe_confusion(table: np.ndarray, labels: Sequence[str], texts: str = "") -> str:
+    """Accuracy, what guessing the commonest label would give, and the table itself.
+
+    Args:
+        texts: which ones; without a word, those that were kept for validation.
+    """
     total = int(table.sum())
     accuracy, guess = np.trace(table) / total, table.sum(axis=1).max() / total
     width = max(6, *(len(label) for label in labels)) + 2
@@ -219,5 +260,6 @@ def describe_confusion(table: np.ndarray, labels: Sequence[str]) -> str:
     for label, row, right in zip(labels, table, np.diag(table), strict=True):
         found = f"{right / row.sum():.0%}" if row.sum() else "-"
         lines.append(label.ljust(first) + "".join(f"{count:>{width},}" for count in row) + found.rjust(width))
-    sentence = f"accuracy {accuracy:.1%} on {total:,} texts that were not learnt from; always the commonest label: {guess:.1%}"
+    texts = texts or f"{total:,} texts that were not learnt from"
+    sentence = f"accuracy {accuracy:.1%} on {texts}; always the commonest label: {guess:.1%}"
     return "\n".join([sentence, "", *lines])

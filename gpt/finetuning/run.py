@@ -180,6 +180,7 @@ class Finetuning(Run):
         where = f"The result is in {self.folder.path}, the weights with the lowest validation loss in {self.best_path}." + (
             f" The corrections alone: {self.folder.path}/adapter.*" if self.options.lora_rank is not None else ""
         )
+        where += f"\nTo use it: python -m {self.task.program} --checkpoint {self.folder.path}"
         compared = loss_table({names[name]: (both["before"], both["after"]) for name, both in self.losses.items()}) + self.why_not
         print("\n" + "\n\n".join(filter(None, [compared, self.task.closing(), where])) + "\n")
         prompt = self.task.sample_prompt()

@@ -44,6 +44,7 @@ class Task:
         summary: for people.
         unit: of what the loss is a mean.
         trainer: the kind of `Trainer` that knows the data.
+        program: that uses the result.
     """
 
     model: LanguageModel
@@ -52,6 +53,7 @@ class Task:
     summary: str
     unit = "token"
     trainer: type[Trainer] = Trainer
+    program = "gpt.generate"
 
     def val_loss(self) -> float:
         """How well it goes now, on what was not learnt from."""
@@ -103,6 +105,7 @@ class InstructTask(Task):
 
     trainer = RowTrainer
     unit = "token of a response"
+    program = "gpt.chat"
 
     def __init__(
         self,
@@ -143,6 +146,7 @@ class ClassifyTask(Task):
 
     trainer = RowTrainer
     unit = "text"
+    program = "gpt.classify"
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, data: str, val_fraction: float, seed: int, pooling: str) -> None:
         if not isinstance(model, GPT):
