@@ -20,6 +20,7 @@ from gpt.config import GPTConfig
 from gpt.errors import run_main
 from gpt.finetuning.classify import load_classifier
 from gpt.model import build_model
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = CharTokenizer.train("abcdefgh ,.\n")
@@ -80,7 +81,7 @@ def test_a_file_with_labels_is_judged(run, capsys):
 
 def test_texts_through_a_pipe_and_by_mode(run):
     command = [sys.executable, "-m", "gpt", "--mode", "classify", "--checkpoint", run]
-    done = subprocess.run(command, cwd=ROOT, input="ab\ngh\n" * 40, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, input="ab\ngh\n" * 40, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["left", "right"] * 40
 

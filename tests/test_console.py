@@ -13,6 +13,7 @@ from data.tokenizer import CharTokenizer
 from gpt.checkpoint import save_model
 from gpt.config import GPTConfig
 from gpt.model import build_model
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = CharTokenizer.train("the quick brown fox\n")
@@ -29,7 +30,7 @@ def program(*argv: object, close: tuple[int, ...] = (), **streams) -> subprocess
     """Run Python with ``argv``, without the file descriptors in ``close``."""
     script = f"import os, sys; [os.close(n) for n in {close}]; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
-    return subprocess.run([sys.executable, "-c", script, *map(str, argv)], cwd=ROOT, timeout=120, text=True, **streams)
+    return subprocess.run([sys.executable, "-c", script, *map(str, argv)], cwd=ROOT, timeout=PATIENCE, text=True, **streams)
 
 
 @needs_full

@@ -19,6 +19,7 @@ from gpt.model import build_model
 from gpt.training.progress import Progress
 from gpt.training.stopping import Stopped, StopRequest
 from gpt.training.trainer import Trainer
+from tests.patience import PATIENCE
 from tests.test_gpt_chat import Terminal
 
 ROOT = Path(__file__).parents[1]
@@ -125,7 +126,7 @@ def test_the_first_ctrl_c_is_acknowledged_and_the_second_ends_it(tmp_path, metho
             process.send_signal(signal.SIGINT) if not seen else None
             seen += process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 130

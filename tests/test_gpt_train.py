@@ -25,9 +25,9 @@ from gpt.inference import generate_text
 from gpt.train import main
 from gpt.training.report import table
 from gpt.training.run_folder import RunFolder
-from tests.patience import PATIENCE
 from gpt.training.stopping import StopRequest
 from gpt.training.trainer import learning_rate_factor
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 60
@@ -275,7 +275,7 @@ def test_a_broken_metric_is_a_user_error_only_at_the_start(tmp_path):
 
 
 def trained_with(options, **streams) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "gpt.train", *options], cwd=ROOT, timeout=120, text=True, **streams)
+    return subprocess.run([sys.executable, "-m", "gpt.train", *options], cwd=ROOT, timeout=PATIENCE, text=True, **streams)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
@@ -296,14 +296,14 @@ def test_a_reader_that_leaves_does_not_end_the_training(tmp_path, options):
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=60) == 0, err
+    assert process.wait(timeout=PATIENCE) == 0, err
     assert "Traceback" not in err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
 
 
 def test_neither_stream_is_there(tmp_path, options):
     close = "import os, sys; os.close(1); os.close(2); os.execv(sys.executable, [sys.executable, '-m', 'gpt.train', *sys.argv[1:]])"
-    done = subprocess.run([sys.executable, "-c", close, *options], cwd=ROOT, timeout=120)
+    done = subprocess.run([sys.executable, "-c", close, *options], cwd=ROOT, timeout=PATIENCE)
     assert done.returncode == 0
     load_model(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
