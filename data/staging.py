@@ -24,13 +24,13 @@ from data.files import explain, sync_folder
 from data.lock import locked
 
 FILES = ("train.bin", "val.bin", "tokenizer.json", "meta.json")
-_STAGING = ".preparing"
+STAGING = ".preparing"
 _CHUNK = 1 << 20  # ids moved at a time
 
 
 def is_half_written(folder: Path) -> bool:
     """Whether a crash came while new files took the places of old ones. Preparing again mends it."""
-    return (folder / _STAGING).is_dir() and not (folder / "meta.json").exists() and (folder / _STAGING / "meta.json").exists()
+    return (folder / STAGING).is_dir() and not (folder / "meta.json").exists() and (folder / STAGING / "meta.json").exists()
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def staging(folder: Path) -> Iterator[Path]:
         DataError: if ``folder`` cannot be written to, or another process is at it.
     """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    place = folder / _STAGING
+    place = folder / STAGING
     done = False
     try:
         folder.mkdir(parents=True, exist_ok=True)

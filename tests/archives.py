@@ -6,8 +6,14 @@ import bz2
 import gzip
 import io
 import lzma
+import sys
 import tarfile
 import zipfile
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 def tar(files: dict[str, bytes], entries: list[tarfile.TarInfo] | None = None, **options) -> bytes:
@@ -55,6 +61,7 @@ PACKERS = {
     "gz": lambda raw: gzip.compress(raw, mtime=0),
     "bz2": bz2.compress,
     "xz": lzma.compress,
+    "zst": lambda raw: zstd.compress(raw, options={zstd.CompressionParameter.checksum_flag: 1}),
 }
 
 

@@ -10,6 +10,7 @@ import re
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +19,11 @@ import pytest
 from data.errors import EXIT_USER_ERROR, run_main
 from data.prepare import main
 from data.splits import Splitter
-from tests.archives import link, openwebtext, seven_zipped, story, tar, zipped
+from tests.archives import PACKERS, link, openwebtext, seven_zipped, story, tar, zipped
 
 STORIES = {f"{i}.txt": story(i) for i in range(30)}
 ARCHIVE = tar(STORIES)
+zstd = PACKERS["zst"]
 
 
 def flipped(raw: bytes, at: int) -> bytes:
@@ -32,6 +34,49 @@ def flipped(raw: bytes, at: int) -> bytes:
 
 def xz_that_asks_for_4_gib() -> bytes:
     return lzma.compress(b"x" * 100, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}])
+
+
+def zstd_with_a_window_of_1_gib() -> bytes:
+    """A frame of no known size, whose window is 2 to the power of 30."""
+    return b"\x28\xb5\x2f\xfd" + bytes([0, (30 - 10) << 3]) + b"\1\0\0"
+
+
+def seven_zip_that_keeps(dictionary: int) -> bytes:
+    """A 7z archive whose header, which is not compressed, says that 300 MiB come out of it, and all of them may be referred to."""
+    size = 300 << 20
+    stream = b"x"
+    number = b"\xf0" + struct.pack("<I", size)
+    properties = b"\x5d" + struct.pack("<I", dictionary)
+    header = b"".join([
+        b"\1\4",
+        b"\6\0\1\x09\1\0",  # one packed stream, of one byte
+        b"\7\x0b\1\0\1\x23\3\1\1\5" + properties + b"\x0c" + number + b"\0",  # one folder: LZMA
+        b"\x08\0\0",
+        b"\5\1\x11\x0d\0" + "a.txt\0".encode("utf-16-le") + b"\0\0",
+    ])  # fmt: skip
+    start = struct.pack("<QQI", len(stream), len(header), zlib.crc32(header))
+    return b"7z\xbc\xaf\x27\x1c\0\4" + struct.pack("<I", zlib.crc32(start)) + start + stream + header
+
+
+def lzma_zip_that_keeps(dictionary: int) -> bytes:
+    raw = zipped({"a.txt": b"a" * 1000}, zipfile.ZIP_LZMA)
+    at = raw.index(b"a.txt") + len(b"a.txt") + 5
+    return raw[:at] + struct.pack("<I", dictionary) + raw[at + 4 :]
+
+
+def zip_that_counts(members: int, entries: int = 40) -> bytes:
+    """Another number in the end record than there are entries in the table."""
+    raw = zipped({f"{i}.txt": story(i) for i in range(entries)})
+    return raw[:-12] + struct.pack("<H", members) + raw[-10:]
+
+
+def zip_that_shows(entries: int, members: int = 40) -> bytes:
+    """The end record calls only the last entries the table, and still counts all."""
+    raw = zipped({f"{i}.txt": story(i) for i in range(members)})
+    start = raw.index(b"PK\1\2")
+    for _ in range(members - entries):
+        start = raw.index(b"PK\1\2", start + 1)
+    return raw[:-10] + struct.pack("<II", len(raw) - 22 - start, start) + raw[-2:]
 
 
 def encrypted_zip() -> bytes:
@@ -94,13 +139,19 @@ def sparse_tar() -> bytes:
 BROKEN: list[tuple[str, Callable[[], bytes], str]] = [
     # cut short
     ("t.tar", lambda: ARCHIVE[:5000], "t.tar is cut short"),
-    ("t.tar", lambda: ARCHIVE[: 1024 * 30], "t.tar is cut short"),  # exactly between two members
+    (
+        "t.tar",
+        lambda: ARCHIVE[: 1024 * 30],
+        "t.tar is cut short, or was written without the blocks of zeros",
+    ),  # exactly between two members
     ("t.tar", lambda: ARCHIVE[:700], "t.tar is cut short"),
     ("t.tar.xz", lambda: lzma.compress(ARCHIVE)[:-20], "t.tar.xz is cut short"),
     ("t.tar.gz", lambda: gzip.compress(ARCHIVE)[:500], "t.tar.gz is cut short"),
     ("t.tar.gz", lambda: gzip.compress(ARCHIVE)[:-4], "t.tar.gz is cut short"),
     ("t.tar.bz2", lambda: bz2.compress(ARCHIVE)[:500], "t.tar.bz2 is cut short"),
     ("t.xz", lambda: lzma.compress(ARCHIVE)[:6], "t.xz is cut short"),
+    ("t.tar.zst", lambda: zstd(ARCHIVE)[:-20], "t.tar.zst is cut short: its zst data ends in the middle; fetch or copy it again"),
+    ("t.jsonl.zst", lambda: zstd(b'{"text": "a"}\n')[:-1], "t.jsonl.zst is cut short"),
     ("t.zip", lambda: zipped(STORIES)[:1000], "t.zip is damaged or cut short"),
     ("t.7z", lambda: seven_zipped(STORIES)[:200], "t.7z is damaged"),
     ("t.7z", lambda: seven_zipped(STORIES)[:20], "t.7z is damaged"),
@@ -118,18 +169,25 @@ BROKEN: list[tuple[str, Callable[[], bytes], str]] = [
     ("t.tar.gz", lambda: flipped(gzip.compress(ARCHIVE, mtime=0), -6), "t.tar.gz is damaged"),  # the checksum
     ("t.tar.bz2", lambda: flipped(bz2.compress(ARCHIVE), 300), "t.tar.bz2 is damaged"),
     ("t.tar.xz", lambda: lzma.compress(ARCHIVE) + b"garbage", "t.tar.xz is damaged"),
+    ("t.tar.zst", lambda: zstd(ARCHIVE) + b"garbage", "t.tar.zst is damaged: there is something else behind its zst data"),
+    ("t.tar.zst", lambda: flipped(zstd(ARCHIVE), 300), "t.tar.zst is damaged: its zst data cannot be decompressed"),
+    ("t.zst", lambda: b"\x28\xb5\x2f\xfd" + b"x" * 100, "t.zst is damaged"),
     ("t.gz", lambda: gzip.compress(b"text") + b"garbage", "t.gz is damaged"),
     ("t.zip", lambda: flipped(zipped({"a.txt": story(0, 200)}), 80), "t.zip!a.txt is damaged"),
     ("t.zip", lambda: zipped({"a": b"a"})[:4] + b"\0" * 40, "t.zip is damaged"),
     ("t.7z", lambda: flipped(seven_zipped({"a.txt": story(0, 200)}), 60), "t.7z is damaged"),
     ("t.7z", lambda: flipped(seven_zipped({"a.txt": story(0, 200)}), -10), "t.7z is damaged"),
     ("t.7z", lambda: b"7z\xbc\xaf\x27\x1c" + b"\0" * 26, "t.7z is damaged|yields no text"),
+    ("t.zip", lambda: zip_that_counts(39), "t.zip is damaged: its end, at byte 8,.*, counts 39 members, its table has 40"),
+    ("t.zip", lambda: zip_that_counts(41), "t.zip is damaged: .* counts 41 members, its table has 40"),
+    ("t.zip", lambda: zip_that_shows(21), "t.zip is damaged: .* counts 40 members, its table has 21"),
     # encrypted, or packed in a way nobody here knows
     ("t.zip", encrypted_zip, "t.zip!secret.txt is encrypted"),
     ("t.7z", lambda: seven_zipped({"a.txt": b"secret"}, password="password"), "t.7z is encrypted"),
     ("t.zip", zip_with_an_unknown_method, "t.zip!a.txt cannot be read"),
     ("t.rar", lambda: b"Rar!\x1a\x07\x01\0" + b"x" * 100, "t.rar is a RAR file, which cannot be read here"),
-    ("t.tar.zst", lambda: b"\x28\xb5\x2f\xfd" + b"x" * 100, "is a Zstandard file"),
+    ("t.tar.lz4", lambda: b"\x04\x22\x4d\x18" + b"x" * 100, "t.tar.lz4 is a LZ4 file"),
+    ("._a.txt", lambda: b"\0\5\x16\7" + b"x" * 100, "._a.txt is a Mac's AppleDouble file"),
     ("t.pdf", lambda: b"%PDF-1.4\n", "is a PDF file"),
     # not what the name says
     ("t.tar.xz", lambda: b"<html>404 Not Found</html>", "t.tar.xz is named like a xz archive, but is text"),
@@ -148,7 +206,11 @@ BROKEN: list[tuple[str, Callable[[], bytes], str]] = [
     ("b.zip", lambda: zipped({f"{i}.zip": zipped({"a.txt": b"a" * 3_000_000}) for i in range(9)}), "b.zip expands to more than"),
     ("b.tar", lambda: tar({f"{i}.xz": lzma.compress(b"a" * 3_000_000) for i in range(9)}), "b.tar expands to more than"),
     ("b.zip", overlapping_zip, "b.zip expands to more than|is damaged"),
+    ("b.zst", lambda: zstd(b"a" * 20_000_000), "b.zst expands to more than 10,000,000 bytes"),
     ("b.xz", xz_that_asks_for_4_gib, "asks for more than 192 MiB of memory"),
+    ("b.zst", zstd_with_a_window_of_1_gib, "b.zst asks for more than 192 MiB of memory"),
+    ("b.7z", lambda: seven_zip_that_keeps(1 << 30), "b.7z asks for more than 256 MiB of memory"),
+    ("b.zip", lambda: lzma_zip_that_keeps(1 << 30), "b.zip!a.txt asks for more than 192 MiB of memory"),
     ("b.tar", lambda: nested(b"text", 12), "more than 8 archives deep"),
     # nothing in it
     ("e.txt", lambda: b"", "e.txt is empty"),

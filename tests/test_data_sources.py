@@ -217,7 +217,7 @@ def test_reader():
     assert reader.peek(3) == b"012"
     assert reader.read(4) == b"0123"
     assert reader.position == 4
-    reader.unread(b"3")
+    reader.unread(1)
     assert reader.read(2) == b"34"
     assert reader.skip(3) == 3
     assert reader.read(100) == b"89"

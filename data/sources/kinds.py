@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import codecs
 
+from data.sources.streams import MAGIC as STREAMS
 from data.sources.tar import is_header
 
 HEAD = 4096  # bytes that `kind_of` looks at
 
-COMPRESSED = ("xz", "gz", "bz2")
+COMPRESSED = tuple(STREAMS)
 ARCHIVES = ("tar", "zip", "7z")
 
+APPLE_DOUBLE = "Mac's AppleDouble"  # beside each file x, as ._x: what Macs know of it and other systems cannot store
+
 _MAGIC = {
-    b"\xfd7zXZ\x00": "xz",
-    b"\x1f\x8b": "gz",
-    b"BZh": "bz2",
+    **{magic: kind for kind, magics in STREAMS.items() for magic in magics},
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",  # with nothing in it
     b"7z\xbc\xaf\x27\x1c": "7z",
@@ -22,7 +23,6 @@ _MAGIC = {
 # Known, to say so: taken for text or noise they would only puzzle.
 _UNREADABLE = {
     b"Rar!\x1a\x07": "RAR",
-    b"\x28\xb5\x2f\xfd": "Zstandard",
     b"\x04\x22\x4d\x18": "LZ4",
     b"\x1f\x9d": "compress",
     b"LZIP\x01": "lzip",
@@ -31,6 +31,7 @@ _UNREADABLE = {
     b"!<arch>\n": "ar",
     b"PK\x07\x08": "split zip",
     b"%PDF-": "PDF",
+    b"\x00\x05\x16\x07": APPLE_DOUBLE,
 }
 _BEGINNINGS = {magic[:2] for magic in (*_MAGIC, *_UNREADABLE)}
 _SUFFIXES = {
@@ -40,6 +41,8 @@ _SUFFIXES = {
     ".tgz": "gz",
     ".bz2": "bz2",
     ".tbz2": "bz2",
+    ".zst": "zst",
+    ".tzst": "zst",
     ".zip": "zip",
     ".7z": "7z",
     ".tar": "tar",
@@ -47,7 +50,7 @@ _SUFFIXES = {
 
 
 def kind_of(head: bytes) -> str:
-    """``xz gz bz2 zip 7z tar``, ``text``, ``utf-16``, ``binary``, or ``unreadable: NAME`` for an archive that cannot be read here."""
+    """``xz gz bz2 zst zip 7z tar``, ``text``, ``utf-16``, ``binary``, or ``unreadable: NAME`` for an archive that cannot be read here."""
     if head[:2] in _BEGINNINGS:  # most texts begin with others
         for magic, kind in _MAGIC.items():
             if head.startswith(magic) and (kind != "bz2" or (head[3:4] in b"123456789" and head[4:10] in _BZ2_BLOCKS)):
@@ -72,6 +75,12 @@ def _nearly_text(head: bytes) -> bool:
 
 
 _BZ2_BLOCKS = (bytes.fromhex("314159265359"), bytes.fromhex("177245385090"))  # π begins a block, its root ends the stream
+
+
+def is_apple_double(name: str, kind: str) -> bool:
+    """Whether this is what a Mac puts beside a file: told by its bytes, or by the place that such things have in a Mac's zip archives."""
+    folders, _, file = name.replace("!", "/").rpartition("/")
+    return kind == f"unreadable: {APPLE_DOUBLE}" or (file.startswith("._") and "__MACOSX" in folders.split("/"))
 
 
 def archive_suffix(name: str) -> str | None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import sys
 import zlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from data.errors import DataError
 
 BLOCK = 1 << 18  # bytes asked for at a time
-_MEMORY = 192 << 20  # what an xz stream may ask for; `xz -9` takes 65 MiB, a hostile one 4 GiB
+_LEAST, _MOST = 1 << 9, 1 << 16  # compressed bytes handed to a decompressor at a time: few at first, for a stream may be short
+MEMORY = 192 << 20  # what a stream may ask for; `xz -9` takes 65 MiB, a hostile one 4 GiB
+_WINDOW = 27  # of Zstandard, as a power of two: 128 MiB, what its own program takes without being asked
 
 
 class SourceError(DataError):
@@ -27,6 +30,12 @@ def shown(name: str) -> str:
     name = name.encode("utf-8", "backslashreplace").decode()
     name = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
     return name if len(name) <= 300 else f"{name[:140]}…{name[-140:]}"
+
+
+def again(name: str) -> str:
+    """What to do about damage. Whatever lies in an archive came with that, and may have been broken before it was packed."""
+    outer, inside, _ = name.partition("!")
+    return f"fetch or copy {shown(outer)} again, or leave this out of it" if inside else "fetch or copy it again"
 
 
 class Budget:
@@ -113,11 +122,9 @@ class Reader:
         while self.read(BLOCK):
             pass
 
-    def unread(self, data: bytes) -> None:
-        """Put bytes back that were read too many."""
-        self._base = self.position - len(data)
-        self._buffer = data + self._buffer[self._at :]
-        self._at = 0
+    def unread(self, size: int) -> None:
+        """Go back by ``size`` bytes of those that the last `read` returned."""
+        self._at -= size
 
     def _fill(self, size: int) -> None:
         parts = [self._buffer[self._at :]]
@@ -135,21 +142,34 @@ def _no_more(size: int) -> bytes:
     return b""
 
 
-class _Engine(Protocol):
+class Engine(Protocol):
+    """A decompressor with the manners of bz2's and lzma's."""
+
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+        ...
+
     @property
-    def unused_data(self) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """What was behind its end."""
+        ...
+
     @property
-    def needs_input(self) -> bool: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    def needs_input(self) -> bool:
+        """Whether nothing more comes out before more is put in."""
+        ...
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """At most ``max_length`` bytes; the rest stays inside."""
+        ...
 
 
-class _Gzip:
-    """zlib's object with the manners of bz2's and lzma's."""
+class Zlib:
+    """zlib's object as an `Engine`."""
 
-    def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(31)  # 31: a gzip header and 32 KiB of window
+    def __init__(self, wbits: int) -> None:
+        self._zlib = zlib.decompressobj(wbits)
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
@@ -167,67 +187,116 @@ class _Gzip:
         return not self._zlib.unconsumed_tail
 
 
-_MAGIC = {"xz": b"\xfd7zXZ\0", "gz": b"\x1f\x8b", "bz2": b"BZh"}
-_ENGINES: dict[str, Callable[[], _Engine]] = {
-    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY),
-    "gz": _Gzip,
+class _Zstandard:
+    """A frame of Zstandard as an `Engine`: Python's own from 3.14 on, before that a package of the same code."""
+
+    def __init__(self) -> None:
+        library: Any
+        if sys.version_info >= (3, 14):
+            from compression import zstd as library
+        else:
+            from backports import zstd as library
+        self._error = library.ZstdError
+        self._frame = library.ZstdDecompressor(options={library.DecompressionParameter.window_log_max: _WINDOW})
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        try:
+            return self._frame.decompress(data, max_length)
+        except self._error as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def eof(self) -> bool:
+        return self._frame.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return self._frame.needs_input
+
+
+# A stream of Zstandard may begin with a frame to be skipped.
+MAGIC: dict[str, tuple[bytes, ...]] = {
+    "xz": (b"\xfd7zXZ\0",),
+    "gz": (b"\x1f\x8b",),
+    "bz2": (b"BZh",),
+    "zst": (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))),
+}
+_ENGINES: dict[str, Callable[[], Engine]] = {
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY),
+    "gz": lambda: Zlib(31),  # a gzip header and 32 KiB of window
     "bz2": bz2.BZ2Decompressor,
+    "zst": _Zstandard,
 }
 
 
+def engine_for(kind: str, name: str) -> Engine:
+    """What decompresses one stream.
+
+    Raises:
+        SourceError: if that takes a package that is not installed.
+    """
+    try:
+        return _ENGINES[kind]()
+    except ImportError as error:
+        raise SourceError(
+            f"{shown(name)} is compressed by Zstandard, which takes backports.zstd to read: pip install 'tensorlite[data]'."
+        ) from error
+
+
+def squeeze(engine: Engine, feed: Callable[[int], bytes], size: int) -> bytes:
+    """The next bytes out of ``engine``, at most ``size``; none only where its stream ends, or ``feed`` before it."""
+    portion = _LEAST
+    while not engine.eof:
+        hungry = engine.needs_input
+        data = feed(portion) if hungry else b""
+        if out := engine.decompress(data, size):
+            return out
+        if hungry and not data:
+            break
+        portion = _MOST
+    return b""
+
+
 def decompressed(compressed: Reader, kind: str, name: str, budget: Budget) -> Reader:
-    """What ``compressed`` expands to; several streams end to end are one, as they are for xz, gzip and bzip2.
+    """What ``compressed`` expands to; several streams end to end are one, as they are for xz, gzip, bzip2 and Zstandard.
 
     Raises (while reading):
         SourceError: if it is cut short or damaged, or something else follows it.
         TooLargeError: if it expands beyond the budget.
     """
-    engine = _ENGINES[kind]()
+    engine: Engine | None = engine_for(kind, name)
 
     def more(size: int) -> bytes:
         nonlocal engine
-        while True:
-            if engine.eof:
-                compressed.unread(engine.unused_data)
-                while (padding := compressed.peek(BLOCK)) and not padding.strip(b"\0"):
-                    compressed.read(len(padding))
-                compressed.read(len(padding) - len(padding.lstrip(b"\0")))
-                if not compressed.peek(1):
-                    engine = _Finished()
-                    return b""
-                if not compressed.peek(8).startswith(_MAGIC[kind]):
-                    raise SourceError(f"{shown(name)} is damaged: there is something else behind its {kind} data.")
-                engine = _ENGINES[kind]()
-            data = compressed.read(BLOCK // 4) if engine.needs_input else b""
-            starved = engine.needs_input and not data
-            out = engine.decompress(data, size)
-            if out:
+        while engine is not None:
+            if out := squeeze(engine, compressed.read, size):
                 budget.spend(len(out))
                 return out
-            if starved and not engine.eof:
-                raise SourceError(f"{shown(name)} is cut short: its {kind} data ends in the middle; fetch or copy it again.")
+            if not engine.eof:
+                raise SourceError(f"{shown(name)} is cut short: its {kind} data ends in the middle; {again(name)}.")
+            compressed.unread(len(engine.unused_data))
+            while (following := compressed.peek(1)) == b"\0":
+                padding = compressed.peek(BLOCK)
+                compressed.read(len(padding) - len(padding.lstrip(b"\0")))
+            if following and not compressed.peek(8).startswith(MAGIC[kind]):
+                raise SourceError(f"{shown(name)} is damaged: there is something else behind its {kind} data.")
+            engine = engine_for(kind, name) if following else None
+        return b""
 
     def checked(size: int) -> bytes:
         try:
-            return b"" if isinstance(engine, _Finished) else more(size)
+            return more(size)
         except (lzma.LZMAError, zlib.error, OSError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the file below, not of what is in it
-            if "memory usage limit" in str(error).lower():
-                raise SourceError(f"{shown(name)} asks for more than {_MEMORY >> 20} MiB of memory to be decompressed.") from error
+            if "memory" in str(error).lower():
+                raise SourceError(f"{shown(name)} asks for more than {MEMORY >> 20} MiB of memory to be decompressed.") from error
             raise SourceError(f"{shown(name)} is damaged: its {kind} data cannot be decompressed ({error}).") from error
 
     return Reader(checked)
-
-
-class _Finished:
-    """Stands where a decompressor was when the last stream has ended."""
-
-    eof = False
-    needs_input = False
-    unused_data = b""
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return b""

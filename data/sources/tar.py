@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from data.sources.streams import BLOCK, Reader, SourceError, shown
+from data.sources.streams import BLOCK, Reader, SourceError, again, shown
 
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
@@ -56,6 +56,11 @@ def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
                 continue
             return
         if not is_header(header):
+            if not header:
+                raise SourceError(
+                    f"{shown(archive)} is cut short, or was written without the blocks of zeros that end a tar archive: {again(archive)}, "
+                    "or, if tar -tf lists all that should be in it, unpack it and give the folder instead."
+                )
             raise _cut_short(archive) if len(header) < _BLOCK else _damaged(archive, reader.position - _BLOCK, "is not one")
         kind = header[156:157]
         own_size = _number(header[124:136])
@@ -132,7 +137,7 @@ def _damaged(archive: str, at: int, what: str) -> SourceError:
 
 
 def _cut_short(archive: str) -> SourceError:
-    return SourceError(f"{shown(archive)} is cut short: it ends before the mark that ends a tar archive; fetch or copy it again.")
+    return SourceError(f"{shown(archive)} is cut short: it ends before the mark that ends a tar archive; {again(archive)}.")
 
 
 def _text(raw: bytes) -> str:
@@ -161,10 +166,13 @@ def _decimal(value: bytes) -> int | None:
 
 def _pax(extension: bytes, archive: str, at: int) -> Iterator[tuple[str, bytes]]:
     """``27 path=a/long/name.txt\\n`` and so on: the length of the record, the key, the value."""
-    while extension:
-        length, space, _ = extension.partition(b" ")
-        if not (space and length.isdigit() and len(length) < 8 and len(length) + 2 < int(length) <= len(extension)):
+    begin = 0
+    while begin < len(extension):  # by place: cutting off what is done would copy all the rest for each of a hundred thousand records
+        space = extension.find(b" ", begin, begin + 8)
+        length = extension[begin : max(begin, space)]
+        end = begin + int(length) if length.isdigit() else 0
+        if not space + 2 < end <= len(extension):
             raise SourceError(f"{shown(archive)} is damaged: the pax header at byte {at:,} is not one.")
-        record, extension = extension[len(length) + 1 : int(length) - 1], extension[int(length) :]
-        key, _, value = record.partition(b"=")
+        key, _, value = extension[space + 1 : end - 1].partition(b"=")
         yield key.decode("utf-8", "replace"), value
+        begin = end

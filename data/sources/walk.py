@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -13,15 +14,17 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data.paths import expanded
-from data.sources.kinds import ARCHIVES, COMPRESSED, HEAD, archive_suffix, kind_of
+from data.sources.kinds import APPLE_DOUBLE, ARCHIVES, COMPRESSED, HEAD, archive_suffix, is_apple_double, kind_of
 from data.sources.rows import is_rows, row_texts
-from data.sources.streams import Budget, Reader, SourceError, decompressed, shown
+from data.sources.sevens import seven_zip_members
+from data.sources.streams import Budget, Reader, SourceError, again, decompressed, shown
 from data.sources.tar import TarMember, tar_members
-from data.sources.zips import ZipMember, seven_zip_members, zip_members
+from data.sources.zips import ZipMember, zip_members
+from data.staging import STAGING
 
 PART = 4 << 20  # bytes of a long document that come at a time
 _DEEPEST = 8  # archives inside archives; some contain themselves
-_TAR_INSIDE = re.compile(r"\.(tar\.\w+|tgz|txz|tbz2)$", re.IGNORECASE)
+_TAR_INSIDE = re.compile(r"\.(tar\.\w+|tgz|txz|tbz2|tzst)$", re.IGNORECASE)
 _NESTED_IN_MEMORY = 128 << 20  # bytes of a zip or 7z inside another archive
 
 
@@ -78,21 +81,28 @@ class Walk:
     advanced: Callable[[int], object] = lambda size: None
 
     def folder(self, root: Path, without: Path | None = None) -> Iterator[Piece | Packed]:
-        """The .txt, .jsonl and .csv files of a folder and the archives in it, sorted by name; what is in ``without`` is not looked at."""
+        """The .txt, .jsonl and .csv files of a folder and the archives in it, sorted by name; what is in ``without`` is not looked at.
+
+        Links are not followed: what they lead to may be anywhere, this folder itself included.
+        """
 
         def unreadable(error: OSError) -> None:
             raise error
 
         found = []
         for where, folders, files in os.walk(root, onerror=unreadable):
-            folders[:] = [name for name in folders if without is None or not _same(Path(where, name), without)]
-            found += [Path(where, name) for name in files]
+            paths = [Path(where, name) for name in folders]
+            found += [path for path in paths if path.is_symlink()] + [Path(where, name) for name in files]
+            for path in paths:
+                if path.name == STAGING and (without is None or not _same(path, without / STAGING)):
+                    self.tally.add("left out, what a preparation that was ended left behind", path.relative_to(root).as_posix())
+            folders[:] = [path.name for path in paths if path.name != STAGING and (without is None or not _same(path, without))]
         for path in sorted(found, key=lambda path: path.relative_to(root).parts):
             name = path.relative_to(root).as_posix()
             if not stat.S_ISREG(path.lstat().st_mode):
                 self.tally.add("left out, a link or device", name)
                 continue
-            with open(path, "rb") as file:
+            with _opened(path) as file:
                 head = file.read(HEAD)
                 file.seek(0)
                 kind = kind_of(head)
@@ -103,7 +113,7 @@ class Walk:
 
     def file(self, path: Path) -> Iterator[Piece | Packed]:
         """One file, whatever it is."""
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             yield from self.stream(path.name, self._reader(file), 0, file)
 
     def packed(self, archive: Packed) -> Iterable[Piece | Packed]:
@@ -128,6 +138,9 @@ class Walk:
             raise SourceError(f"{shown(name)} lies more than {_DEEPEST} archives deep, which may be a bomb; unpack it by hand.")
         head = reader.peek(HEAD)
         kind = kind_of(head)
+        if depth and is_apple_double(name, kind):
+            self.tally.add(f"left out, {APPLE_DOUBLE}", name)
+            return ()
         if kind in COMPRESSED:
             return self._compressed(name, reader, depth, kind)
         if kind in ARCHIVES:
@@ -138,7 +151,8 @@ class Walk:
             self.tally.add("left out, empty", name)
         elif (promised := archive_suffix(name)) and (not wrapped or _TAR_INSIDE.search(name)):
             raise SourceError(
-                f"{shown(name)} is named like a {promised} archive, but is {_described(kind)}: a download that went wrong? Fetch it again."
+                f"{shown(name)} is named like a {promised} archive, but is {_described(kind)}: if a download went wrong, {again(name)}; "
+                "if that is what it should be, give it the name of such a file."
             )
         elif kind == "text":
             return self._text(name, reader, wrapped)
@@ -178,7 +192,7 @@ class Walk:
                 self.tally.add("left out, a link or device", full)
 
     def _text(self, name: str, reader: Reader, wrapped: bool) -> Iterable[Piece]:
-        bare = re.sub(r"\.(xz|gz|bz2)$", "", name, flags=re.IGNORECASE) if wrapped else name
+        bare = re.sub(r"\.(xz|gz|bz2|zst)$", "", name, flags=re.IGNORECASE) if wrapped else name
         if is_rows(bare):
             return (Piece(f"{name}:{number}", raw) for number, raw in row_texts(reader, bare, self.text_field))
         whole = reader.rest(PART)
@@ -232,6 +246,17 @@ def walk(
         raise SourceError(f"{error.filename or path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """``path`` to read; what goes wrong with it later is said with its name, too."""
+    with open(path, "rb") as file:
+        try:
+            yield file
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
+
+
 def size_of(path: Path) -> int:
     """Bytes on disk: of a file, or of all files in a folder."""
     if path.is_dir():
@@ -266,7 +291,7 @@ def _cut(raw: bytes) -> int:
     cut = len(raw) - 1
     while cut > len(raw) - 5 and raw[cut] & 0xC0 == 0x80:  # 10xxxxxx goes on with a character
         cut -= 1
-    return cut
+    return cut - (raw[cut - 1 : cut + 1] == b"\r\n")  # a line ends once
 
 
 def _described(kind: str) -> str:

@@ -1,21 +1,30 @@
-"""The members of .zip and .7z archives. Both have their table of contents at the end, so they need a file that can be sought in."""
+"""The members of a .zip archive. Its table of contents stands at its end, so it needs a file that can be sought in.
+
+Python's zipfile reads the table. What it does with a member packed by LZMA or bzip2 is to decompress every block to its end, and a block of
+64 KiB may become gigabytes; so the members are decompressed here, in small steps.
+"""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import errno
 import lzma
-import queue
 import stat
 import struct
-import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from data.errors import DataError
-from data.sources.streams import Budget, Reader, SourceError, shown
+from data.sources.streams import MEMORY, Budget, Engine, Reader, SourceError, Zlib, again, engine_for, shown, squeeze
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # the lengths of the name and of what else there is
+_END = struct.Struct("<4s6xH8x2x")  # how many entries the table has
+_END_64 = struct.Struct("<4s28xQ16x20x")  # of more than 65,534; with the locator behind it
+_ENCRYPTED, _PATCHED = 0x41, 0x20  # flags
 
 
 @dataclass(frozen=True)
@@ -32,173 +41,120 @@ def zip_members(file: BinaryIO, archive: str, budget: Budget) -> Iterator[ZipMem
     """The members in the order of the table of contents.
 
     Raises:
-        SourceError: if the archive is cut short, damaged, encrypted, or compressed in a way unknown to Python.
+        SourceError: if the archive is cut short, damaged, encrypted, or compressed in a way unknown here.
     """
     file.seek(0)
-    with _zip_errors(archive), zipfile.ZipFile(file) as opened:
-        for info in opened.infolist():
-            name = f"{archive}!{info.filename}"
-            mode = info.external_attr >> 16
-            regular = not info.is_dir() and (not mode or not stat.S_IFMT(mode) or stat.S_ISREG(mode))
-            if not regular:
-                yield ZipMember(info.filename, False, info.is_dir(), Reader(lambda size: b""))
-                continue
-            if info.flag_bits & 1:
-                raise SourceError(f"{shown(name)} is encrypted; unpack the archive with its password and give the folder instead.")
-            with _zip_errors(name):
-                content = opened.open(info)
-            with content:
-                yield ZipMember(info.filename, True, False, Reader(_spending(content, name, budget)))
+    with _damage(archive), zipfile.ZipFile(file) as opened:
+        entries = opened.infolist()
+        _require_all(file, len(entries), archive)
+    for info in entries:
+        mode = info.external_attr >> 16
+        folder = info.filename.endswith("/")
+        if folder or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)):
+            yield ZipMember(info.filename, False, folder, Reader.of(b""))
+        else:
+            yield ZipMember(info.filename, True, False, _content(file, info, f"{archive}!{info.filename}", budget))
 
 
-def _spending(content: Any, name: str, budget: Budget) -> Any:
-    def more(size: int) -> bytes:
-        with _zip_errors(name):
-            data = content.read(size)
-        budget.spend(len(data))
+def _require_all(file: BinaryIO, found: int, archive: str) -> None:
+    """zipfile goes by the table's size; how many entries it should have is said as well."""
+    size = file.seek(0, 2)
+    start = file.seek(max(0, size - zipfile.sizeEndCentDir - zipfile.ZIP_MAX_COMMENT - _END_64.size))
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    (_, promised), modulus = _END.unpack_from(tail, at), 1 << 16  # old programs count no further
+    if promised == 0xFFFF and at >= _END_64.size:
+        (_, promised), modulus = _END_64.unpack_from(tail, at - _END_64.size), 1 << 64
+    if found % modulus != promised:
+        raise SourceError(
+            f"{shown(archive)} is damaged: its end, at byte {start + at:,}, counts {promised:,} members, its table has {found:,}."
+        )
+
+
+def _content(file: BinaryIO, info: zipfile.ZipInfo, name: str, budget: Budget) -> Reader:
+    """A member's bytes, whose number and checksum have to be those in the table."""
+    if info.flag_bits & _ENCRYPTED:
+        raise SourceError(f"{shown(name)} is encrypted; unpack the archive with its password and give the folder instead.")
+    if info.flag_bits & _PATCHED or info.compress_type not in _ENGINES:
+        method = zipfile.compressor_names.get(info.compress_type, f"number {info.compress_type}")
+        raise SourceError(
+            f"{shown(name)} cannot be read: its compression, {method}, is not known here; unpack it and give the folder instead."
+        )
+    with _damage(name):
+        file.seek(info.header_offset)
+        magic, *lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        if magic != b"PK\x03\x04":
+            raise zipfile.BadZipFile(f"there is no header at byte {info.header_offset:,}")
+    at, packed = info.header_offset + _LOCAL_HEADER.size + sum(lengths), info.compress_size
+    left, checksum = info.file_size, 0
+    engine: Engine | None = None
+
+    def feed(size: int) -> bytes:
+        nonlocal at, packed
+        file.seek(at)  # where others may have read in the meantime
+        data = file.read(min(size, packed))
+        at, packed = at + len(data), packed - len(data)
         return data
 
-    return more
+    def more(size: int) -> bytes:
+        nonlocal engine, left, checksum
+        with _damage(name):
+            engine = engine or _ENGINES[info.compress_type](feed, name)
+            out = squeeze(engine, feed, min(size, left)) if left else b""
+            left, checksum = left - len(out), zlib.crc32(out, checksum)
+            if not out and (left or checksum != info.CRC):
+                raise zipfile.BadZipFile(f"it ends {left:,} bytes early" if left else "its checksum is another")
+        budget.spend(len(out))
+        return out
+
+    return Reader(more)
+
+
+class _Stored:
+    """What is not compressed, as an `Engine`."""
+
+    eof = False
+    unused_data = b""
+    needs_input = True
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return data[:max_length]  # what is cut off lies behind the member's end: portions are smaller than what is asked for otherwise
+
+
+def _lzma(feed: Callable[[int], bytes], name: str) -> Engine:
+    """Before the data stand the library's version, the length of the properties, and these five bytes."""
+    code, dictionary = struct.unpack("<4xBI", feed(9))
+    if dictionary > MEMORY:
+        raise SourceError(f"{shown(name)} asks for more than {MEMORY >> 20} MiB of memory to be decompressed.")
+    options = {"lc": code % 9, "lp": code // 9 % 5, "pb": code // 45}
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": dictionary, **options}])
+
+
+_ENGINES: dict[int, Callable[[Callable[[int], bytes], str], Engine]] = {
+    0: lambda feed, name: _Stored(),
+    8: lambda feed, name: Zlib(-15),  # without a header
+    12: lambda feed, name: bz2.BZ2Decompressor(),
+    14: _lzma,
+    93: lambda feed, name: engine_for("zst", name),
+    95: lambda feed, name: engine_for("xz", name),
+}
 
 
 @contextlib.contextmanager
-def _zip_errors(name: str) -> Iterator[None]:
+def _damage(name: str) -> Iterator[None]:
+    """Whatever zipfile and the decompressors say to damage, as a sentence. What the disk says goes on as it is."""
     try:
         yield
     except DataError:
         raise
     except NotImplementedError as error:
-        raise SourceError(f"{shown(name)} cannot be read: {error}; unpack it by hand and give the folder instead.") from error
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error) as error:
-        raise SourceError(f"{shown(name)} is damaged or cut short: {_sentence(error)}; fetch or copy it again.") from error
-    except OSError as error:
-        if error.errno is not None and error.filename is not None:
+        raise SourceError(f"{shown(name)} cannot be read: {sentence(error)}; unpack it by hand and give the folder instead.") from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, struct.error) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place before the file's beginning
             raise
-        raise SourceError(f"{shown(name)} is damaged or cut short: {_sentence(error)}; fetch or copy it again.") from error
+        raise SourceError(f"{shown(name)} is damaged or cut short: {sentence(error)}; {again(name)}.") from error
 
 
-def seven_zip_members(file: BinaryIO, archive: str, budget: Budget) -> Iterator[ZipMember]:
-    """The members in the archive's order.
-
-    py7zr pushes what it decompresses into files of its own making. Here these files are one end of a queue, and the thread that
-    pushes stands still until what it pushed has been read: two blocks are in memory at most.
-
-    Raises:
-        SourceError: if py7zr is missing, or the archive is cut short, damaged or encrypted.
-    """
-    try:
-        import py7zr
-        from py7zr.io import Py7zIO, WriterFactory
-    except ImportError as error:
-        raise SourceError(f"{shown(archive)} is a 7z archive, which takes py7zr to read: pip install 'tensorlite[data]'.") from error
-
-    events: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
-    abandoned = threading.Event()
-
-    def tell(what: str, value: Any) -> None:
-        while not abandoned.is_set():
-            with contextlib.suppress(queue.Full):
-                events.put((what, value), timeout=0.1)
-                return
-        raise _AbandonedError
-
-    class Sink(Py7zIO):
-        written = 0
-
-        def write(self, data: bytes | bytearray) -> int:
-            self.written += len(data)
-            tell("data", bytes(data))
-            return len(data)
-
-        def read(self, size: int | None = None) -> bytes:
-            return b""
-
-        def seek(self, offset: int, whence: int = 0) -> int:
-            return offset
-
-        def flush(self) -> None:
-            pass
-
-        def size(self) -> int:
-            return self.written
-
-    class Sinks(WriterFactory):
-        def create(self, filename: str) -> Py7zIO:
-            tell("member", filename)
-            return Sink()
-
-    def push() -> None:
-        try:
-            file.seek(0)
-            with py7zr.SevenZipFile(file) as opened:
-                if opened.needs_password():
-                    raise _EncryptedError
-                irregular = [info.filename for info in opened.files if not info.is_directory and not info.is_file]
-                for name in irregular:
-                    tell("irregular", name)
-                regular = [info.filename for info in opened.files if not info.is_directory and info.is_file]
-                if regular:
-                    opened.extract(targets=regular, factory=Sinks())
-            tell("end", None)
-        except _AbandonedError:
-            pass
-        except BaseException as error:  # noqa: BLE001 - told to the reading thread, which raises it
-            with contextlib.suppress(_AbandonedError):
-                tell("error", error)
-
-    pending: list[tuple[str, Any]] = []
-
-    def next_event() -> tuple[str, Any]:
-        event = pending.pop() if pending else events.get()
-        if event[0] == "error":
-            raise _seven_zip_error(event[1], archive) from event[1]
-        return event
-
-    def more(size: int) -> bytes:
-        while True:
-            event = next_event()
-            if event[0] != "data":
-                pending.append(event)
-                return b""
-            budget.spend(len(event[1]))
-            if event[1]:
-                return event[1]
-
-    thread = threading.Thread(target=push, daemon=True)
-    thread.start()
-    try:
-        while True:
-            what, name = next_event()
-            if what == "end":
-                return
-            if what == "irregular":
-                yield ZipMember(name, False, False, Reader(lambda size: b""))
-            elif what == "member":
-                content = Reader(more)
-                yield ZipMember(name, True, False, content)
-                content.drain()
-    finally:
-        abandoned.set()
-        thread.join()
-
-
-class _AbandonedError(Exception):
-    """Nobody reads on."""
-
-
-class _EncryptedError(Exception):
-    """The archive wants a password."""
-
-
-def _seven_zip_error(error: BaseException, archive: str) -> BaseException:
-    if isinstance(error, _EncryptedError) or type(error).__name__ == "PasswordRequired":
-        return SourceError(f"{shown(archive)} is encrypted; unpack it with its password and give the folder instead.")
-    if isinstance(error, Exception) and not (isinstance(error, OSError) and error.filename is not None):
-        # py7zr meets damage with whatever it stumbles over: its own errors, IndexError, struct.error, LZMAError, …
-        return SourceError(f"{shown(archive)} is damaged or cannot be read by py7zr: {_sentence(error)}; fetch or copy it again.")
-    return error
-
-
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
     """What an error says, on one line, without the full stop."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
