@@ -61,7 +61,7 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite.profile": {"tensorlite.op", "tensorlite.backend"},
     "tensorlite.testing": ENGINE | {"numpy"},
     "tensorlite": {"tensorlite.*"},
-    "data": {"numpy", "tqdm", "py7zr", "tokenizers", "tiktoken"},
+    "data": {"numpy", "tqdm", "py7zr", "backports", "compression", "tokenizers", "tiktoken"},
     "gpt": {
         "gpt.*",
         "tensorlite",

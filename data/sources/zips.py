@@ -24,6 +24,7 @@ from data.sources.streams import MEMORY, Budget, Engine, Reader, SourceError, Zl
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # the lengths of the name and of what else there is
 _END = struct.Struct("<4s6xH8x2x")  # how many entries the table has
 _END_64 = struct.Struct("<4s28xQ16x20x")  # of more than 65,534; with the locator behind it
+_LONGEST_COMMENT = 0xFFFF  # behind the end record
 _ENCRYPTED, _PATCHED = 0x41, 0x20  # flags
 
 
@@ -59,7 +60,7 @@ def zip_members(file: BinaryIO, archive: str, budget: Budget) -> Iterator[ZipMem
 def _require_all(file: BinaryIO, found: int, archive: str) -> None:
     """zipfile goes by the table's size; how many entries it should have is said as well."""
     size = file.seek(0, 2)
-    start = file.seek(max(0, size - zipfile.sizeEndCentDir - zipfile.ZIP_MAX_COMMENT - _END_64.size))
+    start = file.seek(max(0, size - _END.size - _LONGEST_COMMENT - _END_64.size))
     tail = file.read()
     at = tail.rfind(b"PK\x05\x06")
     (_, promised), modulus = _END.unpack_from(tail, at), 1 << 16  # old programs count no further
@@ -76,9 +77,9 @@ def _content(file: BinaryIO, info: zipfile.ZipInfo, name: str, budget: Budget) -
     if info.flag_bits & _ENCRYPTED:
         raise SourceError(f"{shown(name)} is encrypted; unpack the archive with its password and give the folder instead.")
     if info.flag_bits & _PATCHED or info.compress_type not in _ENGINES:
-        method = zipfile.compressor_names.get(info.compress_type, f"number {info.compress_type}")
         raise SourceError(
-            f"{shown(name)} cannot be read: its compression, {method}, is not known here; unpack it and give the folder instead."
+            f"{shown(name)} cannot be read: its compression, number {info.compress_type}, is not known here; unpack it by hand "
+            "and give the folder instead."
         )
     with _damage(name):
         file.seek(info.header_offset)
