@@ -1,9 +1,10 @@
-"""Which macros each `.cu` file is compiled with: every combination that a pair may ask for."""
+"""Which macros each `.cu` file is compiled with, every combination that a pair may ask for; and how large a block of each kernel may be."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tensorlite.kernels.cuda import adam, attention, clip, cross_entropy, elementwise, embedding, rows, softmax
 from tensorlite.kernels.cuda.attention import variant
 
 TYPES = ("float32", "float16", "bfloat16")
@@ -41,3 +42,27 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "rmsnorm.cu": ROWS,
     "softmax.cu": ONE_TYPE,
 }
+
+# The most threads of a block. The stand-in refuses a launch with more: what the compile test has checked is what is launched.
+THREADS: dict[str, int] = {
+    **dict.fromkeys(("activation_forward", "activation_backward", "add_to_stream", "cast", "dropout"), elementwise.BLOCK),
+    **dict.fromkeys(("layernorm_forward", "layernorm_backward", "rmsnorm_forward", "rmsnorm_backward"), rows.BLOCK),
+    **dict.fromkeys(("attention_forward", "attention_backward_q", "attention_backward_kv", "attention_delta"), attention.THREADS),
+    **dict.fromkeys(("cross_entropy_rows", "cross_entropy_backward"), cross_entropy.threads_for(10**9)),
+    **dict.fromkeys(("softmax_forward", "softmax_backward"), softmax.threads_for(10**9)),
+    **dict.fromkeys(("mark_present", "embedding_backward"), embedding.BLOCK),
+    **dict.fromkeys(("sum_squares", "clip_coefficient", "scale"), clip.THREADS),
+    "adamw": adam.THREADS,
+    "adamw_rates": 32,
+    "cross_entropy_total": 1024,
+    "sum_rows": 1024,
+}
+
+
+def dynamic_shared(kernel: str, defines: dict[str, Any]) -> int:
+    """The most bytes of dynamic shared memory that a block of ``kernel`` is launched with."""
+    if kernel == "embedding_backward":
+        return 4 * embedding.WIDEST
+    if kernel.startswith("attention_") and kernel != "attention_delta":
+        return attention.shared_bytes(kernel.removeprefix("attention_"), defines)
+    return 0

@@ -1,19 +1,25 @@
-"""Every kernel compiled by NVRTC for three generations of GPUs, on a machine that has none; and none of them spills registers."""
+"""Every kernel compiled by NVRTC for six kinds of GPUs, on a machine that has none: none spills registers, and each can be launched."""
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import pytest
+from cupy.cuda import compiler
 from cupy_backends.cuda.libs import nvrtc
 
 from tensorlite.kernels.cuda.compile import FOLDER, OPTIONS, macros, source
 from tests.cuda_on_cpu import KERNEL
-from tests.cuda_variants import VARIANTS
+from tests.cuda_variants import THREADS, VARIANTS, dynamic_shared
 
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")  # A100, H100 and H200, B200
+# A100, RTX 30, RTX 40, H100 and H200, B200, RTX 50: KB of shared memory for all blocks of a multiprocessor. A block may have 1 KB less, and
+# CUDA takes 1 KB of each block for itself. CUDA C++ Programming Guide, table of technical specifications by compute capability.
+SHARED = {"sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228, "sm_100": 228, "sm_120": 100}
 REGISTERS = 255  # of a thread
-STATIC_SHARED = 48 * 1024  # bytes of a block
+ALL_REGISTERS = 65536  # of a multiprocessor, and of a block; a warp takes them in portions of 256
+STATIC_SHARED = 48 * 1024  # bytes of a block, unless it asks for more as dynamic ones
+CUPYS = ("-ftz=true",)  # what CuPy adds to the options of every compile
 
 PER_KERNEL = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
@@ -26,7 +32,7 @@ def compile_for(architecture, text, defines):
     """PTX, cubin and what the assembler says about them."""
     program = nvrtc.createProgram(text, "kernel.cu", (), ())
     try:
-        options = (f"--gpu-architecture={architecture}", "--ptxas-options=-v", *OPTIONS, *macros(defines))
+        options = (f"--gpu-architecture={architecture}", "--ptxas-options=-v", *CUPYS, *OPTIONS, *macros(defines))
         try:
             nvrtc.compileProgram(program, options)
         except nvrtc.NVRTCError as error:
@@ -36,25 +42,79 @@ def compile_for(architecture, text, defines):
         nvrtc.destroyProgram(program)
 
 
-def test_every_file_has_its_variants():
+def report(log):
+    """{kernel: (bytes of stack, of spill stores, of spill loads, registers of a thread, bytes of static shared memory)}"""
+    found = {}
+    for name, *numbers, rest in PER_KERNEL.findall(log):
+        shared = re.search(r"(\d+) bytes smem", rest)
+        found[name] = (*map(int, numbers), int(shared[1]) if shared else 0)
+    return found
+
+
+def check_launch(name, architecture, threads, registers, static, dynamic):
+    """A block of this size can be there."""
+    portion = -(-registers * 32 // 256) * 256
+    assert portion * (threads // 32) <= ALL_REGISTERS, f"{name}: {threads} threads of {registers} registers are too many for a block"
+    assert static <= STATIC_SHARED, f"{name}: {static} bytes of static shared memory"
+    most = (SHARED[architecture] - 1) * 1024
+    assert static + dynamic <= most, f"{name}: {static + dynamic} bytes of shared memory, {architecture} has {most} for a block"
+
+
+def test_every_file_has_its_variants_and_every_kernel_its_threads():
     assert {path.name for path in FOLDER.glob("*.cu")} == set(VARIANTS)
+    assert {kernel for file in VARIANTS for kernel in KERNEL.findall(source(file))} == set(THREADS)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", SHARED)
 @pytest.mark.parametrize("file, defines", [(file, defines) for file, several in VARIANTS.items() for defines in several], ids=str)
-def test_kernels_compile_without_spills(file, defines, architecture, record_property):
+def test_kernels_compile_without_spills_and_can_be_launched(file, defines, architecture, record_property):
     ptx, cubin, log = compile_for(architecture, source(file), defines)
-    kernels = KERNEL.findall(source(file))
-    used = {name: (*map(int, numbers), rest) for name, *numbers, rest in PER_KERNEL.findall(log)}
+    kernels, used = KERNEL.findall(source(file)), report(log)
     assert set(used) == set(kernels), log
-    for name, (stack, stores, loads, registers, rest) in used.items():
+    for name, (stack, stores, loads, registers, shared) in used.items():
         assert (stores, loads) == (0, 0), f"{name} spills: {stores} bytes written, {loads} read"
         assert stack == 0, f"{name} keeps an array of {stack} bytes in memory that was meant for registers"
-        shared = int(match[1]) if (match := re.search(r"(\d+) bytes smem", rest)) else 0
-        assert registers <= REGISTERS and shared <= STATIC_SHARED
+        assert registers <= REGISTERS
+        check_launch(name, architecture, THREADS[name], registers, shared, dynamic_shared(name, defines))
         record_property("cuda", (f"{file} {name}", architecture, registers, shared))
         assert f".visible .entry {name}(" in (ptx if isinstance(ptx, str) else ptx.decode())
     assert cubin[:4] == b"\x7fELF"
+
+
+def test_the_options_are_those_that_cupy_adds():
+    """Read in the source of the CuPy that is installed."""
+    assert "options += ('-ftz=true',)" in inspect.getsource(compiler._compile_with_cache_cuda)
+    ptx, _, _ = compile_for("sm_90", 'extern "C" __global__ void test(float* x) { x[0] *= x[1]; }', {})
+    assert "mul.ftz.f32" in (ptx if isinstance(ptx, str) else ptx.decode())
+
+
+def test_launches_that_cannot_be_are_seen():
+    """Faults planted: as many threads as such registers do not allow, and more shared memory than a GeForce has."""
+    names = range(100)
+    body = " ".join([*(f"float a{i} = x[{i}];" for i in names), "__syncthreads();", *(f"x[{i}] = a{i} - a{(i + 1) % 100};" for i in names)])
+    _, _, log = compile_for("sm_90", f'extern "C" __global__ void test(volatile float* x) {{ {body} }}', {})
+    _, _, _, registers, static = report(log)["test"]
+    check_launch("test", "sm_90", 512, registers, static, 0)
+    with pytest.raises(AssertionError, match=r"1024 threads of 1\d\d registers are too many for a block"):
+        check_launch("test", "sm_90", 1024, registers, static, 0)
+    body = "__shared__ float s[8192]; s[threadIdx.x] = x[0]; __syncthreads(); x[1] = s[int(x[2])];"
+    _, _, log = compile_for("sm_86", f'extern "C" __global__ void test(volatile float* x) {{ {body} }}', {})
+    _, _, _, registers, static = report(log)["test"]
+    assert static == 32768
+    check_launch("test", "sm_90", 32, registers, static, 68 * 1024)
+    check_launch("test", "sm_86", 32, registers, static, 67 * 1024)
+    with pytest.raises(AssertionError, match="102400 bytes of shared memory, sm_86 has 101376 for a block"):
+        check_launch("test", "sm_86", 32, registers, static, 68 * 1024)
+
+
+def test_a_larger_launch_than_was_checked_is_refused(standin):
+    """A fault planted: a kernel is launched with more threads than the table says."""
+    text = 'extern "C" __global__ void adamw(float* x) { x[threadIdx.x] = 1; }'
+    kernel = standin.RawModule(code=text, options=()).get_function("adamw")
+    x = standin.zeros(512, "float32")
+    kernel((1,), (THREADS["adamw"],), (x,))
+    with pytest.raises(AssertionError, match="more than the table of variants says"):
+        kernel((1,), (2 * THREADS["adamw"],), (x,))
 
 
 def test_a_kernel_that_needs_too_many_registers_is_seen_to_spill():

@@ -206,6 +206,63 @@ def test_philox_gives_the_published_numbers():
         assert tuple(y.tolist()) == expected
 
 
+# --- what the hardware does not forgive -------------------------------------------------------------------
+
+WIDE = {  # reads of 16 and of 8 bytes, and a write
+    "load4, float32": ("y[threadIdx.x] = load4(x + {by}).x;", 4),
+    "load4, bfloat16": ("y[threadIdx.x] = load4(reinterpret_cast<const bfloat16*>(x) + {by}).x;", 4),
+    "load_chunk": ("y[threadIdx.x] = load(load_chunk(reinterpret_cast<const float16*>(x) + {by}).numbers[0]);", 8),
+    "store4": ("store4(y + 4 * threadIdx.x + {by}, make_float4(1, 2, 3, 4));", 4),
+    "store2": ("store2(reinterpret_cast<float16*>(y) + 2 * threadIdx.x + {by}, 1, 2);", 2),
+    "uint4": ("y[threadIdx.x] = reinterpret_cast<const uint4*>(x + {by})->w;", 4),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_wide_access_that_is_not_aligned_is_stopped(name):
+    body, numbers_at_once = WIDE[name]
+    for by in range(2 * numbers_at_once + 1):
+        x, y = np.zeros(256, np.float32), np.zeros(256, np.float32)
+        if by % numbers_at_once == 0:
+            run(body.replace("{by}", str(by)), x, y, block=32)
+        else:
+            with pytest.raises(KernelError, match="at an address that is not a multiple of their size"):
+                run(body.replace("{by}", str(by)), x, y, block=32)
+
+
+def test_rows_for_the_tensor_cores_begin_at_multiples_of_16_bytes():
+    body = """unsigned words[4];
+    load_matrices(words, reinterpret_cast<const char*>(x) + {by});
+    y[threadIdx.x] = words[0];"""
+    text = source("mma.cuh") + 'extern "C" __global__ void test(float* x, float* y, int n) {' + body + "}"
+    x, y = np.zeros(256, np.float32), np.zeros(32, np.float32)
+    arguments = x.ctypes.data, y.ctypes.data, np.int32(0)
+    load(text.replace("{by}", "16")).launch("test", (1,), (32,), arguments)
+    with pytest.raises(KernelError, match="rows that begin at multiples of 16 bytes"):
+        load(text.replace("{by}", "8")).launch("test", (1,), (32,), arguments)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_denormal_numbers_are_0_as_ftz_makes_them(order):
+    """In every thread, and after each of its meetings; and the host's own arithmetic keeps them."""
+    x, y = np.full(64, 1e-40, np.float32), np.full(64, np.nan, np.float32)
+    body = (
+        "float s = x[threadIdx.x] * {f}; __syncthreads(); y[threadIdx.x] = s + x[threadIdx.x] * {f}; __syncwarp(); y[threadIdx.x] *= 1e30f;"
+    )
+    for factor in ("1e9f", "1.0f"):
+        np.testing.assert_array_equal(run(body.replace("{f}", factor), x, y, order=order), np.zeros(64))
+    tiny = np.full(64, 1e-20, np.float32)
+    np.testing.assert_array_equal(run("y[threadIdx.x] = x[threadIdx.x] * 1e-20f * 1e20f;", tiny, y, order=order), np.zeros(64))
+    assert (x * np.float32(1) > 0).all()
+
+
+def test_small_numbers_of_half_precision_are_kept():
+    """They are normal numbers in float32; a conversion does not flush them, on a GPU neither."""
+    x, y = np.full(32, 6e-8, np.float32), np.zeros(32, np.float32)
+    run("float16 h; store(h, x[threadIdx.x]); y[threadIdx.x] = load(h);", x, y, block=32)
+    np.testing.assert_array_equal(y, x.astype(np.float16).astype(np.float32))
+
+
 # --- memory of others --------------------------------------------------------------------------------------
 
 SHIFT = 'extern "C" __global__ void shift(const float* x, float* y, int by) { y[threadIdx.x] = x[int(threadIdx.x) + by]; }'

@@ -41,6 +41,8 @@ FLAGS = (
     "-U_FORTIFY_SOURCE",
     "-ftrivial-auto-var-init=pattern",
     "-fno-strict-aliasing",
+    "-fsanitize=alignment",  # a trap where an address is not a multiple of what its type asks for
+    "-fsanitize-undefined-trap-on-error",
 )
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-clobbered")
 KINDS = {"i": np.int32, "u": np.uint32, "l": np.int64, "f": np.float32}

@@ -11,6 +11,8 @@
 //   __shfl_*_sync, …       wait until the 32 threads of the warp are here, then exchange; the mask must name all of them
 //   atomicAdd, …           the plain operation: one fibre runs at a time
 //   copies to shared       take place when the thread waits for them: until then poison is read
+//   a wide read or write   at an address that is not a multiple of its size is an error, as on a GPU, where x86 would forgive it
+//   denormal numbers       are 0, read and written: CuPy compiles with -ftz=true
 //   memory of others       a page that may not be touched (see fenced() in __init__.py) is an error of the thread that touches it
 //
 // What the hardware has beyond C++ (conversions to half precision, tensor cores) is in common.cuh and mma.cuh, which have
@@ -41,9 +43,9 @@
 #define __shared__ static __attribute__((section("cuda_shared"), aligned(16)))
 
 struct dim3 { unsigned x, y, z; };
-struct uint2 { unsigned x, y; };
-struct uint4 { unsigned x, y, z, w; };
-struct int2 { int x, y; };
+struct __attribute__((aligned(8))) uint2 { unsigned x, y; };
+struct __attribute__((aligned(16))) uint4 { unsigned x, y, z, w; };
+struct __attribute__((aligned(8))) int2 { int x, y; };
 struct __attribute__((aligned(16))) int4 { int x, y, z, w; };
 struct __attribute__((aligned(8))) float2 { float x, y; };
 struct __attribute__((aligned(16))) float4 { float x, y, z, w; };
@@ -225,8 +227,9 @@ inline void run_block(const int* order) {
                      block_index.x, block_index.y, block_index.z, dynamic_shared_bytes);
 }
 
-/// Takes the place of the system's answer to a wrong address.
-inline void on_wrong_address(int, siginfo_t* what, void*) {
+/// Takes the place of the system's answer to a wrong address, or to the compiler's own check of alignment (-fsanitize=alignment).
+inline void on_wrong_address(int signal, siginfo_t* what, void*) {
+    if (signal == SIGILL || signal == SIGTRAP) fail("reads or writes several numbers at once at an address that is not a multiple of their size");
     char text[64];
     snprintf(text, sizeof text, "touches address %p, which is in none of its arrays", what->si_addr);
     fail(text);
@@ -234,18 +237,35 @@ inline void on_wrong_address(int, siginfo_t* what, void*) {
 
 /// While it lives, a wrong address is an error like others.
 struct Watch {
-    struct sigaction before[2];
+    static constexpr int SIGNALS[] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP};
+    struct sigaction before[4];
     Watch() {
         struct sigaction ours = {};
         ours.sa_sigaction = on_wrong_address;
         ours.sa_flags = SA_SIGINFO | SA_NODEFER;  // fail() never returns, so the signal must not stay blocked
-        sigaction(SIGSEGV, &ours, &before[0]);
-        sigaction(SIGBUS, &ours, &before[1]);
+        for (int i = 0; i < 4; i++) sigaction(SIGNALS[i], &ours, &before[i]);
     }
     ~Watch() {
-        sigaction(SIGSEGV, &before[0], nullptr);
-        sigaction(SIGBUS, &before[1], nullptr);
+        for (int i = 0; i < 4; i++) sigaction(SIGNALS[i], &before[i], nullptr);
     }
+};
+
+/// While it lives, numbers too small to be normal are 0, where they are read and where they result. A fibre begins with what is set here.
+struct FlushToZero {
+#if defined(__SSE2__)
+    unsigned before = __builtin_ia32_stmxcsr();
+    FlushToZero() { __builtin_ia32_ldmxcsr(before | 0x8040); }  // FTZ and DAZ
+    ~FlushToZero() { __builtin_ia32_ldmxcsr(before); }
+#elif defined(__aarch64__)
+    uint64_t before;
+    FlushToZero() {
+        asm volatile("mrs %0, fpcr" : "=r"(before));
+        asm volatile("msr fpcr, %0" ::"r"(before | 1ull << 24));  // FZ
+    }
+    ~FlushToZero() { asm volatile("msr fpcr, %0" ::"r"(before)); }
+#else
+#error "How are denormal numbers flushed on this processor?"
+#endif
 };
 
 /// Run a grid. `order`: the order in which the threads of a block get their turns; blocks run in ascending order, or descending.
@@ -272,6 +292,7 @@ inline const char* launch(void (*kernel)(void**), void** args, const unsigned* g
     dynamic_shared_bytes = shared_bytes;
     dynamic_shared = static_cast<char*>(aligned_alloc(128, (shared_bytes + RED_ZONE + 127) / 128 * 128));
     Watch watch;
+    FlushToZero flush;
     unsigned long long blocks = 1ull * grid[0] * grid[1] * grid[2];
     for (unsigned long long i = 0; i < blocks && !error[0]; i++) {
         unsigned long long n = blocks_descending ? blocks - 1 - i : i;

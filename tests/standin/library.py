@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tests import cuda_on_cpu
+from tests.cuda_variants import THREADS, dynamic_shared
 from tests.standin import cublas
 from tests.standin import machine as state
 from tests.standin.array import ndarray, unwrap, wrap
@@ -202,19 +203,22 @@ class RawModule:
         if code is None or backend != "nvrtc" or not isinstance(options, tuple):
             raise TypeError("the stand-in takes RawModule(code=..., options=(...), backend='nvrtc').")
         self._module = cuda_on_cpu.load(code, options)
+        defines = dict(option[2:].split("=") for option in options if option.startswith("-D"))
+        self._defines = {name: int(value) if value.isdigit() else value for name, value in defines.items()}
 
     def get_function(self, name: str) -> RawKernel:
         """One of its kernels."""
         if name not in self._module.kernels:
             raise ValueError(f"named symbol not found: {name}")
-        return RawKernel(self._module, name)
+        most = (THREADS[name], dynamic_shared(name, self._defines)) if name in THREADS else (1024, 227 * 1024)
+        return RawKernel(self._module, name, *most)
 
 
 class RawKernel:
     """A kernel, called with a grid, a block and arguments whose types are those of the source."""
 
-    def __init__(self, module: cuda_on_cpu.Module, name: str) -> None:
-        self._module, self.name = module, name
+    def __init__(self, module: cuda_on_cpu.Module, name: str, most_threads: int, most_shared: int) -> None:
+        self._module, self.name, self._most_threads, self._most_shared = module, name, most_threads, most_shared
         self.max_dynamic_shared_size_bytes = cuda_on_cpu.STATIC_LIMIT
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
@@ -222,6 +226,11 @@ class RawKernel:
             raise ValueError(f"invalid launch of {self.name}: grid {grid}, block {block}")
         if any(n > most for n, most in zip(grid, LARGEST_GRID, strict=False)):
             raise state.CUDARuntimeError(1)  # cudaErrorInvalidValue
+        if int(np.prod(block)) > self._most_threads or shared_mem > self._most_shared:
+            raise AssertionError(
+                f"{self.name} is launched with {block} threads and {shared_mem} bytes of shared memory, more than the table of "
+                "variants says and the compile test has checked."
+            )
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise ValueError(f"{self.name} asks for {shared_mem} bytes of shared memory; max_dynamic_shared_size_bytes was not raised.")
         arrays = [arg for arg in args if isinstance(arg, ndarray)]

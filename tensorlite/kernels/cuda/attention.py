@@ -87,7 +87,7 @@ class Launch:
     def forward(self, q: Array, k: Array, v: Array, y: Array) -> Array:
         """Writes y (B, T, H, D); returns log₂ Σ exp of each row of scores, (B, H, T) with T rounded up."""
         lse = self._a_number_for_each_query()
-        self._run("forward", self.heads.T, 1, (q, k, v, y, lse))
+        self._run("forward", self.heads.T, (q, k, v, y, lse))
         return lse
 
     def backward(self, dy: Array, q: Array, k: Array, v: Array, y: Array, lse: Array, dq: Array, dk: Array, dv: Array) -> None:
@@ -96,20 +96,19 @@ class Launch:
         dy = self.xp.ascontiguousarray(dy, self.dtype)
         sums = kernel("attention.cu", "attention_delta", **self.macros)
         sums(-(-delta.size * 8 // THREADS), THREADS, (dy, y, delta, heads.T, heads.H, delta.size))
-        self._run("backward_q", heads.T, 2, (q, k, v, dy, lse, delta, dq))
-        self._run("backward_kv", heads.S, 2, (q, k, v, dy, lse, delta, dk, dv))
+        self._run("backward_q", heads.T, (q, k, v, dy, lse, delta, dq))
+        self._run("backward_kv", heads.S, (q, k, v, dy, lse, delta, dk, dv))
 
     def _a_number_for_each_query(self) -> Array:
         heads = self.heads
         return self.xp.empty((heads.B, heads.H, -(-heads.T // 64) * 64), "float32")
 
-    def _run(self, name: str, length: int, tiles_owned: int, arrays: tuple[Array, ...]) -> None:
-        """Blocks for tiles of ``length`` positions of every head; a block holds its own tiles, and twice two that it meets."""
+    def _run(self, name: str, length: int, arrays: tuple[Array, ...]) -> None:
+        """Blocks for tiles of ``length`` positions of every head."""
         prefix = name.removeprefix("backward_").upper()
-        own, step = 16 * WARPS * self.macros[f"{prefix}_M"], 8 * self.macros[f"{prefix}_N"]
-        shared = (tiles_owned * own + 4 * step) * row_bytes(self.dtype.itemsize, self.heads.D)
+        own = 16 * WARPS * self.macros[f"{prefix}_M"]
         run = kernel("attention.cu", f"attention_{name}", **self.macros)
-        run(-(-length // own) * self.heads.B * self.heads.H, THREADS, (*arrays, *self.told), shared)
+        run(-(-length // own) * self.heads.B * self.heads.H, THREADS, (*arrays, *self.told), shared_bytes(name, self.macros))
 
 
 def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False) -> dict[str, Any]:
@@ -126,6 +125,14 @@ def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False) -> di
     sizes = zip(("FORWARD", "Q", "KV"), small if D <= 64 else large, strict=True)
     macros = {f"{name}_{letter}": number for name, pair in sizes for letter, number in zip("MN", pair, strict=True)}
     return {"Real": dtype, "HEAD_SIZE": D, "TENSOR_CORES": int(half or tf32), "DROPOUT": int(dropout), **macros}
+
+
+def shared_bytes(name: str, macros: dict[str, Any]) -> int:
+    """What a block of attention_``name`` holds: its own tiles, one in forward and two in backward, and twice the two that it meets."""
+    prefix = name.removeprefix("backward_").upper()
+    own, step = 16 * WARPS * macros[f"{prefix}_M"], 8 * macros[f"{prefix}_N"]
+    itemsize = 4 if macros["Real"] == "float32" else 2
+    return ((1 if name == "forward" else 2) * own + 4 * step) * row_bytes(itemsize, macros["HEAD_SIZE"])
 
 
 def row_bytes(itemsize: int, D: int) -> int:

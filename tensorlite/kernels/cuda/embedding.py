@@ -18,6 +18,7 @@ from tensorlite.ops.embedding import embedding
 
 BLOCK = 256
 BLOCKS = 4096  # about as many as keep a GPU busy; a vocabulary below that shares the batch out in stretches
+WIDEST = 8192  # numbers in a row: their sums take 32 KB of shared memory
 NONE = -1  # no row is skipped
 
 
@@ -42,13 +43,13 @@ def embedding_backward(dy: Array, saved: Any) -> tuple[None, Array]:
 
 
 def supports(ids: Array, weight: Array, padding_idx: int | None = None) -> bool:
-    """A table in float32 and integer ids; rows of up to 8192 numbers, whose sums fit in shared memory."""
+    """A table in float32 and integer ids; rows of up to `WIDEST` numbers, whose sums fit in shared memory."""
     return (
         on_gpu(weight, types=("float32",))
         and on_gpu(ids, types=("int64", "int32", "uint16", "uint8"))
         and weight.ndim == 2
         and weight.size > 0
-        and weight.shape[1] <= 8192
+        and weight.shape[1] <= WIDEST
     )
 
 

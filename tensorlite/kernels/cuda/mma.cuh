@@ -48,6 +48,7 @@ template <bool TRANSPOSED = false>
 __device__ inline void load_matrices(unsigned (&words)[4], const void* row) {
     const void* const* rows = cuda_on_cpu::gather(row, "ldmatrix");
     int lane = lane_number();
+    if (reinterpret_cast<uintptr_t>(row) % 16) cuda_on_cpu::fail("load_matrices reads rows that begin at multiples of 16 bytes");
     for (int i = 0; i < 4; i++) {
         const unsigned short* halves[2];
         for (int j = 0; j < 2; j++) {
