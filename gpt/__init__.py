@@ -11,7 +11,7 @@ finetuning/                what a trained model can be taught next: another text
 writing/                   one token at a time: keys and values remembered, a choice made, bytes put together to characters
 plots/                     curves and maps
 
-options, arguments         the command line; errors: one sentence for a user's mistake, a traceback for ours; sizes: bytes in words
+options, arguments, advice     the command line; errors: one sentence for a user's mistake, a traceback for ours; sizes: bytes in words
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from gpt.config import nearest
+from gpt.advice import meant
 from gpt.errors import fail
 from gpt.writing.sampling import Sampling
 from tensorlite.backend import Device
@@ -25,10 +25,10 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: always.
         """
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
         if message.startswith("unrecognized") and unknown.startswith("-"):
-            meant = nearest(unknown, self._option_string_actions)
-            message = f"unknown option {unknown}: " + (f"did you mean {meant}?" if meant else "see --help.")
+            advice = meant(unknown, self._option_string_actions)
+            message = f"unknown option {unknown}: " + (f"did you mean {advice}?" if advice else "see --help.")
         fail(message)
 
 

@@ -122,6 +122,8 @@ class TrainConfig:
         require_name("preset", self.preset, PRESETS)
         require_name("schedule", self.schedule, SCHEDULES)
         require_name("precision", self.precision, PRECISIONS)
+        if self.out == "":
+            raise ValueError("out must be the name of a folder, got an empty one.")
         if self.cuda_graph not in (True, False, "auto"):
             raise ValueError(f"cuda_graph is auto, true or false, got {self.cuda_graph!r}.")
         if self.memory_limit is not None and not self.memory_limit > 0:

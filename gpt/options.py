@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from gpt.config import GPTConfig, TrainConfig, from_preset, nearest
+from gpt.advice import meant
+from gpt.config import GPTConfig, TrainConfig, from_preset
 from gpt.errors import fail
 
 if TYPE_CHECKING:  # imported when a command line is read: whoever brings a dataclass of their own can do without it
@@ -108,7 +109,9 @@ def _parser(prog: str, description: str, actions: Sequence[str], groups: Sequenc
             if option.name in group.without:
                 continue
             takes: dict[str, Any] = {"type": types[option.name]}
-            if takes["type"] == Sequence[str] | None:
+            if takes["type"] == str | None:
+                takes = {"type": str}  # a name is what it says: as an optional text, null, ~ and #x would be YAML for nothing
+            elif takes["type"] == Sequence[str] | None:
                 takes = {"type": str, "nargs": "+"}  # several words, as in a shell, and no brackets
             default = group.defaults.get(option.name, option.default)
             add("--" + option.name.replace("_", "-"), **takes, default=default, help=option.metadata["help"])
@@ -135,5 +138,5 @@ def _explain(message: str, parser: ArgumentParser) -> str:
         known = [name.removeprefix("--").replace("-", "_") for name in known]
     else:
         return message + "."
-    meant = nearest(found[1], known)
-    return f"unknown option {found[1]}: " + (f"did you mean {meant}?" if meant else "see --help.")
+    advice = meant(found[1], known)
+    return f"unknown option {found[1]}: " + (f"did you mean {advice}?" if advice else "see --help.")

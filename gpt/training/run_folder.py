@@ -53,6 +53,8 @@ class RunFolder:
     """
 
     def __init__(self, wanted: Path) -> None:
+        if wanted == Path("~"):
+            fail("the home folder is no run's: name one for the run, such as --out ~/runs/mine.")
         self.wanted = wanted = expanded(wanted)
         self.logged = 0
         self._complained = False
