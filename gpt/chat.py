@@ -3,12 +3,14 @@
 A model that was taught to answer has a template beside its weights (`gpt.writing.template`); it sees the conversation in that form and
 stops when it is your turn. Any other model goes on with the text: what you type is added to it, an empty line lets it write on.
 
-While it writes, Ctrl-C stops it; at your turn, Ctrl-D leaves.
+A line that begins with / is a command; two of them send a message that begins with one. While it writes, Ctrl-C stops it; at your turn,
+Ctrl-D leaves.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -117,6 +119,12 @@ class Conversation:
         return "".join(text for text, _ in self.template.render(self.messages)) if self.template else self.text
 
 
+def _not_utf8(line: str) -> str:
+    """Which byte of what was typed is none of a character; nothing where all are. See `_take_any_bytes`."""
+    found = next(((place, char) for place, char in enumerate(line) if "\udc80" <= char <= "\udcff"), None)
+    return f"byte 0x{ord(found[1]) - 0xDC00:02x} after {found[0]:,} characters" if found else ""
+
+
 def _stripped(pieces: Iterator[str]) -> Iterator[str]:
     """The same text without the white space around it: what may be its end waits until something follows."""
     begun, waiting = False, ""
@@ -156,8 +164,11 @@ class Chat:
     def _turn(self) -> bool:
         """Ask once and answer; False when the user wants to leave."""
         line = input("> ")
-        if not line.startswith("/"):
-            self._converse(line)
+        if broken := _not_utf8(line):
+            print(f"error: this line is not UTF-8 text, and was not sent: {broken}.")
+            return True
+        if not line.startswith("/") or line.startswith("//"):
+            self._converse(line.removeprefix("/"))
             return True
         name, _, argument = line.partition(" ")
         answer = self.commands.get(name, self._unknown)(argument.strip())
@@ -208,13 +219,13 @@ class Chat:
 
     def _help(self, _: str) -> str:
         kind = "It answers." if self.conversation.template else "It goes on with your text; an empty line lets it write on."
-        return f"{kind}  /reset  /temperature T  /save FILE  /help  /quit"
+        return f"{kind}  /reset  /temperature T  /save FILE  /help  /quit  (a message that begins with / is sent by //)"
 
     def _quit(self, _: str) -> None:
         return None
 
     def _unknown(self, _: str) -> str:
-        return f"error: there is no such command; there are {' '.join(self.commands)}."
+        return f"error: there is no such command; there are {' '.join(self.commands)}, and // before a message that begins with /."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -241,9 +252,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         context_keep=options.context_keep,
         sampling=sampling,
     )
+    _take_any_bytes()
     _edit_lines()
     with suitable_threads(model):
         Chat(conversation).run()
+
+
+def _take_any_bytes() -> None:
+    """Let a byte that is no character come in as half a surrogate pair, so that it can be refused by name."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def _edit_lines() -> None:

@@ -291,7 +291,7 @@ def test_modes_are_the_programs(run: Path, capsys: pytest.CaptureFixture):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--mode is missing: it is one of train, generate, chat, finetune."),
+        ([], "--mode is missing: it is one of train, generate, chat, finetune, classify."),
         (["--mode"], "--mode is missing"),
         (["--mode", "genrate"], "there is no mode 'genrate': did you mean generate?"),
         (["--mode", "x"], "it is one of train"),
@@ -306,3 +306,39 @@ def test_modes_that_are_not(capsys: pytest.CaptureFixture, argv: list[str], mess
 def test_help_lists_the_modes(capsys: pytest.CaptureFixture):
     assert gpt_main.main(["--help"]) == 0
     assert "finetune" in capsys.readouterr().out
+
+
+# --- what is typed --------------------------------------------------------------------------------------
+
+
+def test_bytes_that_are_no_text_are_refused_and_the_chat_goes_on(run: Path) -> None:
+    command = [sys.executable, "-m", "gpt.chat", "--checkpoint", run, "--max-new-tokens", "3"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    typed = "naïve ".encode() + b"\xff\n/save ~nobody-of-this-name/x\n/save a\0b\nthe\n"
+    done = subprocess.run(command, cwd=ROOT, input=typed, capture_output=True, timeout=PATIENCE, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    said = done.stdout.decode()
+    assert "error: this line is not UTF-8 text, and was not sent: byte 0xff after 6 characters." in said
+    assert "error: ~nobody-of-this-name/x: there is no home folder" in said
+    assert "error: 'a\\x00b'" in said
+    assert len(said.rsplit("> ", 2)[1]) == 4, "and the last line is answered"
+
+
+def test_such_bytes_at_a_terminal(run: Path) -> None:
+    terminal = Terminal("-m", "gpt.chat", "--checkpoint", run, "--max-new-tokens", 3)
+    terminal.until("> ")
+    os.write(terminal.screen, b"the \xff\n")
+    assert "this line is not UTF-8 text, and was not sent: byte 0xff after 4 characters." in terminal.until("\n> ")
+    terminal.type("/quit\n")
+    assert terminal.exit_code() == 0
+
+
+def test_a_message_that_begins_with_a_slash(told: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    lines = iter(["//the /fox", "/fox", "/help", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    Chat(Conversation(make(), CharTokenizer.train("/ \nthe quick brown fox"))).run()
+    assert [prompt for prompt, _ in told] == ["/the /fox"]
+    said = capsys.readouterr().out
+    assert "there is no such command; there are /reset" in said
+    assert "and // before a message that begins with /." in said
+    assert said.count("(a message that begins with / is sent by //)") == 2, "at the beginning, and when asked for help"
