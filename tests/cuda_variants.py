@@ -26,12 +26,17 @@ ATTENTION: list[dict[str, Any]] = [
     *(variant("float32", D, tf32=True) for D in (64, 128)),
     *(variant("bfloat16", D) for D in (32, 80)),
 ]
+# A GPU with little shared memory gets other tiles for these.
+OTHER_TILES: list[dict[str, Any]] = [
+    variant(real, D, dropout=dropout, little_shared=True)
+    for real, D, dropout in (("float16", 64, False), ("bfloat16", 64, False), ("bfloat16", 64, True), ("bfloat16", 32, False))
+]
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "activation.cu": CURVES,
     "adam.cu": [{}],
     "arithmetic.cu": [{"Half": half} for half in TYPES[1:]],
-    "attention.cu": ATTENTION,
+    "attention.cu": ATTENTION + OTHER_TILES,
     "cast.cu": [{"Half": half} for half in TYPES[1:]],
     "clip.cu": [{}],
     "columns.cu": ONE_TYPE,

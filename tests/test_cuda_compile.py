@@ -9,6 +9,7 @@ import pytest
 from cupy.cuda import compiler
 from cupy_backends.cuda.libs import nvrtc
 
+from tensorlite.kernels.cuda.attention import LITTLE_SHARED, variant
 from tensorlite.kernels.cuda.compile import FOLDER, OPTIONS, macros, source
 from tests.cuda_on_cpu import KERNEL
 from tests.cuda_variants import THREADS, VARIANTS, dynamic_shared
@@ -105,6 +106,21 @@ def test_launches_that_cannot_be_are_seen():
     check_launch("test", "sm_86", 32, registers, static, 67 * 1024)
     with pytest.raises(AssertionError, match="102400 bytes of shared memory, sm_86 has 101376 for a block"):
         check_launch("test", "sm_86", 32, registers, static, 68 * 1024)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_two_blocks_of_attention_fit_on_every_kind_of_gpu(dropout):
+    """In half precision, for heads of up to 64 numbers."""
+    for architecture, kilobytes in SHARED.items():
+        little = int(architecture.removeprefix("sm_")) in LITTLE_SHARED
+        defines = variant("bfloat16", 64, dropout=dropout, little_shared=little)
+        _, _, log = compile_for(architecture, source("attention.cu"), defines)
+        for name, (_, _, _, registers, static) in report(log).items():
+            shared = static + dynamic_shared(name, defines) + 1024
+            check_launch(name, architecture, 2 * THREADS[name], registers, static, 0)
+            assert 2 * shared <= kilobytes * 1024, f"{name} for {architecture}: {shared} bytes, twice"
+    too_large = variant("bfloat16", 64, dropout=dropout)
+    assert 2 * dynamic_shared("attention_backward_q", too_large) > 100 * 1024, "then the other tiles are of no use"
 
 
 def test_a_larger_launch_than_was_checked_is_refused(standin):

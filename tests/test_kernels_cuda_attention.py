@@ -4,6 +4,7 @@ the book in float64; dropout against the same bits drawn here; and faults that m
 from __future__ import annotations
 
 import functools
+import itertools
 from unittest import mock
 
 import numpy as np
@@ -352,11 +353,24 @@ def test_gpus_older_than_their_instructions_are_left_to_the_book(standin):
 @pytest.mark.parametrize("dtype, itemsize", [("float32", 4), ("bfloat16", 2)])
 @pytest.mark.parametrize("D", range(8, 129, 8))
 def test_no_block_asks_for_more_shared_memory_than_small_gpus_have(dtype, itemsize, D):
-    for dropout in (False, True):
-        sizes = cuda_attention.variant(dtype, D, dropout=dropout)
+    for dropout, little in itertools.product((False, True), repeat=2):
+        sizes = cuda_attention.variant(dtype, D, dropout=dropout, little_shared=little)
         for name, owned in (("FORWARD", 1), ("Q", 2), ("KV", 2)):
             rows = owned * 64 * sizes[f"{name}_M"] + 4 * 8 * sizes[f"{name}_N"]
             assert rows * cuda_attention.row_bytes(itemsize, D) <= 99 * 1024
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind, D, T", [("bfloat16", 64, 130), ("float16", 32, 65), ("bfloat16", 80, 33)])
+def test_the_tiles_of_gpus_with_little_shared_memory(kind, D, T, order, standin):
+    machine.machine.compute_capability = (8, 9)
+    qkv, dy = numbers(1, T, 3 * 2 * D, kind=kind, seed=1), numbers(1, T, 2 * D, kind=kind, seed=2)
+    launches = []
+    with mock.patch.object(cuda_attention, "variant", side_effect=cuda_attention.variant) as asked:
+        found = self_attention(standin, qkv, dy, 2, kind, order)
+        launches += asked.mock_calls
+    assert all(call.args[-1] is True for call in launches) and launches
+    assert_close(found, self_attention_by_the_book(qkv, dy, 2), kind)
 
 
 def with_fault(name, old, new, which):

@@ -20,6 +20,7 @@ from tensorlite.ops.attention import attention
 
 WARPS, THREADS = 4, 128  # of a block, as in attention.cu
 LARGEST_HEAD = 128
+LITTLE_SHARED = {86, 89, 120, 121}  # GeForce: 100 KB of shared memory a multiprocessor, where an A100 has 164
 AMPERE = 80  # compute capability 8.0
 
 
@@ -82,7 +83,8 @@ class Launch:
         scale = 1 / math.sqrt(heads.D) if heads.scale is None else float(heads.scale)
         sizes = (heads.T, heads.S, heads.H, heads.row)
         self.told = (*sizes, scale, int(heads.is_causal), key, call, threshold, factor)
-        self.macros = variant(q.dtype.name, heads.D, precision.current() == "tf32", bool(dropout_p))
+        little_shared = int(q.device.compute_capability) in LITTLE_SHARED
+        self.macros = variant(q.dtype.name, heads.D, precision.current() == "tf32", bool(dropout_p), little_shared)
 
     def forward(self, q: Array, k: Array, v: Array, y: Array) -> Array:
         """Writes y (B, T, H, D); returns log₂ Σ exp of each row of scores, (B, H, T) with T rounded up."""
@@ -111,14 +113,18 @@ class Launch:
         run(-(-length // own) * self.heads.B * self.heads.H, THREADS, (*arrays, *self.told), shared_bytes(name, self.macros))
 
 
-def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False) -> dict[str, Any]:
+def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False, little_shared: bool = False) -> dict[str, Any]:
     """The macros of attention.cu.
 
     M and N say how large a part of the scores a warp makes at a time, 16 M x 8 N: large enough to use each number that is read from shared
-    memory often, small enough for the 255 registers of a thread, without spills, and for 99 KB of shared memory.
+    memory often, small enough for the 255 registers of a thread, without spills, and for 99 KB of shared memory. Two blocks should fit on a
+    multiprocessor: while one waits, or works on its softmax, the other keeps the tensor cores busy. Where there is ``little_shared``
+    memory, halves in heads of up to 64 are therefore cut into smaller tiles; larger heads and float32 would lose too much by it.
     """
     half = dtype != "float32"
-    if half:
+    if half and little_shared:
+        small, large = ((1 if dropout else 2, 4), (1, 4), (1, 4)), ((1 if dropout else 2, 4), (1, 4), (1, 2))
+    elif half:
         small, large = ((1, 4) if dropout else (2, 8), (2, 4), (1, 8)), ((1 if dropout else 2, 4), (1, 4), (1, 2))
     else:
         small, large = ((2, 4), (1, 4), (1, 4)), ((1, 4), (1, 2), (1, 2))
