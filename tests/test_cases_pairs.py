@@ -3,6 +3,7 @@
 Those for CuPy's arrays are in test_kernels_cuda_cases.py.
 """
 
+import functools
 from unittest import mock
 
 import numpy as np
@@ -16,41 +17,62 @@ from tensorlite.testing.pairs import RTOL
 from tests.cases import all_cases
 from tests.compare import leaves_of, run_ours, worst_error
 
+PAIRS = [(op.name, pair.name) for op in REGISTRY.values() for pair in op.faster if pair.name != "cuda"]
+PRECISIONS = {"float64": (np.float64, 1e-10), "float32": (np.float32, 2e-5)}  # and the error allowed, relative to the largest number
 
-def run_all_pairs(case):
-    """Call the case; whatever ops it uses, each goes through all its pairs on the very arguments it got. Returns those that ran."""
-    choose = op_module.choose
-    ran = set()
 
-    def check_and_choose(op, arrays, options):
+def calls_of(case):
+    """(op, arrays, options) of every call of an op with a faster pair that the case makes."""
+    choose, calls = op_module.choose, []
+
+    def note_and_choose(op, arrays, options):
         if op.faster:
-            for dtype, rtol in (("float64", None), ("float32", max(RTOL["float32"], case.float32))):
-                report = assert_pairs_agree(op, *arrays, dtypes=[dtype], rtol=rtol, **options)
-                ran.update((op.name, name.split()[0]) for name in report.ran)
+            calls.append((op, arrays, options))
         return choose(op, arrays, options)
 
-    with mock.patch.object(op_module, "choose", check_and_choose):
+    with mock.patch.object(op_module, "choose", note_and_choose):
         case.call(tl, *leaves_of(case.draw()))
-    return ran
+    return calls
 
 
-@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
-def test_pairs_agree_on_the_arguments_of(case):
-    run_all_pairs(case)
+def check_pairs(case, name=None):
+    """All faster pairs of the ops that the case calls, or of the op of this name, against the book."""
+    for op, arrays, options in calls_of(case):
+        for dtype, rtol in (("float64", None), ("float32", max(RTOL["float32"], case.float32))):
+            if name in (None, op.name):
+                assert_pairs_agree(op, *arrays, dtypes=[dtype], rtol=rtol, **options)
 
 
-def test_every_faster_pair_is_run_by_a_case():
-    registered = {(op.name, pair.name) for op in REGISTRY.values() for pair in op.faster if pair.name != "cuda"}
-    missing = registered - set().union(*(run_all_pairs(case) for case in all_cases()))
-    assert not missing, f"no case has arguments that these pairs support: {sorted(missing)}"
+@functools.cache
+def users():
+    """(op, pair) -> the cases whose arguments that pair supports. Only they say something about it."""
+    found = {pair: [] for pair in PAIRS}
+    for case in all_cases():
+        for op, arrays, options in calls_of(case):
+            for pair in op.faster:
+                known = found.get((op.name, pair.name), [case])
+                if case not in known and pair.supports(*arrays, **options):
+                    known.append(case)
+    return found
 
 
-@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
-@pytest.mark.parametrize("dtype, allowed", [(np.float64, 1e-10), (np.float32, 2e-5)], ids=["float64", "float32"])
-def test_the_book_alone_gives_the_same(case, dtype, allowed):
-    arrays = case.draw(dtype=dtype)
-    fast = run_ours(case.call, arrays)
-    with op_module.use_kernels("book"):
-        book = run_ours(case.call, arrays)
-    error, where = worst_error(fast, book)
-    assert error <= max(allowed, case.float32 if dtype is np.float32 else 0), f"{where} differs by {error:.2g}"
+@pytest.mark.parametrize("op, pair", PAIRS, ids=map(" ".join, PAIRS))
+def test_a_pair_agrees_with_the_book_on_all_arguments_it_supports(op, pair):
+    """The very arrays that the op gets in the case, in both precisions, laid out in odd ways, with random cotangents."""
+    assert users()[op, pair], f"no case has arguments that the pair {pair} of {op} supports"
+    for case in users()[op, pair]:
+        check_pairs(case, op)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("op, pair", PAIRS, ids=map(" ".join, PAIRS))
+def test_a_case_gives_the_same_with_the_pair_and_by_the_book_alone(op, pair, precision):
+    """Through the tape: what the case returns, and the gradients of all its inputs."""
+    dtype, allowed = PRECISIONS[precision]
+    for case in users()[op, pair]:
+        arrays = case.draw(dtype=dtype)
+        fast = run_ours(case.call, arrays)
+        with op_module.use_kernels("book"):
+            book = run_ours(case.call, arrays)
+        error, where = worst_error(fast, book)
+        assert error <= max(allowed, case.float32 if precision == "float32" else 0), f"{case.name}: {where} differs by {error:.2g}"

@@ -141,6 +141,20 @@ def test_no_failing_call_loses_a_checkpoint(tmp_path, error, after, step):
     assert calls > 15
 
 
+def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(TrainingState, "from_files", lambda files, name: name)
+    for step in (1, 2, 3):
+        Checkpoints(tmp_path, keep_last=3).save(step, NEW.items())
+    damaged = Checkpoints(tmp_path).path(3) / "a"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    assert checkpoints.newest_whole() == str(checkpoints.path(2)) and "warning" in capsys.readouterr().err
+    checkpoints.save(4, NEW.items())
+    assert checkpoints.steps() == [2, 4]
+    checkpoints.save(5, NEW.items(), best=2)
+    assert checkpoints.steps() == [2, 4, 5]
+
+
 def test_a_failed_save_says_why_and_leaves_nothing_behind(tmp_path):
     Checkpoints(tmp_path).save(1, OLD.items())
     with pytest.MonkeyPatch.context() as patch:

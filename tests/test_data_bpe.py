@@ -25,7 +25,7 @@ from data.tokenizer import (
     tokenizer_from_dict,
 )
 from data.tokenizer.byte_level import pieces
-from data.tokenizer.words import words
+from data.tokenizer.words import _LINE, words
 
 TEXT = load_corpus("pydoc").text[:200_000]
 TRAINED = BpeTokenizer.train([TEXT[:30_000]], vocab_size=1000)
@@ -150,12 +150,13 @@ def test_what_is_remembered_changes_nothing(memory: int, longest: int, monkeypat
     monkeypatch.setattr("data.tokenizer.words._LONGEST", longest)
     tokenizer = BpeTokenizer(TRAINED.to_dict())
     source = random.Random(0)
+    kept, most = tokenizer._memory._known, 0
     for _ in range(300):
         text = "".join(source.choices([*TEMPTING, " the", " words", "\nIt's", " 中文", "supercalifragilistic" * 5], k=30))
         assert tokenizer.encode(text).tolist() == library(TRAINED).encode(text, add_special_tokens=False).ids
-    kept = tokenizer._memory._known
-    assert all(len(word) <= longest for word in kept)
-    assert len(kept) <= memory or memory < 30  # those of one text are kept together
+        lines = [text] if words(text) else _LINE.split(text)
+        most = max([most, *(len(set(words(line) or [])) for line in lines)])  # those of one line are kept together
+        assert len(kept) <= max(memory, most) and all(len(word) <= longest for word in kept)
 
 
 def test_end_of_text_is_not_written_by_texts() -> None:

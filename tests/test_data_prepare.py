@@ -350,13 +350,17 @@ def test_killed_at_any_moment(tmp_path):
     duration = time.monotonic() - started
     expected = contents(tmp_path / "whole")
     moments = random.Random(0)
-    for _ in range(3):
+    for last in (False, False, True):
         process = subprocess.Popen([*command, str(tmp_path / "out")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(duration * moments.uniform(0.2, 0.95))
+        if last:  # as soon as meta.json is there, all else is
+            while not (tmp_path / "out" / "meta.json").exists() and process.poll() is None:
+                time.sleep(0.001)
+        else:
+            time.sleep(duration * moments.uniform(0.2, 0.8))
         process.kill()
         process.communicate(timeout=PATIENCE)  # only when the last worker has closed its end, too
-        if (tmp_path / "out" / "meta.json").exists():  # perhaps beside an empty .preparing, which was about to be removed
-            assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == expected
+    # perhaps beside an empty .preparing, which was about to be removed
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == expected
     subprocess.run([*command, str(tmp_path / "out")], cwd=ROOT, check=True, capture_output=True)
     assert contents(tmp_path / "out") == expected
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from gpt.train import main
 from gpt.training.estimate import advice, estimate
 from gpt.training.lock import FolderLock
 from gpt.training.trainer import Trainer
-from tensorlite.memory import free_memory, peak_memory
+from tensorlite import memory
 from tensorlite.profile import Profile
 
 ROOT = Path(__file__).parents[1]
@@ -209,11 +210,35 @@ def test_a_real_limit(tmp_path):
     assert "The checkpoint of step 0 is whole" in done.stderr
 
 
-def test_free_and_peak_memory_are_plausible():
-    peak, free = peak_memory(), free_memory()
-    if sys.platform.startswith("linux"):
-        assert 2**20 < peak < 2**45
-        assert 0 < free < 2**50
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what Linux says in /proc")
+def test_peak_memory_counts_bytes_that_were_used(tmp_path):
+    """128 MiB more in use raise the peak by as much, to a quarter: a wrong unit would be off by a thousand."""
+    program = (
+        "import numpy as np\nfrom tensorlite.memory import peak_memory\nbefore = peak_memory()\n"
+        "kept = np.ones(2**27, np.uint8)\nprint(peak_memory() - before)"
+    )
+    grown = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+    assert 0.75 * 2**27 < grown < 1.25 * 2**27
+
+
+@pytest.mark.parametrize(
+    "files, free",
+    [
+        ({"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB\n"}, 2048 * 1024),
+        ({"/sys/fs/cgroup/memory.max": "5000\n", "/sys/fs/cgroup/memory.current": "1200\n"}, 3800),
+        ({"/sys/fs/cgroup/memory.max": "max\n", "/sys/fs/cgroup/memory.current": "1200\n"}, None),
+        ({"/proc/self/status": "VmSize:\t     100 kB\n", "limit": 250 * 1024}, 150 * 1024),
+        ({"/proc/self/status": "VmSize:\t     100 kB\n", "limit": resource.RLIM_INFINITY}, None),
+        ({"/proc/self/status": "VmSize:\t     100 kB\n", "limit": 50 * 1024, "/proc/meminfo": "MemAvailable: 9 kB\n"}, 0),
+        ({"/proc/meminfo": "MemAvailable: 7 kB\n", "/sys/fs/cgroup/memory.max": "9000", "/sys/fs/cgroup/memory.current": "3000"}, 6000),
+        ({}, None),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource limits")
+def test_free_memory_is_the_smallest_of_what_machine_container_and_limit_leave(files, free, monkeypatch):
+    monkeypatch.setattr(memory, "_text", lambda path: files.get(path, ""))
+    monkeypatch.setattr("resource.getrlimit", lambda what: (files.get("limit", resource.RLIM_INFINITY), resource.RLIM_INFINITY))
+    assert memory.free_memory() == free
 
 
 def test_sizes_in_words():

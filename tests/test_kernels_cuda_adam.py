@@ -146,3 +146,12 @@ def test_a_gradient_that_is_short_enough_is_not_written_to():
     clipped = g.copy()
     clip(clipped, 1e3)
     np.testing.assert_array_equal(clipped, g)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_amsgrad_keeps_a_nan_of_the_second_moment(order):
+    """The larger of a number and nan is nan, as in the book; the instruction for the maximum would forget the nan."""
+    p, g, m = numbers(64), numbers(64, seed=1), numbers(64, seed=2)
+    v, v_max = np.full(64, np.nan, np.float32), np.ones(64, np.float32)
+    adamw(p, g, m, v, 3, 1e-3, v_max, order)
+    assert np.isnan(v_max).all() and np.isnan(p).all()

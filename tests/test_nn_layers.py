@@ -156,6 +156,14 @@ def test_the_loss_modules_pass_their_options_on():
     compare(lambda t, x, y: t.nn.MSELoss(reduction="sum")(x, y), [x, rng.standard_normal((6, CLASSES))])
 
 
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "NLLLoss"])
+def test_by_default_the_loss_modules_ignore_no_class(name):
+    """-100 is no class, so whoever does not ask for it loses no row; 100 would be one of 200."""
+    rng = np.random.default_rng(9)
+    target = np.concatenate([[100, -100], rng.integers(0, 200, 4)])
+    compare(lambda t, x, target: getattr(t.nn, name)()(x, target), [rng.standard_normal((6, 200)), target])
+
+
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}], ids=str)
 def test_attention(options):
     rng = np.random.default_rng(10)
