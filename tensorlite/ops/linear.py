@@ -7,7 +7,7 @@ from typing import Any
 
 from tensorlite.backend import Array
 from tensorlite.op import Op
-from tensorlite.ops.summation import sum_of
+from tensorlite.ops.summation import sum_of_rows
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
@@ -49,7 +49,7 @@ def linear_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True
     dy_rows = _as_rows(dy)  # (rows, out)
     dx = (dy_rows @ weight).reshape(x.shape) if needs[0] else None
     dweight = dy_rows.T @ _as_rows(x) if needs[1] else None
-    dbias = sum_of(dy_rows, 0) if has_bias and needs[2] else None
+    dbias = sum_of_rows(dy_rows) if has_bias and needs[2] else None
     return dx, dweight, dbias
 
 

@@ -261,7 +261,11 @@ def _accumulator(x: Array) -> Any:
 
 def _running_sum(x: Array, axis: int) -> Array:
     """x₀, x₀ + x₁, …: one number after the other, and therefore, as in torch, in float64."""
-    return x.cumsum(axis=axis, dtype="float64").astype(x.dtype) if is_floating(x.dtype) else x.cumsum(axis=axis, dtype="int64")
+    if not is_floating(x.dtype):
+        return x.cumsum(axis=axis, dtype="int64")
+    y = x.reshape(x.shape or 1).astype("float64")
+    array_module(y).cumsum(y, axis=axis, out=y)
+    return y.astype(x.dtype, copy=False)
 
 
 def _centred(op: str, x: Array, dim: Any, correction: float) -> tuple[Array, tuple[int, ...], float]:

@@ -33,10 +33,14 @@ def sum_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """
     if not is_floating(x.dtype):
         return x.sum(axis=axis, dtype="int64", keepdims=keepdims)
-    if is_half(x.dtype):
+    if x.dtype.itemsize == 2:
         return sum_of(x.astype("float32"), axis, keepdims).astype(x.dtype)
+    if x.size <= BLOCK:
+        return x.sum(axis=axis, keepdims=keepdims)
     over = _as_tuple(axis, x.ndim)
-    if x.size <= BLOCK or (x.flags.c_contiguous and _first_of_the_last(over, x.ndim) == x.ndim - len(over)):
+    if x.flags.c_contiguous and _first_of_the_last(over, x.ndim) == x.ndim - len(over):
+        return x.sum(axis=over, keepdims=keepdims)
+    if math.prod([x.shape[i] for i in over]) <= FEW:
         return x.sum(axis=over, keepdims=keepdims)
     y = _sum_over(x, over)
     return y.reshape([1 if i in over else n for i, n in enumerate(x.shape)]) if keepdims else y
@@ -58,8 +62,7 @@ def root_mean_square(x: Array, axis: Any, n: float, eps: float = 0.0) -> Array:
     xp = array_module(x)
     with np.errstate(over="ignore"):
         total = sum_of(x * x, axis, keepdims=True)
-    limits = np.finfo(total.dtype)
-    if not x.size or (xp is np and total.max() < limits.max and (eps or total.min() > limits.tiny / limits.eps)):
+    if not x.size or (xp is np and np.maximum.reduce(total, None) < 1e38 and (eps or np.minimum.reduce(total, None) > 1e-30)):
         return xp.sqrt(total / n + eps)
     largest = abs(x).max(axis=axis, keepdims=True)
     exponent = xp.frexp(xp.where(xp.isfinite(largest), largest, 1))[1] - 1
