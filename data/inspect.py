@@ -103,7 +103,7 @@ def _unknown(prepared: Prepared, counts: np.ndarray) -> str | None:
         return f"{replaced / total:.4%} of the tokens ({replaced:,}) stand for characters that the tokenizer does not know"
     if isinstance(tokenizer, CharTokenizer) and tokenizer.unknown == "skip" and "characters" in prepared.meta:
         characters = sum(prepared.meta["characters"].values())
-        line_ends = sum(documents - 1 for documents in prepared.meta["documents"].values() if documents)  # between two documents
+        line_ends = sum(documents - 1 for documents in prepared.meta.get("documents", {}).values() if documents)  # between two documents
         lost = characters - (total - line_ends * ("\n" in tokenizer.characters))
         return f"{lost / characters:.4%} of the characters ({lost:,}) were left out: the tokenizer does not know them"
     return "none"

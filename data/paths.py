@@ -13,8 +13,10 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """``path`` with the home folder in place of ``~`` or ``~name``.
 
     Raises:
-        DataError: if there is no such home folder, or no file can have that name.
+        DataError: if it is empty, there is no such home folder, or no file can have that name.
     """
+    if not os.fspath(path):
+        raise DataError("an empty path names nothing; for the current folder, give a dot.")
     try:
         whole = Path(path).expanduser()
         whole.lstat()  # whether there is such a file does not matter here, but whether there could be

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data.errors import DataError
 from data.paths import expanded
@@ -27,7 +30,15 @@ from data.tokenizer import IdsTokenizer, Tokenizer, load_tokenizer
 
 TRAIN, VAL, TOKENIZER, META = "train.bin", "val.bin", "tokenizer.json", "meta.json"
 PICKLE = "meta.pkl"
-AGAIN = "prepare it again: python -m data.prepare SOURCE --out"
+AGAIN = "prepare the text again, for another folder: python -m data.prepare SOURCE --out DIR"
+
+_HEADERS = {
+    b"\x93NUMPY": "a file of numpy.save's, which begins with a header: write its array with tofile instead.",
+    b"PK\x03\x04": "a zip archive, as numpy.savez and torch.save write them: write its array with tofile instead.",
+    struct.pack("<2i", 20240520, 1): "a file of llm.c's: take off its header of 1,024 bytes, tail -c +1025 OLD > NEW.",
+    struct.pack("<2i", 20240801, 7): "a file of llm.c's for Llama 3: take off its header of 1,024 bytes, tail -c +1025 OLD > NEW.",
+}
+_ENOUGH = 64  # tokens that tell which type they have
 
 LOOKED_AT = 2**28  # tokens; of longer files, that many in stretches spread evenly
 
@@ -73,8 +84,14 @@ def open_prepared(folder: str | os.PathLike[str], tokenizer: Tokenizer | None = 
     _require_files(folder)
     ours = (folder / META).exists()
     meta = _read_meta(folder / META) if ours else {}
-    train, val = (TokenFile(folder / name, meta.get("dtype", "uint16")) for name in (TRAIN, VAL))
     notes = []
+    dtype = meta.get("dtype", "uint16")
+    if not ours:
+        _require_no_header(folder)
+        if _is_uint32(folder):
+            dtype = "uint32"
+            notes.append(f"Every second number of two bytes in {folder / TRAIN} is next to nothing, so its tokens are read as uint32.")
+    train, val = (TokenFile(folder / name, dtype) for name in (TRAIN, VAL))
     if ours:
         own = load_tokenizer(folder / TOKENIZER)
         _compare(folder, meta, train, val, own)
@@ -126,12 +143,36 @@ def _require_files(folder: Path) -> None:
         )
     if len(there) < 2:
         missing = VAL if there == [TRAIN] else TRAIN
-        raise PreparedError(f"{folder} is not complete: it has a {there[0]} but no {missing}; {AGAIN} {folder}.")
+        raise PreparedError(f"{folder} is not complete: it has a {there[0]} but no {missing}; {AGAIN}.")
     sealed, named = (folder / META).exists(), (folder / TOKENIZER).exists()
     if is_half_written(folder) or (named and not sealed):
-        raise PreparedError(f"{folder} was not prepared to its end: it has no {META}; {AGAIN} {folder}.")
+        raise PreparedError(f"{folder} was not prepared to its end: it has no {META}; {AGAIN}.")
     if sealed and not named:
-        raise PreparedError(f"{folder} is not complete: it has a {META} but no {TOKENIZER}; {AGAIN} {folder}.")
+        raise PreparedError(f"{folder} is not complete: it has a {META} but no {TOKENIZER}; {AGAIN}.")
+
+
+def _require_no_header(folder: Path) -> None:
+    """Refuse files of other programs whose tokens do not begin at their beginning."""
+    for name in (TRAIN, VAL):
+        beginning = _beginning(folder / name, 8)
+        for magic, what in _HEADERS.items():
+            if beginning.startswith(magic):
+                raise PreparedError(f"{folder / name} is {what}")
+
+
+def _is_uint32(folder: Path) -> bool:
+    """Whether the upper halves give it away: they are 0 or little more. Of uint16 both halves are tokens, and have the same range."""
+    found = [_beginning(folder / name, 4 * CHUNK) for name in (TRAIN, VAL)]
+    halves = np.concatenate([np.frombuffer(raw, "<u2", len(raw) // 4 * 2) for raw in found])
+    return len(halves) >= 2 * _ENOUGH and int(halves[::2].max()) > 32 * int(halves[1::2].max())
+
+
+def _beginning(path: Path, size: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise PreparedError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -140,10 +181,14 @@ def _read_meta(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise PreparedError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
     except (ValueError, RecursionError) as error:
-        raise PreparedError(f"{path} is damaged: it does not hold JSON ({error}); {AGAIN} {path.parent}.") from error
+        raise PreparedError(f"{path} is damaged: it does not hold JSON ({error}); {AGAIN}.") from error
     if not isinstance(meta, dict) or meta.get("dtype") not in ("uint16", "uint32"):
         found = meta.get("dtype") if isinstance(meta, dict) else meta
         raise PreparedError(f"{path} is not one that this version knows: its dtype should be uint16 or uint32, got {found!r}.")
+    for what in ("documents", "characters"):
+        counts = meta.get(what, {})
+        if not isinstance(counts, dict) or not all(type(count) is int and count >= 0 for count in counts.values()):
+            raise PreparedError(f"{path} is damaged: {what} should be a number for each file of tokens, got {counts!r}; {AGAIN}.")
     return meta
 
 
@@ -155,12 +200,12 @@ def _compare(folder: Path, meta: Mapping[str, Any], train: TokenFile, val: Token
         if expected != len(file):
             raise PreparedError(
                 f"{file.path} and {META} do not belong together: the file has {len(file):,} tokens of {file.dtype.name}, "
-                f"but {META} says {expected if expected is None else format(expected, ',')}; {AGAIN} {folder}."
+                f"but {META} says {format(expected, ',') if type(expected) is int else repr(expected)}; {AGAIN}."
             )
     if meta.get("tokenizer_hash") != tokenizer.hash:
         raise PreparedError(
             f"{folder / TOKENIZER} and {META} do not belong together: its hash is {tokenizer.hash}, but {META} says "
-            f"{meta.get('tokenizer_hash')}; {AGAIN} {folder}."
+            f"{meta.get('tokenizer_hash')}; {AGAIN}."
         )
 
 

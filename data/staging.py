@@ -33,12 +33,34 @@ def is_half_written(folder: Path) -> bool:
     return (folder / STAGING).is_dir() and not (folder / "meta.json").exists() and (folder / STAGING / "meta.json").exists()
 
 
+def require_own(folder: Path) -> None:
+    """Refuse to replace files that were not made here: ours have a meta.json that says so, or a crash came before it took its place.
+
+    Raises:
+        DataError: naming the first of them.
+    """
+    there = [name for name in FILES if (folder / name).exists() or (folder / name).is_symlink()]
+    if there and not is_half_written(folder) and not _is_seal(folder / "meta.json"):
+        raise DataError(
+            f"{folder} has a {there[0]} that data.prepare did not write, or not to the end: it would be replaced; "
+            "choose another --out, or remove it."
+        )
+
+
+def _is_seal(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"version", "dtype", "tokenizer_hash", "tokens"} <= content.keys()
+
+
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """A folder to write `FILES` into, which come to ``folder`` when the block ends, and never if it fails.
 
     Raises:
-        DataError: if ``folder`` cannot be written to, or another process is at it.
+        DataError: if ``folder`` cannot be written to, has such files of somebody else's, or another process is at it.
     """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     place = folder / STAGING
@@ -46,6 +68,7 @@ def staging(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
+            require_own(folder)
             try:
                 _remove(place)
                 place.mkdir()

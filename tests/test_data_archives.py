@@ -192,9 +192,17 @@ def test_7z_members_that_are_passed_over(tmp_path: Path) -> None:
     assert texts(path, tally) == {"t.7z!b.txt": "text"}
     assert tally.counts == {"left out, not text": 1}
     raw = path.read_bytes()
-    path.write_bytes(raw.replace(struct.pack("<I", zlib.crc32(b"text")), struct.pack("<I", 7)))
-    with pytest.raises(DataError, match=r"t.7z is damaged"):  # the header's own checksum
-        texts(path)
+    for content, words in ((b"text", "t.7z!b.txt"), (b"\x89PNG\r\n\x1a\n\0\0\0\r" + noise, "t.7z!a.png")):
+        damaged = bytearray(raw.replace(struct.pack("<I", zlib.crc32(content)), struct.pack("<I", 7)))
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"^t.7z is damaged"):  # by the header's own checksum
+            texts(path)
+        header = 32 + struct.unpack_from("<Q", raw, 12)[0]
+        struct.pack_into("<I", damaged, 28, zlib.crc32(damaged[header:]))
+        struct.pack_into("<I", damaged, 8, zlib.crc32(damaged[12:32]))
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=f"^{words} is damaged: its checksum is another; fetch or copy t.7z again"):
+            texts(path)
 
 
 @pytest.mark.parametrize("streams", [None, 4])
@@ -387,3 +395,10 @@ def test_a_stream_is_read_as_it_is_needed() -> None:
     asked = io.BytesIO(packed)
     decompressed(Reader(asked.read), "gz", "t.gz", Budget(10**9, "t.gz")).read(1000)
     assert asked.tell() <= BLOCK < len(packed)
+
+
+@pytest.mark.parametrize("packer", ["gz", "bz2", "xz", "zst"])
+def test_a_stream_that_gives_nothing_for_long(packer: str, tmp_path: Path) -> None:
+    """A block of bzip2 takes hundreds of kilobytes before anything comes out of it."""
+    text = random.Random(0).randbytes(1_500_000).hex()
+    assert texts(put(tmp_path / "t", PACKERS[packer](text.encode()))) == {"t": text}

@@ -159,6 +159,17 @@ def test_what_is_remembered_changes_nothing(memory: int, longest: int, monkeypat
         assert len(kept) <= max(memory, most) and all(len(word) <= longest for word in kept)
 
 
+def test_the_memory_of_words_is_bounded(monkeypatch) -> None:
+    monkeypatch.setattr("data.tokenizer.words._MEMORY", 100)
+    tokenizer = BpeTokenizer(TRAINED.to_dict())
+    sizes = []
+    for i in range(50):
+        tokenizer.encode(" ".join(f"{'abcdefgh'[k % 8]}{'xyz'[i % 3] * (i + k)}" for k in range(30)))
+        sizes.append(len(tokenizer._memory._known))
+    assert max(sizes) > 30  # what was known before is kept while there is room
+    assert max(sizes) <= 100
+
+
 def test_end_of_text_is_not_written_by_texts() -> None:
     ids = TRAINED.encode("one<|endoftext|>two")
     assert TRAINED.end_of_text is not None

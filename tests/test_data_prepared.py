@@ -10,8 +10,10 @@ import pytest
 from data import prepared as prepared_module
 from data.dataset import open_dataset
 from data.errors import DataError
+from data.inspect import main as inspect_main
 from data.prepare import Settings, prepare
 from data.prepared import PreparedError, open_prepared, require_same_tokenizer
+from data.splits import Splitter
 from data.tokenizer import BpeTokenizer, CharTokenizer, IdsTokenizer, MissingExtraError
 
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 200
@@ -279,3 +281,106 @@ def test_a_text_that_is_too_large_for_memory(tmp_path: Path) -> None:
         file.truncate(201 * 10**6)
     with pytest.raises(DataError, match=r"large.txt is too large .* \(201 MB\): prepare it once, python -m data.prepare"):
         open_dataset(tmp_path / "large.txt")
+
+
+# --- files of other programs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("highest", [30, 50_000, 200_000])
+def test_tokens_of_four_bytes_without_a_meta_are_read_as_such(tmp_path: Path, highest: int) -> None:
+    tokens = np.random.default_rng(0).integers(highest, size=5000).astype(np.uint32)
+    tokens[:4000].tofile(tmp_path / "train.bin")
+    tokens[4000:].tofile(tmp_path / "val.bin")
+    prepared = open_prepared(tmp_path)
+    np.testing.assert_array_equal(np.concatenate([prepared.train[:], prepared.val[:]]), tokens)
+    assert "its tokens are read as uint32" in prepared.notes[0]
+    assert prepared.vocab_size == int(tokens.max()) + 1
+
+
+@pytest.mark.parametrize("highest", [2, 30, 50_000, 65_535])
+def test_tokens_of_two_bytes_are_not_taken_for_others(tmp_path: Path, highest: int) -> None:
+    tokens = np.random.default_rng(0).integers(highest, size=5001).astype(np.uint16)
+    tokens[:4000].tofile(tmp_path / "train.bin")
+    tokens[4000:].tofile(tmp_path / "val.bin")
+    np.testing.assert_array_equal(open_prepared(tmp_path).train[:], tokens[:4000])
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        (np.array([20240520, 1, 5000], "<i4").tobytes(), "is a file of llm.c's: take off its header of 1,024 bytes"),
+        (np.array([20240801, 7, 5000], "<i4").tobytes(), "is a file of llm.c's for Llama 3"),
+        (b"\x93NUMPY\1\0", "is a file of numpy.save's, .*write its array with tofile"),
+        (b"PK\3\4", "is a zip archive, as numpy.savez and torch.save write them"),
+    ],
+)
+def test_files_that_begin_with_a_header(nano: Path, name: str, header: bytes, sentence: str) -> None:
+    (nano / name).write_bytes(header + bytes(2000))
+    with pytest.raises(PreparedError, match=f"{name} {sentence}"):
+        open_prepared(nano)
+
+
+@pytest.mark.parametrize("what", ["documents", "characters", "tokens"])
+@pytest.mark.parametrize(
+    "counts", [7, "many", [1], {"train": "1", "val": "2"}, {"train": -1, "val": 2}, {"train": 1.5, "val": None}, {"train": True, "val": 1}]
+)
+def test_counts_of_another_type(folder: Path, what: str, counts: object) -> None:
+    change_meta(folder, **{what: counts})
+    with pytest.raises(PreparedError, match="do not belong together" if what == "tokens" else f"{what} should be a number for each file"):
+        open_prepared(folder)
+
+
+def test_a_meta_without_documents(folder: Path, capsys) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({key: value for key, value in meta.items() if key != "documents"}))
+    assert inspect_main([str(folder)]) == 0
+
+
+# --- a tokenizer learns from what is trained on ---------------------------------------------------------
+
+
+def test_bpe_learns_from_the_training_part_alone(tmp_path: Path) -> None:
+    text = "one two three four five " * 400 + "zebra quagga okapi " * 60
+    (tmp_path / "t.txt").write_text(text)
+    expected = BpeTokenizer.train([text[: int(len(text) * 0.9)]], 400)
+    assert expected != BpeTokenizer.train([text], 400)
+    assert open_dataset(tmp_path / "t.txt", tokenizer="bpe", vocab_size=400).tokenizer == expected
+    prepare(tmp_path / "t.txt", tmp_path / "out", Settings(tokenizer="bpe", vocab_size=400))
+    assert open_prepared(tmp_path / "out").tokenizer == expected
+
+
+def test_bpe_learns_from_the_training_documents_alone(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    texts = {f"{i}.txt": f"word{i} again{i} and{i} " * 20 for i in range(40)}
+    for name, content in texts.items():
+        (tmp_path / "in" / name).write_text(content)
+    splitter = Splitter()
+    ordered = sorted(texts)
+    expected = BpeTokenizer.train([texts[name] for name in ordered if splitter(name) == "train"], 400)
+    assert expected != BpeTokenizer.train([texts[name] for name in ordered], 400)
+    prepare(tmp_path / "in", tmp_path / "out", Settings(tokenizer="bpe", vocab_size=400))
+    assert open_prepared(tmp_path / "out").tokenizer == expected
+
+
+# --- what is somebody else's is not replaced ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json", "meta.json"])
+@pytest.mark.parametrize("content", [b"mine", b"{}", b'{"version": 1}'])
+def test_files_of_ones_own_are_not_replaced(tmp_path: Path, text: Path, name: str, content: bytes) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"mine has a {name} that data.prepare did not write.*choose another --out, or remove it"):
+        prepare(text, tmp_path / "mine")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "mine").iterdir()] == [(name, content)]
+
+
+def test_a_path_that_is_empty(tmp_path: Path, text: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source, out in ((text, ""), ("", tmp_path / "out")):
+        with pytest.raises(DataError, match="an empty path names nothing"):
+            prepare(source, out)
+    with pytest.raises(DataError, match="an empty path names nothing"):
+        open_dataset("")
+    assert [path.name for path in tmp_path.iterdir()] == [text.name]

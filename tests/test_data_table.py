@@ -146,3 +146,9 @@ def test_a_long_text_is_no_structure() -> None:
     assert list(row_texts(Reader.of(row.encode()), "t.jsonl", "text")) == [(1, text.encode())]
     commas = "," * MOST_COMMAS
     assert [fields for _, fields in table(f'text\n"{commas}"\n')] == [{"text": commas}]
+
+
+def test_only_one_record_is_bounded_and_not_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.sources.table.LONGEST_RECORD", 40)
+    monkeypatch.setattr("data.sources.table.MOST_COMMAS", 3)
+    assert len(table("a,b,c\n" + "one,two,three\n" * 100)) == 100
