@@ -1,13 +1,28 @@
-"""Einstein summation: any product of arrays, summed over any indices, said in one line."""
+"""Einstein summation: any product of arrays, summed over any indices, said in one line.
+
+Every einsum is made of three things that other pages tell: axes in another order (`shape`), sums (`summation`), and matrix products
+(`matmul`), which do the work. Of two operands an index is one of four kinds: "bhtd,bhsd->bhts" has
+
+    b, h    in both operands and in the result     a batch of matrices
+    t       in the first and in the result         their rows
+    s       in the second and in the result        their columns
+    d       in both, but not in the result         summed: what a matrix product sums over
+
+so with the axes in the order (b, h, t, d) and (b, h, d, s) it is one product. Three operands and more are multiplied two at a time.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 import string
+from collections.abc import Iterable
 from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.broadcasting import unbroadcast
+from tensorlite.ops.masking import masked
 from tensorlite.ops.summation import sum_of
 
 
@@ -20,10 +35,8 @@ def einsum_forward(*operands: Array, equation: str) -> tuple[Array, Any]:
     Source: Einstein 1916; equals torch.einsum.
     """
     inputs, output = _indices(equation, operands)
-    if len(operands) == 1:
-        return _einsum_of_one(operands[0], inputs[0], output), (operands, inputs, output)
-    y = array_module(operands[0]).einsum(f"{','.join(inputs)}->{output}", *operands, optimize=len(operands) > 2)
-    return y, (operands, inputs, output)
+    y = _contract(list(zip(inputs, _of_equal_lengths(inputs, operands), strict=True)), output)
+    return y.copy() if len(operands) == 1 else y, (operands, inputs, output)
 
 
 def einsum_backward(dy: Array, saved: Any) -> tuple[Array, ...]:
@@ -31,31 +44,27 @@ def einsum_backward(dy: Array, saved: Any) -> tuple[Array, ...]:
 
     y_ik = Σⱼ a_ij b_jk  ("ij,jk->ik")  is linear in a, and a_ij meets dy_ik with the factor b_jk, so
         da_ij = Σₖ dy_ik b_jk  ("ik,jk->ij").
-    Every einsum obeys this one rule, with two indices to look after:
-    - an index that only this operand has was summed away; all its values get the same gradient: a factor of ones;
-    - an index it has twice, "ii", reads only the diagonal; elsewhere the gradient is 0: a factor δ (the identity matrix).
+    For any equation: an element of x is multiplied by some elements of the other operands, lands in some elements of y, and collects
+    dy times those others from all of them. So every index that x does not have is summed. Three kinds of index want care:
+    - one that only x has was summed away: all its values get the same gradient;
+    - one that x has twice, "ii", reads only the diagonal: elsewhere the gradient is 0, whatever dy is;
+    - one along which x has length 1 and others are longer was broadcast: its gradients are added up (see `broadcasting`).
     """
     operands, inputs, output = saved
     xp = array_module(dy)
+    wide = _of_equal_lengths(inputs, operands)
     gradients = []
     for position, (x, indices) in enumerate(zip(operands, inputs, strict=True)):
-        others = [(i, o) for p, (i, o) in enumerate(zip(inputs, operands, strict=True)) if p != position]
-        factors = [(output, dy), *others]
-        free = [letter for letter in string.ascii_letters if letter not in "".join(inputs)]
-        target = ""
+        factors = [(output, dy)] + [(inputs[i], wide[i]) for i in range(len(operands)) if i != position]
+        met = [letter for letter in dict.fromkeys(indices) if any(letter in known for known, _ in factors)]
+        dx = _contract(factors, "".join(met))
+        first = [letter in met and indices.index(letter) == axis for axis, letter in enumerate(indices)]
+        shape = wide[position].shape
+        dx = xp.broadcast_to(dx.reshape([n if here else 1 for n, here in zip(shape, first, strict=True)]), shape)
         for axis, letter in enumerate(indices):
-            if letter in target:
-                fresh = free.pop()
-                factors.append((letter + fresh, xp.eye(x.shape[axis], dtype=dy.dtype)))
-                letter = fresh
-            elif not any(letter in known for known, _ in factors):
-                factors.append((letter, xp.ones(x.shape[axis], dtype=dy.dtype)))
-            target += letter
-        known = ",".join(factor for factor, _ in factors)
-        dx = xp.einsum(f"{known}->{target}", *(array for _, array in factors), optimize=True)
-        if dx.shape != x.shape:  # an axis of length 1 that met a longer one
-            dx = unbroadcast(xp.broadcast_to(dx, tuple(map(max, zip(dx.shape, x.shape, strict=True)))), x.shape)
-        gradients.append(dx)
+            if indices.index(letter) != axis:
+                dx = masked(dx, _diagonal(xp, shape, indices.index(letter), axis))
+        gradients.append(unbroadcast(dx, x.shape))
     return tuple(gradients)
 
 
@@ -76,14 +85,80 @@ def einsum(equation: str, *operands: Any) -> Any:
     return _einsum(*operands, equation=equation)
 
 
-def _einsum_of_one(x: Array, indices: str, output: str) -> Array:
-    """No product, only a sum: first the diagonals, "ii" to "i", then what `sum_of` adds in blocks, then the order of the axes."""
+def _contract(terms: list[tuple[str, Array]], output: str) -> Array:
+    """Σ over all indices but ``output`` of the product of the terms, each (its indices, its array); a view if there is nothing to add."""
+    while len(terms) > 2:
+        pair, needed = _smallest_product(terms, output)
+        others = [term for i, term in enumerate(terms) if i not in pair]
+        terms = [_product(terms[pair[0]], terms[pair[1]], needed), *others]
+    indices, x = _product(terms[0], terms[1], output) if len(terms) == 2 else _reduced(*terms[0], output)
+    return x if indices == output else x.transpose([indices.index(letter) for letter in output])
+
+
+def _smallest_product(terms: list[tuple[str, Array]], output: str) -> tuple[tuple[int, int], str]:
+    """Which two terms have the smallest product, and the indices that all the rest needs of it."""
+    lengths = {letter: n for indices, x in terms for letter, n in zip(indices, x.shape, strict=True)}
+    candidates = []
+    for pair in itertools.combinations(range(len(terms)), 2):
+        needed = output + "".join(indices for i, (indices, _) in enumerate(terms) if i not in pair)
+        joint = set(terms[pair[0]][0] + terms[pair[1]][0]) & set(needed)
+        candidates.append((math.prod(lengths[letter] for letter in joint), pair, needed))
+    return min(candidates)[1:]
+
+
+def _product(first: tuple[str, Array], second: tuple[str, Array], needed: str) -> tuple[str, Array]:
+    """The product of two terms, summed over what nobody needs: (its indices, its array). See the top of this page."""
+    a_indices, a = _reduced(*first, needed + second[0])
+    b_indices, b = _reduced(*second, needed + a_indices)
+    batch = [letter for letter in a_indices if letter in b_indices and letter in needed]
+    summed = [letter for letter in a_indices if letter in b_indices and letter not in needed]
+    rows = [letter for letter in a_indices if letter not in b_indices]
+    columns = [letter for letter in b_indices if letter not in a_indices]
+    indices = "".join(batch + rows + columns)
+    if not summed:
+        return indices, array_module(a).einsum(f"{a_indices},{b_indices}->{indices}", a, b)
+    y = _without_gaps(_matrices(a, a_indices, batch, rows, summed)) @ _without_gaps(_matrices(b, b_indices, batch, summed, columns))
+    lengths = dict(zip(a_indices + b_indices, a.shape + b.shape, strict=True))
+    return indices, y.reshape([lengths[letter] for letter in indices])
+
+
+def _matrices(x: Array, indices: str, batch: list[str], rows: list[str], columns: list[str]) -> Array:
+    """x with its axes as (*batch, rows, columns), of which the last two are one axis each, of length 1 if they are none."""
+    x = x.transpose([indices.index(letter) for letter in batch + rows + columns])
+    lead, tail = x.shape[: len(batch)], x.shape[len(batch) :]
+    return x.reshape(*lead, math.prod(tail[: len(rows)]), math.prod(tail[len(rows) :]))
+
+
+def _without_gaps(x: Array) -> Array:
+    """x, or a copy in which the numbers of a row are neighbours: BLAS takes matrices whose rows or columns are without gaps."""
+    return x if x.itemsize in x.strides[-2:] else array_module(x).ascontiguousarray(x)
+
+
+def _reduced(indices: str, x: Array, needed: str) -> tuple[str, Array]:
+    """A term without the axes that nobody needs: first the diagonals, "ii" to "i", then a sum."""
     xp = array_module(x)
     each = "".join(dict.fromkeys(indices))
-    summed = tuple(axis for axis, letter in enumerate(each) if letter not in output)
-    y = xp.einsum(f"{indices}->{each}", x)
-    y = sum_of(y, summed) if summed else y.copy()
-    return xp.einsum(f"{''.join(letter for letter in each if letter in output)}->{output}", xp.asarray(y))
+    if each != indices:
+        x = xp.einsum(f"{indices}->{each}", x)
+    gone = tuple(axis for axis, letter in enumerate(each) if letter not in needed)
+    return "".join(letter for letter in each if letter in needed), xp.asarray(sum_of(x, gone)) if gone else x
+
+
+def _of_equal_lengths(inputs: list[str], operands: Iterable[Array]) -> list[Array]:
+    """The operands, with an axis of length 1 as long as its index is elsewhere; views."""
+    operands = list(operands)
+    lengths: dict[str, int] = {}
+    for indices, x in zip(inputs, operands, strict=True):
+        for letter, n in zip(indices, x.shape, strict=True):
+            lengths[letter] = n if lengths.get(letter, 1) == 1 else lengths[letter]
+    shapes = [tuple(lengths[letter] for letter in indices) for indices in inputs]
+    return [x if x.shape == shape else array_module(x).broadcast_to(x, shape) for x, shape in zip(operands, shapes, strict=True)]
+
+
+def _diagonal(xp: Any, shape: tuple[int, ...], i: int, j: int) -> Array:
+    """Where the places along the axes i and j are the same: booleans that broadcast with ``shape``."""
+    places = [xp.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]) for axis in (i, j)]
+    return places[0] == places[1]
 
 
 def _indices(equation: str, operands: tuple[Array, ...]) -> tuple[list[str], str]:
