@@ -80,3 +80,11 @@ def test_what_is_not_on_the_gpu_or_not_contiguous_is_the_books(any_cupy):
     assert not cuda_activation.supports_gelu(any_cupy.zeros(3, "float64"))
     assert not cuda_activation.supports_gelu(np.zeros(3, "float32"))
     assert not cuda_activation.supports_gelu(any_cupy.zeros(3, "float32"), approximate="other")
+
+
+def test_what_relu_hides_is_0_whatever_comes_back(any_cupy):
+    """In fours and one by one."""
+    x = np.array([-1, 2, 0, -3, -1, 2], np.float32)
+    dy = np.array([np.inf, np.nan, np.nan, -np.inf, np.nan, 1], np.float32)
+    _, saved = cuda_activation.relu_forward(any_cupy.asarray(x))
+    np.testing.assert_array_equal(to_numpy(cuda_activation.relu_backward(any_cupy.asarray(dy), saved)), [0, np.nan, 0, 0, 0, 1])

@@ -79,3 +79,11 @@ def test_an_unaligned_view_and_the_ends_of_p(any_cupy):
     assert (dropout_forward(x, 1.0)[0].get() == 0).all()
     assert (dropout_forward(x, 0.0)[0].get() == 1).all()
     assert not supports(x, 1.5) and not supports(np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_what_is_dropped_is_0_whatever_was_there(value, any_cupy):
+    with random.use_generator(random.make_generator(3)):
+        y = dropout_forward(any_cupy.full(1003, value, "float32"), 0.5)[0].get()
+    assert 0 < (y == 0).sum() < y.size
+    assert np.array_equal(y[y != 0], np.full((y != 0).sum(), value, np.float32), equal_nan=True)

@@ -206,3 +206,19 @@ def test_the_embeddings_gradient_has_the_same_bits_every_time(any_cupy):
     first = table_gradient(any_cupy, ids, 9, 20)[0]
     machine.machine.order = "shuffled"
     np.testing.assert_array_equal(first, table_gradient(any_cupy, ids, 9, 20)[0])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_row_that_is_ignored_may_hold_anything(reduction, any_cupy):
+    x, _ = logits(4, 65)
+    x[1], x[2, 3] = np.nan, np.inf
+    loss, saved = ce.cross_entropy_forward(any_cupy.asarray(x), any_cupy.asarray(np.array([3, -100, -100, 4])), reduction=reduction)
+    dx = to_numpy(ce.cross_entropy_backward(any_cupy.ones(loss.shape, "float32"), saved)[0])
+    assert np.isfinite(to_numpy(loss)).all() and np.isfinite(dx).all()
+    assert (dx[1:3] == 0).all() and (dx[[0, 3]] != 0).any()
+
+
+def test_a_batch_that_is_ignored_has_the_gradient_0(any_cupy):
+    x, _ = logits(3, 5)
+    loss, saved = ce.cross_entropy_forward(any_cupy.asarray(x), any_cupy.asarray(np.full(3, -100)))
+    assert (to_numpy(ce.cross_entropy_backward(any_cupy.ones(loss.shape, "float32"), saved)[0]) == 0).all()

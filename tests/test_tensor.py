@@ -349,3 +349,14 @@ def test_every_op_names_itself():
         assert op.name == name
         assert name in repr(op)
         assert op.__doc__, f"{name} has no docstring"
+
+
+def test_a_sum_in_an_einsum_is_made_by_matrix_products(monkeypatch):
+    """NumPy's own einsum, which knows no BLAS, only sees what is not summed."""
+    whole, equations = np.einsum, []
+    monkeypatch.setattr(
+        np, "einsum", lambda equation, *arrays, **options: equations.append(equation) or whole(equation, *arrays, **options)
+    )
+    q, k, v = (tl.randn(2, 2, 5, 4, requires_grad=True) for _ in range(3))
+    tl.einsum("bhtd,bhsd,bhse->bhte", q, k, v).sum().backward()
+    assert equations == []
