@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
+from threadpoolctl import threadpool_info
 
 import tensorlite as tl
 from data.files import explain, write_atomically
@@ -36,6 +38,7 @@ from gpt.seal import is_broken, sealed
 from gpt.weights import WeightsError, WeightsFile, named, require_fit
 from tensorlite import random
 from tensorlite.backend import Device
+from tensorlite.op import kernels_in_use
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -164,6 +167,18 @@ def is_pickle(start: bytes) -> bool:
 def versions() -> dict[str, str]:
     """Of everything that the numbers may depend on."""
     return {"tensorlite": tl.__version__, "numpy": np.__version__, "python": platform.python_version(), "platform": platform.platform()}
+
+
+@functools.cache
+def _blas() -> str:
+    """NumPy's matrix products: each library, version and kernel adds in an order of its own."""
+    found = next((library for library in threadpool_info() if library["user_api"] == "blas"), None)
+    return " ".join(str(found[name]) for name in ("internal_api", "version", "architecture") if found.get(name)) if found else "not known"
+
+
+def arithmetic() -> dict[str, str]:
+    """On what the last bits of a number depend besides `versions`, and what may change from one start of a program to the next."""
+    return {"BLAS": _blas(), "TENSORLITE_KERNELS": kernels_in_use()}
 
 
 # --- writing ------------------------------------------------------------------------------------------

@@ -14,12 +14,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 
 from gpt.errors import run_main
 from gpt.train import main
 from gpt.training.checkpoints import Checkpoints
+from gpt.training.fingerprint import agree, fingerprint
+from tensorlite.op import use_kernels
 from tests.evaluations import told
 from tests.patience import PATIENCE
 
@@ -253,6 +256,44 @@ def test_another_text_is_refused(finished, corpus, capsys):
     corpus.write_text(TEXT + "ß")
     assert run("--resume", finished) == 2
     assert "was trained with another tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [1_500, 1_001_500, 2_099_999])
+def test_one_other_character_in_a_long_text_is_noticed(tmp_path, capsys, place):
+    (tmp_path / "long.txt").write_text("abcdefg" * 300_000)
+    assert run(*SETTINGS, f"--data={tmp_path / 'long.txt'}", "--steps=1", f"--out={tmp_path / 'run'}") == 0
+    text = bytearray((tmp_path / "long.txt").read_bytes())
+    text[place] = ord("a") if text[place] != ord("a") else ord("b")
+    (tmp_path / "long.txt").write_bytes(text)
+    assert run("--resume", tmp_path / "run", "--steps=2") == 2
+    assert "was trained on another text than" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_an_earlier_version_is_taken_by_the_length_of_its_text():
+    found = fingerprint({"training text": np.arange(300), "validation text": np.arange(20)})
+    assert agree(found, found)
+    assert agree({"training text": [300, "ab12"], "validation text": [20, "cd34"]}, found)
+    for recorded in (
+        {"training text": [301, "ab12"], "validation text": [20, "cd34"]},
+        {"training text": [300, "sha256:ab12"], "validation text": found["validation text"]},
+        {"training text": 300, "validation text": "x"},
+        {},
+    ):
+        assert not agree(recorded, found)
+
+
+def test_other_arithmetic_is_told(tmp_path, corpus, capsys, monkeypatch):
+    """Another kernel of the BLAS, or the book instead of the fast pairs: the same run, but not to the last bit."""
+    settings = [*SETTINGS, f"--data={corpus}", "--schedule=constant", "--steps=4"]
+    with use_kernels("fast"):
+        assert run(*settings, f"--out={tmp_path / 'run'}") == 0
+        assert run("--resume", tmp_path / "run", "--steps=5") == 0
+    assert "was written with" not in capsys.readouterr().err
+    monkeypatch.setattr("gpt.checkpoint._blas", lambda: "a BLAS of another kind")
+    with use_kernels("book"):
+        assert run("--resume", tmp_path / "run", "--steps=6") == 0
+    err = capsys.readouterr().err
+    assert "(now a BLAS of another kind), TENSORLITE_KERNELS fast (now book): the last bits of what follows may differ." in err
 
 
 def test_what_is_no_run(tmp_path, finished, capsys):

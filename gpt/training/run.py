@@ -18,7 +18,7 @@ import numpy as np
 from data.console import forgiving, reason
 from data.paths import expanded
 from data.tokenizer import Tokenizer
-from gpt.checkpoint import CheckpointError, is_pickle, save_model, versions
+from gpt.checkpoint import CheckpointError, arithmetic, is_pickle, save_model, versions
 from gpt.config import TrainConfig
 from gpt.errors import EXIT_INTERRUPTED, fail
 from gpt.inference import stream_text
@@ -362,7 +362,7 @@ def _note_another_rate(trainer: Trainer, before: TrainConfig) -> None:
 
 
 def _warn_of_other_versions(then: Mapping[str, str]) -> None:
-    now = versions()
-    others = [f"{name} {then.get(name)} (now {now[name]})" for name in now if then.get(name) != now[name]]
+    now = versions() | arithmetic()
+    others = [f"{name} {then[name]} (now {now[name]})" for name in now if name in then and then[name] != now[name]]
     if others:
         print(f"warning: the checkpoint was written with {', '.join(others)}: the last bits of what follows may differ.", file=sys.stderr)

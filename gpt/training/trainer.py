@@ -24,6 +24,7 @@ from gpt.errors import fail
 from gpt.model import LanguageModel
 from gpt.training.captured import CapturedStep
 from gpt.training.diagnosis import first_not_finite
+from gpt.training.fingerprint import Fingerprint, fingerprint
 from gpt.training.gradient_norms import norms_by_layer
 from gpt.training.progress import Progress
 from gpt.training.rows import IGNORE
@@ -141,6 +142,11 @@ class Trainer:
                 progress.step()
                 self.stop.check()
                 self.look_around(progress)
+
+    @functools.cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Of both texts: reading all of them takes a moment, and they stay as they are."""
+        return fingerprint(self.tokens)
 
     @property
     def is_stuck(self) -> bool:

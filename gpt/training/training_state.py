@@ -12,21 +12,18 @@ step and the shard. Numbers and text, no code: opening one of these can fail, an
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from data.loader import Tokens
-from data.token_file import TokenFile
 from data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt.checkpoint import WEIGHTS, CheckpointError, fill_model, model_bytes, versions
+from gpt.checkpoint import WEIGHTS, CheckpointError, arithmetic, fill_model, model_bytes, versions
 from gpt.config import GPTConfig, TrainConfig, require_type
-from gpt.training.rows import Row
+from gpt.training.fingerprint import agree
 from gpt.training.trainer import Trainer
 from gpt.weights import WeightsFile, require_room
 
@@ -52,9 +49,9 @@ def files_of(trainer: Trainer, tokenizer: Tokenizer, program: str, facts: Mappin
         "trainer": trainer.state_dict(),
         "steps": {str(number): entry["step"] for number, entry in optimizer["state"].items()},
         "param_groups": optimizer["param_groups"],
-        "data": fingerprint(trainer.tokens),
+        "data": trainer.fingerprint,
         "tokenizer_hash": tokenizer.hash,
-        "versions": versions(),
+        "versions": versions() | arithmetic(),
         "program": program,
         **facts,
     }
@@ -131,7 +128,7 @@ class TrainingState:
                 f"{self.where} was trained with another tokenizer, with hash {self.record.get('tokenizer_hash')}: that of "
                 f"{trainer.config.data} has {tokenizer.hash}; its text, or its tokenizer's file, has changed since."
             )
-        if fingerprint(trainer.tokens) != self.record.get("data"):
+        if not agree(self.record["data"], trainer.fingerprint):
             raise CheckpointError(
                 f"{self.where} was trained on another text than {trainer.config.data} now holds; "
                 "restore the text it had, or start a new run from its weights with python -m gpt.finetune."
@@ -152,24 +149,3 @@ class TrainingState:
         if not state.keys() <= known:
             raise ValueError(f"the optimizer's state is for parameters that it does not have: {', '.join(sorted(state.keys() - known))}")
         return state
-
-
-def fingerprint(data: Mapping[str, Tokens | Sequence[Row]]) -> dict[str, list[Any]]:
-    """For each text its length, and a hash of a thousand stretches spread evenly over it (of all of it, if it is no longer).
-
-    Examples are taken for a text, one after the other, what is asked after what is read.
-    """
-    texts = {name: _as_text(part) for name, part in data.items()}
-    return {name: [len(text), _hash(text)] for name, text in texts.items()}
-
-
-def _as_text(part: Tokens | Sequence[Row]) -> Tokens:
-    return part if isinstance(part, np.ndarray | TokenFile) else np.concatenate([ids for row in part for ids in (row.x, row.y)])
-
-
-def _hash(text: Tokens, stretches: int = 1024, length: int = 1024) -> str:
-    digest = hashlib.sha256()
-    apart = max(length, len(text) // stretches)
-    for start in range(0, len(text), apart):
-        digest.update(np.asarray(text[start : start + length], "<u4").tobytes())
-    return digest.hexdigest()
