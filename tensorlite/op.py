@@ -258,7 +258,8 @@ def kernel_table(name: str | None = None) -> dict[str, list[str]]:
 
 def _parent(tensor: Tensor) -> Parent:
     """Where the gradient of ``tensor`` goes, and what it must look like."""
-    return origin(tensor), tensor.array.shape, tensor.array.dtype
+    target = origin(tensor) if tensor.version.writer else tensor.source or tensor  # only what was written to can have grown old
+    return target, tensor.array.shape, tensor.array.dtype
 
 
 def _share_version(output: Tensor, tensors: list[Tensor]) -> None:

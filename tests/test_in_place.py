@@ -382,10 +382,21 @@ REFUSED = {  # name -> what is done, and what ours says; torch refuses all of th
     "a number for data": (lambda t, w, h: setattr(w, "data", 1.0), "data takes a tensor or an array, got float"),
 }
 
+
+def new_memory_before_save(t, w, h):
+    c = t.ones(3, dtype=t.float64)
+    c.mul_(2)  # to the old memory
+    c.data = t.ones(3, dtype=t.float64)
+    y = w * c
+    c.mul_(2)  # to the new, which was saved
+    return y
+
+
 REFUSED_BY_BACKWARD = {
     "an operand, through detach": (after_save, "mul cannot give its gradient: .* written to in place"),
     "an operand, under no_grad": (under_no_grad_after_save, "mul cannot give its gradient"),
     "a leaf, under no_grad": (leaf_after_save, "mul cannot give its gradient"),
+    "an operand that was given other memory": (new_memory_before_save, "mul cannot give its gradient"),
     "an operand that was viewed": (shared_after_save, "mul cannot give its gradient"),
 }
 
