@@ -46,6 +46,8 @@ class Pair:
             with a third parameter, ``needs``, is told which of them will be used, so that it can leave out the rest.
             One with a fourth, ``homes``, is told for each an array to write it into and to return (a view of an optimizer's
             flat buffer), or None: what is written there need not be copied there.
+            One that asks for ``so_far`` is told for each the gradient that has arrived from elsewhere, or None, and returns the sum of
+            that and its own: one pass over the memory instead of two.
         supports: takes what ``forward`` takes, and says whether this pair can run on it.
     """
 
@@ -55,11 +57,13 @@ class Pair:
     supports: Callable[..., bool] = lambda *arrays, **options: True
     asks_needs: bool = field(init=False)
     asks_homes: bool = field(init=False)
+    asks_so_far: bool = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.backward).parameters
         object.__setattr__(self, "asks_needs", "needs" in parameters)
         object.__setattr__(self, "asks_homes", "homes" in parameters)
+        object.__setattr__(self, "asks_so_far", "so_far" in parameters)
 
 
 class Op:

@@ -104,13 +104,14 @@ class Profile:
             self._note(name, "forward", start, _flops(name, arrays), _size(arrays) + _size(y))
             return y, (saved, _flops(name, arrays))
 
-        @functools.wraps(pair.backward)  # so that a backward that asks for ``needs`` and ``homes`` is seen to ask for them
+        @functools.wraps(pair.backward)  # so that what a backward asks for beside them (`Pair`) is seen
         def backward(dy: Any, kept: Any, *told: Any) -> Any:
             saved, flops = kept
             start = time.perf_counter()
             dxs = pair.backward(dy, saved, *told)
             _wait(dy)
-            self._note(name, "backward", start, _backward_flops(name, flops, *told[:1]), _size(dy) + _size(dxs))
+            needs = told[:1] if pair.asks_needs else ()
+            self._note(name, "backward", start, _backward_flops(name, flops, *needs), _size(dy) + _size(dxs))
             return dxs
 
         return Pair(pair.name, forward, backward)

@@ -105,7 +105,7 @@ class Node:
         self.versions = versions
         self.hooks: dict[int, dict[int, Hook]] | None = None
 
-    def gradients(self, dys: list[Array]) -> tuple[Array | None, ...]:
+    def gradients(self, dys: list[Array], walk: _Walk) -> tuple[Array | None, ...]:
         """Run the op's backward: one gradient for each of its leading arguments."""
         dy = tuple(dys) if self.several else dys[0]
         told: list[Any] = []
@@ -113,6 +113,8 @@ class Node:
             told.append(tuple(parent is not None for parent in self.parents))
         if self.pair.asks_homes:
             told.append(self._homes())
+        if self.pair.asks_so_far:
+            told.append(tuple(map(walk.take, self.parents)))
         dxs = self.pair.backward(dy, self.saved, *told)
         return dxs if isinstance(dxs, tuple) else (dxs,)
 
@@ -161,7 +163,7 @@ def backward(root: Tensor, dy: Array, retain_graph: bool = False) -> None:
                     dys[position] = _run_hooks(hooks, dys[position])
         if node.several:
             _fill_unused(dys, node.outputs)
-        dxs = node.gradients(dys)
+        dxs = node.gradients(dys, walk)
         for argument, parent in enumerate(node.parents):
             if parent is not None:
                 walk.deliver(parent[0], _checked(node, argument, dxs))
@@ -179,6 +181,16 @@ class _Walk:
         self.queue: list[tuple[int, Node]] = []  # a heap, highest number first
         self.pending: dict[Node, list[Array | None]] = {}
         self.hooked: dict[int, tuple[Tensor, Array]] = {}  # leaves whose hooks want the whole sum
+
+    def take(self, parent: Parent | None) -> Array | None:
+        """What has arrived for this parent so far, if it is an op's output: handed over to a backward that delivers the sum."""
+        if parent is None or not isinstance(parent[0], tuple):
+            return None
+        node, position = parent[0]
+        if node not in self.pending:
+            return None
+        so_far, self.pending[node][position] = self.pending[node][position], None
+        return so_far
 
     def deliver(self, target: Tensor | tuple[Node, int], dx: Array) -> None:
         """Add ``dx`` to what ``target`` has received so far.

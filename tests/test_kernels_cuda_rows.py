@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import tensorlite as tl
 from tensorlite.backend import to_numpy
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda import compile as compiling
@@ -14,6 +15,7 @@ from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.ops.layernorm import layernorm
 from tensorlite.ops.rmsnorm import rmsnorm
 from tensorlite.precision import use_precision
+from tensorlite.profile import Profile
 from tests.compare import relative_error
 from tests.standin import machine
 
@@ -101,6 +103,37 @@ def test_sums_down_columns(rows, C, wider, dtype, order, any_cupy):
     assert y.dtype == np.float32 and y.shape == (C,)
     right = x[:, :C].astype(np.float64)
     assert np.abs(to_numpy(y) - right.sum(axis=0)).max() <= 1e-6 * np.abs(right).sum(axis=0).max()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
+def test_what_came_down_the_residual_stream_is_added_to_dx(op, module, order, any_cupy):
+    machine.machine.order = order
+    x, dy, stream = np.random.default_rng(0).standard_normal((3, 5, 40)).astype(np.float32)
+    forward, backward = getattr(module, f"{op.name}_forward"), getattr(module, f"{op.name}_backward")
+    _, saved = forward(any_cupy.asarray(x), any_cupy.ones(40, "float32"))
+    given = any_cupy.asarray(stream)
+    others = (None,) * (2 if op is layernorm else 1)
+    dx, dweight = backward(any_cupy.asarray(dy), saved, (given, *others))[:2]
+    alone, right_dweight = backward(any_cupy.asarray(dy), saved)[:2]
+    np.testing.assert_allclose(to_numpy(dx), to_numpy(alone) + stream, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(to_numpy(dweight), to_numpy(right_dweight))
+    np.testing.assert_array_equal(to_numpy(given), stream)
+    wide = any_cupy.asarray(np.repeat(stream, 2, axis=1))[:, ::2]  # as a view it may lie anyhow
+    np.testing.assert_array_equal(to_numpy(backward(any_cupy.asarray(dy), saved, (wide, *others))[0]), to_numpy(dx))
+
+
+def test_the_gradient_of_a_residual_stream_takes_no_pass_of_its_own(standin, monkeypatch):
+    """x + f(layernorm(x)) under a half precision: the sum of both gradients of x is layernorm's work, also while it is watched."""
+    x, weight = tl.tensor(standin.ones((4, 16), "float32"), requires_grad=True), tl.nn.Parameter(standin.ones(16, "float32"))
+    done, compute = [], machine.machine.compute
+    monkeypatch.setattr(machine.machine, "compute", lambda name, work: done.append(name) or compute(name, work))
+    with use_precision("bfloat16"), Profile():
+        h = x * 1.0
+        y = h + tl.nn.functional.layer_norm(h, (16,), weight)
+        done.clear()
+        y.sum().backward()
+    assert done and "add" not in done
 
 
 def test_the_sums_of_no_rows_are_0(any_cupy):

@@ -163,6 +163,53 @@ def test_a_hook_sees_a_gradient_before_it_is_at_home(scaled_sum):
     assert x.grad.tolist() == [30, 30, 30] and told == [(None, None)]
 
 
+@pytest.fixture
+def adding():
+    """y = 2 a + 3 b, whose backward adds what has arrived before; yields the op and what it was told."""
+    told = []
+
+    def adding_forward(a, b):
+        return 2 * a + 3 * b, None
+
+    def adding_backward(dy, saved, so_far=(None, None)):
+        told.append(so_far)
+        return tuple(factor * dy if other is None else factor * dy + other for factor, other in zip((2, 3), so_far, strict=True))
+
+    yield Op(adding_forward, adding_backward), told
+    del REGISTRY["adding"]
+
+
+def test_a_backward_may_add_what_has_arrived_along_another_way(adding):
+    """As along a residual stream: h goes through the op, and past it."""
+    op, told = adding
+    x = tl.ones(3, requires_grad=True)
+    h, other = x * 1, x * 10
+    (op(h, other) + h * 7).sum().backward()
+    assert x.grad.tolist() == [2 + 7 + 30] * 3
+    ((first, second),) = told
+    assert first.tolist() == [7] * 3 and second is None
+
+
+def test_what_has_arrived_is_counted_once_where_a_tensor_stands_twice_or_a_leaf(adding):
+    op, told = adding
+    x = tl.ones(3, requires_grad=True)
+    h = x * 1
+    (op(h, h) + h * 7).sum().backward()
+    assert x.grad.tolist() == [2 + 3 + 7] * 3 and told[0][0].tolist() == [7] * 3 and told[0][1] is None
+    leaf = tl.ones(3, requires_grad=True)
+    (op(leaf, leaf) + leaf * 7).sum().backward()
+    assert leaf.grad.tolist() == [12] * 3 and told[1] == (None, None)
+
+
+def test_a_hook_sees_the_sum_once(adding):
+    op, _ = adding
+    x, seen = tl.ones(3, requires_grad=True), []
+    h = x * 1
+    h.register_hook(lambda dx: seen.append(dx.tolist()))
+    (h * 7 + op(h, x)).sum().backward()
+    assert seen == [[9.0] * 3] and x.grad.tolist() == [12] * 3
+
+
 # --- depth ----------------------------------------------------------------------------------------------
 
 

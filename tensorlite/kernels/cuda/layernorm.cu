@@ -57,8 +57,9 @@ extern "C" __global__ void layernorm_forward(const In* x, const float* weight, c
 }
 
 // dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)) with g = dy ∘ weight;   partial: (blocks, 2, C), of dweight and dbias.
+// so_far, which may be null, is what has arrived for x along the residual stream: dx is the sum of both.
 extern "C" __global__ void layernorm_backward(const Out* dy, const In* x, const float* weight, const float* mean, const float* inverse_std,
-                                              In* dx, float* partial, int rows, int C) {
+                                              const In* so_far, In* dx, float* partial, int rows, int C) {
     __shared__ float sums[2][PerLane * WARP];
     int lane = threadIdx.x % WARP;
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
@@ -87,7 +88,8 @@ extern "C" __global__ void layernorm_backward(const Out* dy, const In* x, const 
             int c = i * WARP + lane;
             if (c >= C) continue;
             float x_hat = (load(xs[c]) - mu - rest) * scale, g = load(d[c]) * (weight ? weight[c] : 1.0f);
-            store(dx[row * C + c], (g - mean_g - x_hat * mean_g_hat) * scale);
+            float own = (g - mean_g - x_hat * mean_g_hat) * scale;
+            store(dx[row * C + c], so_far ? load(so_far[row * C + c]) + own : own);
         }
     }
     for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {

@@ -28,7 +28,8 @@ extern "C" __global__ void rmsnorm_forward(const In* x, const float* weight, Out
 }
 
 // dx = (g - x̂ mean(g ∘ x̂)) / rms with g = dy ∘ weight and x̂ = x / rms;   partial_dweight: (blocks, C).
-extern "C" __global__ void rmsnorm_backward(const Out* dy, const In* x, const float* weight, const float* inverse_rms, In* dx,
+// so_far, which may be null, is what has arrived for x along the residual stream: dx is the sum of both.
+extern "C" __global__ void rmsnorm_backward(const Out* dy, const In* x, const float* weight, const float* inverse_rms, const In* so_far, In* dx,
                                             float* partial_dweight, int rows, int C) {
     __shared__ float sums[PerLane * WARP];
     int lane = threadIdx.x % WARP;
@@ -52,7 +53,8 @@ extern "C" __global__ void rmsnorm_backward(const Out* dy, const In* x, const fl
             int c = i * WARP + lane;
             if (c >= C) continue;
             float x_hat = load(x[row * C + c]) * scale, g = load(dy[row * C + c]) * (weight ? weight[c] : 1.0f);
-            store(dx[row * C + c], (g - x_hat * mean_g_hat) * scale);
+            float own = (g - x_hat * mean_g_hat) * scale;
+            store(dx[row * C + c], so_far ? load(so_far[row * C + c]) + own : own);
         }
     }
     for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {
