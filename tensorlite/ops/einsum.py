@@ -51,19 +51,14 @@ def einsum_backward(dy: Array, saved: Any) -> tuple[Array, ...]:
     - one along which x has length 1 and others are longer was broadcast: its gradients are added up (see `broadcasting`).
     """
     operands, inputs, output = saved
-    xp = array_module(dy)
     wide = _of_equal_lengths(inputs, operands)
     gradients = []
     for position, (x, indices) in enumerate(zip(operands, inputs, strict=True)):
         factors = [(output, dy)] + [(inputs[i], wide[i]) for i in range(len(operands)) if i != position]
         met = [letter for letter in dict.fromkeys(indices) if any(letter in known for known, _ in factors)]
         dx = _contract(factors, "".join(met))
-        first = [letter in met and indices.index(letter) == axis for axis, letter in enumerate(indices)]
-        shape = wide[position].shape
-        dx = xp.broadcast_to(dx.reshape([n if here else 1 for n, here in zip(shape, first, strict=True)]), shape)
-        for axis, letter in enumerate(indices):
-            if indices.index(letter) != axis:
-                dx = masked(dx, _diagonal(xp, shape, indices.index(letter), axis))
+        if len(met) < len(indices):
+            dx = _spread(dx, met, indices, wide[position].shape)
         gradients.append(unbroadcast(dx, x.shape))
     return tuple(gradients)
 
@@ -136,12 +131,25 @@ def _without_gaps(x: Array) -> Array:
 
 def _reduced(indices: str, x: Array, needed: str) -> tuple[str, Array]:
     """A term without the axes that nobody needs: first the diagonals, "ii" to "i", then a sum."""
-    xp = array_module(x)
     each = "".join(dict.fromkeys(indices))
+    if each == indices and set(each) <= set(needed):
+        return indices, x
+    xp = array_module(x)
     if each != indices:
         x = xp.einsum(f"{indices}->{each}", x)
     gone = tuple(axis for axis, letter in enumerate(each) if letter not in needed)
     return "".join(letter for letter in each if letter in needed), xp.asarray(sum_of(x, gone)) if gone else x
+
+
+def _spread(dx: Array, met: list[str], indices: str, shape: tuple[int, ...]) -> Array:
+    """dx, which has the axes ``met``, with all ``indices``: the same along new ones, and only on the diagonal of those that come again."""
+    xp = array_module(dx)
+    first = [letter in met and indices.index(letter) == axis for axis, letter in enumerate(indices)]
+    dx = xp.broadcast_to(dx.reshape([n if here else 1 for n, here in zip(shape, first, strict=True)]), shape)
+    for axis, letter in enumerate(indices):
+        if indices.index(letter) != axis:
+            dx = masked(dx, _diagonal(xp, shape, indices.index(letter), axis))
+    return dx
 
 
 def _of_equal_lengths(inputs: list[str], operands: Iterable[Array]) -> list[Array]:
