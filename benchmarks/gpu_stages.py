@@ -7,9 +7,11 @@ TENSORLITE_RESULTS names, or else benchmarks/results. Nothing is installed or fe
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import options_of
@@ -19,13 +21,21 @@ FIRST = ("attention", "rows", "gemm")  # kernels that everything else stands on
 MODEL = " ".join([*(f"tests/test_kernels_cuda_{name}.py" for name in FIRST), "tests/test_gpt_on_gpu.py", "tests/test_cuda_graph.py"])
 STEP = "benchmarks train_step gpt2 course --backend cupy --rounds 5"
 
+
+def with_a_gpu() -> list[str]:
+    """The files whose tests can run on a GPU; the others may need packages that a machine with a GPU has not."""
+    root = Path(__file__).resolve().parent.parent
+    files = sorted((root / "tests").glob("test_*.py"))
+    return [f"tests/{path.name}" for path in files if re.search(r"any_cupy|mark\.gpu", path.read_text(encoding="utf-8"))]
+
+
 STAGES: dict[int, dict[str, tuple[str, float]]] = {  # name of the log: the command, and the seconds it may take
     1: {
         "tests_of_the_model": (f"{TESTS} {MODEL}", 240),
         "train_step_bfloat16": (f"{STEP} --precisions bfloat16 --compile", 300),
         "gpu_kernels": ("benchmarks gpu_kernels gpt2", 60),
     },
-    2: {"tests": (TESTS, 590)},
+    2: {"tests": (f"{TESTS} {' '.join(with_a_gpu())}", 590)},
     3: {
         "ops": ("benchmarks ops --backend cupy", 400),
         "matmul": ("benchmarks matmul --backend numpy cupy", 150),

@@ -251,13 +251,13 @@ def test_every_product_runs_on_the_current_stream_and_in_our_workspace(standin):
 
 
 @pytest.mark.parametrize("capability, bytes_", [((9, 0), 32 << 20), ((8, 6), 4 << 20)])
-def test_the_workspace_is_as_large_as_the_gpu_likes_and_not_in_the_memory_of_a_graph(capability, bytes_, standin):
+def test_the_workspace_is_as_large_as_the_gpu_likes_and_in_memory_of_its_own(capability, bytes_, standin):
     machine.machine.compute_capability = capability
     a, b = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1)
     before = machine.machine.default_pool.used_bytes()
     recorder = Recorder()
     recorder.run(lambda: gemm(a, b))
-    assert machine.machine.default_pool.used_bytes() - before >= bytes_ > recorder.memory
+    assert ours.handle(standin).workspace.nbytes == bytes_ > recorder.memory + machine.machine.default_pool.used_bytes() - before
 
 
 def test_what_cublas_refuses_is_an_error_with_its_number(standin, monkeypatch):

@@ -7,6 +7,8 @@ of the blocks in the same way, a number passes through at most BLOCK roundings a
 Along the axis whose neighbours lie side by side in memory NumPy adds so itself. Along any other it adds row after row. There, the
 product with ones, 1ᵀ · x, adds the rows of a block. It also takes half the time of ``x.sum(axis=0)``, or less.
 
+On a GPU CuPy's own sum is a tree, along any axis. It is taken as it is: CuPy's products cannot be recorded in a CUDA graph.
+
 The half precisions do not get far at all: counting by ones, float16 stops at 2048 and bfloat16 at 256. They are added in float32.
 
 Every sum over an axis in the book is made here. The page holds no op: `reduction` does.
@@ -35,7 +37,7 @@ def sum_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
         return x.sum(axis=axis, dtype="int64", keepdims=keepdims)
     if x.dtype.itemsize == 2:
         return sum_of(x.astype("float32"), axis, keepdims).astype(x.dtype)
-    if x.size <= BLOCK:
+    if x.size <= BLOCK or array_module(x) is not np:
         return x.sum(axis=axis, keepdims=keepdims)
     over = _as_tuple(axis, x.ndim)
     if x.flags.c_contiguous and _first_of_the_last(over, x.ndim) == x.ndim - len(over):
@@ -118,6 +120,8 @@ def _sum_along(x: Array, axis: int) -> Array:
 def sum_of_rows(x: Array) -> Array:
     """(..., n, C) to (..., C), in blocks."""
     n, C = x.shape[-2:]
+    if array_module(x) is not np:
+        return x.sum(axis=-2)
     if n == 1:
         return x[..., 0, :]
     if n <= BLOCK:
@@ -131,5 +135,5 @@ def sum_of_rows(x: Array) -> Array:
 def _sum_of_few_rows(x: Array) -> Array:
     """As a product, where BLAS takes the rows as they lie."""
     if x.strides[-1] == x.itemsize and x.strides[-2] > 0:
-        return array_module(x).ones(x.shape[-2], x.dtype) @ x
+        return np.ones(x.shape[-2], x.dtype) @ x
     return x.sum(axis=-2)

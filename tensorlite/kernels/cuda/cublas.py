@@ -64,7 +64,7 @@ class Handle:
         check("cublasCreate_v2", self._library.cublasCreate_v2(ctypes.addressof(place)))
         self._handle = place.value
         self._call("cublasSetMathMode", SUMS_IN_FLOAT32)
-        with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):  # not in the memory of a graph, which ends with it
+        with cupy.cuda.using_allocator(cupy.cuda.MemoryPool().malloc):  # not in a graph's memory, nor in what is limited for arrays
             size = WORKSPACE_OF_HOPPER if int(cupy.cuda.Device().compute_capability) >= 90 else WORKSPACE
             self.workspace = cupy.empty(size, "uint8")
         self.products: Any = None

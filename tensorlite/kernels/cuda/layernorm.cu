@@ -58,8 +58,9 @@ extern "C" __global__ void layernorm_forward(const In* x, const float* weight, c
 
 // dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)) with g = dy ∘ weight;   partial: (blocks, 2, C), of dweight and dbias.
 // so_far, which may be null, is what has arrived for x along the residual stream: dx is the sum of both.
-extern "C" __global__ void layernorm_backward(const Out* dy, const In* x, const float* weight, const float* mean, const float* inverse_std,
-                                              const In* so_far, In* dx, float* partial, int rows, int C) {
+extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const In* __restrict__ x, const float* __restrict__ weight,
+                                              const float* mean, const float* inverse_std, const In* __restrict__ so_far,
+                                              In* __restrict__ dx, float* partial, int rows, int C) {
     __shared__ float sums[2][PerLane * WARP];
     int lane = threadIdx.x % WARP;
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
@@ -71,6 +72,9 @@ extern "C" __global__ void layernorm_backward(const Out* dy, const In* x, const 
         const Out* d = dy + row * C;
         const In* xs = x + row * C;
         float mu = mean[2 * row], rest = mean[2 * row + 1], scale = inverse_std[row];
+
+        float stream[PerLane];  // asked for before it is needed: it is on its way while the sums are made
+        FOR_MINE(i) stream[i] = so_far && i * WARP + lane < C ? load(so_far[row * C + i * WARP + lane]) : 0.0f;
 
         float sum_g = 0, sum_g_hat = 0;
         FOR_MINE(i) {
@@ -89,7 +93,7 @@ extern "C" __global__ void layernorm_backward(const Out* dy, const In* x, const 
             if (c >= C) continue;
             float x_hat = (load(xs[c]) - mu - rest) * scale, g = load(d[c]) * (weight ? weight[c] : 1.0f);
             float own = (g - mean_g - x_hat * mean_g_hat) * scale;
-            store(dx[row * C + c], so_far ? load(so_far[row * C + c]) + own : own);
+            store(dx[row * C + c], stream[i] + own);
         }
     }
     for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {
