@@ -88,8 +88,6 @@ def _read(path: Path) -> bytes:
         if error.errno == errno.ENOTDIR:
             raise CorpusError(_missing(path)) from error
         raise CorpusError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # a NUL in the name
-        raise CorpusError(f"{str(path)!r} is not a possible file name.") from error
 
 
 def clean_text(raw: bytes, name: str | os.PathLike[str]) -> str:
