@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.corpus import Corpus, CorpusError, load_corpus
+from data.corpus import Corpus, load_corpus
 from data.errors import DataError
 
 
