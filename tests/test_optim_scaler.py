@@ -230,7 +230,7 @@ def test_a_checkpoint_counts_the_steps_that_were_made(standin):
 def test_a_gradient_that_always_overflows_ends_the_run(standin):
     run = trainer(init_scale=0.5)
     with pytest.raises(UserError, match="overflows float16 again and again"):
-        run.log(1.0, bar=None)
+        run.log(1.0, progress=None)
 
 
 @pytest.mark.parametrize("growth_factor", [2.0, 1000.0])
