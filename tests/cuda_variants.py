@@ -16,6 +16,7 @@ IN_OUT: list[dict[str, Any]] = [{"In": "float32", "Out": out} for out in TYPES] 
 # A row of 768 numbers is 24 a lane, and 64 is the most.
 ROWS: list[dict[str, Any]] = [{**types, "PerLane": 24} for types in IN_OUT]
 WIDEST: list[dict[str, Any]] = [{"In": "float32", "Out": "bfloat16", "PerLane": 64}]
+IN_FOURS: list[dict[str, Any]] = [{**row, "Wide": wide} for row in ROWS + WIDEST for wide in (1, 4)]
 
 CURVES: list[dict[str, Any]] = [{**real, "Curve": curve} for real in ONE_TYPE for curve in ("Relu", "Gelu", "GeluTanh")]
 
@@ -43,7 +44,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "cross_entropy.cu": ONE_TYPE,
     "dropout.cu": ONE_TYPE,
     "embedding.cu": ONE_TYPE,
-    "layernorm.cu": ROWS + WIDEST,
+    "layernorm.cu": IN_FOURS,
     "rmsnorm.cu": ROWS,
     "softmax.cu": ONE_TYPE,
 }

@@ -1,8 +1,9 @@
 // Layer normalisation on the GPU. The mathematics is told in tensorlite/ops/layernorm.py.
 //
-// A warp owns a row: lane i holds the numbers i, i + 32, i + 64, … of it in registers, PerLane of them (a constant, so that the loops
-// are unrolled and the array really is in registers). Every sum over the row is a sum in each lane and five shuffles; no shared memory,
-// no barrier, and the row is read from memory once. The warps of a block have nothing to do with each other.
+// A warp owns a row. Its lanes read Wide neighbours at a time, four where the row's length allows it: lane i holds the numbers Wide i up to
+// Wide (i + 1), then those that lie 32 Wide further on, and so forth, PerLane of them in all. Both are constants, so that the loops are
+// unrolled and the array really is in registers. Every sum over the row is a sum in each lane and five shuffles; no shared memory, no
+// barrier, and the row is read from memory once. The warps of a block have nothing to do with each other.
 //
 // In backward a warp takes many rows, one after the other. dx needs two sums over each row, as above. dweight and dbias need sums
 // down the columns: a lane sees the same columns in every row, so it adds them up in registers. At the end the warps of a block add theirs
@@ -13,10 +14,33 @@
 
 #include "common.cuh"
 
+#define FOR_GROUPS(k) _Pragma("unroll") for (int k = 0; k < PerLane / Wide; k++)
 #define FOR_MINE(i) _Pragma("unroll") for (int i = 0; i < PerLane; i++)
+#define FOR_EACH(j) _Pragma("unroll") for (int j = 0; j < Wide; j++)
 
-extern "C" __global__ void layernorm_forward(const In* x, const float* weight, const float* bias, Out* y, float* mean, float* inverse_std,
-                                             int rows, int C, float eps) {
+__device__ inline int column_of(int group) { return (group * WARP + int(threadIdx.x % WARP)) * Wide; }  // of its first number
+
+// Neighbours from the memory to registers, and back.
+template <typename T>
+__device__ inline void take(const T* from, float (&numbers)[1]) { numbers[0] = load(*from); }
+template <typename T>
+__device__ inline void take(const T* from, float (&numbers)[4]) {
+    float4 four = load4(from);
+    numbers[0] = four.x, numbers[1] = four.y, numbers[2] = four.z, numbers[3] = four.w;
+}
+template <typename T>
+__device__ inline void put(T* to, const float (&numbers)[1]) { store(*to, numbers[0]); }
+template <typename T>
+__device__ inline void put(T* to, const float (&numbers)[4]) { store4(to, make_float4(numbers[0], numbers[1], numbers[2], numbers[3])); }
+
+// Of a parameter that may be missing.
+__device__ inline void take_or(float instead, const float* from, int c, float (&numbers)[Wide]) {
+    if (from) take(from + c, numbers);
+    else FOR_EACH(j) numbers[j] = instead;
+}
+
+extern "C" __global__ void layernorm_forward(const In* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
+                                             Out* __restrict__ y, float* mean, float* inverse_std, int rows, int C, float eps) {
     int lane = threadIdx.x % WARP;
     long long row = (long long)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (row >= rows) return;
@@ -24,10 +48,13 @@ extern "C" __global__ void layernorm_forward(const In* x, const float* weight, c
     y += row * C;
 
     float values[PerLane], sum = 0;
-    FOR_MINE(i) {
-        int c = i * WARP + lane;
-        values[i] = c < C ? load(x[c]) : 0.0f;
-        sum += values[i];
+    FOR_GROUPS(k) {
+        float numbers[Wide] = {};
+        if (column_of(k) < C) take(x + column_of(k), numbers);
+        FOR_EACH(j) {
+            values[k * Wide + j] = numbers[j];
+            sum += numbers[j];
+        }
     }
     float mu = warp_sum(sum) / C;
 
@@ -35,19 +62,24 @@ extern "C" __global__ void layernorm_forward(const In* x, const float* weight, c
     // number as large as itself; what it leaves over is taken away as well.
     float rest = 0, squares = 0;
     FOR_MINE(i) {
-        values[i] = i * WARP + lane < C ? values[i] - mu : 0.0f;
+        values[i] = column_of(i / Wide) < C ? values[i] - mu : 0.0f;
         rest += values[i];
     }
     rest = warp_sum(rest) / C;
     FOR_MINE(i) {
-        values[i] = i * WARP + lane < C ? values[i] - rest : 0.0f;
+        values[i] = column_of(i / Wide) < C ? values[i] - rest : 0.0f;
         squares += values[i] * values[i];
     }
     float scale = 1 / sqrtf(warp_sum(squares) / C + eps);
 
-    FOR_MINE(i) {
-        int c = i * WARP + lane;
-        if (c < C) store(y[c], values[i] * scale * (weight ? weight[c] : 1.0f) + (bias ? bias[c] : 0.0f));
+    FOR_GROUPS(k) {
+        int c = column_of(k);
+        if (c >= C) continue;
+        float w[Wide], b[Wide], numbers[Wide];
+        take_or(1, weight, c, w);
+        take_or(0, bias, c, b);
+        FOR_EACH(j) numbers[j] = values[k * Wide + j] * scale * w[j] + b[j];
+        put(y + c, numbers);
     }
     if (lane == 0) {
         mean[2 * row] = mu;
@@ -62,7 +94,6 @@ extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const 
                                               const float* mean, const float* inverse_std, const In* __restrict__ so_far,
                                               In* __restrict__ dx, float* partial, int rows, int C) {
     __shared__ float sums[2][PerLane * WARP];
-    int lane = threadIdx.x % WARP;
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
 
     float dweight[PerLane], dbias[PerLane];
@@ -73,33 +104,43 @@ extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const 
         const In* xs = x + row * C;
         float mu = mean[2 * row], rest = mean[2 * row + 1], scale = inverse_std[row];
 
-        float stream[PerLane];  // asked for before it is needed: it is on its way while the sums are made
-        FOR_MINE(i) stream[i] = so_far && i * WARP + lane < C ? load(so_far[row * C + i * WARP + lane]) : 0.0f;
-
         float sum_g = 0, sum_g_hat = 0;
-        FOR_MINE(i) {
-            int c = i * WARP + lane;
+        FOR_GROUPS(k) {
+            int c = column_of(k);
             if (c >= C) continue;
-            float dyc = load(d[c]), x_hat = (load(xs[c]) - mu - rest) * scale, g = dyc * (weight ? weight[c] : 1.0f);
-            sum_g += g;
-            sum_g_hat += g * x_hat;
-            dweight[i] += dyc * x_hat;
-            dbias[i] += dyc;
+            float dys[Wide], x_hat[Wide], w[Wide];
+            take(d + c, dys);
+            take(xs + c, x_hat);
+            take_or(1, weight, c, w);
+            FOR_EACH(j) {
+                x_hat[j] = (x_hat[j] - mu - rest) * scale;
+                sum_g += dys[j] * w[j];
+                sum_g_hat += dys[j] * w[j] * x_hat[j];
+                dweight[k * Wide + j] += dys[j] * x_hat[j];
+                dbias[k * Wide + j] += dys[j];
+            }
         }
         float mean_g = warp_sum(sum_g) / C, mean_g_hat = warp_sum(sum_g_hat) / C;
 
-        FOR_MINE(i) {  // x and dy once more, out of the cache: registers are dearer
-            int c = i * WARP + lane;
+        FOR_GROUPS(k) {  // x and dy once more, out of the cache: registers are dearer
+            int c = column_of(k);
             if (c >= C) continue;
-            float x_hat = (load(xs[c]) - mu - rest) * scale, g = load(d[c]) * (weight ? weight[c] : 1.0f);
-            float own = (g - mean_g - x_hat * mean_g_hat) * scale;
-            store(dx[row * C + c], stream[i] + own);
+            float dys[Wide], x_hat[Wide], w[Wide], stream[Wide] = {};
+            take(d + c, dys);
+            take(xs + c, x_hat);
+            take_or(1, weight, c, w);
+            if (so_far) take(so_far + row * C + c, stream);
+            FOR_EACH(j) {
+                x_hat[j] = (x_hat[j] - mu - rest) * scale;
+                stream[j] += (dys[j] * w[j] - mean_g - x_hat[j] * mean_g_hat) * scale;
+            }
+            put(dx + row * C + c, stream);
         }
     }
     for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {
         if (turn == warp % turns)
             FOR_MINE(i) {
-                int c = i * WARP + lane;
+                int c = column_of(i / Wide) + i % Wide;
                 sums[0][c] = turn ? sums[0][c] + dweight[i] : dweight[i];
                 sums[1][c] = turn ? sums[1][c] + dbias[i] : dbias[i];
             }

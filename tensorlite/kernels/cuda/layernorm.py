@@ -11,7 +11,7 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import kernel
-from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, out_dtype, per_lane, shape_of
+from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, lanes, out_dtype, shape_of
 from tensorlite.op import Pair, register
 from tensorlite.ops.layernorm import layernorm
 
@@ -21,7 +21,7 @@ def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None 
     xp, (rows, C) = array_module(x), shape_of(x)
     y = xp.empty(x.shape, out_dtype(x))
     mean, inverse_std = xp.empty((rows, 2), "float32"), xp.empty(rows, "float32")
-    run = kernel("layernorm.cu", "layernorm_forward", In=x.dtype.name, Out=y.dtype.name, PerLane=per_lane(C))
+    run = kernel("layernorm.cu", "layernorm_forward", In=x.dtype.name, Out=y.dtype.name, **lanes(C, x, weight, bias))
     run(blocks_for(rows), BLOCK, (x, weight, bias, y, mean, inverse_std, rows, C, float(eps)))
     return y, (x, mean, inverse_std, weight, bias is not None)
 
@@ -39,7 +39,7 @@ def layernorm_backward(
     stream = None if so_far[0] is None else xp.ascontiguousarray(so_far[0], x.dtype)
     blocks = blocks_for(rows, BACKWARD_BLOCKS)
     partial = xp.empty((blocks, 2 * C), "float32")
-    run = kernel("layernorm.cu", "layernorm_backward", In=x.dtype.name, Out=dy.dtype.name, PerLane=per_lane(C))
+    run = kernel("layernorm.cu", "layernorm_backward", In=x.dtype.name, Out=dy.dtype.name, **lanes(C, dy, x, weight, stream))
     run(blocks, BLOCK, (dy, x, weight, mean, inverse_std, stream, dx, partial, rows, C))
     if weight is None and not has_bias:
         return dx, None, None

@@ -25,6 +25,13 @@ def per_lane(C: int) -> int:
     return -(-C // WARP)
 
 
+def lanes(C: int, *arrays: Array | None) -> dict[str, int]:
+    """How many neighbours a lane reads at a time, four where they begin at a multiple of four, and how many numbers it holds in all."""
+    in_fours = C % 4 == 0 and all(x is None or x.data.ptr % (4 * x.itemsize) == 0 for x in arrays)
+    wide = 4 if in_fours else 1
+    return {"Wide": wide, "PerLane": -(-C // (WARP * wide)) * wide}
+
+
 def blocks_for(rows: int, most: int | None = None) -> int:
     """As many as the rows need, or ``most``."""
     blocks = -(-rows // ROWS_A_BLOCK)
