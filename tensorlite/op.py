@@ -105,7 +105,8 @@ class Op:
             args, options = self._bind(args, options)  # F.linear(x, weight=w): its position decides where its gradient is
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         arrays = [arg.array if isinstance(arg, Tensor) else arg for arg in args]
-        self._check_devices(tensors)
+        if len(tensors) > 1:
+            self._check_devices(tensors)
 
         try:
             pair = choose(self, arrays, options)
@@ -175,7 +176,7 @@ def choose(op: Op, arrays: list[Any], options: dict[str, Any]) -> Pair:
                 return pair
     if op.in_float32:
         for x in arrays:
-            if hasattr(x, "dtype") and is_half(x.dtype):
+            if getattr(x, "itemsize", 0) == 2 and is_half(x.dtype):  # two bytes: the quicker question
                 return _in_float32(op.book)
     return op.book
 

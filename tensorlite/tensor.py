@@ -40,7 +40,7 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             data = data.array
-        if array_module(data) is np:
+        if type(data) is not np.ndarray and array_module(data) is np:
             data = np.asarray(data)
         self.array: Array = data
         self.grad: Tensor | None = None

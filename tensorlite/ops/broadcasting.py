@@ -99,7 +99,8 @@ def result_dtype(*operands: Any) -> Any:
 
 def floating(x: Any) -> Any:
     """``x`` itself if it is floating point, or a number; integers and bools become float32, as in torch."""
-    return x if shape_of(x) is None or is_floating(x.dtype) else x.astype(np.float32)
+    dtype = getattr(x, "dtype", None)
+    return x if dtype is None or is_floating(dtype) else x.astype(np.float32)
 
 
 def require_floating(op: str, *arrays: Array | None) -> None:

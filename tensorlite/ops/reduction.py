@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.axes import axes, axis
@@ -264,7 +266,8 @@ def _running_sum(x: Array, axis: int) -> Array:
     if not is_floating(x.dtype):
         return x.cumsum(axis=axis, dtype="int64")
     y = x.reshape(x.shape or 1).astype("float64")
-    array_module(y).cumsum(y, axis=axis, out=y)
+    xp = array_module(y)
+    (np.add.accumulate if xp is np else xp.cumsum)(y, axis=axis, out=y)
     return y.astype(x.dtype, copy=False)
 
 

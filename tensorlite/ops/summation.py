@@ -5,7 +5,7 @@ through a million such roundings: in float32, a sum of numbers around 1000 is wr
 of the blocks in the same way, a number passes through at most BLOCK roundings a level, and a million numbers are four levels.
 
 Along the axis whose neighbours lie side by side in memory NumPy adds so itself. Along any other it adds row after row. There, the
-product with ones, 1ᵀ · x, adds the rows of a block. It also takes half the time of ``x.sum(axis=0)``, or less.
+product with ones, 1ᵀ · x, adds the rows of all blocks at once. It also takes half the time of ``x.sum(axis=0)``, or less.
 
 On a GPU CuPy's own sum is a tree, along any axis. It is taken as it is: CuPy's products cannot be recorded in a CUDA graph.
 
@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from tensorlite.backend import Array, array_module
-from tensorlite.tensor import is_floating, is_half
+from tensorlite.tensor import is_half
 
 BLOCK = 64
-FEW = 16  # numbers that may as well be added one after the other
+FEW = 16  # rows that NumPy adds as fast as a product does
+WIDE = 16  # numbers in a row of which every BLAS adds four at a time
 
 
 def sum_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
@@ -33,16 +34,14 @@ def sum_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
 
     Shapes: x any; the result without those axes, or with length 1 there if ``keepdims``.
     """
-    if not is_floating(x.dtype):
+    if x.dtype.kind in "iub":
         return x.sum(axis=axis, dtype="int64", keepdims=keepdims)
-    if x.dtype.itemsize == 2:
+    if x.itemsize == 2:
         return sum_of(x.astype("float32"), axis, keepdims).astype(x.dtype)
     if x.size <= BLOCK or array_module(x) is not np:
         return x.sum(axis=axis, keepdims=keepdims)
     over = _as_tuple(axis, x.ndim)
-    if x.flags.c_contiguous and _first_of_the_last(over, x.ndim) == x.ndim - len(over):
-        return x.sum(axis=over, keepdims=keepdims)
-    if math.prod([x.shape[i] for i in over]) <= FEW:
+    if _numpy_adds_in_blocks(x, over):
         return x.sum(axis=over, keepdims=keepdims)
     y = _sum_over(x, over)
     return y.reshape([1 if i in over else n for i, n in enumerate(x.shape)]) if keepdims else y
@@ -50,22 +49,27 @@ def sum_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
 
 def mean_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """The mean along ``axis``: nan of no numbers."""
-    if is_half(x.dtype):
+    if x.itemsize == 2 and is_half(x.dtype):
         return mean_of(x.astype("float32"), axis, keepdims).astype(x.dtype)  # the sum alone may have no room in float16
-    return sum_of(x, axis, keepdims) / math.prod([x.shape[i] for i in _as_tuple(axis, x.ndim)])
+    total = sum_of(x, axis, keepdims)
+    return total / (x.size // (total.size or 1))
 
 
 def root_mean_square(x: Array, axis: Any, n: float, eps: float = 0.0) -> Array:
     """√(Σ x²/n + eps) along ``axis``, whose axes keep length 1.
 
     In float32 x² overflows from 1.8e19 on, and is 0 below 1e-23, where the root is neither. So x is divided by s, a power of 2 near the
-    largest |x|, which rounds nothing, and the root multiplied by it. On the CPU, where the sum can be looked at, it is first tried without.
+    largest |x|, which rounds nothing, and the root multiplied by it. On the CPU, which reports both, it is first tried without.
     """
     xp = array_module(x)
-    with np.errstate(over="ignore"):
-        total = sum_of(x * x, axis, keepdims=True)
-    if not x.size or (xp is np and np.maximum.reduce(total, None) < 1e38 and (eps or np.minimum.reduce(total, None) > 1e-30)):
-        return xp.sqrt(total / n + eps)
+    if xp is np or not x.size:
+        try:
+            with np.errstate(over="raise", under="ignore" if eps else "raise", invalid="raise"):
+                total = sum_of(x * x, axis, keepdims=True)
+                xp.subtract(total, total)  # ∞ - ∞ is invalid: the threads of a BLAS do not report what overflows
+            return xp.sqrt(total / n + eps if eps else total / n)
+        except FloatingPointError:
+            pass
     largest = abs(x).max(axis=axis, keepdims=True)
     exponent = xp.frexp(xp.where(xp.isfinite(largest), largest, 1))[1] - 1
     s = xp.where(largest > (1 if eps else 0), xp.ldexp(xp.ones_like(largest), exponent), 1)  # eps counts for more than small numbers
@@ -75,6 +79,13 @@ def root_mean_square(x: Array, axis: Any, n: float, eps: float = 0.0) -> Array:
 def accumulator(dtype: Any) -> Any:
     """The type to add numbers of ``dtype`` in where `sum_of` cannot: float32 for the half precisions."""
     return np.dtype("float32") if is_half(dtype) else dtype
+
+
+def _numpy_adds_in_blocks(x: Array, over: tuple[int, ...]) -> bool:
+    """Along the last axes; and of few numbers all are one block."""
+    if not over or (over[0] == x.ndim - len(over) and x.flags.c_contiguous):
+        return True
+    return math.prod([x.shape[i] for i in over]) <= BLOCK
 
 
 def _as_tuple(axis: Any, ndim: int) -> tuple[int, ...]:
@@ -97,7 +108,7 @@ def _sum_over(x: Array, over: tuple[int, ...]) -> Array:
         first = _first_of_the_last(over, x.ndim)
         if first < x.ndim:
             return _sum_over(x.sum(axis=tuple(range(first, x.ndim))), tuple(i for i in over if i < first))
-        if max(over) == len(over) - 1:
+        if over[-1] == len(over) - 1:
             kept = x.shape[len(over) :]
             return sum_of_rows(x.reshape(-1, math.prod(kept))).reshape(kept)
     along = min(over, key=lambda i: abs(x.strides[i]))
@@ -110,7 +121,7 @@ def _sum_along(x: Array, axis: int) -> Array:
     if x.strides[axis] == 0 and n > 1:  # broadcast: one number, seen n times
         return x[(slice(None),) * axis + (0,)] * n
     nearest = min((i for i in range(x.ndim) if x.shape[i] > 1), key=lambda i: abs(x.strides[i]), default=axis)
-    if nearest == axis or n <= FEW:
+    if nearest == axis or n <= BLOCK:
         return x.sum(axis=axis)
     xp = array_module(x)
     y = sum_of_rows(xp.moveaxis(x, (axis, nearest), (-2, -1)))
@@ -118,22 +129,31 @@ def _sum_along(x: Array, axis: int) -> Array:
 
 
 def sum_of_rows(x: Array) -> Array:
-    """(..., n, C) to (..., C), in blocks."""
-    n, C = x.shape[-2:]
+    """(..., n, C) to (..., C), in blocks.
+
+    Block j has the rows j, j + blocks, j + 2·blocks, …: then the sums of all blocks are those of a matrix with fewer, wider rows.
+    A product adds four wide rows at a time, so that four blocks are as good as one.
+    """
     if array_module(x) is not np:
         return x.sum(axis=-2)
-    if n == 1:
-        return x[..., 0, :]
-    if n <= BLOCK:
+    *batch, n, C = x.shape
+    side_by_side = x.strides[-1] == x.itemsize and x.strides[-2] == C * x.itemsize
+    if n <= (4 if side_by_side and C >= WIDE else 1) * BLOCK:
         return _sum_of_few_rows(x)
-    whole = n - n % BLOCK
-    blocks = x[..., :whole, :].reshape(*x.shape[:-2], whole // BLOCK, BLOCK, C)
-    total = sum_of_rows(_sum_of_few_rows(blocks))
-    return total if whole == n else total + _sum_of_few_rows(x[..., whole:, :])
+    blocks = max(-(-n // BLOCK), math.isqrt(n))  # of BLOCK rows at most, and of as many rows as there are blocks at best
+    whole = n - n % blocks
+    if side_by_side:
+        sums = _sum_of_few_rows(x[..., :whole, :].reshape(*batch, whole // blocks, blocks * C)).reshape(*batch, blocks, C)
+    else:
+        sums = x[..., :whole, :].reshape(*batch, whole // blocks, blocks, C).sum(axis=-3)
+    return sum_of_rows(sums if whole == n else np.concatenate((sums, x[..., whole:, :]), axis=-2))
 
 
 def _sum_of_few_rows(x: Array) -> Array:
     """As a product, where BLAS takes the rows as they lie."""
-    if x.strides[-1] == x.itemsize and x.strides[-2] > 0:
-        return np.ones(x.shape[-2], x.dtype) @ x
+    n = x.shape[-2]
+    if n == 1:
+        return x[..., 0, :]
+    if n > FEW and x.strides[-1] == x.itemsize and x.strides[-2] > 0:
+        return np.ones(n, x.dtype) @ x
     return x.sum(axis=-2)

@@ -100,7 +100,7 @@ def supports(x: Array, weight: Array | None = None, bias: Array | None = None, e
     """Rows of float32 or float64 in row-major order, weight and bias of their type; wrong shapes are left to the book to refuse."""
     return (
         isinstance(x, np.ndarray)
-        and x.dtype in (np.float32, np.float64)
+        and x.dtype.char in "fd"
         and x.ndim > 0
         and x.size > 0
         and x.flags.c_contiguous
