@@ -5,6 +5,7 @@ Random tensors are drawn on the CPU and then moved, so that a seed means the sam
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ def tensor(data: Any, dtype: Any = None, device: Device | str | None = None, req
         dtype: by default that of an array or tensor; Python floats become float32, Python ints int64.
         device: by default that of an array or tensor, or else the CPU.
         requires_grad: ask for gradients with respect to this tensor.
+
+    Raises:
+        TypeError: for text, None and whatever else is no number of at most 64 bits.
     """
     if isinstance(data, Tensor):
         data = data.array
@@ -150,4 +154,6 @@ def _shape(shape: tuple[Any, ...]) -> tuple[int, ...]:
 def _dtype_of_numbers(numbers: Any) -> Any:
     """torch's default for Python numbers: float32, int64 or bool; NumPy would take float64."""
     dtype = np.asarray(numbers).dtype
+    if dtype.kind not in "biufcV":
+        raise TypeError(f"a tensor holds numbers of at most 64 bits, got {reprlib.repr(numbers)}.")
     return float32 if is_floating(dtype) else dtype

@@ -75,6 +75,13 @@ def test_tensor_of_a_tensor_is_a_copy_off_the_tape():
     assert not np.shares_memory(x.array, y.array)
 
 
+@pytest.mark.parametrize("data", ["a", None, [1.0, None], ["1"], {}, 2**70], ids=repr)
+@pytest.mark.parametrize("make", [tl.tensor, lambda data: tl.full((2,), data)], ids=["tensor", "full"])
+def test_what_is_no_number_is_refused(make, data):
+    with pytest.raises(TypeError, match="a tensor holds numbers of at most 64 bits, got "):
+        make(data)
+
+
 def test_from_numpy_takes_arrays_only():
     with pytest.raises(TypeError, match=r"from_numpy\(\) takes a NumPy array, got list; use tensor\(\)"):
         tl.from_numpy([1, 2])
