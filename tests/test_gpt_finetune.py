@@ -155,8 +155,10 @@ def test_unknown_characters_are_named_or_skipped(base, capsys):
     (base.parent / "strange.txt").write_text(NEW + "é ß\n" + NEW)
     assert finetune(base, data="strange.txt") == 2
     err = capsys.readouterr().err
+    assert "strange.txt: the tokenizer never saw these characters" in err
     assert "'é' (U+00E9) at position" in err
     assert "'ß' (U+00DF)" in err
+    assert "--unknown skip" in err
     assert not (base.parent / "run").exists()
     assert finetune(base, "--unknown=skip", data="strange.txt") == 0
     assert load_model(base.parent / "run")[1] == TOKENIZER

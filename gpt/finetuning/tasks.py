@@ -15,10 +15,11 @@ import numpy as np
 
 import tensorlite as tl
 from data.corpus import load_corpus
+from data.errors import DataError
 from data.loader import Batch, BatchError, Tokens, split_tokens
 from data.paths import expanded
 from data.prepared import open_prepared, require_same_tokenizer
-from data.tokenizer import CharTokenizer, Tokenizer
+from data.tokenizer import CharTokenizer, Tokenizer, UnknownCharacterError
 from gpt.errors import fail
 from gpt.finetuning.classify import Classifier, classes_of, confusion, describe_confusion, read_labelled
 from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_per_row
@@ -197,7 +198,13 @@ def read_tokens(data: str | os.PathLike[str], tokenizer: Tokenizer, val_fraction
         prepared = open_prepared(path)
         require_same_tokenizer(tokenizer, prepared.tokenizer, path)
         return prepared.train, prepared.val
-    return split_tokens(tokenizer.encode(load_corpus(data).text), val_fraction)
+    text = load_corpus(data).text
+    try:
+        ids = tokenizer.encode(text)
+    except UnknownCharacterError as error:
+        remedy = "Leave them out with --unknown skip, or use a checkpoint whose tokenizer knows them."
+        raise DataError(f"in {data}: {error} {remedy}") from error
+    return split_tokens(ids, val_fraction)
 
 
 def split_rows(rows: Sequence[Row], val_fraction: float, seed: int, name: str) -> tuple[list[Row], list[Row]]:
