@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     mode = _take_mode(arguments)
     if mode is None:
         if arguments in (["--help"], ["-h"]):
-            print(USAGE, *(f"\n  {name.ljust(9)} {what}" for name, what in MODES.items()))
+            print(USAGE, *(f"  {name.ljust(9)} {what}" for name, what in MODES.items()), sep="\n")
             return 0
         fail(f"--mode is missing: it is one of {', '.join(MODES)}.")
     if mode not in MODES:

@@ -32,11 +32,11 @@ class Parser(argparse.ArgumentParser):
         fail(message)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, and where it runs."""
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a folder that python -m gpt.train has written, or a GPT-2 of Hugging Face's"
-    )
+def add_model_options(
+    parser: argparse.ArgumentParser, folder: str = "a folder that python -m gpt.train has written, or a GPT-2 of Hugging Face's"
+) -> None:
+    """Which model, and where it runs; ``folder`` says what the program takes."""
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help=folder)
     parser.add_argument("--backend", default="numpy", help="numpy (the CPU) or cupy (an NVIDIA GPU) (default: numpy)")
 
 

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m gpt.classify", description="Tell texts apart with a model that was taught to.")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text, or several (default: what comes through a pipe, one a line)")
-    add_model_options(parser)
+    add_model_options(parser, "a folder that python -m gpt.finetune --task classify has written")
     parser.add_argument("--file", metavar="FILE", help=f"texts from a file, one a line, or {' or '.join(KINDS)}; - is standard input")
     parser.add_argument("--json", action="store_true", help="for each text a line of JSON, with the probabilities of all labels")
     parser.add_argument("--unknown", default="error", choices=UNKNOWN, help="characters that the tokenizer never saw (default: error)")

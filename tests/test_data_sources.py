@@ -106,7 +106,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     tally = Tally()
     found = read(tmp_path, tally=tally)
     assert list(found) == ["a/b/c.txt", "a/z.txt", "a.txt", "b.txt", "sub/more.tar.gz!m.txt", "Ä.txt"]
-    assert tally.counts == {"left out, a link or device": 2, "left out, neither .txt nor an archive": 1}
+    assert tally.counts == {"left out, a link or device": 2, "left out, neither .txt, .jsonl or .csv nor an archive": 1}
 
 
 def test_rows(tmp_path):

@@ -305,7 +305,9 @@ def test_modes_that_are_not(capsys: pytest.CaptureFixture, argv: list[str], mess
 
 def test_help_lists_the_modes(capsys: pytest.CaptureFixture):
     assert gpt_main.main(["--help"]) == 0
-    assert "finetune" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("  finetune ") for line in lines)
+    assert all(line == line.rstrip() for line in lines)
 
 
 # --- what is typed --------------------------------------------------------------------------------------

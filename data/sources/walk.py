@@ -109,7 +109,7 @@ class Walk:
                 if kind in (*COMPRESSED, *ARCHIVES) or name.lower().endswith(".txt") or is_rows(name) or archive_suffix(name):
                     yield from self.member(name, self._reader(file), 1, file)
                 else:
-                    self.tally.add("left out, neither .txt nor an archive", name)
+                    self.tally.add("left out, neither .txt, .jsonl or .csv nor an archive", name)
 
     def file(self, path: Path) -> Iterator[Piece | Packed]:
         """One file, whatever it is."""
