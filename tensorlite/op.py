@@ -46,8 +46,8 @@ class Pair:
             with a third parameter, ``needs``, is told which of them will be used, so that it can leave out the rest.
             One with a fourth, ``homes``, is told for each an array to write it into and to return (a view of an optimizer's
             flat buffer), or None: what is written there need not be copied there.
-            One that asks for ``so_far`` is told for each the gradient that has arrived from elsewhere, or None, and returns the sum of
-            that and its own: one pass over the memory instead of two.
+            One that asks for ``so_far`` is told the gradient that has arrived for the first argument from elsewhere, or None, and
+            returns for it the sum of that and its own: one pass over the memory instead of two.
         supports: takes what ``forward`` takes, and says whether this pair can run on it.
     """
 

@@ -114,7 +114,7 @@ class Node:
         if self.pair.asks_homes:
             told.append(self._homes())
         if self.pair.asks_so_far:
-            told.append(tuple(map(walk.take, self.parents)))
+            told.append(walk.take(self.parents[0]))
         dxs = self.pair.backward(dy, self.saved, *told)
         return dxs if isinstance(dxs, tuple) else (dxs,)
 
@@ -124,7 +124,7 @@ class Node:
         for parent in self.parents:
             leaf = None if parent is None or isinstance(parent[0], tuple) else parent[0]
             is_free = leaf is not None and leaf.grad is None and not leaf.hooks
-            home = leaf.grad_home if leaf is not None and is_free else None
+            home = _home(leaf) if leaf is not None and is_free else None
             homes.append(home if all(home is not other for other in homes) else None)  # one tensor twice: the second is added
         return tuple(homes)
 
@@ -218,12 +218,18 @@ def _accumulate(leaf: Tensor, dx: Array) -> None:
     """``leaf.grad += dx``; a leaf whose gradient has a home in a flat buffer gets it written there, if it is not there already."""
     if leaf.grad is not None:
         leaf.grad.array += dx
-    elif leaf.grad_home is not None:
-        if dx is not leaf.grad_home:
-            leaf.grad_home[...] = dx
-        leaf.grad = type(leaf).wrap(leaf.grad_home)
+    elif (home := _home(leaf)) is not None:
+        if dx is not home:
+            home[...] = dx
+        leaf.grad = type(leaf).wrap(home)
     else:
         leaf.grad = type(leaf).wrap(array_module(dx).array(dx, copy=True, order="C"))
+
+
+def _home(leaf: Tensor) -> Array | None:
+    """Where the gradient of ``leaf`` belongs; nowhere, if ``leaf.data`` was since given another shape or dtype."""
+    home, array = leaf.grad_home, leaf.array
+    return home if home is not None and home.shape == array.shape and home.dtype == array.dtype else None
 
 
 def _run_hooks(hooks: dict[int, Hook], dx: Array) -> Array:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import tensorlite as tl
+from tensorlite.backend import to_numpy
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda import cublas as ours
 from tensorlite.kernels.cuda.gemm import bmm, gemm, gemm_with_bias, layout
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
+from tensorlite.kernels.cuda.linear import linear_backward, linear_forward
 from tensorlite.precision import use_precision
 from tests.standin import cublas, machine
 
@@ -266,3 +269,37 @@ def test_what_cublas_refuses_is_an_error_with_its_number(standin, monkeypatch):
     monkeypatch.setattr(ours.handle(standin)._library.cublasGemmEx, "_run", lambda *arguments: 15)
     with pytest.raises(ours.CublasError, match="cublasGemmEx failed with status 15"):
         gemm(a, b)
+
+
+@pytest.mark.parametrize("rows", [3, 1100])
+def test_gradients_of_a_linear_layer_are_written_at_home_and_not_copied(rows, standin):
+    """One launch sums few rows, two sum many: each returns the very array it was given, which the tape then need not copy."""
+    x, dy, weight, bias = (numbers(standin, *shape) for shape in ((rows, 4), (rows, 6), (6, 4), (6,)))
+    _, saved = linear_forward(x, weight, bias)
+    homes = None, standin.empty((6, 4), "float32"), standin.empty(6, "float32")
+    found, right = linear_backward(dy, saved, homes=homes), linear_backward(dy, saved)
+    assert found[1] is homes[1] and found[2] is homes[2]
+    for a, b in zip(found, right, strict=True):
+        np.testing.assert_array_equal(a.get(), b.get())
+
+
+def test_a_gradient_is_not_written_where_the_product_reads(standin):
+    """x or dy may be an old gradient of the weight, and then it lies in its home."""
+    weight, given = numbers(standin, 4, 4), numbers(standin, 4, 4, seed=1)
+    for old in ("x", "dy"):
+        home = given.copy()
+        x, dy = (home, weight) if old == "x" else (weight, home)
+        _, saved = linear_forward(x, weight)
+        dweight = linear_backward(dy, saved, homes=(None, home, None))[1]
+        assert dweight is not home
+        np.testing.assert_allclose(dweight.get(), product_of(dy.T, x), rtol=1e-5, atol=1e-5)
+    half = home.astype("float16")
+    assert linear_backward(half, linear_forward(half, half)[1], homes=(None, home, None))[1] is home
+
+
+def test_a_weight_of_another_shape_writes_nothing_into_its_old_home(standin):
+    x, weight, bias = (tl.tensor(standin.ones(shape, "float32"), requires_grad=True) for shape in ((2, 4), (3, 4), (3,)))
+    weight.grad_home, bias.grad_home = standin.empty((3, 4), "float32"), standin.empty(3, "float32")
+    weight.data, bias.data = standin.ones((5, 4), "float32"), standin.ones(5, "float32")
+    tl.nn.functional.linear(x, weight, bias).sum().backward()
+    assert to_numpy(weight.grad.array).tolist() == [[2] * 4] * 5 and to_numpy(bias.grad.array).tolist() == [2] * 5

@@ -113,14 +113,13 @@ def test_what_came_down_the_residual_stream_is_added_to_dx(op, module, order, an
     forward, backward = getattr(module, f"{op.name}_forward"), getattr(module, f"{op.name}_backward")
     _, saved = forward(any_cupy.asarray(x), any_cupy.ones(40, "float32"))
     given = any_cupy.asarray(stream)
-    others = (None,) * (2 if op is layernorm else 1)
-    dx, dweight = backward(any_cupy.asarray(dy), saved, (given, *others))[:2]
+    dx, dweight = backward(any_cupy.asarray(dy), saved, given)[:2]
     alone, right_dweight = backward(any_cupy.asarray(dy), saved)[:2]
     np.testing.assert_allclose(to_numpy(dx), to_numpy(alone) + stream, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(to_numpy(dweight), to_numpy(right_dweight))
     np.testing.assert_array_equal(to_numpy(given), stream)
     wide = any_cupy.asarray(np.repeat(stream, 2, axis=1))[:, ::2]  # as a view it may lie anyhow
-    np.testing.assert_array_equal(to_numpy(backward(any_cupy.asarray(dy), saved, (wide, *others))[0]), to_numpy(dx))
+    np.testing.assert_array_equal(to_numpy(backward(any_cupy.asarray(dy), saved, wide)[0]), to_numpy(dx))
 
 
 def test_the_gradient_of_a_residual_stream_takes_no_pass_of_its_own(standin, monkeypatch):
@@ -152,3 +151,21 @@ def test_wider_rows_are_left_to_the_book(any_cupy):
     assert not cuda_layernorm.supports(any_cupy.zeros((2, 2049), "float32"))
     assert not cuda_layernorm.supports(any_cupy.zeros((2, 8), "float64"))
     assert not cuda_layernorm.supports(np.zeros((2, 8), "float32"))
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+def test_a_computed_weight_that_two_layers_share_gets_both_gradients(norm, standin):
+    """What has arrived for the weight is none of the residual stream: it is added like any other gradient."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((3, 8)), rng.standard_normal(8)
+
+    def gradient(put):
+        half = put(w)
+        half.requires_grad_()
+        weight = half * 2.0
+        h = getattr(tl.nn.functional, norm)(put(x), (8,), weight)
+        (getattr(tl.nn.functional, norm)(h, (8,), weight) * put(x)).sum().backward()
+        return to_numpy(half.grad.array)
+
+    found = gradient(lambda a: tl.tensor(standin.asarray(a.astype(np.float32))))
+    assert relative_error(found, gradient(lambda a: tl.tensor(a, dtype=tl.float64))) <= FLOAT32

@@ -21,4 +21,6 @@ def sum_rows(x: Array, out: Array | None = None) -> Array:
     y = out if out is not None and stretches == 1 else array_module(x).empty((stretches, C), "float32")
     arguments = (x, y, rows, stretch, C, np.int64(x.strides[0] // x.itemsize))
     kernel("columns.cu", "sum_rows", Real=x.dtype.name)((-(-C // COLUMNS), stretches), WARP * WARP, arguments)
-    return y.reshape(C) if stretches == 1 else sum_rows(y, out)
+    if stretches > 1:
+        return sum_rows(y, out)
+    return y if y is out else y.reshape(C)

@@ -26,17 +26,15 @@ def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None 
     return y, (x, mean, inverse_std, weight, bias is not None)
 
 
-def layernorm_backward(
-    dy: Array, saved: Any, so_far: tuple[Array | None, ...] = (None, None, None)
-) -> tuple[Array, Array | None, Array | None]:
+def layernorm_backward(dy: Array, saved: Any, so_far: Array | None = None) -> tuple[Array, Array | None, Array | None]:
     """dx row by row; dweight and dbias in one row of partial sums for each block, which `sum_rows` adds up.
 
-    ``so_far[0]`` is the gradient that has come down the residual stream, past this op: dx is added to it on its way to the memory.
+    ``so_far`` is the gradient that has come down the residual stream, past this op: dx is added to it on its way to the memory.
     """
     x, mean, inverse_std, weight, has_bias = saved
     xp, (rows, C) = array_module(x), shape_of(x)
     dy, dx = xp.ascontiguousarray(dy), xp.empty_like(x)
-    stream = None if so_far[0] is None else xp.ascontiguousarray(so_far[0], x.dtype)
+    stream = None if so_far is None else xp.ascontiguousarray(so_far, x.dtype)
     blocks = blocks_for(rows, BACKWARD_BLOCKS)
     partial = xp.empty((blocks, 2 * C), "float32")
     run = kernel("layernorm.cu", "layernorm_backward", In=x.dtype.name, Out=dy.dtype.name, **lanes(C, dy, x, weight, stream))

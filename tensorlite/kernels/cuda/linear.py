@@ -47,12 +47,17 @@ def linear_backward(
         for i, part in enumerate(columns):
             gemm(dy[:, part], factor[part], out=dx.reshape(rows.shape), add=i > 0)
     if needs[1]:
-        dweight = xp.empty(factor.shape, "float32") if homes[1] is None else homes[1]
+        dweight = xp.empty(factor.shape, "float32") if homes[1] is None or _reads(homes[1], dy, rows) else homes[1]
         for part in columns:
             gemm(dy[:, part].T, rows, out=dweight[part])
     if has_bias and len(needs) > 2 and needs[2]:
         dbias = sum_rows(dy, homes[2])
     return dx, dweight, dbias
+
+
+def _reads(home: Array, *factors: Array) -> bool:
+    """Whether a product of these reads what stands in ``home``, as where x is an old gradient of the weight: it cannot be written there."""
+    return any(x.dtype == home.dtype and array_module(home).may_share_memory(x, home) for x in factors)
 
 
 def supports(x: Array, weight: Array, bias: Array | None = None) -> bool:

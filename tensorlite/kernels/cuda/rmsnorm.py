@@ -23,15 +23,15 @@ def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = N
     return y, (x, inverse_rms, weight)
 
 
-def rmsnorm_backward(dy: Array, saved: Any, so_far: tuple[Array | None, ...] = (None, None)) -> tuple[Array, Array | None]:
+def rmsnorm_backward(dy: Array, saved: Any, so_far: Array | None = None) -> tuple[Array, Array | None]:
     """dx row by row; dweight in one row of partial sums for each block, which `sum_rows` adds up.
 
-    ``so_far[0]`` is the gradient that has come down the residual stream, past this op: dx is added to it on its way to the memory.
+    ``so_far`` is the gradient that has come down the residual stream, past this op: dx is added to it on its way to the memory.
     """
     x, inverse_rms, weight = saved
     xp, (rows, C) = array_module(x), shape_of(x)
     dy, dx = xp.ascontiguousarray(dy), xp.empty_like(x)
-    stream = None if so_far[0] is None else xp.ascontiguousarray(so_far[0], x.dtype)
+    stream = None if so_far is None else xp.ascontiguousarray(so_far, x.dtype)
     blocks = blocks_for(rows, BACKWARD_BLOCKS)
     partial_dweight = xp.empty((blocks, C), "float32")
     run = kernel("rmsnorm.cu", "rmsnorm_backward", In=x.dtype.name, Out=dy.dtype.name, PerLane=per_lane(C))
