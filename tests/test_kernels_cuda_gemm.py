@@ -9,6 +9,7 @@ import tensorlite as tl
 from tensorlite.backend import to_numpy
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda import cublas as ours
+from tensorlite.kernels.cuda.cast import cast
 from tensorlite.kernels.cuda.gemm import bmm, gemm, gemm_with_bias, layout
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
 from tensorlite.kernels.cuda.linear import linear_backward, linear_forward
@@ -303,3 +304,21 @@ def test_a_weight_of_another_shape_writes_nothing_into_its_old_home(standin):
     weight.data, bias.data = standin.ones((5, 4), "float32"), standin.ones(5, "float32")
     tl.nn.functional.linear(x, weight, bias).sum().backward()
     assert to_numpy(weight.grad.array).tolist() == [[2] * 4] * 5 and to_numpy(bias.grad.array).tolist() == [2] * 5
+
+
+def test_a_weight_of_another_dtype_gets_its_gradient_in_that(standin):
+    weight = tl.tensor(standin.ones(3, "float32"), requires_grad=True)
+    weight.grad_home = standin.empty(3, "float32")
+    weight.data = standin.ones(3, "float16")
+    (weight * 2).sum().backward()
+    assert weight.grad.dtype == np.float16 and to_numpy(weight.grad.array).tolist() == [2] * 3
+
+
+@pytest.mark.parametrize("first, where", [(1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_cast_reads_and_writes_where_four_numbers_do_not_fit(dtype, first, where, standin):
+    x = numbers(standin, 10)[first:][:8]
+    out = standin.empty(10, dtype)[where:][:8]
+    found = cast(x, np.dtype(bfloat16_dtype() if dtype == "bfloat16" else dtype), out=out)
+    assert found is out
+    np.testing.assert_array_equal(found.get(), x.get().astype(found.dtype))

@@ -169,3 +169,23 @@ def test_a_computed_weight_that_two_layers_share_gets_both_gradients(norm, stand
 
     found = gradient(lambda a: tl.tensor(standin.asarray(a.astype(np.float32))))
     assert relative_error(found, gradient(lambda a: tl.tensor(a, dtype=tl.float64))) <= FLOAT32
+
+
+@pytest.mark.parametrize("moved", ["x", "weight", "bias", "dy", "stream"])
+def test_views_that_begin_between_two_reads_of_four_numbers(moved, any_cupy):
+    """Each operand in turn begins one number after a multiple of 16 bytes, as a parameter in a buffer may."""
+    rng = np.random.default_rng(0)
+    given = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in {"x": (5, 128), "weight": 128, "bias": 128}.items()}
+    given |= {name: rng.standard_normal((5, 128)).astype(np.float32) for name in ("dy", "stream")}
+    on_gpu = {name: any_cupy.asarray(a) for name, a in given.items()}
+    longer = any_cupy.empty(given[moved].size + 1, "float32")
+    longer[1:] = on_gpu[moved].reshape(-1)
+    on_gpu[moved] = longer[1:].reshape(given[moved].shape)
+    assert on_gpu[moved].data.ptr % 16 == 4
+    y, saved = cuda_layernorm.layernorm_forward(*(on_gpu[name] for name in ("x", "weight", "bias")))
+    found = [y, *cuda_layernorm.layernorm_backward(on_gpu["dy"], saved, on_gpu["stream"])]
+    wide = {name: a.astype(np.float64) for name, a in given.items()}
+    right_y, right_saved = layernorm.book.forward(*(wide[name] for name in ("x", "weight", "bias")))
+    dx, dweight, dbias = layernorm.book.backward(wide["dy"], right_saved)
+    for a, b in zip(found, (right_y, dx + wide["stream"], dweight, dbias), strict=True):
+        assert relative_error(to_numpy(a), b) <= FLOAT32
