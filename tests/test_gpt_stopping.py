@@ -103,6 +103,7 @@ from gpt.errors import leave, run_main
 from gpt.train import main
 
 def endless(self, *_):
+    print("has begun", file=sys.stderr, flush=True)
     self.workers.map(lambda _: threading.Event().wait(), range(100))
 
 trainer.Trainer.{method} = endless
@@ -118,13 +119,14 @@ def test_the_first_ctrl_c_is_acknowledged_and_the_second_ends_it(tmp_path, metho
     command = [sys.executable, "-c", ENDLESS.format(method=method), *options]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        assert isinstance(process.stdout, io.BufferedReader)
-        while not process.stdout.readline().startswith(b"step     0" if method == "plain_step" else b"folder"):
-            assert process.poll() is None
-        seen = b""
-        while b"SIGINT: stopping after this step, and saving; Ctrl-C once more ends at once." not in seen:
-            process.send_signal(signal.SIGINT) if not seen else None
-            seen += process.stderr.readline()
+        assert isinstance(process.stderr, io.BufferedReader)
+        for awaited in (b"has begun", b"SIGINT: stopping after this step, and saving; Ctrl-C once more ends at once."):
+            line = b""
+            while awaited not in line:
+                line = process.stderr.readline()
+                assert line, "the process has ended"
+            if awaited == b"has begun":  # not before: until then nobody has said what is to be done at a SIGINT
+                process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
     finally:
