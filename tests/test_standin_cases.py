@@ -1,6 +1,6 @@
 """The book on CuPy: every case of the table, forward and backward, on the stand-in's arrays, gives NumPy's numbers bit for bit.
 
-Only the book runs, so both sides do the same arithmetic.
+Only the book runs, so both sides do the same arithmetic, in the same order but for long sums (see `tensorlite.ops.summation`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from tensorlite.op import use_kernels
 from tensorlite.tensor import Tensor
 from tests.cases import Case, all_cases
 from tests.compare import cotangents, flat
+
+OTHER_ORDER = {"sum-long": 400}  # how many positive numbers are added: each order rounds each sum so far by half a unit at most
 
 
 class OnDevice:
@@ -47,4 +49,7 @@ def test_the_book_computes_on_cupy_what_it_computes_on_numpy(case, dtype, standi
     assert all(array_module(x) is standin for x in found), "a result is not on the device"
     for here, there in zip(expected, map(to_numpy, found), strict=True):
         assert here.dtype == there.dtype
-        assert np.array_equal(here, there, equal_nan=here.dtype.kind == "f")
+        if case.name in OTHER_ORDER:
+            np.testing.assert_allclose(here, there, rtol=OTHER_ORDER[case.name] * np.finfo(dtype).eps)
+        else:
+            assert np.array_equal(here, there, equal_nan=here.dtype.kind == "f")
