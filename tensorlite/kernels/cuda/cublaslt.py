@@ -4,7 +4,7 @@ What is added to a product is called its *epilogue*. One of them is used here:
 
     BIAS                D = A · B + bias, the same number for a whole row of D
 
-The others were measured or counted and are not worth their place; docs/gpu.md says what was seen.
+That of a bias's gradient was measured and gains nothing (docs/gpu.md). Those of GELU have not been tried.
 
 cuBLASLt is part of cuBLAS. It knows no stream and no workspace of its own: both are arguments. How to compute a product of some shape is
 asked for once (a *plan*) and then kept, so that a captured step computes as a plain one does.
