@@ -21,22 +21,35 @@ import threading
 import weakref
 from collections.abc import Callable
 from types import EllipsisType, ModuleType, NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tensorlite.backend import Array, Device, array_module
 from tensorlite.context import Decorator
 
-if TYPE_CHECKING:
-    from tensorlite.tensor import Tensor
-
 Hook = Callable[[Array], "Array | None"]
-Parent = tuple["Tensor | tuple[Node, int]", tuple[int, ...], Any]  # where a gradient goes, its shape and its dtype
+Parent = tuple["Variable | tuple[Node, int]", tuple[int, ...], Any]  # where a gradient goes, its shape and its dtype
 
 _FREED: Any = object()  # stands where a node's saved arrays were, once backward has used them
 _numbers = itertools.count(1)  # next() on it is atomic, so threads may share it
 _thread = threading.local()
+
+
+class Variable(Protocol):
+    """What the tape reads and writes of a tensor. `tensorlite.tensor.Tensor` says what each of these is."""
+
+    array: Array
+    grad: Any
+    grad_home: Array | None
+    source: tuple[Node, int] | None
+    version: Version
+
+    @property
+    def hooks(self) -> dict[int, Hook]: ...
+
+    @staticmethod
+    def wrap(array: Array) -> Any: ...
 
 
 class Version:
@@ -140,7 +153,7 @@ class Node:
         self.versions = []
 
 
-def backward(root: Tensor, dy: Array, retain_graph: bool = False) -> None:
+def backward(root: Variable, dy: Array, retain_graph: bool = False) -> None:
     """Walk the tape from ``root`` back to the leaves, adding into their ``.grad``.
 
     Args:
@@ -180,7 +193,7 @@ class _Walk:
     def __init__(self) -> None:
         self.queue: list[tuple[int, Node]] = []  # a heap, highest number first
         self.pending: dict[Node, list[Array | None]] = {}
-        self.hooked: dict[int, tuple[Tensor, Array]] = {}  # leaves whose hooks want the whole sum
+        self.hooked: dict[int, tuple[Variable, Array]] = {}  # leaves whose hooks want the whole sum
 
     def take(self, parent: Parent | None) -> Array | None:
         """What has arrived for this parent so far, if it is an op's output: handed over to a backward that delivers the sum."""
@@ -192,7 +205,7 @@ class _Walk:
         so_far, self.pending[node][position] = self.pending[node][position], None
         return so_far
 
-    def deliver(self, target: Tensor | tuple[Node, int], dx: Array) -> None:
+    def deliver(self, target: Variable | tuple[Node, int], dx: Array) -> None:
         """Add ``dx`` to what ``target`` has received so far.
 
         The sum is a new array, never ``+=``: an op may hand the same array to two parents (addition
@@ -214,7 +227,7 @@ class _Walk:
         dys[position] = dx if so_far is None else so_far + dx
 
 
-def _accumulate(leaf: Tensor, dx: Array) -> None:
+def _accumulate(leaf: Variable, dx: Array) -> None:
     """``leaf.grad += dx``; a leaf whose gradient has a home in a flat buffer gets it written there, if it is not there already."""
     if leaf.grad is not None:
         leaf.grad.array += dx
@@ -226,7 +239,7 @@ def _accumulate(leaf: Tensor, dx: Array) -> None:
         leaf.grad = type(leaf).wrap(array_module(dx).array(dx, copy=True, order="C"))
 
 
-def _home(leaf: Tensor) -> Array | None:
+def _home(leaf: Variable) -> Array | None:
     """Where the gradient of ``leaf`` belongs; nowhere, if ``leaf.data`` was since given another shape or dtype."""
     home, array = leaf.grad_home, leaf.array
     return home if home is not None and home.shape == array.shape and home.dtype == array.dtype else None
@@ -240,7 +253,7 @@ def _run_hooks(hooks: dict[int, Hook], dx: Array) -> Array:
     return dx
 
 
-def origin(tensor: Tensor) -> Tensor | tuple[Node, int]:
+def origin(tensor: Variable) -> Variable | tuple[Node, int]:
     """Where the gradient of ``tensor`` goes: to the node that computed it, or into the leaf itself.
 
     Raises:

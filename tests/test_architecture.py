@@ -156,7 +156,6 @@ def forbidden(arrow: Import) -> bool:
         or (target in sys.stdlib_module_names and target not in PACKAGES)
         or target in ROOMS[source]
         or any(f"{package}.*" in ROOMS[source] and target.startswith(f"{package}.") for package in PACKAGES)
-        or (arrow.for_types_only and (arrow.module, target) == ("tensorlite.tape", "tensorlite.tensor"))
         or (source.startswith("tensorlite.kernels") and arrow.target in pages)  # the page it replaces, and those without an op
     )
 
@@ -168,8 +167,8 @@ def test_every_import_follows_an_arrow(module):
 
 
 def test_a_new_arrow_would_be_noticed():
-    def arrow(module: str, target: str, types: bool = False) -> Import:
-        return Import(module, target, 1, types, True)
+    def arrow(module: str, target: str) -> Import:
+        return Import(module, target, 1, False, True)
 
     for module, target in [
         ("tensorlite.ops.linear", "torch"),
@@ -192,17 +191,18 @@ def test_a_new_arrow_would_be_noticed():
         ("gpt.plots.curves", "gpt.training.trainer"),
     ]:
         assert forbidden(arrow(module, target)), f"{module} -> {target} should be refused"
-    assert not forbidden(arrow("tensorlite.tape", "tensorlite.tensor", types=True))
     assert not forbidden(arrow("tensorlite.kernels.cpu.linear", "tensorlite.ops.linear"))
     assert not forbidden(arrow("tensorlite.kernels.cuda.linear", "cupy"))
     assert not forbidden(arrow("gpt.model", "tensorlite.nn.functional"))
 
 
 def test_modules_do_not_import_each_other_in_a_circle():
-    graph = {
-        module: {arrow.target for arrow in imports(module) if arrow.at_import and not arrow.for_types_only and arrow.target in MODULES}
-        for module in MODULES
-    }
+    """Not inside functions and not for the type checker either; in gpt, for now, only what runs at import is held to it."""
+
+    def counts(arrow: Import) -> bool:
+        return not arrow.module.startswith("gpt") or (arrow.at_import and not arrow.for_types_only)
+
+    graph = {module: {arrow.target for arrow in imports(module) if arrow.target in MODULES and counts(arrow)} for module in MODULES}
     finished: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
