@@ -9,7 +9,7 @@ GPU_PY ?= python3
 ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: help train test mutants kernels lowest pythons gpu lint format clean
+.PHONY: help train test reached mutants kernels lowest pythons gpu lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,7 +18,7 @@ help:
 	@echo "make kernels  the numeric tests under every OpenBLAS kernel that this CPU can execute"
 	@echo "make lowest   the numbers and the formats, with the lowest versions that pyproject.toml allows"
 	@echo "make pythons  import, train and write under each Python from 3.11 to 3.14 that is here"
-	@echo "make mutants  plant small faults and count those that the tests see"
+	@echo "make mutants  plant small faults and count those that the tests see; make reached comes first"
 	@echo "make gpu      what only a GPU can show, into benchmarks/results; uses the python3 that is there"
 	@echo "make lint     ruff and mypy;  make format: let ruff lay the code out"
 	@echo "make clean    remove .venv and caches (not runs/)"
@@ -43,8 +43,13 @@ pythons: $(PY)
 gpu:
 	$(GPU_PY) -m benchmarks gpu_stages $(GPU_STAGE)
 
-# Small faults, planted one at a time: which of them do the tests see? 300 take hours.
-mutants: $(VENV)/.test
+# Small faults, planted one at a time: which of them do the tests see? First which test runs which line, then 300 in an hour or two.
+reached: $(VENV)/.test $(VENV)/.lint
+	rm -f .reached .reached.xml
+	$(ONE_THREAD) COVERAGE_FILE=.reached $(PY) -m pytest -q -n $(WORKERS) --cov=tensorlite --cov=gpt --cov=data --cov-context=test \
+		--cov-report= -o junit_family=xunit1 --junitxml=.reached.xml $(ARGS)
+
+mutants: $(VENV)/.test $(VENV)/.lint
 	$(PY) scripts/mutants.py --workers $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.lint

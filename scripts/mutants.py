@@ -1,11 +1,15 @@
-"""What the tests see: plant one small fault at a time, and run the tests that belong to its file.
+"""What the tests see: plant one small fault at a time, and run the tests that reach it.
 
+    make reached                                     # which test runs which line: the whole suite once, under coverage.py
     python scripts/mutants.py --count 300            # or: make mutants ARGS="--count 300"
     python scripts/mutants.py --rooms data nn        # only there
 
 A mutant is a copy of the tree with one place changed: an operator or a comparison swapped, a number one larger, `and` for `or`, a
 condition turned round, a statement dropped. It is *seen* if a test fails or hangs. Those that survive are listed with their line: each is
 either a test that is missing, or a change that changes nothing; the latter stand in `scripts/mutants_equivalent.txt` with the reason.
+
+The tests that run the changed line come first, the quickest of them at the front. If they see nothing, the other tests of the room follow,
+for they may reach the line from another process, where coverage.py does not look. For a kernel in CUDA count those that run its wrapper.
 
 The sample is drawn by a seed, the same number for each room if there are so many, so two runs can be compared. Faults are planted by
 token and not by syntax tree, so that the same code serves Python and CUDA. The libraries for this know no CUDA, and none drops statements.
@@ -26,14 +30,19 @@ import subprocess
 import sys
 import tempfile
 import tokenize
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import coverage
 
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.txt")
 COPIED = ("tensorlite", "gpt", "data", "tests", "benchmarks", "scripts", "docs", ".ci")  # and the files beside them
 LONGEST = 900.0  # seconds for the tests of one mutant; a mutant that makes them hang is seen
+REACHED, TIMES = ROOT / ".reached", ROOT / ".reached.xml"  # coverage.py's data, a context a test, and pytest's times
+BUDGET = 60.0  # seconds for the tests that reach a line, by the time that each took; more of them rarely see what these did not
 
 SWAPS = {
     "+": "-", "-": "+", "*": "/", "/": "*", "//": "/", "%": "*", "**": "*", "@": "*", "+=": "-=", "-=": "+=", "*=": "/=", "/=": "*=",
@@ -171,6 +180,61 @@ def tests_of(mutant: Mutant) -> list[str]:
     return arguments
 
 
+class Reached:
+    """Which tests run a line: read from coverage.py's data and pytest's times."""
+
+    def __init__(self) -> None:
+        self.data = coverage.CoverageData(str(REACHED))
+        self.data.read()
+        self.files = {Path(path).relative_to(ROOT).as_posix(): path for path in self.data.measured_files() if path.startswith(str(ROOT))}
+        cases = ElementTree.parse(TIMES).iter("testcase")
+        self.seconds = {f"{case.get('file')}::{case.get('name')}": float(case.get("time", 0)) for case in cases}
+
+    def lines(self, path: str) -> dict[int, set[str]]:
+        """Line to tests. Lines that run at import belong to no test."""
+        if path not in self.files:
+            return {}
+        found = self.data.contexts_by_lineno(self.files[path])
+        return {line: {context.rsplit("|", 1)[0] for context in contexts if context} for line, contexts in found.items()}
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        """The tests that run the place of a mutant, those of its own file first, then the quickest, within BUDGET."""
+        path = Path(mutant.path)
+        if path.suffix == ".py":
+            lines = self.lines(mutant.path)
+            first, last = around(mutant)
+            near = [line for line in range(mutant.line, first - 1, -1) if lines.get(line)]
+            found = lines[near[0]] if near else set().union(*(lines.get(line, set()) for line in range(first, last + 1)))
+        else:
+            wrappers = [path.with_suffix(".py")] if path.suffix == ".cu" else [other.with_suffix(".py") for other in includers(path)]
+            found = set().union(*(tests for wrapper in wrappers for tests in self.lines(wrapper.as_posix()).values()))
+        own = re.compile(rf"test_\w*{re.escape(path.stem)}|\b{re.escape(path.stem)}\b")
+        ordered = sorted(found & self.seconds.keys(), key=lambda test: (not own.search(test), self.seconds[test], test))
+        spent, chosen = 0.0, []
+        for test in ordered[:400]:
+            spent += self.seconds[test]
+            if chosen and spent > BUDGET:
+                break
+            chosen.append(test)
+        return chosen
+
+
+def around(mutant: Mutant) -> tuple[int, int]:
+    """The first and the last line of the innermost function that holds a mutant; of the file, if none does."""
+    source = (ROOT / mutant.path).read_text(encoding="utf-8")
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    spans = [(node.body[0].lineno, node.end_lineno or node.lineno) for node in functions]
+    inside = [span for span in spans if span[0] <= mutant.line <= span[1]]
+    return max(inside, default=(1, source.count("\n") + 1))
+
+
+def includers(header: Path) -> list[Path]:
+    """The .cu files that include a header, directly or by another header."""
+    files = [path.relative_to(ROOT) for path in (ROOT / header.parent).glob("*.cu*")]
+    direct = [path for path in files if f'"{header.name}"' in (ROOT / path).read_text(encoding="utf-8")]
+    return [found for path in direct for found in ([path] if path.suffix == ".cu" else includers(path))]
+
+
 def case_names(stem: str) -> list[str]:
     """The names by which pytest's -k finds the cases of a page."""
     sys.path.insert(0, str(ROOT))
@@ -250,11 +314,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rooms", nargs="+", choices=list(ROOMS), default=list(ROOMS))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--near", action="store_true", help="only the tests that reach the line, not those of its room as well")
     parser.add_argument(
         "--out", type=Path, help="a file for the outcome of each mutant, one line of JSON each; what is there is not done again"
     )
     options = parser.parse_args()
+    if not (REACHED.exists() and TIMES.exists()):
+        sys.exit("It is not known which test runs which line: say `make reached` first (the whole suite once, half an hour).")
     chosen, known = sample(options.rooms, options.count, options.seed), equivalent()
+    reached = Reached()
     earlier = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out and options.out.exists() else []
     seen: dict[Mutant, bool] = {Mutant(**record["mutant"]): record["seen"] for record in earlier}
     left = [m for m in chosen if m not in seen and (m.path, m.before, m.after) not in known]
@@ -264,7 +332,8 @@ def main() -> None:
         def judge(mutant: Mutant) -> None:
             tree = trees.pop()
             try:
-                seen[mutant] = run(mutant, tests_of(mutant), tree)
+                near = reached.tests(mutant)
+                seen[mutant] = (bool(near) and run(mutant, near, tree)) or (not options.near and run(mutant, tests_of(mutant), tree))
             finally:
                 trees.append(tree)
             print(f"{'seen' if seen[mutant] else 'SURVIVED'}  {mutant.path}:{mutant.line}  {mutant.before}  ->  {mutant.after}", flush=True)
