@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set up torch and Hypothesis wherever tests run: in pytest-xdist's workers, not in the process that only hands out the tests."""
     if importlib.util.find_spec("torch") is None:  # not a skip: without the oracle a green suite would prove little
         raise pytest.UsageError("the tests need torch (CPU) as their oracle: pip install -e '.[test]', or run `make test`.")
+    stop_ignoring_signals()
     if getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput"):
         return
     import hypothesis
@@ -28,6 +30,18 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # the worker processes share the cores
     hypothesis.settings.register_profile("tensorlite", deadline=None, derandomize=True, print_blob=True)
     hypothesis.settings.load_profile("tensorlite")
+
+
+def stop_ignoring_signals() -> None:
+    """Restore the default action of signals that this process was started to ignore.
+
+    A script's background job ignores Ctrl-C, and under ``nohup`` also a closed terminal. Every program that a test starts would inherit
+    that, and the tests that interrupt one would wait in vain.
+    """
+    for name in ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
