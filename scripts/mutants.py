@@ -39,7 +39,7 @@ import coverage
 
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.txt")
-COPIED = ("tensorlite", "gpt", "data", "tests", "benchmarks", "scripts", "docs", ".ci")  # and the files beside them
+COPIED = ("tensorlite", "gpt", "data", "study", "tests", "benchmarks", "scripts", "docs", ".ci")  # and the files beside them
 LONGEST = 900.0  # seconds for the tests of one mutant; a mutant that makes them hang is seen
 REACHED, TIMES = ROOT / ".reached", ROOT / ".reached.xml"  # coverage.py's data, a context a test, and pytest's times
 BUDGET = 60.0  # seconds for the tests that reach a line, by the time that each took; more of them rarely see what these did not

@@ -21,7 +21,7 @@ TINY = [
 
 def main() -> None:
     """Without a word if all goes well."""
-    for name in ("tensorlite", "gpt", "data"):
+    for name in ("tensorlite", "gpt", "data", "study"):
         package = importlib.import_module(name)
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
             importlib.import_module(module.name)

@@ -20,7 +20,7 @@ import pytest
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("tensorlite", "gpt", "data")
+PACKAGES = ("tensorlite", "gpt", "data", "study")
 ENGINE = {"tensorlite.backend", "tensorlite.random", "tensorlite.tape", "tensorlite.tensor", "tensorlite.op", "tensorlite.creation"}
 
 # Room -> what it may import besides itself and the standard library. The longest matching name is a module's room.
@@ -78,6 +78,7 @@ ROOMS: dict[str, set[str]] = {
     "gpt.plots": {"gpt", "tensorlite", "tensorlite.*", "data", "numpy", "matplotlib"},
     "gpt.training": {"gpt", "gpt.plots", "tensorlite", "tensorlite.*", "data", "numpy", "tqdm", "safetensors", "tensorboardX"},
     "gpt.finetuning": {"gpt", "gpt.training", "gpt.writing", "tensorlite", "tensorlite.*", "data", "numpy", "safetensors"},
+    "study": {"gpt", "gpt.*", "tensorlite", "tensorlite.*", "data", "numpy"},
 }
 
 
@@ -96,7 +97,7 @@ class Import:
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the three packages: dotted name -> file."""
+    """Every module of the packages: dotted name -> file."""
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -186,6 +187,10 @@ def test_a_new_arrow_would_be_noticed():
         ("data.loader", "tensorlite"),
         ("gpt.model", "torch"),
         ("gpt.model", "cupy"),
+        ("gpt.model", "study"),
+        ("tensorlite.tape", "study.table"),
+        ("data.loader", "study"),
+        ("study.runner", "torch"),
         ("gpt.training.trainer", "gpt.finetuning.lora"),
         ("gpt.writing.decoder", "gpt.training.trainer"),
         ("gpt.plots.curves", "gpt.training.trainer"),
@@ -266,7 +271,7 @@ def test_the_model_fits_on_a_few_screens():
     assert len(MODULES["gpt.model"].read_text(encoding="utf-8").splitlines()) < 250
 
 
-@pytest.mark.parametrize("package", ["tensorlite", "gpt.model", "data"])
+@pytest.mark.parametrize("package", ["tensorlite", "gpt.model", "data", "study"])
 def test_importing_does_no_work(package):
     """Heavy or optional packages come in when they are used; no thread starts, no random stream moves, nothing is printed."""
     program = f"""

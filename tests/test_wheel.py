@@ -16,7 +16,7 @@ import pytest
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("tensorlite", "gpt", "data")
+PACKAGES = ("tensorlite", "gpt", "data", "study")
 TINY = [
     "--n-layer=1", "--n-head=1", "--n-embd=8", "--block-size=8", "--batch-size=2", "--steps=3", "--warmup-steps=1", "--eval-iters=1",
     "--sample-length=5",

@@ -106,7 +106,7 @@ def test_the_stand_in_ends_lines_as_windows_does(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"1\r\n2\r\n"
 
 
-SOURCES = [path for folder in ("tensorlite", "gpt", "data", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [path for folder in ("tensorlite", "gpt", "data", "study", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def texts_without_an_encoding(source: str) -> list[int]:

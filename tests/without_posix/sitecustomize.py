@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-OURS = ("tensorlite", "gpt", "data", "benchmarks")
+OURS = ("tensorlite", "gpt", "data", "study", "benchmarks")
 MODULES = ("fcntl", "grp", "posix_ipc", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty")
 FUNCTIONS = (
     "chown", "chroot", "confstr", "copy_file_range", "ctermid", "eventfd", "fchdir", "fchmod", "fchown", "fork", "forkpty", "fpathconf",

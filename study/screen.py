@@ -1,0 +1,144 @@
+"""A page on a terminal of any width, with or without colours, in any encoding, and with characters that are two columns wide."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+WIDEST = 88  # longer lines are hard to follow
+NARROWEST = 24
+STYLES = {"title": "1;36", "heading": "1", "code": "32", "dim": "2"}
+# What is written where the encoding has no such sign.
+PLAIN = str.maketrans(
+    {
+        "→": "->", "←": "<-", "↔": "<->", "·": ".", "×": "x", "√": "sqrt", "Σ": "sum", "∂": "d", "≈": "~", "≤": "<=", "≥": ">=", "−": "-",
+        "–": "-", "—": "-", "…": "...", "“": '"', "”": '"', "‘": "'", "’": "'", "✔": "x", "│": "|", "ᵀ": "^T", "²": "^2", "³": "^3",
+        "σ": "sigma", "µ": "mu", "μ": "mu", "ε": "eps", "β": "beta", "π": "pi", "₀": "0", "₁": "1", "₂": "2", "₃": "3", "ₖ": "_k",
+        "∞": "inf", "⁻": "^-", "¹": "1", "ˣ": "^x",
+    }
+)  # fmt: skip
+WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uff60"
+OPENING, CLOSING = "（「『《", "，。、；：？！）」』》…"  # never at the end, never at the beginning of a line
+UNIT = re.compile(rf"[{OPENING}]*(?:[{WIDE}]|[^\s{WIDE}]+)[{CLOSING}]*")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """How to write for the reader.
+
+    Attributes:
+        width: columns to use.
+        colours: whether escape codes are understood.
+        encoding: of the stream.
+    """
+
+    width: int = 80
+    colours: bool = False
+    encoding: str = "utf-8"
+
+    @classmethod
+    def of_stdout(cls) -> Screen:
+        """As standard output is. Colours are for terminals alone, and not where NO_COLOR is set or TERM is dumb."""
+        terminal = sys.stdout.isatty()
+        colours = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        width = shutil.get_terminal_size((80, 24)).columns
+        return cls(max(NARROWEST, min(width, WIDEST)), colours, getattr(sys.stdout, "encoding", None) or "utf-8")
+
+    def can_show(self, text: str) -> bool:
+        """Whether the encoding has all characters of ``text``."""
+        try:
+            text.encode(self.encoding)
+        except UnicodeEncodeError:
+            return False
+        return True
+
+    def plain(self, text: str) -> str:
+        """``text`` with signs that the encoding lacks written in others."""
+        return text if self.can_show(text) else "".join(c if self.can_show(c) else c.translate(PLAIN) for c in text)
+
+    def styled(self, text: str, style: str) -> str:
+        """``text`` in colour, if there are any."""
+        text = self.plain(text)
+        return f"\033[{STYLES[style]}m{text}\033[0m" if self.colours and text else text
+
+    def markdown(self, text: str) -> Iterator[str]:
+        """The lines of Markdown's paragraphs, lists, headings, tables and fences."""
+        for fenced, block in blocks(text):
+            if fenced:
+                yield from (self.styled("    " + line if line else "", "code") for line in block.splitlines())
+            elif block.startswith("#"):
+                yield from (self.styled(line, "heading") for line in wrapped(inline(block.lstrip("# ")), self.width))
+            elif block.startswith("|"):
+                yield from (self.plain(line) for line in table(block))
+            else:
+                for item in re.split(r"\n(?=(?:- |\d+\. ))", block):
+                    mark = re.match(r"- |\d+\. ", item)
+                    lead = mark[0] if mark else ""
+                    yield from wrapped(self.plain(inline(item[len(lead) :])), self.width, lead)
+            yield ""
+
+    def code(self, source: str) -> Iterator[str]:
+        """A block of Python."""
+        yield from (self.styled("    " + line if line else "", "code") for line in source.splitlines())
+
+    def output(self, text: str) -> Iterator[str]:
+        """What a block printed."""
+        yield from (self.plain(f"    │ {line}".rstrip()) for line in text.splitlines())
+
+    def error(self, text: str) -> Iterator[str]:
+        """The error in which a block ended: a sentence, which may be long."""
+        yield from wrapped(self.plain(text), self.width, self.plain("    │ "))
+
+
+def blocks(text: str) -> Iterator[tuple[bool, str]]:
+    """Paragraphs, and the contents of fences: (whether fenced, text)."""
+    for i, part in enumerate(re.split(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)):
+        if i % 2:
+            yield True, part.rstrip("\n")
+        else:
+            yield from ((False, block) for block in re.split(r"\n\s*\n", part.strip("\n")) if block)
+
+
+def inline(text: str) -> str:
+    """Markdown within a line as plain text: a link to a file by its path, others by their words; code keeps its backticks."""
+    text = re.sub(r"\[[\w/.]*\]\(\.\./\.\./([^)]*)\)", r"\1", text)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return re.sub(r"(`[^`]*`)|\*\*?([^*`]+?)\*\*?", lambda match: match[1] or match[2], text)
+
+
+def table(block: str) -> Iterator[str]:
+    """A Markdown table with its columns aligned."""
+    rows = [
+        [inline(cell.strip()) for cell in line.strip("| ").split(" | ")] for line in block.splitlines() if not re.match(r"\|[-:| ]+$", line)
+    ]
+    widths = [max(width_of(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "    " + "  ".join(cell + " " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def width_of(text: str) -> int:
+    """How many columns ``text`` takes."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def wrapped(text: str, width: int, lead: str = "") -> Iterator[str]:
+    """``text`` in lines of at most ``width`` columns; ``lead`` stands before the first line, blanks of its length before the others.
+
+    A line is broken at blanks, and between wide characters, but not before a closing sign nor after an opening one.
+    """
+    line, empty = lead, True
+    end = 0
+    for match in UNIT.finditer(text):
+        unit = match[0]
+        gap = " " if match.start() > end and not empty else ""
+        if not empty and width_of(line + gap + unit) > width:
+            yield line
+            line, gap = " " * len(lead), ""
+        line += gap + unit
+        empty, end = False, match.end()
+    yield line
