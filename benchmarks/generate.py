@@ -1,7 +1,7 @@
 """Tokens a second that a model writes: one text, from a prompt of one token.
 
 The weights are fresh: what is drawn does not change the work. The sides are processes that take turns:
-    ours           `gpt.inference.stream_tokens`, with its cache of keys and values
+    ours           `gpt.generation.stream.stream_tokens`, with its cache of keys and values
     ours, no cache the same with use_cache=False: the model itself, asked for every token
     torch          the loop of the course, without a cache: crop to the last block_size tokens, predict, softmax, draw, append
     torch cache    the same with keys and values kept in tensors made beforehand; when the context is cropped the window is encoded
@@ -37,7 +37,7 @@ from benchmarks.common import options_of, require_torch, save, spread, table
 from benchmarks.turns import Side, in_turn, serve, sides
 from data.cores import available_cores
 from gpt.config import GPTConfig, from_preset
-from gpt.inference import context_length
+from gpt.generation.stream import context_length
 
 SIDES = ("ours", "ours, no cache", "torch", "torch cache")
 VOCABULARY = 65  # the characters of tinyshakespeare
@@ -78,7 +78,7 @@ TEXTS = {text.name: text for text in (Text("tiny", 64), Text("tiny", 256), Text(
 def our_writer(text: Text, use_cache: bool = True) -> Callable[[int], int]:
     """``write(n)`` writes n tokens and returns how many there are then, with the prompt."""
     import tensorlite as tl
-    from gpt.inference import stream_tokens, suitable_threads
+    from gpt.generation.stream import stream_tokens, suitable_threads
     from gpt.model import GPT
     from tensorlite.memory import keep_freed_memory
 

@@ -1,17 +1,15 @@
 """A GPT on tensorlite: the model, how it is trained, and how it writes. Begin with `model`, then `training.trainer`.
 
-config, model              what a model looks like; the model itself
-checkpoint, pretrained     a model in a folder, and how to get it back; folders of GPT-2's published weights
-weights, seal              files of weights, read header first; a checksum that travels with them
-inference                  from a prompt to text
+config, model       what a model looks like; the model itself
+training/           the loop, and a run as a whole: begun, stopped, resumed, saved
+finetuning/         what a trained model can be taught next: another text, answers, classes; all of it, a part, or LoRA
+generation/         one token at a time: keys and values remembered, a choice made, bytes put together to characters
+checkpoints/        models and runs on disk: ours, and folders of GPT-2's published weights
+plots/              curves and maps
+cli/                the command line
+errors              one sentence for a user's mistake, a traceback for ours
 
 train, finetune, generate, chat, classify, plot      python -m gpt.train, and so on; python -m gpt --mode train is the same
-training/                  the loop, and a run as a whole: begun, stopped, resumed, saved
-finetuning/                what a trained model can be taught next: another text, answers, classes; all of it, a part, or LoRA
-writing/                   one token at a time: keys and values remembered, a choice made, bytes put together to characters
-plots/                     curves and maps
-
-options, arguments, advice     the command line; errors: one sentence for a user's mistake, a traceback for ours; sizes: bytes in words
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Talk to a trained model:  python -m gpt.chat --checkpoint runs/tiny
 
-A model that was taught to answer has a template beside its weights (`gpt.writing.template`); it sees the conversation in that form and
-stops when it is your turn. Any other model goes on with the text: what you type is added to it, an empty line lets it write on.
+A model that was taught to answer has a template beside its weights (`gpt.generation.chat_template`); it sees the conversation in that form
+and stops when it is your turn. Any other model goes on with the text: what you type is added to it, an empty line lets it write on.
 
 A line that begins with / is a command; two of them send a message that begins with one. While it writes, Ctrl-C stops it; at your turn,
 Ctrl-D leaves.
@@ -12,127 +12,20 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from data.errors import DataError
 from data.files import explain, write_atomically
 from data.paths import expanded
-from data.tokenizer import Tokenizer
-from gpt.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
+from gpt.checkpoints.loading import open_model
+from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.errors import run_main
-from gpt.finetuning.classify import refuse_classifier
-from gpt.inference import stream_text, suitable_threads
-from gpt.model import LanguageModel
-from gpt.pretrained import open_model
-from gpt.writing.decoder import Decoder, supports
-from gpt.writing.sampling import Sampling
-from gpt.writing.template import Message, Template, load_template
+from gpt.finetuning.classifier import refuse_classifier
+from gpt.generation.chat_template import load_template
+from gpt.generation.conversation import Conversation
+from gpt.generation.sampling import Sampling
+from gpt.generation.stream import suitable_threads
 from tensorlite import random
-
-
-class Conversation:
-    """What was said so far, and how the model goes on from it.
-
-    Args:
-        template: how a conversation is written down; without one, it is one text that both write.
-        context_keep: see `gpt.inference.context_length`.
-        sampling: how tokens are chosen, see `gpt.writing.sampling.Sampling`.
-    """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        template: Template | None = None,
-        *,
-        max_new_tokens: int = 200,
-        stop: Sequence[str] = (),
-        generator: np.random.Generator | None = None,
-        context_keep: int | None = None,
-        sampling: dict[str, Any] | None = None,
-    ) -> None:
-        self.model, self.tokenizer, self.template = model, tokenizer, template
-        self.max_new_tokens, self.generator, self.context_keep = max_new_tokens, generator, context_keep
-        self.stop = [*stop, *(template.stop if template else ())]
-        self.sampling = dict(sampling or {})
-        self.decoder = Decoder(model) if supports(model) else None  # keeps what the conversation has in common from turn to turn
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all that was said."""
-        self.text = ""
-        self.messages: list[Message] = []
-
-    def say(self, line: str) -> Generator[str, None, None]:
-        """Add ``line``; yields what the model answers, piece by piece. What it has said until it is stopped counts as said.
-
-        Raises:
-            DataError: for characters that the tokenizer never saw; then nothing is added.
-        """
-        self.tokenizer.encode(line)  # so that an error counts from the beginning of what was just typed
-        if self.template:
-            asked: list[Message] = [*self.messages, {"role": "user", "content": line}]
-            shown = self._that_fits(asked)
-        else:
-            asked = []
-            shown = self.text + ("\n" if self.text and line else "") + line
-        pieces = stream_text(
-            self.model,
-            self.tokenizer,
-            shown,
-            self.max_new_tokens,
-            generator=self.generator,
-            stop=self.stop,
-            context_keep=self.context_keep,
-            decoder=self.decoder,
-            use_cache=self.decoder is not None,
-            **self.sampling,
-        )
-        return self._listen(pieces, shown, asked)
-
-    def _listen(self, pieces: Iterator[str], shown: str, asked: list[Message]) -> Generator[str, None, None]:
-        said = ""
-        try:
-            for piece in _stripped(pieces) if self.template else pieces:
-                said += piece
-                yield piece
-        finally:
-            if self.template:
-                self.messages = [*asked, {"role": "assistant", "content": said}]
-            else:
-                self.text = shown + said
-
-    def _that_fits(self, messages: list[Message]) -> str:
-        """The conversation as text, without its oldest turns if they would leave no room for an answer."""
-        assert self.template
-        block_size = self.model.config.block_size
-        room = block_size - min(self.max_new_tokens, block_size // 2)
-        while len(messages) > 1 and len(self.tokenizer.encode(self.template.prompt(messages))) > room:
-            messages = messages[2:]
-        return self.template.prompt(messages)
-
-    def as_text(self) -> str:
-        """All that was said, as the model sees it."""
-        return "".join(text for text, _ in self.template.render(self.messages)) if self.template else self.text
-
-
-def _not_utf8(line: str) -> str:
-    """Which byte of what was typed is none of a character; nothing where all are. See `_take_any_bytes`."""
-    found = next(((place, char) for place, char in enumerate(line) if "\udc80" <= char <= "\udcff"), None)
-    return f"byte 0x{ord(found[1]) - 0xDC00:02x} after {found[0]:,} characters" if found else ""
-
-
-def _stripped(pieces: Iterator[str]) -> Iterator[str]:
-    """The same text without the white space around it: what may be its end waits until something follows."""
-    begun, waiting = False, ""
-    for piece in pieces:
-        text = waiting + piece if begun else piece.lstrip()
-        shown = text.rstrip()
-        begun, waiting = begun or bool(shown), text[len(shown) :]
-        yield shown
 
 
 class Chat:
@@ -226,6 +119,12 @@ class Chat:
 
     def _unknown(self, _: str) -> str:
         return f"error: there is no such command; there are {' '.join(self.commands)}, and // before a message that begins with /."
+
+
+def _not_utf8(line: str) -> str:
+    """Which byte of what was typed is none of a character; nothing where all are. See `_take_any_bytes`."""
+    found = next(((place, char) for place, char in enumerate(line) if "\udc80" <= char <= "\udcff"), None)
+    return f"byte 0x{ord(found[1]) - 0xDC00:02x} after {found[0]:,} characters" if found else ""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,13 +26,13 @@ from data.console import reason
 from data.corpus import clean_text
 from data.paths import expanded
 from data.tokenizer import Tokenizer
-from gpt.arguments import Parser, add_model_options, check_backend
+from gpt.cli.arguments import Parser, add_model_options, check_backend
 from gpt.errors import fail, run_main
-from gpt.finetuning.classify import Classifier, confusion, describe_confusion, load_classifier, row_of
+from gpt.finetuning.classifier import Classifier, confusion, describe_confusion, load_classifier, row_of
 from gpt.finetuning.config import UNKNOWN
 from gpt.finetuning.records import KINDS, encode_all, read_records, text_of
 from gpt.finetuning.tasks import with_unknown
-from gpt.inference import suitable_threads
+from gpt.generation.stream import suitable_threads
 
 AT_ONCE = 32  # texts
 

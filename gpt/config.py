@@ -1,6 +1,6 @@
 """What can be chosen: the shape of the model, how it is trained, and presets that fix both at once.
 
-Every field carries its own help text; the command line (`gpt.options`) is made of these two dataclasses and nothing else.
+Every field carries its own help text; the command line (`gpt.cli.options`) is made of these two dataclasses and nothing else.
 A setting that cannot work is refused where it is made, with one sentence that says why.
 """
 

@@ -1,8 +1,12 @@
-"""What a user sees when something goes wrong: a sentence for a mistake of theirs, a traceback for a mistake of ours."""
+"""What a user sees when something goes wrong: a sentence for a mistake of theirs, a traceback for a mistake of ours.
+
+Amounts of memory in words are here, too: most errors that need them are about too little of it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -10,10 +14,9 @@ from typing import NoReturn
 
 import data.errors
 from data.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, DataError
-from gpt.sizes import missing
 from tensorlite.backend import DeviceUnavailableError
 
-__all__ = ["EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError", "fail", "leave", "run_main"]
+__all__ = ["EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError", "fail", "in_words", "leave", "missing", "run_main"]
 
 
 class UserError(Exception):
@@ -51,3 +54,24 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def in_words(size: float) -> str:
+    """A number of bytes for people."""
+    unit = "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+
+
+def missing(error: MemoryError) -> str:
+    """The error's own figures, in a sentence."""
+    said = str(error).strip().rstrip(".") or "the system gave no figure"
+    figures = [int(figure.replace(",", "")) for figure in re.findall(r"([\d,]+) bytes", said)]
+    if not said.startswith("Out of memory allocating") or len(figures) < 2:
+        return f"out of memory ({said})."
+    asked, held, *limit = map(in_words, figures)  # CuPy's
+    limited = f", and --memory-limit allows {limit[0]}" if limit else ""
+    return f"out of memory on the GPU: {asked} were asked for, {held} are taken already{limited}."

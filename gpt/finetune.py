@@ -2,7 +2,7 @@
 
     python -m gpt.finetune --checkpoint runs/tiny --data plays.txt                     another text
     python -m gpt.finetune --checkpoint runs/tiny --data answers.jsonl                 to answer (see gpt.finetuning.instructions)
-    python -m gpt.finetune --checkpoint runs/tiny --data reviews.csv --task classify   to tell texts apart (see gpt.finetuning.classify)
+    python -m gpt.finetune --checkpoint runs/tiny --data reviews.csv --task classify   to tell texts apart (see gpt.finetuning.classifier)
 
     … --lora-rank 8                      learn a small correction instead of all weights (see gpt.finetuning.lora)
     … --freeze-blocks 3                  leave the embeddings and the first three blocks as they are
@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpt.cli.options import parse_settings
 from gpt.errors import leave, run_main
 from gpt.finetuning.config import GROUPS
 from gpt.finetuning.run import Finetuning
-from gpt.options import parse_settings
 from gpt.training.run import folder_to_resume
 from tensorlite.memory import keep_freed_memory
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from data.corpus import clean_text
 from data.files import explain
 from data.paths import expanded
-from gpt.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
+from gpt.checkpoints.loading import open_model
+from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.errors import fail, run_main
-from gpt.finetuning.classify import refuse_classifier
-from gpt.inference import context_length, stream_texts, suitable_threads
-from gpt.pretrained import open_model
+from gpt.finetuning.classifier import refuse_classifier
+from gpt.generation.stream import context_length, stream_texts, suitable_threads
 from tensorlite import random
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import tensorlite as tl
 from data.tokenizer import Tokenizer
 from gpt.config import GPTConfig
-from gpt.writing.sampling import sample
+from gpt.generation.sampling import sample
 from tensorlite import Tensor, nn
 from tensorlite.nn import functional as F
 
@@ -111,7 +111,7 @@ class LanguageModel(nn.Module):
         """``idx`` (B, T) and ``max_new_tokens`` more ids, each drawn from what the model predicts after the last block_size ones.
 
         The model stays in the mode it is in: call ``eval()`` before, or dropout takes part. How the draw goes, and what temperature,
-        top_k and top_p do to it, is told in `gpt.writing.sampling.sample`; without ``rng`` the thread's stream is used.
+        top_k and top_p do to it, is told in `gpt.generation.sampling.sample`; without ``rng`` the thread's stream is used.
         """
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])
@@ -156,14 +156,14 @@ class GPT(LanguageModel):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], dropout: float | None = None) -> GPT:
-        """GPT-2 with published weights, from a folder as transformers writes it; see `gpt.pretrained.load_pretrained`."""
-        from gpt.pretrained import load_pretrained
+        """GPT-2 with published weights, from a folder as transformers writes it; see `gpt.checkpoints.hugging_face.load_pretrained`."""
+        from gpt.checkpoints.hugging_face import load_pretrained
 
         return load_pretrained(folder, dropout)
 
     def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-        """Write a folder that transformers opens; see `gpt.pretrained.save_pretrained`."""
-        from gpt.pretrained import save_pretrained
+        """Write a folder that transformers opens; see `gpt.checkpoints.hugging_face.save_pretrained`."""
+        from gpt.checkpoints.hugging_face import save_pretrained
 
         save_pretrained(self, folder, tokenizer)
 

@@ -18,15 +18,15 @@ from typing import Any
 
 from data.files import explain
 from data.paths import expanded
-from gpt.arguments import Parser
+from gpt.checkpoints.loading import open_model
+from gpt.cli.arguments import Parser
 from gpt.errors import fail, run_main
 from gpt.model import GPT
 from gpt.plots.activation_curves import plot_activations
 from gpt.plots.attention_maps import attention_weights, plot_attention
 from gpt.plots.curves import plot_runs
 from gpt.plots.figure import FORMATS, HOW_TO_GET_IT, can_plot
-from gpt.pretrained import open_model
-from gpt.training.run_folder import METRICS, read_metrics
+from gpt.training.metrics import METRICS, read_metrics
 
 
 def main(argv: Sequence[str] | None = None) -> None:

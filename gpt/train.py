@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpt.cli.options import configs_of, parse_settings
 from gpt.errors import fail, leave, run_main
-from gpt.options import configs_of, parse_settings
 from gpt.training.pretraining import Pretraining
 from gpt.training.run import folder_to_resume
 from gpt.training.trainer import Trainer

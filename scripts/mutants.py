@@ -66,7 +66,8 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
     "model": ("gpt/", ["gpt_model", "gpt_config", "checkpoint*", "generate*", "gpt_*"]),
     "training": ("gpt/training/", ["gpt_train*", "gpt_resume", "checkpoint*", "gpt_*"]),
     "finetuning": ("gpt/finetuning/", ["gpt_finetune*", "gpt_lora", "gpt_classify", "gpt_instructions"]),
-    "writing": ("gpt/writing/", ["gpt_cache", "sampling", "pieces", "inference", "gpt_*"]),
+    "checkpoints": ("gpt/checkpoints/", ["checkpoint*", "hostile_weights", "gpt_pretrained", "gpt_resume"]),
+    "generation": ("gpt/generation/", ["gpt_cache", "sampling", "pieces", "inference", "gpt_*"]),
     "data": ("data/", ["data_*", "strangers"]),
 }
 

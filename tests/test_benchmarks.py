@@ -14,7 +14,7 @@ from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_s
 from benchmarks.turns import Side, in_turn, sides
 from gpt.config import GPTConfig
 from gpt.model import GPT
-from gpt.training.captured import WARM_UP
+from gpt.training.stepper import WARM_UP
 from tensorlite.precision import PRECISIONS
 
 

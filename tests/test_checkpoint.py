@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer, load_tokenizer
-from gpt.checkpoint import CONFIG, METADATA, TOKENIZER, WEIGHTS, CheckpointError, load_model, save_model
+from gpt.checkpoints.model_folder import CONFIG, METADATA, TOKENIZER, WEIGHTS, CheckpointError, load_model, save_model
+from gpt.checkpoints.weights import SEAL
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.model import LanguageModel, build_model
-from gpt.seal import SEAL
 from tensorlite import random
 
 TOKEN = CharTokenizer.train("the quick brown fox\n")
@@ -256,7 +256,7 @@ def test_no_permission_to_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def denied(path: Path, mode: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("gpt.checkpoint.open", denied, raising=False)
+    monkeypatch.setattr("gpt.checkpoints.model_folder.open", denied, raising=False)
     assert "permission denied" in complaint(saved)
 
 

@@ -14,13 +14,13 @@ import pytest
 import safetensors.numpy
 
 from data.tokenizer import CharTokenizer
-from gpt.checkpoint import CheckpointError
+from gpt.checkpoints.model_folder import CheckpointError
+from gpt.checkpoints.retention import Checkpoints
+from gpt.checkpoints.snapshot import MANIFEST, read_snapshot, write_snapshot
+from gpt.checkpoints.training_state import OPTIMIZER, TRAINING, TrainingState, files_of
 from gpt.config import GPTConfig, TrainConfig
 from gpt.model import build_model
-from gpt.training.checkpoints import Checkpoints
-from gpt.training.snapshot import MANIFEST, read_snapshot, write_snapshot
 from gpt.training.trainer import Trainer
-from gpt.training.training_state import OPTIMIZER, TRAINING, TrainingState, files_of
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 8
 TOKENIZER = CharTokenizer.train(TEXT)

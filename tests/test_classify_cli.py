@@ -15,10 +15,10 @@ import tensorlite as tl
 from data.tokenizer import CharTokenizer
 from gpt import chat, classify, generate
 from gpt import finetune as finetune_program
-from gpt.checkpoint import save_model
+from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig
 from gpt.errors import run_main
-from gpt.finetuning.classify import load_classifier
+from gpt.finetuning.classifier import load_classifier
 from gpt.model import build_model
 from tests.patience import PATIENCE
 

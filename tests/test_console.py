@@ -10,7 +10,7 @@ import pytest
 from data.console import forgiving
 from data.errors import run_main
 from data.tokenizer import CharTokenizer
-from gpt.checkpoint import save_model
+from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig
 from gpt.model import build_model
 from tests.patience import PATIENCE

@@ -14,8 +14,8 @@ from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.finetuning.tasks import RowTrainer
 from gpt.model import build_model
-from gpt.training.captured import WARM_UP
 from gpt.training.pretraining import Pretraining
+from gpt.training.stepper import WARM_UP
 from gpt.training.trainer import Trainer
 from tensorlite import optim
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder

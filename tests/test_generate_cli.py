@@ -9,10 +9,10 @@ import pytest
 
 from data.tokenizer import CharTokenizer
 from gpt import generate
-from gpt.checkpoint import WEIGHTS, load_model, save_model
+from gpt.checkpoints.model_folder import WEIGHTS, load_model, save_model
 from gpt.config import GPTConfig
 from gpt.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, fail, run_main
-from gpt.inference import generate_text
+from gpt.generation.stream import generate_text
 from gpt.model import build_model
 from tensorlite import random
 from tensorlite.backend import DeviceUnavailableError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpt.writing.activate import _TILE, Gelu, activation_of
+from gpt.generation.activation import _TILE, Gelu, activation_of
 from tensorlite.ops.activation import gelu_forward, relu_forward
 
 NUMBERS = np.concatenate([np.linspace(-9, 9, 3001), [0, -0.0, 1e-30, 50, -50, 1e4, -1e4, 1e30, -1e30]])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import tensorlite as tl
-from gpt import inference
 from gpt.config import GPTConfig
-from gpt.inference import stream_tokens
+from gpt.generation import stream as inference
+from gpt.generation.decoder import Decoder, supports
+from gpt.generation.sampling import Sampling, choose
+from gpt.generation.stream import stream_tokens
 from gpt.model import build_model
-from gpt.writing.decoder import Decoder, supports
-from gpt.writing.sampling import Sampling, choose
 from tensorlite import nn
 
 SMALL = GPTConfig(vocab_size=17, block_size=12, n_layer=3, n_head=2, n_embd=16)

@@ -15,13 +15,14 @@ import pytest
 from data.tokenizer import CharTokenizer, TokenizerError
 from gpt import __main__ as gpt_main
 from gpt import chat as chat_module
-from gpt.chat import Chat, Conversation
-from gpt.checkpoint import save_model
+from gpt.chat import Chat
+from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig
 from gpt.errors import run_main
-from gpt.inference import generate_text
+from gpt.generation.chat_template import Template
+from gpt.generation.conversation import Conversation
+from gpt.generation.stream import generate_text
 from gpt.model import LanguageModel, build_model
-from gpt.writing.template import Template
 from tensorlite import random
 from tests.patience import PATIENCE
 
@@ -50,7 +51,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         calls.append((prompt, options))
         return iter(["\n", "a ", "fox", "\n"])
 
-    monkeypatch.setattr(chat_module, "stream_text", answers)
+    monkeypatch.setattr("gpt.generation.conversation.stream_text", answers)
     return calls
 
 
@@ -115,7 +116,8 @@ def test_what_is_unknown_is_found_in_the_line_that_was_typed(told: list):
 
 
 def test_an_answer_has_no_white_space_around_it(told: list, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(chat_module, "stream_text", lambda *args, **options: iter(["\n", " ", "a", " \n", "", "\nfox. ", "\n\n"]))
+    pieces = ["\n", " ", "a", " \n", "", "\nfox. ", "\n\n"]
+    monkeypatch.setattr("gpt.generation.conversation.stream_text", lambda *args, **options: iter(pieces))
     assert list(Conversation(make(), TOKEN, Template()).say("fox")) == ["", "", "a", "", "", " \n\nfox.", ""]
     assert "".join(Conversation(make(), TOKEN).say("fox")) == "\n a \n\nfox. \n\n"
 

@@ -9,11 +9,11 @@ import pytest
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.checkpoint import CheckpointError, save_model
+from gpt.checkpoints.model_folder import CheckpointError, save_model
 from gpt.config import GPTConfig
 from gpt.errors import run_main
 from gpt.finetune import main
-from gpt.finetuning.classify import Classifier, classes_of, confusion, describe_confusion, load_classifier, read_labelled
+from gpt.finetuning.classifier import Classifier, classes_of, confusion, describe_confusion, load_classifier, read_labelled
 from gpt.finetuning.records import RecordError
 from gpt.model import build_model
 from gpt.training.rows import IGNORE, Row, padded

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
+from gpt.cli.options import parse_options
 from gpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
 from gpt.errors import UserError
 from gpt.model import build_model
-from gpt.options import parse_options
 
 SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 

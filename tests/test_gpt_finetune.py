@@ -11,15 +11,15 @@ import safetensors.numpy
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.checkpoint import CheckpointError, load_model, save_model
+from gpt.checkpoints.loading import open_model
+from gpt.checkpoints.model_folder import CheckpointError, load_model, save_model
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.finetune import main
 from gpt.finetuning.lora import load_adapter
 from gpt.finetuning.tasks import text_loss
+from gpt.generation.decoder import supports
 from gpt.model import build_model
-from gpt.pretrained import open_model
-from gpt.writing.decoder import supports
 
 OLD = "the quick brown fox jumps over the lazy dog.\n" * 40
 NEW = "god yzal eht revo spmuj xof nworb kciuq eht.\n" * 40

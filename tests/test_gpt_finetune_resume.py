@@ -17,13 +17,13 @@ import pytest
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.checkpoint import load_model, save_model
+from gpt.checkpoints.model_folder import load_model, save_model
+from gpt.checkpoints.retention import Checkpoints
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.finetune import main
-from gpt.finetuning.classify import load_classifier
+from gpt.finetuning.classifier import load_classifier
 from gpt.model import build_model
-from gpt.training.checkpoints import Checkpoints
 from gpt.training.stopping import Stopped, StopRequest
 from tests.evaluations import told
 from tests.patience import PATIENCE

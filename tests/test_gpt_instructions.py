@@ -16,9 +16,9 @@ from gpt.config import GPTConfig, TrainConfig
 from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_per_row
 from gpt.finetuning.records import RecordError
 from gpt.finetuning.tasks import InstructTask, rows_loss
+from gpt.generation.chat_template import Template, TemplateError, load_template
 from gpt.model import build_model
 from gpt.training.rows import IGNORE, Row, RowBatches, packed, padded
-from gpt.writing.template import Template, TemplateError, load_template
 from tensorlite.parallel import BatchShards, Workers
 from tensorlite.random import make_generator
 

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.checkpoint import save_model
+from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.model import build_model
@@ -21,7 +21,7 @@ from gpt.plots.activation_curves import ACTIVATIONS, activation_curve, plot_acti
 from gpt.plots.attention_maps import attention_weights, plot_attention
 from gpt.plots.curves import plot_losses, plot_runs
 from gpt.plots.figure import save_figure
-from gpt.training.gradient_norms import norms_by_layer
+from gpt.training.metrics import norms_by_layer
 from gpt.training.trainer import Trainer
 
 TOKENIZER = CharTokenizer.train("abcdefg \n")

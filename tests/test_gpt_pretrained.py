@@ -18,12 +18,13 @@ import torch
 import tensorlite as tl
 from data.tokenizer import BpeTokenizer, CharTokenizer
 from gpt import generate
-from gpt.checkpoint import CheckpointError
+from gpt.checkpoints.hugging_face import is_pretrained, load_pretrained, save_pretrained
+from gpt.checkpoints.loading import open_model
+from gpt.checkpoints.model_folder import CheckpointError
 from gpt.config import GPTConfig
 from gpt.errors import run_main
-from gpt.inference import stream_tokens
+from gpt.generation.stream import stream_tokens
 from gpt.model import GPT, build_model
-from gpt.pretrained import is_pretrained, load_pretrained, open_model, save_pretrained
 from tensorlite.random import make_generator
 
 SHAPES = {

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from gpt.checkpoints.retention import Checkpoints
 from gpt.errors import run_main
 from gpt.train import main
-from gpt.training.checkpoints import Checkpoints
 from gpt.training.fingerprint import agree, fingerprint
 from tensorlite.op import use_kernels
 from tests.evaluations import told
@@ -184,7 +184,7 @@ def test_the_last_few_and_the_best_are_kept(tmp_path, corpus, monkeypatch):
 
 def test_a_checkpoint_alone_is_enough_to_write_with(tmp_path, corpus):
     assert run(*SETTINGS, f"--data={corpus}", f"--out={tmp_path / 'run'}") == 0
-    from gpt.checkpoint import load_model
+    from gpt.checkpoints.model_folder import load_model
 
     model, _, _ = load_model(tmp_path / "run" / "checkpoints" / "step-000040")
     weights = safetensors.numpy.load_file(tmp_path / "run" / "model.safetensors")
@@ -289,7 +289,7 @@ def test_other_arithmetic_is_told(tmp_path, corpus, capsys, monkeypatch):
         assert run(*settings, f"--out={tmp_path / 'run'}") == 0
         assert run("--resume", tmp_path / "run", "--steps=5") == 0
     assert "was written with" not in capsys.readouterr().err
-    monkeypatch.setattr("gpt.checkpoint._blas", lambda: "a BLAS of another kind")
+    monkeypatch.setattr("gpt.checkpoints.model_folder._blas", lambda: "a BLAS of another kind")
     with use_kernels("book"):
         assert run("--resume", tmp_path / "run", "--steps=6") == 0
     err = capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 import tensorlite as tl
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
-from gpt.finetuning.classify import Classifier
+from gpt.finetuning.classifier import Classifier
 from gpt.finetuning.freezing import freeze_blocks
 from gpt.finetuning.lora import add_lora
 from gpt.model import build_model

@@ -11,8 +11,8 @@ import pytest
 
 from gpt.errors import run_main
 from gpt.train import main
+from gpt.training.metrics import numbers_in
 from gpt.training.run_folder import RunFolder
-from gpt.training.tensorboard import numbers_in
 
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 60
 TINY = [
@@ -78,7 +78,7 @@ def test_a_run_can_be_asked_for_events_later(tmp_path, options):
 
 def test_a_missing_extra_is_named_before_a_folder_is_made(tmp_path, options, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    monkeypatch.setattr("gpt.training.tensorboard.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("gpt.training.metrics.importlib.util.find_spec", lambda name: None)
     assert run(*options) == 2
     assert "--tensorboard needs tensorboardX: pip install 'tensorlite[tensorboard]'." in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

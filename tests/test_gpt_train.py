@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import gpt.checkpoint
+import gpt.checkpoints.model_folder
+import gpt.checkpoints.snapshot
 import gpt.training.run_folder
-import gpt.training.snapshot
 import tensorlite as tl
-from gpt.checkpoint import load_model
+from gpt.checkpoints.model_folder import load_model
 from gpt.config import from_preset
 from gpt.errors import UserError, run_main
-from gpt.inference import generate_text
+from gpt.generation.stream import generate_text
 from gpt.train import main
 from gpt.training.report import table
 from gpt.training.run_folder import RunFolder
@@ -182,7 +182,7 @@ def full_disk(*args, **kwargs):
 
 
 def test_a_full_disk_shows_before_the_first_step(options, capsys, monkeypatch):
-    monkeypatch.setattr("gpt.checkpoint.write_atomically", full_disk)
+    monkeypatch.setattr("gpt.checkpoints.model_folder.write_atomically", full_disk)
     assert run(options) == 2
     out, err = capsys.readouterr()
     assert "no space left on device" in err
@@ -190,13 +190,13 @@ def test_a_full_disk_shows_before_the_first_step(options, capsys, monkeypatch):
 
 
 def test_a_disk_that_fills_up_later_costs_a_warning_and_then_the_newest_weights_alone(tmp_path, options, capsys, monkeypatch):
-    real, calls = gpt.checkpoint.write_atomically, []
+    real, calls = gpt.checkpoints.model_folder.write_atomically, []
 
     def filling(path, content):
         calls.append(path)
         (real if len(calls) <= 3 else full_disk)(path, content)
 
-    monkeypatch.setattr("gpt.checkpoint.write_atomically", filling)
+    monkeypatch.setattr("gpt.checkpoints.model_folder.write_atomically", filling)
     assert run(options) == 2
     err = capsys.readouterr().err
     assert err.count("Training goes on.") == 4  # after each evaluation
@@ -310,12 +310,12 @@ def test_neither_stream_is_there(tmp_path, options):
 
 
 def test_where_there_is_no_room_for_a_checkpoint_the_weights_alone_are_saved(tmp_path, options, capsys, monkeypatch):
-    real = gpt.training.snapshot._write
+    real = gpt.checkpoints.snapshot._write
 
     def filling(path, content):
         (full_disk if "step-000000" not in str(path) else real)(path, content)
 
-    monkeypatch.setattr(gpt.training.snapshot, "_write", filling)
+    monkeypatch.setattr(gpt.checkpoints.snapshot, "_write", filling)
     assert run(options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: the checkpoint cannot be saved: ")

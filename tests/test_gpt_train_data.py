@@ -10,7 +10,7 @@ import pytest
 from data.prepare import Settings, prepare
 from data.prepared import PreparedError, open_prepared
 from data.tokenizer import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, IdsTokenizer
-from gpt.checkpoint import load_model
+from gpt.checkpoints.model_folder import load_model
 from gpt.errors import run_main
 from gpt.generate import main as generate
 from gpt.train import main
@@ -118,7 +118,7 @@ def test_the_bigram_counts_a_folder_as_it_counts_a_text(tmp_path: Path, text: Pa
     for data in (text, tmp_path / "folder"):
         assert run(tmp_path, f"--data={data}", "--preset=bigram", "--steps=1") == 0
         said += [line for line in capsys.readouterr().out.splitlines() if line.startswith("Counting pairs")]
-        monkeypatch.setattr("gpt.training.counting.CHUNK", 100)  # the folder is counted in many pieces
+        monkeypatch.setattr("gpt.training.evaluation.CHUNK", 100)  # the folder is counted in many pieces
     assert len(said) == 2
     assert said[0] == said[1]
 

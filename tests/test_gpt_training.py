@@ -16,9 +16,9 @@ import tensorlite as tl
 from data.errors import DataError
 from gpt.config import GPTConfig, TrainConfig, from_preset
 from gpt.errors import UserError
-from gpt.inference import stream_text
+from gpt.generation.stream import stream_text
 from gpt.model import build_model
-from gpt.training.counting import counted_bigram_loss
+from gpt.training.evaluation import counted_bigram_loss
 from gpt.training.pretraining import Pretraining
 from gpt.training.trainer import SAMPLE, Trainer, learning_rate_factor, make_optimizer
 from tensorlite.random import make_generator

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import gpt.training.lock
+import gpt.training.run_folder
 import tensorlite as tl
 from gpt.config import GPTConfig, TrainConfig
-from gpt.errors import UserError, run_main
+from gpt.errors import UserError, in_words, run_main
 from gpt.model import CausalSelfAttention, build_model
-from gpt.sizes import in_words
 from gpt.train import main
-from gpt.training.estimate import advice, estimate
-from gpt.training.lock import FolderLock
+from gpt.training.memory import advice, estimate
+from gpt.training.run_folder import FolderLock
 from gpt.training.trainer import Trainer
 from tensorlite import memory
 from tensorlite.profile import Profile
@@ -142,7 +141,7 @@ def test_the_estimate_is_near_what_a_run_takes():
     """In a process of its own, since the peak is that of a process."""
     script = (
         "import numpy as np; from gpt.config import *; from gpt.model import build_model; from gpt.training.trainer import Trainer\n"
-        "from gpt.training.estimate import estimate; from tensorlite.memory import peak_memory\n"
+        "from gpt.training.memory import estimate; from tensorlite.memory import peak_memory\n"
         "model = build_model(GPTConfig(vocab_size=300, block_size=128, n_layer=4, n_head=4, n_embd=192, dropout=0.1))\n"
         "tokens = np.arange(9000) % 300\n"
         "run = Trainer(model, TrainConfig(batch_size=24, steps=9, workers=1, shards=1), tokens, tokens)\n"
@@ -157,7 +156,7 @@ def test_the_estimate_is_near_what_a_run_takes():
 
 def test_more_than_there_is_gets_a_warning(tmp_path, capsys, monkeypatch):
     (tmp_path / "fox.txt").write_text(TEXT)
-    monkeypatch.setattr("gpt.training.estimate.free_memory", lambda: 1000)
+    monkeypatch.setattr("gpt.training.memory.free_memory", lambda: 1000)
     options = ["--n-embd=16", "--block-size=8", "--batch-size=4", f"--data={tmp_path / 'fox.txt'}", "--steps=1", "--eval-iters=1"]
     assert run_main(lambda: main([*options, f"--out={tmp_path / 'run'}"])) == 0
     out = capsys.readouterr().out
@@ -314,7 +313,7 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, capsy
     def unknown(descriptor):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(gpt.training.lock, "lock", unknown)
+    monkeypatch.setattr(gpt.training.run_folder, "lock", unknown)
     FolderLock(tmp_path).release()
     assert "see that no other run uses it" in capsys.readouterr().err
 

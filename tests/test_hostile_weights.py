@@ -18,24 +18,24 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-import gpt.checkpoint
-import gpt.pretrained
+import gpt.checkpoints.hugging_face
+import gpt.checkpoints.model_folder
 import tensorlite as tl
 from data.errors import DataError
-from gpt.checkpoint import METADATA, WEIGHTS, CheckpointError, load_model, save_model
+from gpt.checkpoints.hugging_face import load_pretrained, save_pretrained
+from gpt.checkpoints.loading import open_model
+from gpt.checkpoints.model_folder import METADATA, WEIGHTS, CheckpointError, load_model, save_model
+from gpt.checkpoints.training_state import OPTIMIZER, TRAINING, TrainingState, files_of
+from gpt.checkpoints.weights import SEAL, WeightsError, WeightsFile, shapes_of
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
-from gpt.finetuning.classify import HEAD, Classifier, load_classifier
+from gpt.finetuning.classifier import HEAD, Classifier, load_classifier
 from gpt.finetuning.lora import CONFIG as ADAPTER
 from gpt.finetuning.lora import LoraError, add_lora, save_adapter
 from gpt.finetuning.run import known_of
+from gpt.generation.chat_template import TEMPLATE, Template, load_template
 from gpt.model import build_model
-from gpt.pretrained import load_pretrained, open_model, save_pretrained
-from gpt.seal import SEAL
 from gpt.training.trainer import Trainer
-from gpt.training.training_state import OPTIMIZER, TRAINING, TrainingState, files_of
-from gpt.weights import WeightsError, WeightsFile, shapes_of
-from gpt.writing.template import TEMPLATE, Template, load_template
 from tests.test_checkpoint import CONFIGS, TOKEN, make
 
 SMALL = GPTConfig(vocab_size=TOKEN.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=8, bias=True)
@@ -75,8 +75,8 @@ def no_model(monkeypatch):
     def build(config):
         raise AssertionError(f"a model of {config} was built before its weights were looked at")
 
-    monkeypatch.setattr(gpt.checkpoint, "build_model", build)
-    monkeypatch.setattr(gpt.pretrained, "build_model", build)
+    monkeypatch.setattr(gpt.checkpoints.model_folder, "build_model", build)
+    monkeypatch.setattr(gpt.checkpoints.hugging_face, "build_model", build)
 
 
 # --- before a model is made -------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import pytest
 import tensorlite as tl
 from data.tokenizer import CharTokenizer, UnknownCharacterError
 from gpt.config import GPTConfig
-from gpt.inference import context_length, generate_text, stream_text, stream_tokens
+from gpt.generation.sampling import DivergedError
+from gpt.generation.stream import context_length, generate_text, stream_text, stream_tokens
 from gpt.model import LanguageModel, build_model
-from gpt.writing.sampling import DivergedError
 from tensorlite import random
 from tensorlite.tape import is_grad_enabled
 

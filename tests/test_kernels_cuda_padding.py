@@ -7,8 +7,8 @@ import pytest
 
 import tensorlite as tl
 from gpt.config import GPTConfig
+from gpt.generation.sampling import sample
 from gpt.model import build_model
-from gpt.writing.sampling import sample
 from tensorlite.backend import to_numpy
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda import cross_entropy as ce

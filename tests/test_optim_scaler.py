@@ -11,12 +11,12 @@ import torch
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
+from gpt.checkpoints.training_state import TRAINING, files_of
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.model import build_model
-from gpt.training.captured import WARM_UP
+from gpt.training.stepper import WARM_UP
 from gpt.training.trainer import Trainer
-from gpt.training.training_state import TRAINING, files_of
 from tensorlite import Tensor, nn, optim
 from tensorlite.op import use_kernels
 from tensorlite.precision import use_precision

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from gpt import classify, finetune, generate, plot, train
-from gpt.advice import SYNONYMS, meant
+from gpt.cli.options import TRAINING, parse_settings
+from gpt.cli.synonyms import SYNONYMS, meant
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.finetuning.config import GROUPS, FinetuneConfig
-from gpt.options import TRAINING, parse_settings
 
 
 @pytest.mark.parametrize(

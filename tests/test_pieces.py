@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import tensorlite as tl
 from data.tokenizer import HuggingFaceTokenizer
 from gpt.config import GPTConfig
-from gpt.inference import generate_text, stream_tokens
+from gpt.generation.detokenizer import Pieces
+from gpt.generation.stream import generate_text, stream_tokens
 from gpt.model import build_model
-from gpt.writing.pieces import Pieces
 
 
 class Bytes:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import tensorlite as tl
-from gpt.writing.sampling import sample
+from gpt.generation.sampling import sample
 
 LOGITS = np.array([0.3, -1.0, 2.0, 0.0, 1.1])
 

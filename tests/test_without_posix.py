@@ -194,7 +194,7 @@ def test_tokens_in_use_are_not_replaced(tmp_path, text):
 
 
 def test_a_run_in_use_is_refused(trained):
-    holder = busy("from gpt.training.lock import FolderLock; from pathlib import Path", f"lock = FolderLock(Path({str(trained)!r}))")
+    holder = busy("from gpt.training.run_folder import FolderLock; from pathlib import Path", f"lock = FolderLock(Path({str(trained)!r}))")
     said = run("gpt.train", "--resume", str(trained), "--steps=5", code=2)
     assert f"is in use by process {holder.pid}, which trains there" in said
     holder.communicate(b"\n", timeout=PATIENCE)

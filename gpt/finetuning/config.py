@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpt.cli.options import Group
 from gpt.config import TrainConfig, option, require_name, require_types
-from gpt.finetuning.classify import POOLINGS
+from gpt.finetuning.classifier import POOLINGS
 from gpt.finetuning.lora import TARGETS
-from gpt.options import Group
 
 TASKS = ("text", "instruct", "classify")
 UNKNOWN = ("error", "skip", "replace")

@@ -3,9 +3,9 @@
     {"prompt": "Say hi.", "response": "Hi!"}
     {"messages": [{"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hi!"}]}
 
-Every line of a .jsonl file is one conversation, in either form. It becomes one text (`gpt.writing.template`), and of that text only what
-the assistant says has targets: users' words are there to be understood, not to be imitated. The assistant also learns to end its turn,
-by writing the mark of the user, at which generation stops.
+Every line of a .jsonl file is one conversation, in either form. It becomes one text (`gpt.generation.chat_template`), and of that text only
+what the assistant says has targets: users' words are there to be understood, not to be imitated. The assistant also learns to end its
+turn, by writing the mark of the user, at which generation stops.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from gpt.finetuning.records import Record, RecordError, encode_all, read_records, text_of
+from gpt.generation.chat_template import ROLES, Message, Template
 from gpt.model import LanguageModel
 from gpt.training.rows import IGNORE, Row
-from gpt.writing.template import ROLES, Message, Template
 from tensorlite import Tensor
 from tensorlite.nn import functional as F
 

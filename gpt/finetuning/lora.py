@@ -37,11 +37,10 @@ import safetensors.numpy
 import tensorlite as tl
 from data.files import write_atomically
 from data.paths import expanded
+from gpt.checkpoints.weights import SEAL, WeightsFile, is_broken, sealed
 from gpt.config import require_at_least, require_type
 from gpt.errors import UserError
 from gpt.model import LanguageModel
-from gpt.seal import SEAL, is_broken, sealed
-from gpt.weights import WeightsFile
 from tensorlite import Tensor, nn
 from tensorlite.nn import functional as F
 

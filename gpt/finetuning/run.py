@@ -24,22 +24,22 @@ from data.errors import DataError
 from data.files import explain
 from data.paths import expanded
 from data.tokenizer import Tokenizer
-from gpt.checkpoint import CONFIG, CheckpointError
+from gpt.checkpoints.loading import open_model
+from gpt.checkpoints.model_folder import CONFIG, CheckpointError
+from gpt.checkpoints.training_state import TRAINING, TrainingState
 from gpt.config import TrainConfig, from_preset, require_type
 from gpt.errors import fail
 from gpt.finetuning.config import DEFAULTS, FinetuneConfig
 from gpt.finetuning.freezing import freeze_blocks, train_only, trainable
 from gpt.finetuning.lora import add_lora, merged, save_adapter
 from gpt.finetuning.tasks import ClassifyTask, InstructTask, Task, TextTask, guess_task, read_tokens, text_loss, with_unknown
+from gpt.generation.chat_template import load_template
 from gpt.model import LanguageModel, build_model
-from gpt.pretrained import open_model
-from gpt.training.estimate import Estimate
+from gpt.training.memory import Estimate
 from gpt.training.report import final_table, machine_rows, table
 from gpt.training.run import MAY_CHANGE, Run, changed, recompute_attention, require_working
 from gpt.training.run_folder import RunFolder
 from gpt.training.trainer import WEIGHTS
-from gpt.training.training_state import TRAINING, TrainingState
-from gpt.writing.template import load_template
 from tensorlite.random import make_generator, use_generator
 
 BEST = "best"

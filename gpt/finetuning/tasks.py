@@ -21,13 +21,13 @@ from data.paths import expanded
 from data.prepared import open_prepared, require_same_tokenizer
 from data.tokenizer import CharTokenizer, Tokenizer, UnknownCharacterError
 from gpt.errors import fail
-from gpt.finetuning.classify import Classifier, classes_of, confusion, describe_confusion, read_labelled
+from gpt.finetuning.classifier import Classifier, classes_of, confusion, describe_confusion, read_labelled
 from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_per_row
 from gpt.finetuning.records import KINDS, read_records
+from gpt.generation.chat_template import Template
 from gpt.model import GPT, LanguageModel
 from gpt.training.rows import IGNORE, Row, RowBatches, packed, padded
 from gpt.training.trainer import EVALUATION, Trainer
-from gpt.writing.template import Template
 from tensorlite.nn import functional as F
 from tensorlite.random import make_generator
 

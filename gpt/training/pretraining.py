@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from data.dataset import open_dataset
+from gpt.checkpoints.training_state import TrainingState
 from gpt.config import GPTConfig, TrainConfig
 from gpt.model import build_model
-from gpt.training.counting import counted_bigram_loss
-from gpt.training.estimate import Estimate
+from gpt.training.evaluation import counted_bigram_loss
+from gpt.training.memory import Estimate
 from gpt.training.report import final_table, machine_rows, table
 from gpt.training.run import Run, changed, recompute_attention, require_working
 from gpt.training.run_folder import RunFolder
 from gpt.training.trainer import WEIGHTS, Trainer
-from gpt.training.training_state import TrainingState
 from tensorlite.random import make_generator, use_generator
 
 SAMPLE_TEMPERATURE = 0.8  # a little below 1, where a small model keeps to words that it knows

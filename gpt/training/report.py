@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from data.console import reason
-from gpt.sizes import in_words
-from gpt.training.estimate import Estimate
+from gpt.errors import in_words
+from gpt.training.memory import Estimate
+from gpt.training.metrics import METRICS
 from gpt.training.run import Run
-from gpt.training.run_folder import METRICS
 from tensorlite.memory import peak_memory
 from tensorlite.op import kernel_table
 

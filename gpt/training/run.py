@@ -18,18 +18,18 @@ import numpy as np
 from data.console import forgiving, reason
 from data.paths import expanded
 from data.tokenizer import Tokenizer
-from gpt.checkpoint import CheckpointError, arithmetic, is_pickle, save_model, versions
+from gpt.checkpoints.model_folder import CheckpointError, arithmetic, is_pickle, save_model, versions
+from gpt.checkpoints.retention import FOLDER, Checkpoints
+from gpt.checkpoints.training_state import TrainingState, files_of
 from gpt.config import TrainConfig
 from gpt.errors import EXIT_INTERRUPTED, fail
-from gpt.inference import stream_text
+from gpt.generation.stream import stream_text
 from gpt.model import CausalSelfAttention, LanguageModel
-from gpt.training.checkpoints import FOLDER, Checkpoints
-from gpt.training.estimate import Estimate, advice, estimate
+from gpt.training.memory import Estimate, advice, estimate
+from gpt.training.metrics import require_tensorboard
 from gpt.training.run_folder import RunFolder
 from gpt.training.stopping import Stopped, TimeIsUp
-from gpt.training.tensorboard import require_tensorboard
 from gpt.training.trainer import SAMPLE, Trainer, learning_rate_factor
-from gpt.training.training_state import TrainingState, files_of
 from tensorlite.backend import Device
 from tensorlite.precision import use_precision
 from tensorlite.random import make_generator

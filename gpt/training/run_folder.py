@@ -3,10 +3,10 @@
     runs/<name>/
         metrics.jsonl       one line for each look at the loss, appended as training goes
         loss.png            the same as a curve
-        tensorboard/        the same as TensorBoard's events, if they are asked for; see `gpt.training.tensorboard`
-        model.safetensors, config.json, tokenizer.json      the newest weights, to write with; see `gpt.checkpoint`
-        checkpoints/        to go on from; see `gpt.training.checkpoints`
-        .lock               see `gpt.training.lock`
+        tensorboard/        the same as TensorBoard's events, if they are asked for; see `gpt.training.metrics`
+        model.safetensors, config.json, tokenizer.json      the newest weights, to write with; see `gpt.checkpoints.model_folder`
+        checkpoints/        to go on from; see `gpt.checkpoints.retention`
+        .lock               held while a program works here, see `FolderLock`
 
 A run that nobody can keep is worth nothing, so the folder is tried before the work begins. After that, the weights come
 first: a line of metrics that cannot be written is reported once and costs nothing else. What was logged is on the disk alone: a run may
@@ -26,16 +26,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from data.files import explain, write_atomically
+from data.lock import lock
 from data.paths import expanded
 from gpt.config import nearest
 from gpt.errors import fail
 from gpt.plots.curves import plot_losses
 from gpt.plots.figure import HOW_TO_GET_IT, can_plot
-from gpt.training.lock import FolderLock
-from gpt.training.tensorboard import Events
+from gpt.training.metrics import METRICS, Events, append_line, read_metrics
 
-METRICS = "metrics.jsonl"
 PLOT = "loss.png"
+LOCK = ".lock"
+_UNKNOWN_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
 
 
 class RunFolder:
@@ -117,7 +118,7 @@ class RunFolder:
     def log(self, **record: Any) -> None:
         """Append one line to metrics.jsonl (and an event for TensorBoard)."""
         try:
-            _append(self.path / METRICS, json.dumps(record) + "\n")
+            append_line(self.path / METRICS, json.dumps(record) + "\n")
             self.logged += 1
             if self._events:
                 self._events.write(record)
@@ -149,34 +150,43 @@ class RunFolder:
             print(f"\nwarning: {message}", file=sys.stderr)
 
 
-def read_metrics(file: Path, count: int | None = None) -> Iterator[dict[str, Any]]:
-    """The records in the first ``count`` lines of a metrics.jsonl, or in all. What a crash has left of a line is passed over.
+class FolderLock:
+    """Holds ``folder`` until `release`, or until the process ends, however it ends.
+
+    The system remembers who holds the file; the file itself may stay. It has the number of the process in it, for the message.
 
     Raises:
-        OSError: if it cannot be read.
+        UserError: if somebody else holds the folder.
     """
-    with open(file, encoding="utf-8", errors="replace") as lines:
-        for line in itertools.islice(lines, count):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(record, dict):
-                yield record
 
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        self._descriptor: int | None = None
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            lock(self._descriptor)
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            if self._descriptor is not None and error.errno in _UNKNOWN_HERE:
+                print(f"warning: {folder} cannot be locked on this file system: see that no other run uses it.", file=sys.stderr)
+                return
+            opened = self._descriptor is not None
+            self.release()
+            if opened and isinstance(error, BlockingIOError):
+                fail(f"{folder} is in use by {self._owner()}, which trains there: wait for its end, or give another folder with --out.")
+            fail(f"the run folder cannot be locked: {explain(error, self.path)}")
 
-def _append(file: Path, line: str) -> None:
-    """Add ``line`` to ``file`` as a whole or not at all: a disk that is nearly full takes a part, and the next line would follow on that.
+    def release(self) -> None:
+        """Let others have the folder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
-    Raises:
-        OSError: if it cannot be written.
-    """
-    content = line.encode()
-    with open(file, "ab", buffering=0) as opened:
-        size = opened.tell()
-        if opened.write(content) < len(content):
-            opened.truncate(size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def _owner(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            return f"process {int(self.path.read_text(encoding='ascii'))}"
+        return "another process"
 
 
 def _nearby(path: Path) -> str:

@@ -22,14 +22,14 @@ from data.loader import Batch, RandomBatches, Tokens
 from gpt.config import TrainConfig
 from gpt.errors import fail
 from gpt.model import LanguageModel
-from gpt.training.captured import CapturedStep
 from gpt.training.diagnosis import first_not_finite
 from gpt.training.fingerprint import Fingerprint, fingerprint
-from gpt.training.gradient_norms import norms_by_layer
+from gpt.training.metrics import norms_by_layer
 from gpt.training.progress import Progress
 from gpt.training.rows import IGNORE
 from gpt.training.run_folder import RunFolder
 from gpt.training.speed import Speed
+from gpt.training.stepper import CapturedStep
 from gpt.training.stopping import StopRequest
 from tensorlite import Tensor, optim
 from tensorlite.backend import Array, Device

@@ -11,8 +11,8 @@ What this page computes is `gpt.model.GPT.logits` at the last position, to the r
 another order. `rounding` bounds by how much, so that a caller can ask the model itself wherever that could matter.
 
 A row of a small model is done sooner than Python has asked for it, so there are few calls: what can be done beforehand is done in
-`gpt.writing.folded`, and time is the first axis, (T, B, C), not the batch. The rows of a new token then lie together, and their queries,
-keys and values are written straight to where they are kept.
+`gpt.generation.folding`, and time is the first axis, (T, B, C), not the batch. The rows of a new token then lie together, and their
+queries, keys and values are written straight to where they are kept.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from gpt.generation.activation import activation_of
+from gpt.generation.folding import Linear, fold, product
 from gpt.model import GPT, MLP, Block, CausalSelfAttention, LanguageModel
-from gpt.writing.activate import activation_of
-from gpt.writing.folded import Linear, fold, product
 from tensorlite import nn
 from tensorlite.backend import Array, array_module, device_of
 

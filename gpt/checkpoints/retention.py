@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpt.checkpoint import CheckpointError
-from gpt.training.snapshot import read_snapshot, remove_leftovers, remove_snapshot, write_snapshot
-from gpt.training.training_state import TrainingState
+from gpt.checkpoints.model_folder import CheckpointError
+from gpt.checkpoints.snapshot import read_snapshot, remove_leftovers, remove_snapshot, write_snapshot
+from gpt.checkpoints.training_state import TrainingState
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d+)")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import explain, sync_folder
-from gpt.checkpoint import CheckpointError
+from gpt.checkpoints.model_folder import CheckpointError
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from gpt.advice import meant
+from gpt.cli.synonyms import meant
 from gpt.config import GPTConfig, TrainConfig, from_preset
 from gpt.errors import fail
 

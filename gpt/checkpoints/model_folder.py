@@ -6,8 +6,8 @@
         tokenizer.json      for people and other programs: the tokenizer
 
 `load_model` reads model.safetensors and nothing else. All that is needed to write text sits in one file, which is replaced
-in one step, so weights can never meet the tokenizer or the config of another run, and which has a checksum of all that (`gpt.seal`). The
-format can hold numbers and text but no code: a checkpoint from a stranger may be wrong, not dangerous.
+in one step, so weights can never meet the tokenizer or the config of another run, and which has a checksum of all that
+(`gpt.checkpoints.weights`). The format can hold numbers and text but no code: a checkpoint from a stranger may be wrong, not dangerous.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ import tensorlite as tl
 from data.files import explain, write_atomically
 from data.paths import expanded
 from data.tokenizer import Tokenizer, tokenizer_from_dict
+from gpt.checkpoints.weights import WeightsError, WeightsFile, is_broken, named, require_fit, sealed
 from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.model import LanguageModel, build_model
-from gpt.seal import is_broken, sealed
-from gpt.weights import WeightsError, WeightsFile, named, require_fit
 from tensorlite import random
 from tensorlite.backend import Device
 from tensorlite.op import kernels_in_use

@@ -36,14 +36,13 @@ import tensorlite as tl
 from data.files import write_atomically
 from data.paths import expanded
 from data.tokenizer import Tokenizer
-from gpt.checkpoint import CheckpointError, load_model
+from gpt.checkpoints.model_folder import CheckpointError, load_model
+from gpt.checkpoints.weights import WeightsFile, is_broken, sealed
 from gpt.config import require_name
 from gpt.errors import fail
 from gpt.finetuning.records import RecordError, encode_all, read_records, text_of
 from gpt.model import GPT, LanguageModel
-from gpt.seal import is_broken, sealed
 from gpt.training.rows import IGNORE, Row, padded
-from gpt.weights import WeightsFile
 from tensorlite import Tensor, nn
 from tensorlite.backend import Device
 from tensorlite.nn import functional as F

@@ -7,11 +7,15 @@
 A header of 300 bytes can promise a model of 48 GiB. The library safetensors makes sure that the numbers are there that the header
 promises; `require_fit`, that they are those that a config asks for. Only then is there reason to build the model.
 
+A file that this package has written carries the SHA-256 of its weights, config and tokenizer in its metadata (`sealed`), so that a
+changed byte is noticed (`is_broken`). The checksum guards against accidents: somebody who changes a file on purpose can change it, too.
+
 NumPy has no bfloat16. A number in bfloat16 is the upper half of the same number in float32, so zeros are put below it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -27,6 +31,7 @@ FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
 _KNOWN = {**FLOATS, **_INTEGERS}
 _DIMENSIONS = 32  # at most, of an array in every version of NumPy
+SEAL = "sha256"
 _POSITIONS = 2**27  # numbers in a table of sinusoids: no file limits it, since it is not stored
 
 
@@ -179,6 +184,25 @@ def require_room(config: GPTConfig, entries: Mapping[str, Entry]) -> None:
 def named(names: list[str], shown: int = 4) -> str:
     """The first few of ``names``, and how many more there are."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")
+
+
+def sealed(facts: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """``facts``, fit for JSON, and with them the SHA-256 of both."""
+    return {**facts, SEAL: _digest(facts, weights)}
+
+
+def is_broken(facts: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> bool:
+    """Whether these are others than were `sealed`. Where there is no seal nothing is known: files of earlier versions have none."""
+    return SEAL in facts and facts[SEAL] != _digest({name: fact for name, fact in facts.items() if name != SEAL}, weights)
+
+
+def _digest(facts: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, array in sorted(weights.items()):
+        array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # as it is read
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from gpt.advice import meant
+from gpt.cli.synonyms import meant
 from gpt.errors import fail
-from gpt.writing.sampling import Sampling
+from gpt.generation.sampling import Sampling
 from tensorlite.backend import Device
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -64,7 +64,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_new_tokens: int) -
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **least: int) -> dict[str, Any]:
-    """Refuse what is out of its range; returns the settings of `gpt.writing.sampling.Sampling`.
+    """Refuse what is out of its range; returns the settings of `gpt.generation.sampling.Sampling`.
 
     Raises:
         UserError: naming the option.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt.sizes import in_words, missing
+from gpt.errors import in_words, missing
 from gpt.training.trainer import Trainer
 from tensorlite import Tensor
 from tensorlite.backend import Device

@@ -21,11 +21,11 @@ import safetensors
 import safetensors.numpy
 
 from data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt.checkpoint import WEIGHTS, CheckpointError, arithmetic, fill_model, model_bytes, versions
+from gpt.checkpoints.model_folder import WEIGHTS, CheckpointError, arithmetic, fill_model, model_bytes, versions
+from gpt.checkpoints.weights import WeightsFile, require_room
 from gpt.config import GPTConfig, TrainConfig, require_type
 from gpt.training.fingerprint import agree
 from gpt.training.trainer import Trainer
-from gpt.weights import WeightsFile, require_room
 
 OPTIMIZER = "optimizer.safetensors"
 TOKENIZER = "tokenizer.json"

@@ -7,7 +7,7 @@
         print(piece, end="", flush=True)
 
 The model is asked for one token at a time: it reads the last block_size tokens (or fewer, see `context_length`), one of its predictions
-is drawn, and that becomes part of what it reads next. A cache of keys and values (`gpt.writing.decoder`) makes this fast and changes no
+is drawn, and that becomes part of what it reads next. A cache of keys and values (`gpt.generation.decoder`) makes this fast and changes no
 token: where rounding could make a difference to a choice, the model itself is asked.
 """
 
@@ -23,10 +23,10 @@ from threadpoolctl import threadpool_limits
 
 import tensorlite as tl
 from data.tokenizer import Tokenizer, UnknownCharacterError
+from gpt.generation.decoder import Decoder, supports
+from gpt.generation.detokenizer import Pieces
+from gpt.generation.sampling import Sampling, choose, draw_luck, sample
 from gpt.model import LanguageModel
-from gpt.writing.decoder import Decoder, supports
-from gpt.writing.pieces import Pieces
-from gpt.writing.sampling import Sampling, choose, draw_luck, sample
 from tensorlite.backend import Array
 
 __all__ = ["context_length", "generate_text", "sample", "stream_text", "stream_texts", "stream_tokens", "suitable_threads"]
@@ -61,7 +61,7 @@ def stream_text(
         generator: where the luck comes from; without one, from the thread's stream (see `tensorlite.manual_seed`).
         stop: strings that end the text, which ends before them.
         context_keep, use_cache, decoder: as for `stream_tokens`.
-        sampling: temperature, top_k, top_p, min_p, repetition_penalty; see `gpt.writing.sampling.Sampling`.
+        sampling: temperature, top_k, top_p, min_p, repetition_penalty; see `gpt.generation.sampling.Sampling`.
 
     Raises:
         UnknownCharacterError: if the prompt has characters that the tokenizer never saw.
@@ -150,9 +150,9 @@ def stream_tokens(
         context_keep: how many tokens the model still sees once there are more than block_size, see `context_length`; without a number
             block_size, as in the course. With half of that most tokens find a cache, which is several times as fast.
         use_cache: keep keys and values. Every token is the same without, it takes longer. A model with layers that
-            `gpt.writing.decoder` does not know is asked without.
+            `gpt.generation.decoder` does not know is asked without.
         decoder: goes on with its keys and values, of an earlier call with the same model; for a conversation.
-        sampling: temperature, top_k, top_p, min_p, repetition_penalty; see `gpt.writing.sampling.Sampling`.
+        sampling: temperature, top_k, top_p, min_p, repetition_penalty; see `gpt.generation.sampling.Sampling`.
 
     Raises:
         ValueError: if ids is empty, max_new_tokens is negative, or an option is out of its range.

@@ -23,12 +23,11 @@ import safetensors.numpy
 
 from data.files import explain, write_atomically
 from data.paths import expanded
-from data.tokenizer import Tokenizer, load_tokenizer
-from gpt.checkpoint import CheckpointError, load_model, open_weights
+from data.tokenizer import Tokenizer
+from gpt.checkpoints.model_folder import CheckpointError, open_weights
+from gpt.checkpoints.weights import Entry, WeightsError, WeightsFile, named, require_fit
 from gpt.config import GPTConfig
-from gpt.finetuning import lora
 from gpt.model import GPT, LanguageModel, build_model
-from gpt.weights import Entry, WeightsError, WeightsFile, named, require_fit
 from tensorlite import random
 from tensorlite.backend import Device
 
@@ -58,43 +57,6 @@ def is_pretrained(path: str | os.PathLike[str]) -> bool:
         return "model_type" in json.loads((expanded(path) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
-
-
-def open_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> tuple[LanguageModel, Tokenizer, GPTConfig]:
-    """The model and tokenizer in ``path``, whichever kind of folder it is: ours (`gpt.checkpoint.load_model`), transformers', or one with
-    LoRA's corrections alone, which are merged into the model that they belong to.
-
-    Raises:
-        CheckpointError, DataError: if it cannot be used; the message says why.
-        DeviceUnavailableError: if there is no such device.
-    """
-    adapters: list[Path] = []
-    while base := lora.base_of(path):
-        if expanded(path).resolve() in adapters:
-            raise CheckpointError(f"the adapter in {path} belongs, by way of others, to itself: there is no model to open.")
-        adapters.append(expanded(path).resolve())
-        path = base
-    model, tokenizer, config = _open_whole(path, device)
-    for folder in reversed(adapters):
-        lora.load_adapter(folder, model)
-        model = lora.merged(model).eval()
-    return model, tokenizer, config
-
-
-def _open_whole(path: str | os.PathLike[str], device: Device | str) -> tuple[LanguageModel, Tokenizer, GPTConfig]:
-    if not is_pretrained(path):
-        return load_model(path, device)
-    folder = expanded(path)
-    if not (folder / TOKENIZER).exists():
-        raise CheckpointError(f"{folder} has no {TOKENIZER}, so its model can read no text; save one there.")
-    tokenizer = load_tokenizer(folder / TOKENIZER)
-    model = load_pretrained(folder, device=device)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise CheckpointError(
-            f"{folder} does not fit together: its tokenizer has {tokenizer.vocab_size:,} ids, "
-            f"but its model knows {model.config.vocab_size:,}."
-        )
-    return model, tokenizer, model.config
 
 
 def load_pretrained(folder: str | os.PathLike[str], dropout: float | None = None, device: Device | str = "numpy") -> GPT:

@@ -1,0 +1,110 @@
+"""A conversation with a trained model: what was said so far, and how the model goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.tokenizer import Tokenizer
+from gpt.generation.chat_template import Message, Template
+from gpt.generation.decoder import Decoder, supports
+from gpt.generation.stream import stream_text
+from gpt.model import LanguageModel
+
+
+class Conversation:
+    """What was said so far, and how the model goes on from it.
+
+    Args:
+        template: how a conversation is written down; without one, it is one text that both write.
+        context_keep: see `gpt.generation.stream.context_length`.
+        sampling: how tokens are chosen, see `gpt.generation.sampling.Sampling`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        template: Template | None = None,
+        *,
+        max_new_tokens: int = 200,
+        stop: Sequence[str] = (),
+        generator: np.random.Generator | None = None,
+        context_keep: int | None = None,
+        sampling: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.template = model, tokenizer, template
+        self.max_new_tokens, self.generator, self.context_keep = max_new_tokens, generator, context_keep
+        self.stop = [*stop, *(template.stop if template else ())]
+        self.sampling = dict(sampling or {})
+        self.decoder = Decoder(model) if supports(model) else None  # keeps what the conversation has in common from turn to turn
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all that was said."""
+        self.text = ""
+        self.messages: list[Message] = []
+
+    def say(self, line: str) -> Generator[str, None, None]:
+        """Add ``line``; yields what the model answers, piece by piece. What it has said until it is stopped counts as said.
+
+        Raises:
+            DataError: for characters that the tokenizer never saw; then nothing is added.
+        """
+        self.tokenizer.encode(line)  # so that an error counts from the beginning of what was just typed
+        if self.template:
+            asked: list[Message] = [*self.messages, {"role": "user", "content": line}]
+            shown = self._that_fits(asked)
+        else:
+            asked = []
+            shown = self.text + ("\n" if self.text and line else "") + line
+        pieces = stream_text(
+            self.model,
+            self.tokenizer,
+            shown,
+            self.max_new_tokens,
+            generator=self.generator,
+            stop=self.stop,
+            context_keep=self.context_keep,
+            decoder=self.decoder,
+            use_cache=self.decoder is not None,
+            **self.sampling,
+        )
+        return self._listen(pieces, shown, asked)
+
+    def _listen(self, pieces: Iterator[str], shown: str, asked: list[Message]) -> Generator[str, None, None]:
+        said = ""
+        try:
+            for piece in _stripped(pieces) if self.template else pieces:
+                said += piece
+                yield piece
+        finally:
+            if self.template:
+                self.messages = [*asked, {"role": "assistant", "content": said}]
+            else:
+                self.text = shown + said
+
+    def _that_fits(self, messages: list[Message]) -> str:
+        """The conversation as text, without its oldest turns if they would leave no room for an answer."""
+        assert self.template
+        block_size = self.model.config.block_size
+        room = block_size - min(self.max_new_tokens, block_size // 2)
+        while len(messages) > 1 and len(self.tokenizer.encode(self.template.prompt(messages))) > room:
+            messages = messages[2:]
+        return self.template.prompt(messages)
+
+    def as_text(self) -> str:
+        """All that was said, as the model sees it."""
+        return "".join(text for text, _ in self.template.render(self.messages)) if self.template else self.text
+
+
+def _stripped(pieces: Iterator[str]) -> Iterator[str]:
+    """The same text without the white space around it: what may be its end waits until something follows."""
+    begun, waiting = False, ""
+    for piece in pieces:
+        text = waiting + piece if begun else piece.lstrip()
+        shown = text.rstrip()
+        begun, waiting = begun or bool(shown), text[len(shown) :]
+        yield shown
