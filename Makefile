@@ -24,6 +24,7 @@ help:
 	@echo "make clean    remove .venv and caches (not runs/)"
 
 train: $(VENV)/.train
+	@test -n "$$VIRTUAL_ENV" || echo "The commands that are printed below need the environment: source $(VENV)/bin/activate"
 	$(PY) -m gpt.train $(ARGS)
 
 test: $(VENV)/.test

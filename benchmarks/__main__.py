@@ -14,7 +14,7 @@ BENCHMARKS = {
     "nanogpt_cpu": "nanoGPT's run for a CPU from start to end, beside a twin in torch",
     "generate": "tokens a second that a model writes, beside torch",
     "prepare": "a corpus like OpenWebText to tokens, against xz alone",
-    "report": "puts the results into README.md",
+    "report": "writes the results into docs/performance.md, and a table of them into README",
 }
 
 

@@ -1,7 +1,7 @@
-"""Puts the results into README.md, between ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``.
+"""Writes the results into docs/performance.md, and one table of them into README.md and README.zh-TW.md.
 
-Only what stands in ``benchmarks/results/*.json`` is written, with the machine and the versions that are recorded there. Without
-results README.md stays as it is.
+In each document they stand between ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``. They come from ``benchmarks/results/*.json`` and
+from nowhere else, with the machine and the versions that are recorded there. Without results a document stays as it is.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Any
 
 from benchmarks import common, nanogpt_cpu
 from benchmarks.common import options_of, table
+from benchmarks.summary import CHINESE, ENGLISH, Words, summary
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+PERFORMANCE = ROOT / "docs" / "performance.md"
+READMES: dict[Path, Words] = {ROOT / "README.md": ENGLISH, ROOT / "README.zh-TW.md": CHINESE}
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 
@@ -180,7 +183,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
 
 
 def recorded() -> list[tuple[str, str]]:
-    """Every section for which there are results, each with the sentence about its machine, in the order of the README."""
+    """Every section for which there are results, each with the sentence about its machine, in the order of the document."""
     found = []
     for name, section in SECTIONS.items():
         path = common.RESULTS / f"{name}.json"
@@ -191,47 +194,48 @@ def recorded() -> list[tuple[str, str]]:
 
 
 def report(sections: list[tuple[str, str]]) -> str:
-    """What stands in the README between the two comments: the machine is named where it is not that of the section before."""
+    """The sections in one text: the machine is named where it is not that of the section before."""
     before = ["", *(machine for machine, _ in sections)]
     return "\n\n".join(text if machine == last else f"{machine}\n\n{text}" for (machine, text), last in zip(sections, before, strict=False))
 
 
-def cut(readme: str) -> tuple[str, str, str]:
-    """The README up to the report, the report, and what follows.
+def cut(document: str) -> tuple[str, str, str]:
+    """What stands before the results in a document, the results, and what follows.
 
     Raises:
         ValueError: if the comments are not there, once each and in order.
     """
-    before, begin, rest = readme.partition(BEGIN)
+    before, begin, rest = document.partition(BEGIN)
     inside, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"README.md needs the lines {BEGIN} and {END}, once each and in this order.")
+        raise ValueError(f"the document needs the lines {BEGIN} and {END}, once each and in this order.")
     return before, inside.strip("\n"), after
 
 
-def updated(readme: str) -> str:
-    """``readme`` with the report on all that is recorded; as it was if nothing is."""
-    before, _, after = cut(readme)
-    sections = recorded()
-    return f"{before}{BEGIN}\n{report(sections)}\n{END}{after}" if sections else readme
+def updated(document: str, results: str) -> str:
+    """``document`` with ``results`` between the two comments; as it was if there are none."""
+    before, _, after = cut(document)
+    return f"{before}{BEGIN}\n{results}\n{END}{after}" if results else document
 
 
-def is_recorded(readme: str) -> bool:
-    """Whether the report in ``readme`` says what is recorded; it need not say all of it."""
-    _, inside, _ = cut(readme)
+def is_recorded(document: str) -> bool:
+    """Whether the report in ``document`` says what is recorded; it need not say all of it."""
+    _, inside, _ = cut(document)
     return inside == report([(machine, text) for machine, text in recorded() if text in inside])
 
 
 def main(argv: list[str]) -> None:
     """``python -m benchmarks report``"""
     options_of("report", __doc__).parse_args(argv)
-    old = README.read_text(encoding="utf-8")
-    new = updated(old)
-    if new == old:
-        print(f"{README.name} is as it should be." if recorded() else "there are no results: run the other benchmarks first.")
+    if not recorded():
+        print("there are no results: run the other benchmarks first.")
         return
-    README.write_text(new, encoding="utf-8")
-    print(f"{README.name} is written.")
+    contents = {PERFORMANCE: report(recorded()), **{path: summary(words) for path, words in READMES.items()}}
+    for path, results in contents.items():
+        old = path.read_text(encoding="utf-8")
+        new = updated(old, results)
+        path.write_text(new, encoding="utf-8")
+        print(f"{path.name} is {'as it should be' if new == old else 'written'}.")
 
 
 def _measured_on(machine: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
-"""The benchmarks run, compare like with like, and README.md shows what they recorded. How fast anything is, no test asks."""
+"""The benchmarks run, compare like with like, and the documents show what they recorded. How fast anything is, no test asks."""
 
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -193,8 +194,39 @@ def test_nanogpt_cpu(results, tmp_path):
     assert ours["val_loss"]["median"] < math.log(28), "it has learnt something"
 
 
-def test_readme_shows_what_is_recorded():
-    assert report.is_recorded(report.README.read_text(encoding="utf-8")), "run `python -m benchmarks report`"
+def _updated(document):
+    return report.updated(document, report.report(report.recorded()))
+
+
+def test_the_documents_show_what_is_recorded():
+    assert report.is_recorded(report.PERFORMANCE.read_text(encoding="utf-8")), "run `python -m benchmarks report`"
+    for path, words in report.READMES.items():
+        shown = report.cut(path.read_text(encoding="utf-8"))[1]
+        assert shown == report.summary(words), f"{path.name} says something else: run `python -m benchmarks report`"
+
+
+def test_the_table_of_the_readmes_follows_the_results(results):
+    assert report.summary(report.ENGLISH) == "", "nothing is measured"
+    spread = {"median": 1.25, "min": 1.0, "max": 1.5, "count": 9}
+    side = {"tokens_per_second": 20000.0, "speed_relative_to_torch": spread}
+    sides = {"ours": side, "torch": side | {"tokens_per_second": 16000.0}}
+    common.save("train_step", [{"configuration": name, "sides": sides} for name in ("A", "B16")])
+    sides = sides | {"torch compiled": side | {"tokens_per_second": 18000.0}}
+    common.save("train_step_gpu", [{"configuration": "gpt2", "precision": "float32", "sides": sides}], gpu="NVIDIA Something, driver 1")
+    run = {"seconds": spread, "speed_relative_to_torch": spread}
+    common.save("nanogpt_cpu", {"steps": 2000, "sides": {"ours": run, "torch": run | {"seconds": spread | {"median": 2.5}}}})
+    lines = {}
+    for words in (report.ENGLISH, report.CHINESE):
+        rows = report.summary(words).splitlines()
+        assert "NVIDIA Something" in rows[-1] and "driver" not in rows[-1]
+        lines[words] = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:-2]]
+    assert lines[report.ENGLISH] == [
+        ["training step, 6 layers, 384 wide, block 256, CPU", "20,000 tokens/s", "16,000 tokens/s", "**1.25**"],
+        ["nanoGPT's training run for a CPU, 2,000 steps", "1.2 s", "2.5 s", "**1.25**"],
+        ["training step of GPT-2, float32, GPU", "20,000 tokens/s", "16,000 tokens/s", "**1.25** (compiled: 1.11)"],
+    ]
+    numbers = {words: [re.findall(r"\d+(?:[,.]\d+)*", " ".join(row)) for row in rows] for words, rows in lines.items()}
+    assert numbers[report.ENGLISH] == numbers[report.CHINESE]
 
 
 def test_a_new_result_makes_no_report_wrong_and_another_figure_does(results, monkeypatch):
@@ -203,15 +235,15 @@ def test_a_new_result_makes_no_report_wrong_and_another_figure_does(results, mon
     )
     row = {"what": "xz -dc alone", "seconds": 2.0}
     common.save("prepare", {"characters": 10**6, "documents": {"train": 3}, "rows": [row]})
-    readme = report.updated(f"{report.BEGIN}\n{report.END}")
+    readme = _updated(f"{report.BEGIN}\n{report.END}")
     assert report.is_recorded(readme)
     for name in ("matmul", "matmul_gpu"):  # shown before the other, and after it
         common.save(name, {"products": [{"n": 64, "setting": "float32", "gflops": {"median": 5.0}}]}, gpu="another machine")
     assert report.is_recorded(readme)
-    assert report.is_recorded(report.updated(readme)) and report.updated(readme) != readme
+    assert report.is_recorded(_updated(readme)) and _updated(readme) != readme
     for old, new in (("| 2 ", "| 3 "), ("1 million", "2 million"), ("Measured on x", "Measured on y")):
         assert readme.count(old) == 1
-        assert not report.is_recorded(readme.replace(old, new)), "README says what nobody has measured"
+        assert not report.is_recorded(readme.replace(old, new)), "it says what nobody has measured"
     common.save("prepare", {"characters": 10**6, "documents": {"train": 3}, "rows": [row | {"seconds": 4.0}]})
     assert not report.is_recorded(readme), "it has been measured again"
 
@@ -230,13 +262,13 @@ def test_report(results):
     op = {"op": "gelu", "configuration": "A", "speed_relative_to_book": spread, "speed_relative_to_torch": spread}
     run = {"seconds": spread, "val_loss": spread, "speed_relative_to_torch": spread}
     readme = f"before\n{report.BEGIN}\nwhat was here\n{report.END}\nafter\n"
-    assert report.updated(readme) == readme, "without results nothing is written"
+    assert _updated(readme) == readme, "without results nothing is written"
 
     common.save("train_step", [step])
     common.save("ops", [op])
     common.save("nanogpt_cpu", {"steps": 2000, "text": "text.txt", "sides": {"ours": run, "torch": run}})
     common.save("matmul", {"products": [{"n": n, "setting": "float32", "gflops": spread | {"median": float(n)}} for n in (64, 256, 128)]})
-    new = report.updated(readme)
+    new = _updated(readme)
     assert new.startswith(f"before\n{report.BEGIN}\nMeasured on ")
     assert new.endswith(f"\n{report.END}\nafter\n")
     assert "what was here" not in new
@@ -248,12 +280,12 @@ def test_report(results):
     assert "scaled_dot_product_attention, fused AdamW" in new
     assert "| gelu | 1.25 / 1.25 |" in new
     assert "float32: 256 (n = 256)" in new
-    assert report.updated(new) == new
+    assert _updated(new) == new
     with pytest.raises(ValueError, match="once each and in this order"):
-        report.updated("no comments")
+        _updated("no comments")
 
 
-def test_results_of_a_gpu_go_into_the_readme(results):
+def test_results_of_a_gpu_go_into_the_report(results):
     spread = {"median": 1.25, "min": 1.0, "max": 1.5, "count": 5}
     ops_measured = [
         {"op": op, "configuration": "gpt2", "dtype": dtype, "speed_relative_to_torch": spread}
@@ -278,7 +310,7 @@ def test_results_of_a_gpu_go_into_the_readme(results):
         ("matmul_gpu", {"products": products, "crossover": crossover}),
     ):
         common.save(name, content, gpu="NVIDIA Something")
-    new = report.updated(f"{report.BEGIN}\n{report.END}\n")
+    new = _updated(f"{report.BEGIN}\n{report.END}\n")
     assert new.count("Measured on") == 1 and "GPU: NVIDIA Something." in new
     for line in ("| gelu | 1.25          | 1.25           |", "| add  |               | 1.25           |"):
         assert line in new

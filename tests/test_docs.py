@@ -14,12 +14,17 @@ import pytest
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+READMES = ["README.md", "README.zh-TW.md"]
+DOCUMENTS = [*READMES, "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def read(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
 
 
 def blocks(document: str, language: str) -> list[str]:
     """The fenced blocks in ``language``."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", read(document), re.MULTILINE | re.DOTALL)
 
 
 def run_python(*arguments: str, tree: Path) -> subprocess.CompletedProcess[str]:
@@ -37,8 +42,9 @@ def tree(tmp_path):
     return tmp_path
 
 
-def test_the_tour_in_the_readme_runs():
-    (tour,) = blocks("README.md", "python")
+@pytest.mark.parametrize("document", READMES)
+def test_the_tour_in_the_readme_runs(document):
+    (tour,) = blocks(document, "python")
     done = run_python("-W", "error", "-c", tour, tree=ROOT)
     assert done.returncode == 0, done.stderr
 
@@ -92,27 +98,53 @@ def test_a_mistake_is_caught_with_the_words_that_the_page_promises(mistake, tree
         assert line in said
 
 
-def test_the_page_shown_in_the_readme_is_the_page_in_the_book():
-    (excerpt,) = blocks("README.md", "py")
+@pytest.mark.parametrize("document", READMES)
+def test_the_page_shown_in_the_readme_is_the_page_in_the_book(document):
+    (excerpt,) = blocks(document, "py")
     source = iter((ROOT / "tensorlite" / "ops" / "layernorm.py").read_text(encoding="utf-8").splitlines())
     for line in excerpt.splitlines():
         if line and "…" not in line:  # an ellipsis stands for lines left out
             assert line in source, f"not in layernorm.py, or not in this order: {line!r}"  # `in` moves the iterator on
 
 
+def code(document: str) -> list[str]:
+    """All blocks of code and all code within lines, in order, without the comments, which are in the document's language."""
+    found = re.findall(r"^```\w+\n.*?^```$|`[^`\n]+`", read(document), re.MULTILINE | re.DOTALL)
+    return [re.sub(r"(?m)(^|\s+)#.*$", "", one) if one.startswith("```") else one for one in found]
+
+
+def links(document: str) -> list[str]:
+    """Where the links and the pictures of a document lead, in order."""
+    return ["".join(found) for found in re.findall(r'\]\(([^)\s]+)\)|<img src="([^"]+)"', read(document))]
+
+
+def test_both_readmes_say_the_same():
+    """The same code, links and sections, as far as a test can tell."""
+    english, chinese = READMES
+    assert code(english) == code(chinese)
+    in_english, in_chinese = ([link for link in links(document) if link not in READMES] for document in READMES)
+    assert in_english == in_chinese
+    headings = [re.findall(r"(?m)^(#+) ", read(document)) for document in READMES]
+    assert headings[0] == headings[1]
+    rows = [[line.count("|") for line in read(document).splitlines() if line.startswith("|")] for document in READMES]
+    assert rows[0] == rows[1]
+
+
+def test_the_readme_is_short():
+    assert len(read("README.md").splitlines()) <= 140, "what does not fit belongs to docs/"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     folder = (ROOT / document).parent
-    text = (ROOT / document).read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
-    missing = [link for link in links if not (folder / link).exists()]
+    inside = [link.partition("#")[0] for link in links(document) if not link.startswith(("https:", "#"))]
+    missing = [link for link in inside if not (folder / link).exists()]
     assert not missing
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_files_named_in_the_documents_exist(document):
-    text = (ROOT / document).read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:tensorlite|gpt|data|tests|docs|benchmarks|scripts)/[\w./]+)`", text))
+    named = set(re.findall(r"`((?:tensorlite|gpt|data|tests|docs|benchmarks|scripts)/[\w./]+)`", read(document)))
     example = {"tensorlite/ops/softplus.py", "tests/case_table/softplus.py"}  # the new op of CONTRIBUTING
     missing = sorted(name for name in named - example if not (ROOT / name).exists())
     assert not missing
