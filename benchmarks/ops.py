@@ -30,9 +30,9 @@ from tensorlite.backend import Device, to_numpy
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
 from tensorlite.memory import keep_freed_memory
-from tensorlite.op import REGISTRY, Op, choose, use_kernels
+from tensorlite.op import REGISTRY, Op, choose_pair, use_kernels
 from tensorlite.precision import use_precision
-from tensorlite.random import draw_key, use_dropout_key
+from tensorlite.random import draw_dropout_key, use_dropout_key
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +176,7 @@ def measure(
         for i, array in enumerate(arrays)
     ]
     with use_precision(dtype):
-        pair = choose(op, ours, entry.options)
+        pair = choose_pair(op, ours, entry.options)
         if pair is op.book:
             raise ValueError(f"no faster pair of {op.name} supports the arguments that benchmarks/ops.py gives it for {name!r}.")
         y, _ = pair.forward(*ours, **entry.options)
@@ -282,7 +282,7 @@ def _ours(op: Op, arrays: list[Any], options: dict[str, Any], dy: Any, kernels: 
     if isinstance(dy, np.ndarray):
         return _timed(step, wait)
     recorder = Recorder()
-    with use_dropout_key(Device("cupy").asarray(draw_key())):
+    with use_dropout_key(Device("cupy").asarray(draw_dropout_key())):
         for _ in range(3):
             recorder.run(step)
         recording = recorder.record(step)

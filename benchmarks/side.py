@@ -55,7 +55,7 @@ def our_steps(configuration: Configuration, seed: int) -> Callable[[int], float]
         with workers:
             for _ in range(count):
                 x, y = (tl.from_numpy(ids) for ids in draw())
-                loss = parallel.loss_and_gradients((x, y), functools.partial(make_generator, seed, done))
+                loss = parallel.forward_backward((x, y), functools.partial(make_generator, seed, done))
                 tl.optim.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 optimizer.zero_grad()

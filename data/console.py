@@ -1,7 +1,7 @@
 """Standard output and standard error, which may be closed, full, or a terminal that is gone.
 
-A program that was started to do something does it, whether or not anybody listens: `forgiving` is for those. A program that was started
-to write something to standard output has failed where that cannot be written: `watched` tells whether it was that.
+A training run goes on when nobody can read what it prints: it uses `ignore_write_errors`. A program whose result is its output has failed
+when that cannot be written: `watch_stream` tells whether an error came from there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO
 
 StreamName = Literal["stdout", "stderr"]
+ErrorHandler = Callable[[Exception], None]
 
 
 class WatchedStream:
@@ -23,11 +24,11 @@ class WatchedStream:
         failed: called with the first error.
 
     Attributes:
-        error: the latest one; with ``forgives`` there is no second one.
+        error: the latest one; with ``ignores_errors`` there is no second one.
     """
 
-    def __init__(self, stream: TextIO, forgives: bool, failed: Callable[[Exception], None] = lambda error: None) -> None:
-        self._stream, self._forgives, self._failed = stream, forgives, failed
+    def __init__(self, stream: TextIO, ignores_errors: bool, on_error: ErrorHandler = lambda error: None) -> None:
+        self._stream, self._forgives, self._failed = stream, ignores_errors, on_error
         self.error: Exception | None = None
 
     def write(self, text: str) -> int:
@@ -51,28 +52,28 @@ class WatchedStream:
             self.error = error
             if not self._forgives:
                 raise
-            disconnect(self._stream)
+            redirect_to_null(self._stream)
             self._failed(error)
 
 
 @contextlib.contextmanager
-def watched(name: StreamName, forgives: bool = False, failed: Callable[[Exception], None] = lambda error: None) -> Iterator[WatchedStream]:
+def watch_stream(name: StreamName, ignores_errors: bool = False, on_error: ErrorHandler = lambda error: None) -> Iterator[WatchedStream]:
     """Inside the ``with`` block ``sys.<name>`` is a `WatchedStream`."""
     stream = getattr(sys, name)
-    setattr(sys, name, WatchedStream(stream, forgives, failed))
+    setattr(sys, name, WatchedStream(stream, ignores_errors, on_error))
     try:
         yield getattr(sys, name)
     finally:
         setattr(sys, name, stream)
 
 
-def forgiving(name: StreamName, failed: Callable[[Exception], None] = lambda error: None) -> contextlib.AbstractContextManager[Any]:
+def ignore_write_errors(name: StreamName, on_error: ErrorHandler = lambda error: None) -> contextlib.AbstractContextManager[Any]:
     """Inside the ``with`` block a write to ``sys.<name>`` never raises.
 
     Args:
         failed: called with the first error.
     """
-    return watched(name, True, failed)
+    return watch_stream(name, True, on_error)
 
 
 def open_missing_streams() -> None:
@@ -90,7 +91,7 @@ def open_missing_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115 - for as long as there is a program
 
 
-def disconnect(stream: TextIO) -> None:
+def redirect_to_null(stream: TextIO) -> None:
     """Let ``stream`` lead to the null device, so that the interpreter's last flush cannot fail."""
     try:
         descriptor = stream.fileno()
@@ -101,6 +102,6 @@ def disconnect(stream: TextIO) -> None:
     os.close(null)
 
 
-def reason(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """What went wrong, in the system's words."""
     return (getattr(error, "strerror", None) or str(error)).lower().rstrip(".")

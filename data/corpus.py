@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
-from data.paths import expanded
+from data.paths import expand_path
 
 _NAMED = ("pydoc",)
 
@@ -58,7 +58,7 @@ def load_corpus(source: str | os.PathLike[str] = "pydoc") -> Corpus:
     """
     if source == "pydoc":
         return _pydoc()
-    path = expanded(source)
+    path = expand_path(source)
     return Corpus(name=path.stem, text=_decode(_read(path), path), source=str(path))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from data.corpus import Corpus, load_corpus
 from data.errors import DataError
 from data.loader import Tokens, split_tokens
-from data.paths import expanded
+from data.paths import expand_path
 from data.prepared import Prepared, open_prepared
 from data.sources.named import NAMES, named_source
 from data.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, named_tokenizer
@@ -58,7 +58,7 @@ def open_dataset(
     Raises:
         DataError: if it cannot be had, or does not fit together.
     """
-    path = expanded(source)
+    path = expand_path(source)
     if path.is_dir():
         return _from_folder(path, tokenizer, vocab_size)
     if path.is_file() and path.stat().st_size > LARGEST_TEXT:

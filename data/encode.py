@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from data.errors import DataError
-from data.passages import Alphabet, Passage, PassageWriter
-from data.sources.streams import Budget, TooLargeError, shown
+from data.sources.streams import Budget, TooLargeError, printable
 from data.sources.text import Policy, clean
-from data.sources.walk import Packed, Piece, Tally, Walk
+from data.sources.walk import PackedArchive, Piece, Tally, Walk
+from data.spans import Alphabet, SpanWriter, TextSpan
 from data.splits import SPLITS, Split, Splitter
 from data.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ Text = tuple[Piece, bytes]  # a piece and its clean text
 
 
 @dataclass(frozen=True)
-class Task:
+class EncodingTask:
     """What every worker is told once.
 
     Attributes:
@@ -43,7 +43,7 @@ class Task:
 
 
 @dataclass
-class Row:
+class SplitIds:
     """One split of a batch.
 
     Attributes:
@@ -52,7 +52,7 @@ class Row:
         documents, characters: how many; separators are not counted.
     """
 
-    ids: np.ndarray | Passage
+    ids: np.ndarray | TextSpan
     continues: bool
     documents: int
     characters: int
@@ -69,7 +69,7 @@ class Batch:
         size: bytes of all documents.
     """
 
-    rows: dict[Split, Row] = field(default_factory=dict)
+    rows: dict[Split, SplitIds] = field(default_factory=dict)
     alphabet: str = ""
     tally: Tally = field(default_factory=Tally)
     expanded: int = 0
@@ -79,19 +79,19 @@ class Batch:
 class Encoder:
     """Does the work; one in each process."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: EncodingTask) -> None:
         self._task = task
         if task.tokenizer is None:
             self._alphabet = Alphabet()
-            self._text = PassageWriter(task.place)
+            self._text = SpanWriter(task.place)
 
-    def __call__(self, work: Packed | list[Piece]) -> Batch | None:
+    def __call__(self, work: PackedArchive | list[Piece]) -> Batch | None:
         """The ids of what is in ``work``; None if that is an archive too large to be done in one batch.
 
         Raises:
             DataError: if something in it is broken.
         """
-        if not isinstance(work, Packed):
+        if not isinstance(work, PackedArchive):
             return self.batch(work)
         tally, budget = Tally(), Budget(_UNPACKED, work.name)
         walk = Walk(tally, budget, self._task.text_field, self._task.encoding_errors == "error")
@@ -103,7 +103,7 @@ class Encoder:
         batch.tally, batch.expanded = tally, budget.spent
         return batch
 
-    def batch(self, pieces: Iterable[Piece | Packed]) -> Batch:
+    def batch(self, pieces: Iterable[Piece | PackedArchive]) -> Batch:
         """The ids of ``pieces``, all at once."""
         batch = Batch()
         splitter, policy = self._task.splitter, self._task.encoding_errors
@@ -119,17 +119,17 @@ class Encoder:
                 continue
             documents, continues = sum(not piece.part for piece, _ in found), found[0][0].part > 0
             if self._task.tokenizer is None:
-                passage = self._passage(found, batch)
-                characters = passage.characters - len(SEPARATOR) * (documents - (not continues))
-                batch.rows[split] = Row(passage, continues, documents, characters)
+                span = self._span(found, batch)
+                characters = span.characters - len(SEPARATOR) * (documents - (not continues))
+                batch.rows[split] = SplitIds(span, continues, documents, characters)
             else:
                 ids, characters = self._ids(found, self._task.tokenizer)
-                batch.rows[split] = Row(ids, continues, documents, characters)
+                batch.rows[split] = SplitIds(ids, continues, documents, characters)
         return batch
 
-    def _passage(self, found: list[Text], batch: Batch) -> Passage:
+    def _span(self, found: list[Text], batch: Batch) -> TextSpan:
         text = b"".join(_separated(found, SEPARATOR.encode()))
-        batch.alphabet += self._alphabet.new_in(text)
+        batch.alphabet += self._alphabet.add(text)
         return self._text.write(text)
 
     def _ids(self, found: list[Text], tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
@@ -145,7 +145,7 @@ class Encoder:
                 ids = tokenizer.encode(text)
             except DataError as error:
                 remedy = "" if end else " Choose --unknown replace or skip, or another tokenizer."
-                raise DataError(f"in {shown(piece.name)}: {error}{remedy}") from error
+                raise DataError(f"in {printable(piece.name)}: {error}{remedy}") from error
             if i and not piece.part:
                 rows.append(np.array(end, ids.dtype))
             rows.append(ids)

@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Callable
 
-from data.console import disconnect, forgiving, open_missing_streams, reason, watched
+from data.console import error_text, ignore_write_errors, open_missing_streams, redirect_to_null, watch_stream
 
 EXIT_USER_ERROR = 2  # argparse's own
 EXIT_BROKEN_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
@@ -26,7 +26,7 @@ def run_main(main: Callable[[], int | None], expected: tuple[type[Exception], ..
     open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
-    with forgiving("stderr"), watched("stdout") as stdout:  # where an error cannot be told, the exit code still tells it
+    with ignore_write_errors("stderr"), watch_stream("stdout") as stdout:  # where an error cannot be told, the exit code still tells it
         try:
             code = _exit_code(main)
             sys.stdout.flush()
@@ -38,13 +38,13 @@ def run_main(main: Callable[[], int | None], expected: tuple[type[Exception], ..
             sys.stderr.write("\ninterrupted\n")
             return EXIT_INTERRUPTED
         except BrokenPipeError:
-            disconnect(sys.stdout)
+            redirect_to_null(sys.stdout)
             return EXIT_BROKEN_PIPE
         except OSError as error:
             if error is not stdout.error:
                 raise
-            disconnect(sys.stdout)
-            sys.stderr.write(f"error: standard output cannot be written: {reason(error)}.\n")
+            redirect_to_null(sys.stdout)
+            sys.stderr.write(f"error: standard output cannot be written: {error_text(error)}.\n")
             return EXIT_USER_ERROR
 
 

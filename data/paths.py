@@ -9,7 +9,7 @@ from pathlib import Path
 from data.errors import DataError
 
 
-def expanded(path: str | os.PathLike[str]) -> Path:
+def expand_path(path: str | os.PathLike[str]) -> Path:
     """``path`` with the home folder in place of ``~`` or ``~name``.
 
     Raises:

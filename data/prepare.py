@@ -21,15 +21,15 @@ import numpy as np
 
 from data.cores import available_cores
 from data.corpus import Corpus
-from data.encode import BATCH, PACK, SEPARATOR, Batch, Encoder, Row, Task, separator
+from data.encode import BATCH, PACK, SEPARATOR, Batch, Encoder, EncodingTask, SplitIds, separator
 from data.errors import DataError, run_main
-from data.passages import Passage, PassageWriter, tokenize
-from data.paths import expanded
+from data.paths import expand_path
 from data.pool import Pool
 from data.sources.named import NAMES, named_source
 from data.sources.streams import Budget, Reader
 from data.sources.text import POLICIES, Policy, decode
-from data.sources.walk import Packed, Piece, Tally, Walk, default_budget, size_of, walk
+from data.sources.walk import PackedArchive, Piece, Tally, Walk, default_budget, size_of, walk
+from data.spans import SpanWriter, TextSpan, tokenize
 from data.splits import SPLITS, Split, Splitter
 from data.staging import TokenWriter, staging, write_json
 from data.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, named_tokenizer, token_dtype
@@ -83,8 +83,8 @@ def prepare(source: str | os.PathLike[str] | Corpus, out: str | os.PathLike[str]
         DataError: if that cannot be done; ``out`` is then what it was before.
     """
     settings = settings or Settings()
-    out = expanded(out)
-    corpus = _Source(source, settings, without=out)
+    out = expand_path(out)
+    corpus = _Source(source, settings, exclude=out)
     with staging(out) as place:
         return _Preparation(corpus, settings, place).run()
 
@@ -92,12 +92,12 @@ def prepare(source: str | os.PathLike[str] | Corpus, out: str | os.PathLike[str]
 class _Source:
     """The pieces of a source, as often as they are asked for."""
 
-    def __init__(self, source: str | os.PathLike[str] | Corpus, settings: Settings, without: Path) -> None:
+    def __init__(self, source: str | os.PathLike[str] | Corpus, settings: Settings, exclude: Path) -> None:
         given = named_source(source) if isinstance(source, str) and source in NAMES else source
         self._settings = settings
-        self._without = without
+        self._without = exclude
         self._raw = given.text.encode("utf-8", "surrogatepass") if isinstance(given, Corpus) else None
-        self._path = Path() if isinstance(given, Corpus) else expanded(given)
+        self._path = Path() if isinstance(given, Corpus) else expand_path(given)
         self.name = given.name if isinstance(given, Corpus) else self._path.name or str(self._path)
         self.description = given.source if isinstance(given, Corpus) else str(given)
         self.size = len(self._raw) if self._raw is not None else size_of(self._path)
@@ -105,13 +105,13 @@ class _Source:
         self._limit = default_budget(self._path) if limit is None else limit
         self.budget = Budget(self._limit, self.name)
 
-    def pieces(self, tally: Tally, pack: int = 0, advanced: Callable[[int], object] = lambda size: None) -> Iterable[Piece | Packed]:
+    def pieces(self, tally: Tally, pack: int = 0, on_read: Callable[[int], object] = lambda size: None) -> Iterable[Piece | PackedArchive]:
         """See `data.sources.walk.walk`; each time with a new budget."""
         settings = self._settings
         self.budget = Budget(self._limit, self.name)
         if self._raw is not None:
             file = io.BytesIO(self._raw)
-            reading = Walk(tally, self.budget, settings.text_field, settings.encoding_errors == "error", advanced=advanced)
+            reading = Walk(tally, self.budget, settings.text_field, settings.encoding_errors == "error", on_read=on_read)
             return reading.stream(self.name, Reader(file.read), 0, file)
         return walk(
             self._path,
@@ -120,8 +120,8 @@ class _Source:
             encoding_errors=settings.encoding_errors,
             budget=self.budget,
             pack=pack,
-            without=self._without,
-            advanced=advanced,
+            exclude=self._without,
+            on_read=on_read,
         )
 
     def is_single(self) -> bool:
@@ -156,7 +156,7 @@ class _Preparation:
         self.place = place
         self.tally = Tally()
         self.alphabet: set[str] = set()
-        self.passages: dict[Split, list[Passage]] = {split: [] for split in SPLITS}
+        self.spans: dict[Split, list[TextSpan]] = {split: [] for split in SPLITS}
         self.files: dict[Split, TokenWriter] = {}
         self.documents = dict.fromkeys(SPLITS, 0)
         self.characters = dict.fromkeys(SPLITS, 0)
@@ -168,10 +168,10 @@ class _Preparation:
         tokenizer = self._tokenizer()
         try:
             if tokenizer is None:
-                self.between = PassageWriter(self.place).write(SEPARATOR.encode())
+                self.between = SpanWriter(self.place).write(SEPARATOR.encode())
             else:
                 self._open(tokenizer)
-            self._read(Task(tokenizer, self.splitter, self.settings.encoding_errors, self.settings.text_field, self.place))
+            self._read(EncodingTask(tokenizer, self.splitter, self.settings.encoding_errors, self.settings.text_field, self.place))
             if not sum(self.documents.values()):
                 raise DataError(self._nothing())
             if tokenizer is None:
@@ -194,14 +194,14 @@ class _Preparation:
         self.files = {split: TokenWriter(self.place / f"{split}.bin", dtype) for split in SPLITS}
         self.separator = self._separator_ids(tokenizer)
 
-    def _read(self, task: Task) -> None:
+    def _read(self, task: EncodingTask) -> None:
         """The source, from beginning to end."""
         with Pool(self.settings.workers, Encoder, task) as pool, self._bar(self.source.name, self.source.size) as bar:
             encode_here = Encoder(task)
             started = time.monotonic()
             read = 0
             for work, batch in pool.map(_batches(self.source.pieces(self.tally, PACK, bar.update))):
-                for part in [batch] if batch is not None else self._opened(cast(Packed, work), encode_here):
+                for part in [batch] if batch is not None else self._opened(cast(PackedArchive, work), encode_here):
                     self._write(part)
                     read += part.size
                 rate = read / _MEGABYTE / max(1e-9, time.monotonic() - started)
@@ -225,7 +225,7 @@ class _Preparation:
             return np.array([tokenizer.end_of_text])
         return tokenizer.encode(separator(tokenizer))
 
-    def _opened(self, packed: Packed, encode: Encoder) -> Iterator[Batch]:
+    def _opened(self, packed: PackedArchive, encode: Encoder) -> Iterator[Batch]:
         """An archive that is too large for a worker, in batches."""
         reading = Walk(self.tally, self.source.budget, self.settings.text_field, self.settings.encoding_errors == "error")
         for work in _batches(reading.packed(packed)):
@@ -242,13 +242,13 @@ class _Preparation:
             self.documents[split] += row.documents
             self.characters[split] += row.characters
 
-    def _append(self, split: Split, row: Row) -> None:
-        if isinstance(row.ids, Passage):
-            passages = self.passages[split]
-            if passages and not row.continues:
-                passages.append(self.between)
+    def _append(self, split: Split, row: SplitIds) -> None:
+        if isinstance(row.ids, TextSpan):
+            spans = self.spans[split]
+            if spans and not row.continues:
+                spans.append(self.between)
                 self.alphabet.add(SEPARATOR)
-            passages.append(row.ids)
+            spans.append(row.ids)
         else:
             file = self.files[split]
             if file.tokens and not row.continues:
@@ -259,10 +259,10 @@ class _Preparation:
         """The tokenizer of all characters that turned up, and the ids that it gives them."""
         tokenizer = CharTokenizer.train(self.alphabet, self.settings.unknown)
         self._open(tokenizer)
-        total = sum(passage.characters for passages in self.passages.values() for passage in passages)
+        total = sum(span.characters for spans in self.spans.values() for span in spans)
         with self._bar("characters to ids", total, "") as bar:
             for split in SPLITS:
-                for done in tokenize(self.passages[split], tokenizer, self.files[split], self.settings.workers):
+                for done in tokenize(self.spans[split], tokenizer, self.files[split], self.settings.workers):
                     bar.update(done)
         return tokenizer
 
@@ -322,12 +322,12 @@ class _Preparation:
         return tqdm(total=total, desc=what, unit=unit, unit_scale=True, disable=disable, mininterval=0.5)
 
 
-def _batches(pieces: Iterable[Piece | Packed]) -> Iterator[Packed | list[Piece]]:
+def _batches(pieces: Iterable[Piece | PackedArchive]) -> Iterator[PackedArchive | list[Piece]]:
     """Work for one worker at a time: small pieces together, in the order in which they come."""
     batch: list[Piece] = []
     size = 0
     for piece in pieces:
-        if isinstance(piece, Packed):
+        if isinstance(piece, PackedArchive):
             if batch:
                 yield batch
                 batch, size = [], 0

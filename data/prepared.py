@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from data.errors import DataError
-from data.paths import expanded
-from data.staging import is_half_written
+from data.paths import expand_path
+from data.staging import is_incomplete
 from data.token_file import CHUNK, TokenFile
 from data.tokenizer import IdsTokenizer, Tokenizer, load_tokenizer
 
 TRAIN, VAL, TOKENIZER, META = "train.bin", "val.bin", "tokenizer.json", "meta.json"
 PICKLE = "meta.pkl"
-AGAIN = "prepare the text again, for another folder: python -m data.prepare SOURCE --out DIR"
+PREPARE_AGAIN = "prepare the text again, for another folder: python -m data.prepare SOURCE --out DIR"
 
 _HEADERS = {
     b"\x93NUMPY": "a file of numpy.save's, which begins with a header: write its array with tofile instead.",
@@ -40,7 +40,7 @@ _HEADERS = {
 }
 _ENOUGH = 64  # tokens that tell which type they have
 
-LOOKED_AT = 2**28  # tokens; of longer files, that many in stretches spread evenly
+MAX_TOKENS_CHECKED = 2**28  # tokens; of longer files, that many in stretches spread evenly
 
 
 class PreparedError(DataError):
@@ -80,7 +80,7 @@ def open_prepared(folder: str | os.PathLike[str], tokenizer: Tokenizer | None = 
         PreparedError: if there is no such folder, a file is missing, or they do not fit together.
         TokenFileError, TokenizerError: if one of the files is damaged.
     """
-    folder = expanded(folder)
+    folder = expand_path(folder)
     _require_files(folder)
     ours = (folder / META).exists()
     meta = _read_meta(folder / META) if ours else {}
@@ -143,12 +143,12 @@ def _require_files(folder: Path) -> None:
         )
     if len(there) < 2:
         missing = VAL if there == [TRAIN] else TRAIN
-        raise PreparedError(f"{folder} is not complete: it has a {there[0]} but no {missing}; {AGAIN}.")
+        raise PreparedError(f"{folder} is not complete: it has a {there[0]} but no {missing}; {PREPARE_AGAIN}.")
     sealed, named = (folder / META).exists(), (folder / TOKENIZER).exists()
-    if is_half_written(folder) or (named and not sealed):
-        raise PreparedError(f"{folder} was not prepared to its end: it has no {META}; {AGAIN}.")
+    if is_incomplete(folder) or (named and not sealed):
+        raise PreparedError(f"{folder} was not prepared to its end: it has no {META}; {PREPARE_AGAIN}.")
     if sealed and not named:
-        raise PreparedError(f"{folder} is not complete: it has a {META} but no {TOKENIZER}; {AGAIN}.")
+        raise PreparedError(f"{folder} is not complete: it has a {META} but no {TOKENIZER}; {PREPARE_AGAIN}.")
 
 
 def _require_no_header(folder: Path) -> None:
@@ -181,14 +181,14 @@ def _read_meta(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise PreparedError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
     except (ValueError, RecursionError) as error:
-        raise PreparedError(f"{path} is damaged: it does not hold JSON ({error}); {AGAIN}.") from error
+        raise PreparedError(f"{path} is damaged: it does not hold JSON ({error}); {PREPARE_AGAIN}.") from error
     if not isinstance(meta, dict) or meta.get("dtype") not in ("uint16", "uint32"):
         found = meta.get("dtype") if isinstance(meta, dict) else meta
         raise PreparedError(f"{path} is not one that this version knows: its dtype should be uint16 or uint32, got {found!r}.")
     for what in ("documents", "characters"):
         counts = meta.get(what, {})
         if not isinstance(counts, dict) or not all(type(count) is int and count >= 0 for count in counts.values()):
-            raise PreparedError(f"{path} is damaged: {what} should be a number for each file of tokens, got {counts!r}; {AGAIN}.")
+            raise PreparedError(f"{path} is damaged: {what} should be a number for each file of tokens, got {counts!r}; {PREPARE_AGAIN}.")
     return meta
 
 
@@ -200,12 +200,12 @@ def _compare(folder: Path, meta: Mapping[str, Any], train: TokenFile, val: Token
         if expected != len(file):
             raise PreparedError(
                 f"{file.path} and {META} do not belong together: the file has {len(file):,} tokens of {file.dtype.name}, "
-                f"but {META} says {format(expected, ',') if type(expected) is int else repr(expected)}; {AGAIN}."
+                f"but {META} says {format(expected, ',') if type(expected) is int else repr(expected)}; {PREPARE_AGAIN}."
             )
     if meta.get("tokenizer_hash") != tokenizer.hash:
         raise PreparedError(
             f"{folder / TOKENIZER} and {META} do not belong together: its hash is {tokenizer.hash}, but {META} says "
-            f"{meta.get('tokenizer_hash')}; {AGAIN}."
+            f"{meta.get('tokenizer_hash')}; {PREPARE_AGAIN}."
         )
 
 
@@ -213,7 +213,7 @@ def _require_known_ids(prepared: Prepared) -> None:
     """No id at vocab_size or above."""
     for file in (prepared.train, prepared.val):
         # Of a long file, every few chunks one: reading all of it would take longer than a user will wait for the first step.
-        stride = max(1, len(file) // LOOKED_AT)
+        stride = max(1, len(file) // MAX_TOKENS_CHECKED)
         for start in range(0, len(file), CHUNK * stride):
             chunk = file[start : start + CHUNK]
             if (highest := int(chunk.max())) >= prepared.vocab_size:

@@ -2,7 +2,7 @@
 
 Everything is written in ``DIR/.preparing``. When all of it is on the disk, the files take their places one by one, meta.json last:
 it is the seal. Before the first one moves, the old seal is broken. So after a crash at any moment there is the whole old folder, the
-whole new one, or one without a seal and with a ``.preparing`` in it, which `is_half_written` tells from a folder of nanoGPT's, that
+whole new one, or one without a seal and with a ``.preparing`` in it, which `is_incomplete` tells from a folder of nanoGPT's, that
 never had a seal.
 """
 
@@ -28,19 +28,19 @@ STAGING = ".preparing"
 _CHUNK = 1 << 20  # ids moved at a time
 
 
-def is_half_written(folder: Path) -> bool:
+def is_incomplete(folder: Path) -> bool:
     """Whether a crash came while new files took the places of old ones. Preparing again mends it."""
     return (folder / STAGING).is_dir() and not (folder / "meta.json").exists() and (folder / STAGING / "meta.json").exists()
 
 
-def require_own(folder: Path) -> None:
+def require_own_files(folder: Path) -> None:
     """Refuse to replace files that were not made here: ours have a meta.json that says so, or a crash came before it took its place.
 
     Raises:
         DataError: naming the first of them.
     """
     there = [name for name in FILES if (folder / name).exists() or (folder / name).is_symlink()]
-    if there and not is_half_written(folder) and not _is_seal(folder / "meta.json"):
+    if there and not is_incomplete(folder) and not _is_seal(folder / "meta.json"):
         raise DataError(
             f"{folder} has a {there[0]} that data.prepare did not write, or not to the end: it would be replaced; "
             "choose another --out, or remove it."
@@ -68,7 +68,7 @@ def staging(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            require_own(folder)
+            require_own_files(folder)
             try:
                 _remove(place)
                 place.mkdir()
@@ -76,7 +76,7 @@ def staging(folder: Path) -> Iterator[Path]:
                 _publish(place, folder)
                 done = True
             finally:
-                if not is_half_written(folder):
+                if not is_incomplete(folder):
                     _remove(place)
     except OSError as error:
         raise DataError(explain(error, folder)) from error

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from data.errors import DataError
 from data.files import explain, write_atomically
-from data.paths import expanded
+from data.paths import expand_path
 from gpt.checkpoints.loading import open_model
 from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.errors import run_main
@@ -100,7 +100,7 @@ class Chat:
         if not argument:
             return "error: /save needs the name of a file."
         try:
-            path = expanded(argument)
+            path = expand_path(argument)
             if path.exists():
                 return f"error: {path} exists, and is left as it is; choose another name."
             write_atomically(path, self.conversation.as_text())

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.console import reason
+from data.console import error_text
 from data.corpus import clean_text
-from data.paths import expanded
+from data.paths import expand_path
 from data.tokenizer import Tokenizer
 from gpt.cli.arguments import Parser, add_model_options, check_backend
 from gpt.errors import fail, run_main
@@ -93,7 +93,7 @@ def _given(options: argparse.Namespace) -> list[Text]:
     """The texts, from wherever they come; each of them is one."""
     if options.texts:
         texts = [Text(number, text.replace("\r\n", "\n")) for number, text in enumerate(options.texts, 1)]
-    elif options.file and expanded(options.file).suffix in KINDS:
+    elif options.file and expand_path(options.file).suffix in KINDS:
         records = read_records(options.file)
         texts = [Text(record.line, text_of(record, "text", options.file), _label(record.fields.get("label"))) for record in records]
     else:
@@ -109,9 +109,9 @@ def _read(file: str | None) -> str:
     if file is None and sys.stdin.isatty():
         return ""
     try:
-        return clean_text(sys.stdin.buffer.read() if file in (None, "-") else expanded(file).read_bytes(), file or "standard input")
+        return clean_text(sys.stdin.buffer.read() if file in (None, "-") else expand_path(file).read_bytes(), file or "standard input")
     except OSError as error:
-        fail(f"the texts cannot be read: {file or 'standard input'}: {reason(error)}.")
+        fail(f"the texts cannot be read: {file or 'standard input'}: {error_text(error)}.")
 
 
 def _label(value: object) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from data.corpus import clean_text
 from data.files import explain
-from data.paths import expanded
+from data.paths import expand_path
 from gpt.checkpoints.loading import open_model
 from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
 from gpt.errors import fail, run_main
@@ -74,7 +74,7 @@ def _prompt(options: argparse.Namespace) -> str:
     if options.prompt_file is None and not _is_piped():
         return ""
     try:
-        raw = sys.stdin.buffer.read() if options.prompt_file in (None, "-") else expanded(options.prompt_file).read_bytes()
+        raw = sys.stdin.buffer.read() if options.prompt_file in (None, "-") else expand_path(options.prompt_file).read_bytes()
         return clean_text(raw, "the prompt")  # as what the model has learnt from was cleaned
     except OSError as error:
         fail(f"the prompt cannot be read: {explain(error, options.prompt_file)}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import explain
-from data.paths import expanded
+from data.paths import expand_path
 from gpt.checkpoints.loading import open_model
 from gpt.cli.arguments import Parser
 from gpt.errors import fail, run_main
@@ -74,18 +74,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _path(options: argparse.Namespace) -> Path:
     """Where the picture goes."""
     if options.out:
-        path = expanded(options.out)
+        path = expand_path(options.out)
         if path.suffix not in FORMATS:
             fail(f"a picture is {' or '.join(FORMATS)}, by its ending, got {path.name!r}.")
         return path
     name = "activations" if options.activations else "attention" if options.attention else "curves"
-    folder = expanded(options.runs[0]) if len(options.runs) == 1 else Path()
+    folder = expand_path(options.runs[0]) if len(options.runs) == 1 else Path()
     return (folder if folder.is_dir() else folder.parent) / f"{name}.png"
 
 
 def _records(run: str) -> list[dict[str, Any]]:
     """What a run has logged."""
-    file = expanded(run) / METRICS
+    file = expand_path(run) / METRICS
     try:
         records = [record for record in read_metrics(file) if isinstance(record.get("step"), int)]
     except (FileNotFoundError, NotADirectoryError):
@@ -99,7 +99,7 @@ def _records(run: str) -> list[dict[str, Any]]:
 
 def _named(runs: dict[str, Any]) -> dict[str, Any]:
     """Runs by the names of their folders; by their whole paths where two have the same."""
-    names = {run: expanded(run).resolve().name for run in runs}
+    names = {run: expand_path(run).resolve().name for run in runs}
     return {names[run] if list(names.values()).count(names[run]) == 1 else run: records for run, records in runs.items()}
 
 

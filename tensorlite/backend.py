@@ -47,13 +47,13 @@ class PoolMemory(NamedTuple):
 
     Attributes:
         used: by arrays that are alive.
-        held: by the pool; it does not shrink by itself, so this is also the most that was ever used.
+        reserved: by the pool; it does not shrink by itself, so this is also the most that was ever used.
         limit: of the pool.
         free: what further arrays could get.
     """
 
     used: int
-    held: int
+    reserved: int
     limit: int
     free: int
 
@@ -88,7 +88,7 @@ class Device:
         Raises:
             DeviceUnavailableError: when CuPy is not installed, or finds no GPU or driver.
         """
-        return np if self.name == "numpy" else _usable_cupy(self.index)
+        return np if self.name == "numpy" else _import_cupy(self.index)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """``x`` as an array of ``dtype`` on this device; copied only where that is needed."""
@@ -130,8 +130,8 @@ class Device:
         with cupy.cuda.Device(self.index):
             pool = cupy.get_default_memory_pool()
             unused, total = cupy.cuda.runtime.memGetInfo()
-            held, limit = pool.total_bytes(), pool.get_limit() or total
-            return PoolMemory(pool.used_bytes(), held, limit, min(unused, max(0, limit - held)) + pool.free_bytes())
+            reserved, limit = pool.total_bytes(), pool.get_limit() or total
+            return PoolMemory(pool.used_bytes(), reserved, limit, min(unused, max(0, limit - reserved)) + pool.free_bytes())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):
@@ -153,7 +153,7 @@ def device_of(x: Array) -> Device:
     return Device("numpy") if array_module(x) is np else Device(f"cupy:{x.device.id}")
 
 
-def _usable_cupy(index: int) -> ModuleType:
+def _import_cupy(index: int) -> ModuleType:
     """Import CuPy and ask the driver for GPU ``index``: CuPy imports without one and fails only later."""
     if "cupy" not in sys.modules and importlib.util.find_spec("cupy") is None:
         raise DeviceUnavailableError(

@@ -22,10 +22,10 @@ T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Decorator:
-    """The base of a ``with`` block that may stand before a function. `again` makes another block of the same kind."""
+class ContextDecorator:
+    """The base of a ``with`` block that may stand before a function. `clone` makes another block of the same kind."""
 
-    def again(self) -> AbstractContextManager[Any]:
+    def clone(self) -> AbstractContextManager[Any]:
         """A block for one call: a decorated function may call itself, and run in many threads."""
         raise NotImplementedError
 
@@ -44,18 +44,18 @@ class Decorator:
         if inspect.isgeneratorfunction(function):
 
             def inside(*args: Any, **options: Any) -> Any:
-                return _resumed(function(*args, **options), self.again)
+                return _run_in_blocks(function(*args, **options), self.clone)
 
         else:
 
             def inside(*args: Any, **options: Any) -> Any:
-                with self.again():
+                with self.clone():
                     return function(*args, **options)
 
         return functools.wraps(function)(inside)  # type: ignore[return-value]
 
 
-def _resumed(generator: Generator[Any, Any, Any], block: Callable[[], AbstractContextManager[Any]]) -> Generator[Any, Any, Any]:
+def _run_in_blocks(generator: Generator[Any, Any, Any], block: Callable[[], AbstractContextManager[Any]]) -> Generator[Any, Any, Any]:
     """``generator``, whose body runs inside of blocks: whatever the caller sends, throws or closes is handed on."""
     resume: Callable[[], Any] = functools.partial(next, generator)
     while True:
@@ -76,30 +76,30 @@ def _resumed(generator: Generator[Any, Any, Any], block: Callable[[], AbstractCo
             resume = functools.partial(generator.send, sent)
 
 
-class _Block(Decorator):
-    """What a function under `context` returns."""
+class _Context(ContextDecorator):
+    """What a function under `contextmanager` returns."""
 
     def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
-        self.again = make  # type: ignore[method-assign]
+        self.clone = make  # type: ignore[method-assign]
         self._entered: list[AbstractContextManager[Any]] = []
 
     def __enter__(self) -> Any:
-        self._entered.append(self.again())
+        self._entered.append(self.clone())
         return self._entered[-1].__enter__()
 
     def __exit__(self, *exception: Any) -> Any:
         return self._entered.pop().__exit__(*exception)
 
 
-def context(function: Callable[P, Iterator[T]]) -> Callable[P, Any]:
+def contextmanager(function: Callable[P, Iterator[T]]) -> Callable[P, Any]:
     """As `contextlib.contextmanager`, for a block that may be entered again, and may decorate generator functions."""
     manager = contextlib.contextmanager(function)
 
     @functools.wraps(function)
-    def make(*args: P.args, **options: P.kwargs) -> _Block:
-        return _Block(functools.partial(manager, *args, **options))
+    def make(*args: P.args, **options: P.kwargs) -> _Context:
+        return _Context(functools.partial(manager, *args, **options))
 
     return make
 
 
-__all__ = ["Decorator", "context"]
+__all__ = ["ContextDecorator", "contextmanager"]

@@ -113,7 +113,7 @@ def rand(
     """Uniform on [0, 1), from ``generator`` or else the thread's stream (see `tensorlite.manual_seed`)."""
     dtype = float32 if dtype is None else np.dtype(dtype)
     # float32 draws have 24 bits; a float64 just under 1 would be rounded to 1.
-    values = (generator or random.generator()).random(_shape(shape), dtype=np.float64 if dtype == float64 else np.float32)
+    values = (generator or random.default_generator()).random(_shape(shape), dtype=np.float64 if dtype == float64 else np.float32)
     return Tensor(Device(device).asarray(values, dtype), requires_grad)
 
 
@@ -125,7 +125,7 @@ def randn(
     requires_grad: bool = False,
 ) -> Tensor:
     """Normal with mean 0 and standard deviation 1, from ``generator`` or else the thread's stream."""
-    values = (generator or random.generator()).standard_normal(_shape(shape))
+    values = (generator or random.default_generator()).standard_normal(_shape(shape))
     return Tensor(Device(device).asarray(values, float32 if dtype is None else dtype), requires_grad)
 
 
@@ -138,7 +138,7 @@ def randint(
     device: Device | str = "numpy",
 ) -> Tensor:
     """Integers from ``low`` up to but without ``high``."""
-    values = (generator or random.generator()).integers(low, high, _shape((size,)))
+    values = (generator or random.default_generator()).integers(low, high, _shape((size,)))
     return Tensor(Device(device).asarray(values, dtype))
 
 

@@ -5,7 +5,7 @@
     square = Op(square_forward, square_backward)
 
 The two functions are the *book*: written to be read, and right on every input. An op may also have
-faster pairs, registered by `tensorlite.kernels`; `choose` takes the first that supports the arguments.
+faster pairs, registered by `tensorlite.kernels`; `choose_pair` takes the first that supports the arguments.
 A pair is replaced as a whole, because only the backward that belongs to a forward can read its `saved`.
 
 Calling an op is the one doorway between tensors and arrays: unwrap the tensors, choose a pair, run its
@@ -22,8 +22,8 @@ from types import MethodType
 from typing import Any
 
 from tensorlite.backend import device_of
-from tensorlite.context import context
-from tensorlite.tape import Node, Parent, is_grad_enabled, origin
+from tensorlite.context import contextmanager
+from tensorlite.tape import Node, Parent, gradient_target, is_grad_enabled
 from tensorlite.tensor import Tensor, is_floating, is_half
 
 REGISTRY: dict[str, Op] = {}  # every op by name, in the order of the book's pages
@@ -43,10 +43,10 @@ class Pair:
         forward: ``(*arrays, **options) -> (y, saved)``; ``y`` is an array, or a tuple of them.
         backward: ``(dy, saved) -> dx``, or a tuple with one gradient for each leading argument of
             ``forward``, None where there is none. For several outputs ``dy`` is a tuple. A backward
-            with a third parameter, ``needs``, is told which of them will be used, so that it can leave out the rest.
-            One with a fourth, ``homes``, is told for each an array to write it into and to return (a view of an optimizer's
+            with a third parameter, ``needs_grad``, is told which of them will be used, so that it can leave out the rest.
+            One with a fourth, ``out``, is told for each an array to write it into and to return (a view of an optimizer's
             flat buffer), or None: what is written there need not be copied there.
-            One that asks for ``so_far`` is told the gradient that has arrived for the first argument from elsewhere, or None, and
+            One that asks for ``accumulated`` is told the gradient that has arrived for the first argument from elsewhere, or None, and
             returns for it the sum of that and its own: one pass over the memory instead of two.
         supports: takes what ``forward`` takes, and says whether this pair can run on it.
     """
@@ -55,15 +55,15 @@ class Pair:
     forward: Callable[..., tuple[Any, Any]]
     backward: Callable[..., Any]
     supports: Callable[..., bool] = lambda *arrays, **options: True
-    asks_needs: bool = field(init=False)
-    asks_homes: bool = field(init=False)
-    asks_so_far: bool = field(init=False)
+    takes_needs_grad: bool = field(init=False)
+    takes_out: bool = field(init=False)
+    takes_accumulated: bool = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.backward).parameters
-        object.__setattr__(self, "asks_needs", "needs" in parameters)
-        object.__setattr__(self, "asks_homes", "homes" in parameters)
-        object.__setattr__(self, "asks_so_far", "so_far" in parameters)
+        object.__setattr__(self, "takes_needs_grad", "needs_grad" in parameters)
+        object.__setattr__(self, "takes_out", "out" in parameters)
+        object.__setattr__(self, "takes_accumulated", "accumulated" in parameters)
 
 
 class Op:
@@ -109,15 +109,15 @@ class Op:
             self._check_devices(tensors)
 
         try:
-            pair = choose(self, arrays, options)
+            pair = choose_pair(self, arrays, options)
             if _observer:
                 pair = _observer(self.name, pair)
             y, saved = pair.forward(*arrays, **options)
         except TypeError:
             self._bind(args, options)  # if it is the arguments that do not fit, the message names the op and not its parts
             raise
-        several = isinstance(y, tuple)
-        outputs = [Tensor(array) for array in (y if several else (y,))]
+        returns_tuple = isinstance(y, tuple)
+        outputs = [Tensor(array) for array in (y if returns_tuple else (y,))]
         for output in outputs:
             _share_version(output, tensors)
 
@@ -128,14 +128,14 @@ class Op:
                 saved,
                 parents=[_parent(arg) if isinstance(arg, Tensor) and arg.requires_grad else None for arg in args],
                 outputs=[(output.array.shape, output.array.dtype) for output in outputs],
-                several=several,
+                returns_tuple=returns_tuple,
                 versions=[(tensor.version, tensor.version.count) for tensor in (*tensors, *outputs)],
             )
             for position, output in enumerate(outputs):
                 if is_floating(output.array.dtype):
                     output.source = (node, position)
                     output.requires_grad = True
-        return tuple(outputs) if several else outputs[0]
+        return tuple(outputs) if returns_tuple else outputs[0]
 
     def _bind(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try:
@@ -168,7 +168,7 @@ def register(op: Op, pair: Pair) -> None:
     op.faster.insert(0, pair)
 
 
-def choose(op: Op, arrays: list[Any], options: dict[str, Any]) -> Pair:
+def choose_pair(op: Op, arrays: list[Any], options: dict[str, Any]) -> Pair:
     """The pair that will run: the first faster one that supports the arguments, or else the book's."""
     if _mode == "fast":
         for pair in op.faster:
@@ -196,16 +196,16 @@ def _in_float32(pair: Pair) -> Pair:
         y, saved = pair.forward(*map(wide, arrays), **options)
         return y.astype(floating.pop()) if len(floating) == 1 else y, (saved, dtypes)
 
-    def backward(dy: Any, saved: Any, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+    def backward(dy: Any, saved: Any, needs_grad: tuple[bool, ...]) -> tuple[Any, ...]:
         saved, dtypes = saved
-        dx = pair.backward(wide(dy), saved, needs) if pair.asks_needs else pair.backward(wide(dy), saved)
+        dx = pair.backward(wide(dy), saved, needs_grad) if pair.takes_needs_grad else pair.backward(wide(dy), saved)
         dxs = dx if isinstance(dx, tuple) else (dx,)
         return tuple(dx if dx is None else dx.astype(dtype) for dx, dtype in zip(dxs, dtypes, strict=False))
 
     return Pair(pair.name, forward, backward)
 
 
-def kernels_in_use() -> str:
+def kernel_mode() -> str:
     """``fast`` or ``book``: see `use_kernels`."""
     return _mode
 
@@ -223,7 +223,7 @@ def use_kernels(mode: str) -> Any:
     return _using_kernels(mode)
 
 
-@context
+@contextmanager
 def _using_kernels(mode: str) -> Iterator[None]:
     global _mode
     previous, _mode = _mode, mode
@@ -233,7 +233,7 @@ def _using_kernels(mode: str) -> Iterator[None]:
         _mode = previous
 
 
-@context
+@contextmanager
 def observe(observer: Callable[[str, Pair], Pair]) -> Iterator[None]:
     """Inside the ``with`` block, in all threads, what runs is ``observer(name, pair)``: the pair that was chosen, with something around it.
 
@@ -263,7 +263,8 @@ def kernel_table(name: str | None = None) -> dict[str, list[str]]:
 
 def _parent(tensor: Tensor) -> Parent:
     """Where the gradient of ``tensor`` goes, and what it must look like."""
-    target = origin(tensor) if tensor.version.writer else tensor.source or tensor  # only what was written to can have grown old
+    # only after a write in place can the tensor have lost its place on the tape
+    target = gradient_target(tensor) if tensor.version.last_writer else tensor.source or tensor
     return target, tensor.array.shape, tensor.array.dtype
 
 
@@ -273,8 +274,8 @@ def _share_version(output: Tensor, tensors: list[Tensor]) -> None:
     for tensor in tensors:
         if tensor.array is owner or tensor.array.base is owner:
             output.version = tensor.version
-            tensor.version.shared = True
+            tensor.version.is_shared = True
             return
 
 
-__all__ = ["REGISTRY", "Op", "Pair", "choose", "kernel_table", "kernels_in_use", "observe", "register", "use_kernels"]
+__all__ = ["REGISTRY", "Op", "Pair", "choose_pair", "kernel_mode", "kernel_table", "observe", "register", "use_kernels"]

@@ -73,7 +73,7 @@ class Workers:
             future.exception()  # waits: nobody may still be writing when the caller goes on
         return [future.result() for future in futures]
 
-    def parts(self, length: int) -> list[slice]:
+    def split(self, length: int) -> list[slice]:
         """``length`` numbers cut into one piece for each worker, for work that treats every number alike."""
         ends = [length * i // self.count for i in range(self.count + 1)]
         return [slice(a, b) for a, b in itertools.pairwise(ends)]
@@ -98,20 +98,20 @@ class BatchShards:
         self.model, self.flats, self.workers = model, list(flats), workers
         self.replicas = [_Replica(model, self.flats) for _ in range(count - 1)]
 
-    def cut(self, rows: int) -> list[slice]:
+    def split_rows(self, rows: int) -> list[slice]:
         """Which rows of a batch belong to which shard: as even as can be. A batch of fewer rows than shards leaves some empty."""
         count = len(self.replicas) + 1
         ends = [rows * i // count for i in range(count + 1)]
         return [slice(a, b) for a, b in itertools.pairwise(ends) if a < b]
 
-    def loss_and_gradients(
-        self, batch: tuple[Tensor, ...], stream: Callable[[int], np.random.Generator], scale: float | Array = 1.0, keys: Array = ()
+    def forward_backward(
+        self, batch: tuple[Tensor, ...], generator_of: Callable[[int], np.random.Generator], scale: float | Array = 1.0, keys: Array = ()
     ) -> Tensor:
         """Forward and backward; the gradients of all shards end up added together in the model's own ``grad``.
 
         Args:
             batch: tensors that are cut along their first axis and passed to the model, which returns (logits, loss).
-            stream: makes the random numbers of a shard, by its number.
+            generator_of: makes the random numbers of a shard, by its number.
             scale: multiplies the loss before its gradient is taken (one over the number of batches that are accumulated, or that times
                 the scale of a `GradScaler`).
             keys: on a GPU, one for each shard: its dropout draws from there instead (see `tensorlite.random.use_dropout_key`).
@@ -120,7 +120,7 @@ class BatchShards:
             The mean loss over the batch.
         """
         rows = batch[0].shape[0]
-        shares = self.cut(rows)
+        shares = self.split_rows(rows)
         for replica in self.replicas:
             replica.refresh(self.model)
         models = [self.model, *(replica.model for replica in self.replicas)]
@@ -128,7 +128,7 @@ class BatchShards:
         def run(i: int) -> Tensor:
             share = shares[i]
             weight = (share.stop - share.start) / rows
-            with use_generator(stream(i)), use_dropout_key(keys[i]) if len(keys) else contextlib.nullcontext():
+            with use_generator(generator_of(i)), use_dropout_key(keys[i]) if len(keys) else contextlib.nullcontext():
                 # only the loss is held: where the vocabulary is large, the logits are most of the memory
                 loss = models[i](*(tensor[share] for tensor in batch))[1]
                 dy = array_module(loss.array).full((), weight, loss.dtype)  # made on the device: nothing is copied there
@@ -156,7 +156,7 @@ class _Replica:
         for flat, gradient in zip(flats, self.gradients, strict=True):
             for i, parameter in enumerate(flat.parameters):
                 twin = type(parameter)(parameter.array)
-                twin.grad_home = flat.view(gradient, i)
+                twin.grad_buffer = flat.view(gradient, i)
                 shared[id(parameter)] = twin
                 self.twins.append((parameter, twin))
         self.model = copy.deepcopy(model, memo=dict(shared))
@@ -170,9 +170,9 @@ class _Replica:
 
     def add_gradients(self, workers: Workers) -> None:
         """Add the gradients to those of the first model, and forget them."""
-        if all(_at_home(parameter) and _at_home(twin) for parameter, twin in self.twins):
+        if all(_is_in_buffer(parameter) and _is_in_buffer(twin) for parameter, twin in self.twins):
             for flat, gradient in zip(self.flats, self.gradients, strict=True):
-                workers.map(functools.partial(_add_part, flat.grad, gradient), workers.parts(len(gradient)))
+                workers.map(functools.partial(_add_part, flat.grad, gradient), workers.split(len(gradient)))
         else:  # parts of the model that did not take part in this step
             for parameter, twin in self.twins:
                 if twin.grad is not None:
@@ -181,9 +181,9 @@ class _Replica:
             twin.grad = None
 
 
-def _at_home(parameter: Tensor) -> bool:
+def _is_in_buffer(parameter: Tensor) -> bool:
     """Whether the parameter's gradient is there, and where the flat buffer has it."""
-    return parameter.grad is not None and parameter.grad.array is parameter.grad_home
+    return parameter.grad is not None and parameter.grad.array is parameter.grad_buffer
 
 
 def _add_part(mine: Array, theirs: Array, part: slice) -> None:

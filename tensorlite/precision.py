@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorlite.context import context
+from tensorlite.context import contextmanager
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
@@ -56,7 +56,7 @@ def use_precision(name: str) -> Any:
     return _using_precision(name)
 
 
-@context
+@contextmanager
 def _using_precision(name: str) -> Iterator[None]:
     global _current
     previous, _current = _current, name

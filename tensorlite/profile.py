@@ -24,7 +24,7 @@ from tensorlite.op import Pair, observe
 
 
 @dataclass
-class Line:
+class OpRecord:
     """One op in one direction, summed over all calls."""
 
     op: str
@@ -55,7 +55,7 @@ class Profile:
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
-        self.lines: dict[tuple[str, str], Line] = {}
+        self.records: dict[tuple[str, str], OpRecord] = {}
         self.seconds = 0.0
         self._pairs: dict[tuple[str, int], Pair] = {}
         self._lock = threading.Lock()
@@ -75,14 +75,14 @@ class Profile:
         available = self.seconds * self.workers
         heading = f"{'op':<24}{'direction':<10}{'calls':>8}{'ms':>10}{'share':>8}{'GFLOP':>10}{'GFLOP/s':>10}{'MB':>10}{'GB/s':>8}"
         rows = [heading]
-        for line in sorted(self.lines.values(), key=lambda line: -line.seconds):
+        for line in sorted(self.records.values(), key=lambda line: -line.seconds):
             seconds = max(line.seconds, 1e-9)
             flops = f"{line.flops / 1e9:>10.2f}{line.flops / seconds / 1e9:>10.1f}" if line.flops else f"{'':>20}"
             rows.append(
                 f"{line.op:<24}{line.direction:<10}{line.calls:>8,}{1e3 * line.seconds:>10.1f}{line.seconds / available:>8.1%}"
                 f"{flops}{line.bytes / 1e6:>10.1f}{line.bytes / seconds / 1e9:>8.1f}"
             )
-        inside = sum(line.seconds for line in self.lines.values())
+        inside = sum(line.seconds for line in self.records.values())
         rest = max(0.0, available - inside)
         rows.append(f"{'outside of ops':<34}{'':>8}{1e3 * rest:>10.1f}{rest / available:>8.1%}")
         threads = f" in each of {self.workers} threads" if self.workers > 1 else ""
@@ -110,8 +110,8 @@ class Profile:
             start = time.perf_counter()
             dxs = pair.backward(dy, saved, *told)
             _wait(dy)
-            needs = told[:1] if pair.asks_needs else ()
-            self._note(name, "backward", start, _backward_flops(name, flops, *needs), _size(dy) + _size(dxs))
+            needs_grad = told[:1] if pair.takes_needs_grad else ()
+            self._note(name, "backward", start, _backward_flops(name, flops, *needs_grad), _size(dy) + _size(dxs))
             return dxs
 
         return Pair(pair.name, forward, backward)
@@ -119,7 +119,7 @@ class Profile:
     def _note(self, name: str, direction: str, start: float, flops: int, size: int) -> None:
         seconds = time.perf_counter() - start
         with self._lock:
-            self.lines.setdefault((name, direction), Line(name, direction)).add(seconds, flops, size)
+            self.records.setdefault((name, direction), OpRecord(name, direction)).add(seconds, flops, size)
 
 
 def _linear(x: Any, weight: Any, *rest: Any) -> int:
@@ -153,9 +153,9 @@ def _flops(name: str, arrays: tuple[Any, ...]) -> int:
     return _FORMULAS[name](*arrays) if name in _FORMULAS else 0
 
 
-def _backward_flops(name: str, forward: int, needs: tuple[bool, ...] = (True, True)) -> int:
+def _backward_flops(name: str, forward: int, needs_grad: tuple[bool, ...] = (True, True)) -> int:
     """Each of the two factors of a product has a gradient that is a product of the same size; attention has two such products."""
-    return forward * (2 if "attention" in name else sum(needs[:2]))
+    return forward * (2 if "attention" in name else sum(needs_grad[:2]))
 
 
 def _size(arrays: Any) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tensorlite.backend import Array
-from tensorlite.context import context
+from tensorlite.context import contextmanager
 
 _thread = threading.local()
 
@@ -47,25 +47,25 @@ def make_generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
-def generator() -> np.random.Generator:
+def default_generator() -> np.random.Generator:
     """The calling thread's stream; one that was never seeded starts from the operating system's entropy."""
     if not hasattr(_thread, "generator"):
         _thread.generator = np.random.Generator(np.random.SFC64())
     return _thread.generator
 
 
-@context
-def use_generator(stream: np.random.Generator) -> Iterator[np.random.Generator]:
-    """Draw from ``stream`` inside the ``with`` block, and from the old one again afterwards."""
-    previous = generator()
-    _thread.generator = stream
+@contextmanager
+def use_generator(generator: np.random.Generator) -> Iterator[np.random.Generator]:
+    """Draw from ``generator`` inside the ``with`` block, and from the old one again afterwards."""
+    previous = default_generator()
+    _thread.generator = generator
     try:
-        yield stream
+        yield generator
     finally:
         _thread.generator = previous
 
 
-def keep_mask(shape: tuple[int, ...], p: float, stream: np.random.Generator | None = None) -> tuple[np.ndarray, float]:
+def dropout_mask(shape: tuple[int, ...], p: float, generator: np.random.Generator | None = None) -> tuple[np.ndarray, float]:
     """What dropout keeps: booleans that are False with probability ``p``, and the factor for those kept.
 
     Sixteen raw random bits decide about an element: four elements from each 64-bit draw, several times
@@ -75,12 +75,12 @@ def keep_mask(shape: tuple[int, ...], p: float, stream: np.random.Generator | No
     Raises:
         ValueError: if ``p`` is not in [0, 1].
     """
-    reader = KeepReader(p, stream)
+    reader = DropoutMaskReader(p, generator)
     return reader.read(shape), reader.factor
 
 
-def keep_threshold(p: float) -> tuple[int, float]:
-    """Below which of 65536 values an element is dropped, and the factor for those kept; see `keep_mask`.
+def dropout_threshold(p: float) -> tuple[int, float]:
+    """Below which of 65536 values an element is dropped, and the factor for those kept; see `dropout_mask`.
 
     Raises:
         ValueError: if ``p`` is not in [0, 1].
@@ -91,8 +91,8 @@ def keep_threshold(p: float) -> tuple[int, float]:
     return threshold, 0.0 if threshold == 65536 else 65536 / (65536 - threshold)
 
 
-class KeepReader:
-    """`keep_mask` in pieces, for code that works on a tile at a time: read in order, they are the mask of the whole.
+class DropoutMaskReader:
+    """`dropout_mask` in pieces, for code that works on a tile at a time: read in order, they are the mask of the whole.
 
     A piece whose size is no multiple of four leaves some bits of its last draw to the next one.
 
@@ -100,9 +100,9 @@ class KeepReader:
         factor: the factor for what is kept.
     """
 
-    def __init__(self, p: float, stream: np.random.Generator | None = None) -> None:
-        self._threshold, self.factor = keep_threshold(p)
-        self._stream = stream or generator()
+    def __init__(self, p: float, generator: np.random.Generator | None = None) -> None:
+        self._threshold, self.factor = dropout_threshold(p)
+        self._stream = generator or default_generator()
         self._left = np.empty(0, "<u2")
 
     def read(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -120,9 +120,9 @@ class KeepReader:
         return (bits[:size] >= self._threshold).reshape(shape)
 
 
-def draw_key(stream: np.random.Generator | None = None) -> np.ndarray:
-    """64 random bits from ``stream``, by default the thread's: two uint32 numbers, a key for `use_dropout_key`."""
-    return (stream or generator()).integers(0, 2**32, size=2, dtype=np.uint32)
+def draw_dropout_key(generator: np.random.Generator | None = None) -> np.ndarray:
+    """64 random bits from ``generator``, by default the thread's: two uint32 numbers, a key for `use_dropout_key`."""
+    return (generator or default_generator()).integers(0, 2**32, size=2, dtype=np.uint32)
 
 
 def use_dropout_key(key: Array) -> Any:
@@ -130,7 +130,7 @@ def use_dropout_key(key: Array) -> Any:
 
         key = cupy.empty(2, "uint32")                # stays where it is
         for _ in range(steps):
-            key.set(random.draw_key(stream))         # what is drawn changes with what lies there
+            key.set(random.draw_dropout_key(stream))         # what is drawn changes with what lies there
             with random.use_dropout_key(key):
                 loss(model(x)).backward()
 
@@ -147,11 +147,11 @@ def use_dropout_key(key: Array) -> Any:
     """
     if key.shape != (2,) or key.dtype != np.uint32:
         raise ValueError(f"a dropout key is an array of two uint32 numbers, got {key.dtype} {key.shape}.")
-    return _drawing_from(key, itertools.count())
+    return _using_dropout_key(key, itertools.count())
 
 
-@context
-def _drawing_from(key: Array, calls: Iterator[int]) -> Iterator[None]:
+@contextmanager
+def _using_dropout_key(key: Array, calls: Iterator[int]) -> Iterator[None]:
     previous = getattr(_thread, "dropout", None)
     _thread.dropout = (key, calls)
     try:
@@ -160,7 +160,7 @@ def _drawing_from(key: Array, calls: Iterator[int]) -> Iterator[None]:
         _thread.dropout = previous
 
 
-def dropout_key(xp: Any, stream: np.random.Generator | None = None) -> tuple[Array, int]:
+def next_dropout_key(xp: Any, generator: np.random.Generator | None = None) -> tuple[Array, int]:
     """For the next call of dropout on a GPU: the key, two uint32 numbers on the device, and the number of the call.
 
     Args:
@@ -168,7 +168,7 @@ def dropout_key(xp: Any, stream: np.random.Generator | None = None) -> tuple[Arr
         stream: draw a key from this one, instead of taking the one in use (see `use_dropout_key`).
     """
     in_use: tuple[Array, Iterator[int]] | None = getattr(_thread, "dropout", None)
-    if stream is not None or in_use is None:
-        return xp.asarray(draw_key(stream)), 0
+    if generator is not None or in_use is None:
+        return xp.asarray(draw_dropout_key(generator)), 0
     key, calls = in_use
     return key, next(calls)

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tensorlite.backend import Array, Device, array_module
-from tensorlite.context import Decorator
+from tensorlite.context import ContextDecorator
 
 Hook = Callable[[Array], "Array | None"]
 Parent = tuple["Variable | tuple[Node, int]", tuple[int, ...], Any]  # where a gradient goes, its shape and its dtype
@@ -41,9 +41,9 @@ class Variable(Protocol):
 
     array: Array
     grad: Any
-    grad_home: Array | None
+    grad_buffer: Array | None
     source: tuple[Node, int] | None
-    version: Version
+    version: VersionCounter
 
     @property
     def hooks(self) -> dict[int, Hook]: ...
@@ -52,25 +52,25 @@ class Variable(Protocol):
     def wrap(array: Array) -> Any: ...
 
 
-class Version:
+class VersionCounter:
     """What was written in place to one piece of memory. A tensor and its views share one.
 
     Attributes:
         count: how many writes.
         memory: a weak reference to the array that owns what was written; None before the first write, and if they went to several.
-        shared: whether a second tensor has ever shown this memory.
-        leaf: whether a leaf that requires a gradient shows it.
-        writer: the number of the last node whose result was written here. Who was on the tape before it shows values
-            that the tape knows nothing of; see `origin`.
+        is_shared: whether a second tensor has ever shown this memory.
+        shows_leaf: whether a leaf that requires a gradient shows it.
+        last_writer: the number of the last node whose result was written here. Who was on the tape before it shows values
+            that the tape knows nothing of; see `gradient_target`.
     """
 
     count = 0
     memory: Callable[[], Array | None] | None = None
-    shared = False
-    leaf = False
-    writer = 0
+    is_shared = False
+    shows_leaf = False
+    last_writer = 0
 
-    def written(self, array: Array) -> None:
+    def increment(self, array: Array) -> None:
         """Count a write to ``array``."""
         owner = array.base if type(array.base) is type(array) else array
         if self.count == 0:
@@ -96,7 +96,7 @@ class Node:
         hooks: position of an output -> functions that see, and may replace, its gradient.
     """
 
-    __slots__ = ("__weakref__", "hooks", "name", "number", "outputs", "pair", "parents", "saved", "several", "versions")
+    __slots__ = ("__weakref__", "hooks", "name", "number", "outputs", "pair", "parents", "returns_tuple", "saved", "versions")
 
     def __init__(
         self,
@@ -105,8 +105,8 @@ class Node:
         saved: Any,
         parents: list[Parent | None],
         outputs: list[tuple[tuple[int, ...], Any]],
-        several: bool,
-        versions: list[tuple[Version, int]],
+        returns_tuple: bool,
+        versions: list[tuple[VersionCounter, int]],
     ) -> None:
         self.number = next(_numbers)
         self.name = name
@@ -114,32 +114,32 @@ class Node:
         self.saved = saved
         self.parents = parents
         self.outputs = outputs
-        self.several = several
+        self.returns_tuple = returns_tuple
         self.versions = versions
         self.hooks: dict[int, dict[int, Hook]] | None = None
 
-    def gradients(self, dys: list[Array], walk: _Walk) -> tuple[Array | None, ...]:
+    def run_backward(self, dys: list[Array], walk: _Walk) -> tuple[Array | None, ...]:
         """Run the op's backward: one gradient for each of its leading arguments."""
-        dy = tuple(dys) if self.several else dys[0]
-        told: list[Any] = []
-        if self.pair.asks_needs:
-            told.append(tuple(parent is not None for parent in self.parents))
-        if self.pair.asks_homes:
-            told.append(self._homes())
-        if self.pair.asks_so_far:
-            told.append(walk.take(self.parents[0]))
-        dxs = self.pair.backward(dy, self.saved, *told)
+        dy = tuple(dys) if self.returns_tuple else dys[0]
+        extra: list[Any] = []
+        if self.pair.takes_needs_grad:
+            extra.append(tuple(parent is not None for parent in self.parents))
+        if self.pair.takes_out:
+            extra.append(self._gradient_buffers())
+        if self.pair.takes_accumulated:
+            extra.append(walk.take(self.parents[0]))
+        dxs = self.pair.backward(dy, self.saved, *extra)
         return dxs if isinstance(dxs, tuple) else (dxs,)
 
-    def _homes(self) -> tuple[Array | None, ...]:
-        """For each argument the home of its gradient, if nothing is there yet that it must be added to."""
-        homes: list[Array | None] = []
+    def _gradient_buffers(self) -> tuple[Array | None, ...]:
+        """For each argument the buffer of its gradient, if nothing is there yet that it must be added to."""
+        out: list[Array | None] = []
         for parent in self.parents:
             leaf = None if parent is None or isinstance(parent[0], tuple) else parent[0]
             is_free = leaf is not None and leaf.grad is None and not leaf.hooks
-            home = _home(leaf) if leaf is not None and is_free else None
-            homes.append(home if all(home is not other for other in homes) else None)  # one tensor twice: the second is added
-        return tuple(homes)
+            buffer = _buffer_of(leaf) if leaf is not None and is_free else None
+            out.append(buffer if all(buffer is not other for other in out) else None)  # one tensor twice: the second is added
+        return tuple(out)
 
     def hooks_of(self, position: int) -> dict[int, Hook]:
         """The hooks of one output, by number, for reading and adding."""
@@ -165,21 +165,21 @@ def backward(root: Variable, dy: Array, retain_graph: bool = False) -> None:
         RuntimeError: if the walk needs what an earlier one freed, or what was overwritten in place.
     """
     walk = _Walk()
-    walk.deliver(origin(root), dy)
+    walk.deliver(gradient_target(root), dy)
     while walk.queue:
         node = heapq.heappop(walk.queue)[1]
         dys = walk.pending.pop(node)
-        _check_usable(node)
+        _check_saved(node)
         if node.hooks:
             for position, hooks in node.hooks.items():
                 if dys[position] is not None:
                     dys[position] = _run_hooks(hooks, dys[position])
-        if node.several:
+        if node.returns_tuple:
             _fill_unused(dys, node.outputs)
-        dxs = node.gradients(dys, walk)
+        dxs = node.run_backward(dys, walk)
         for argument, parent in enumerate(node.parents):
             if parent is not None:
-                walk.deliver(parent[0], _checked(node, argument, dxs))
+                walk.deliver(parent[0], _checked_gradient(node, argument, dxs))
         if not retain_graph:
             node.free()
         del dys, dxs  # before the next op allocates
@@ -202,8 +202,8 @@ class _Walk:
         node, position = parent[0]
         if node not in self.pending:
             return None
-        so_far, self.pending[node][position] = self.pending[node][position], None
-        return so_far
+        accumulated, self.pending[node][position] = self.pending[node][position], None
+        return accumulated
 
     def deliver(self, target: Variable | tuple[Node, int], dx: Array) -> None:
         """Add ``dx`` to what ``target`` has received so far.
@@ -223,26 +223,26 @@ class _Walk:
         if dys is None:
             dys = self.pending[node] = [None] * len(node.outputs)
             heapq.heappush(self.queue, (-node.number, node))
-        so_far = dys[position]
-        dys[position] = dx if so_far is None else so_far + dx
+        accumulated = dys[position]
+        dys[position] = dx if accumulated is None else accumulated + dx
 
 
 def _accumulate(leaf: Variable, dx: Array) -> None:
-    """``leaf.grad += dx``; a leaf whose gradient has a home in a flat buffer gets it written there, if it is not there already."""
+    """``leaf.grad += dx``; a leaf whose gradient has a buffer in a flat buffer gets it written there, if it is not there already."""
     if leaf.grad is not None:
         leaf.grad.array += dx
-    elif (home := _home(leaf)) is not None:
-        if dx is not home:
-            home[...] = dx
-        leaf.grad = type(leaf).wrap(home)
+    elif (buffer := _buffer_of(leaf)) is not None:
+        if dx is not buffer:
+            buffer[...] = dx
+        leaf.grad = type(leaf).wrap(buffer)
     else:
         leaf.grad = type(leaf).wrap(array_module(dx).array(dx, copy=True, order="C"))
 
 
-def _home(leaf: Variable) -> Array | None:
+def _buffer_of(leaf: Variable) -> Array | None:
     """Where the gradient of ``leaf`` belongs; nowhere, if ``leaf.data`` was since given another shape or dtype."""
-    home, array = leaf.grad_home, leaf.array
-    return home if home is not None and home.shape == array.shape and home.dtype == array.dtype else None
+    buffer, array = leaf.grad_buffer, leaf.array
+    return buffer if buffer is not None and buffer.shape == array.shape and buffer.dtype == array.dtype else None
 
 
 def _run_hooks(hooks: dict[int, Hook], dx: Array) -> Array:
@@ -253,7 +253,7 @@ def _run_hooks(hooks: dict[int, Hook], dx: Array) -> Array:
     return dx
 
 
-def origin(tensor: Variable) -> Variable | tuple[Node, int]:
+def gradient_target(tensor: Variable) -> Variable | tuple[Node, int]:
     """Where the gradient of ``tensor`` goes: to the node that computed it, or into the leaf itself.
 
     Raises:
@@ -262,7 +262,7 @@ def origin(tensor: Variable) -> Variable | tuple[Node, int]:
     source = tensor.source
     if source is None:
         return tensor
-    if source[0].number < tensor.version.writer:
+    if source[0].number < tensor.version.last_writer:
         raise RuntimeError(
             f"the result of {source[0].name} has no gradient any more: its memory was written to in place through another tensor, "
             "a view of it or what it is a view of; use that tensor, or change a clone()."
@@ -270,14 +270,14 @@ def origin(tensor: Variable) -> Variable | tuple[Node, int]:
     return source
 
 
-def _check_usable(node: Node) -> None:
+def _check_saved(node: Node) -> None:
     if node.saved is _FREED:
         raise RuntimeError(
             f"backward() reached {node.name} a second time, but what its forward saved was freed by the first; "
             "pass retain_graph=True to the first call, or run the forward again."
         )
     for version, seen in node.versions:
-        if version.count != seen and _may_hold(node.saved, version):
+        if version.count != seen and _may_overlap(node.saved, version):
             raise RuntimeError(
                 f"{node.name} cannot give its gradient: its input or its result was since written to in place "
                 f"({version.count - seen} time(s)); change a clone() instead."
@@ -287,10 +287,10 @@ def _check_usable(node: Node) -> None:
 _HOLDS_NO_ARRAY = (NoneType, bool, int, float, str, slice, EllipsisType, type, ModuleType, Device, np.dtype, np.generic)
 
 
-def _may_hold(saved: Any, version: Version) -> bool:
+def _may_overlap(saved: Any, version: VersionCounter) -> bool:
     """Whether ``saved`` shows memory that was written to. What cannot be looked into may."""
     if isinstance(saved, tuple | list):
-        return any(_may_hold(item, version) for item in saved)
+        return any(_may_overlap(item, version) for item in saved)
     if isinstance(saved, _HOLDS_NO_ARRAY):
         return False
     if version.memory is None or not hasattr(saved, "dtype"):
@@ -308,7 +308,7 @@ def _fill_unused(dys: list[Array | None], outputs: list[tuple[tuple[int, ...], A
             dys[position] = xp.zeros(shape, dtype)
 
 
-def _checked(node: Node, argument: int, dxs: tuple[Array | None, ...]) -> Array:
+def _checked_gradient(node: Node, argument: int, dxs: tuple[Array | None, ...]) -> Array:
     """The gradient for one argument, refused with a clear sentence if it cannot be right."""
     dx = dxs[argument] if argument < len(dxs) else None
     if dx is None:
@@ -329,7 +329,7 @@ def is_grad_enabled() -> bool:
     return getattr(_thread, "grad_enabled", True)
 
 
-class no_grad(Decorator):
+class no_grad(ContextDecorator):
     """Inside the ``with`` block, or the decorated function, nothing is recorded.
 
     The switch belongs to the thread: other threads go on recording. As a decorator it needs no brackets.
@@ -344,7 +344,7 @@ class no_grad(Decorator):
     def __init__(self) -> None:
         self._previous: list[bool] = []
 
-    def again(self) -> no_grad:
+    def clone(self) -> no_grad:
         return type(self)()
 
     def __enter__(self) -> None:

@@ -31,10 +31,10 @@ class Tensor:
         grad: a Tensor of the same shape, or None before the first ``backward()``.
         requires_grad: whether gradients are wanted for this tensor, or flow through it.
         source: (node, output position) on the tape; None for a leaf.
-        grad_home: for a leaf, the array its gradient is to be written to (a view of a flat buffer).
+        grad_buffer: for a leaf, the array its gradient is to be written to (a view of a flat buffer).
     """
 
-    __slots__ = ("__weakref__", "_hooks", "array", "grad", "grad_home", "requires_grad", "source", "version")
+    __slots__ = ("__weakref__", "_hooks", "array", "grad", "grad_buffer", "requires_grad", "source", "version")
     __array_ufunc__ = None  # makes ``ndarray + Tensor`` ask Tensor.__radd__ instead of looping over elements
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -44,9 +44,9 @@ class Tensor:
             data = np.asarray(data)
         self.array: Array = data
         self.grad: Tensor | None = None
-        self.grad_home: Array | None = None
+        self.grad_buffer: Array | None = None
         self.source: tuple[tape.Node, int] | None = None
-        self.version = tape.Version()
+        self.version = tape.VersionCounter()
         self._hooks: dict[int, tape.Hook] | None = None
         self.requires_grad = False
         if requires_grad:
@@ -127,7 +127,7 @@ class Tensor:
         """The same memory, off the tape."""
         out = Tensor.wrap(self.array)
         out.version = self.version
-        self.version.shared = True
+        self.version.is_shared = True
         return out
 
     @property
@@ -141,7 +141,7 @@ class Tensor:
             TypeError: for a value that is neither tensor nor array.
             RuntimeError: if the tensor requires a gradient, for integers and booleans.
         """
-        self.version.shared = True
+        self.version.is_shared = True
         return Tensor.wrap(self.array)
 
     @data.setter
@@ -167,7 +167,7 @@ class Tensor:
             raise RuntimeError("a tensor that an op computed cannot stop requiring a gradient: use detach().")
         self.requires_grad = requires_grad
         if self.source is None:
-            self.version.leaf = requires_grad
+            self.version.shows_leaf = requires_grad
         return self
 
     def backward(self, gradient: Tensor | None = None, retain_graph: bool = False, create_graph: bool = False) -> None:
@@ -216,7 +216,7 @@ class Tensor:
         node, position = self.source
         node.hooks_of(position)[AFTER_ALL_HOOKS] = keep
 
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> HookHandle:
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call ``hook(grad)`` when the gradient of this tensor is complete; what it returns replaces it.
 
         Returns:
@@ -236,7 +236,7 @@ class Tensor:
             node, position = self.source
             hooks = node.hooks_of(position)
         hooks[number] = on_arrays
-        return HookHandle(hooks, number)
+        return RemovableHandle(hooks, number)
 
     @property
     def hooks(self) -> dict[int, tape.Hook]:
@@ -279,20 +279,20 @@ class Tensor:
         """
         if self.source is not None:
             raise RuntimeError(f"deepcopy of a tensor that {self.source[0].name} computed: copy its detach(), or call clone().")
-        twin = _rebuilt(type(self), self.array.copy(order="K"), self.requires_grad)
+        twin = _rebuild(type(self), self.array.copy(order="K"), self.requires_grad)
         twin.grad = copy.deepcopy(self.grad, memo)
         return twin
 
     def __copy__(self) -> Tensor:
         """A leaf on the same memory."""
-        twin = _rebuilt(type(self), self.array, self.requires_grad)
+        twin = _rebuild(type(self), self.array, self.requires_grad)
         twin.version = self.version
-        self.version.shared = True
+        self.version.is_shared = True
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """What pickle keeps: the numbers, and whether a gradient is wanted."""
-        return _rebuilt, (type(self), self.array, self.requires_grad)
+        return _rebuild, (type(self), self.array, self.requires_grad)
 
     __hash__ = object.__hash__  # == compares elements, so identity is what sets and dicts go by
 
@@ -330,7 +330,7 @@ class Tensor:
         def __matmul__(self, other: Any) -> Tensor: ...
 
 
-class HookHandle:
+class RemovableHandle:
     """What `Tensor.register_hook` returns."""
 
     def __init__(self, hooks: dict[int, tape.Hook], number: int) -> None:
@@ -341,7 +341,7 @@ class HookHandle:
         self._hooks.pop(self._number, None)
 
 
-def _rebuilt(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
+def _rebuild(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
     """A leaf of the class ``kind``, past whatever its own __init__ asks for."""
     twin = kind.__new__(kind)
     Tensor.__init__(twin, array, requires_grad)

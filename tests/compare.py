@@ -140,16 +140,16 @@ def watch() -> Iterator[set[str]]:
     and backward returns the same a second time: it has not spoilt what forward saved.
     """
     seen: set[str] = set()
-    choose = op_module.choose
+    choose_pair = op_module.choose_pair
 
     def choose_watched(op: Op, arrays: list[Any], options: dict[str, Any]) -> Pair:
-        pair = choose(op, arrays, options)
+        pair = choose_pair(op, arrays, options)
         if op is _weighted_sum:
             return pair
         seen.add(op.name)
         return _watched(op.name, pair)
 
-    with mock.patch.object(op_module, "choose", choose_watched):
+    with mock.patch.object(op_module, "choose_pair", choose_watched):
         yield seen
 
 
@@ -165,12 +165,12 @@ def _watched(name: str, pair: Pair) -> Pair:
         _check_untouched(f"{name} forward", given, before)
         return result
 
-    @functools.wraps(pair.backward)  # the signature counts: it says whether backward asks for `needs`
-    def backward(dy: Any, saved: Any, *needs: Any) -> tuple[Any, ...]:
+    @functools.wraps(pair.backward)  # the signature counts: it says whether backward asks for `needs_grad`
+    def backward(dy: Any, saved: Any, *needs_grad: Any) -> tuple[Any, ...]:
         dys = dy if isinstance(dy, tuple) else (dy,)
         kept = [d.copy() for d in dys]
         locked = tuple(read_only(d) for d in dys) if isinstance(dy, tuple) else read_only(dy)
-        first, second = (_as_tuple(pair.backward(locked, saved, *needs)) for _ in range(2))
+        first, second = (_as_tuple(pair.backward(locked, saved, *needs_grad)) for _ in range(2))
         _check_untouched(f"{name} backward", [*given, *dys], [*before, *kept])
         for i, (x, dx, again) in enumerate(zip(given, first, second, strict=False)):
             if dx is None or not isinstance(x, np.ndarray) or x.dtype.kind != "f":

@@ -13,7 +13,7 @@ import torch
 import tensorlite as tl
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.op import use_kernels
-from tensorlite.ops.masking import masked
+from tensorlite.ops.masking import apply_mask
 from tests.cases import all_cases
 from tests.compare import cotangents, relative_error, run_ours, run_torch
 
@@ -131,7 +131,7 @@ def test_masked_is_where(dtype):
     chessboard = np.arange(18).reshape(3, 6) % 2 == 0
     for mask in (chessboard, chessboard[:1], chessboard[0], chessboard[:, :1], ~chessboard[:, :1]):
         for array in (x, np.asfortranarray(x), x[::-1, ::-1]):
-            found = masked(array, mask)
+            found = apply_mask(array, mask)
             assert found.dtype == x.dtype
             np.testing.assert_array_equal(found.astype(np.float64), np.where(mask, array.astype(np.float64), 0))
-    assert masked(np.array(np.nan, dtype), np.array(False)) == 0
+    assert apply_mask(np.array(np.nan, dtype), np.array(False)) == 0

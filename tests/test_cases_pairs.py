@@ -23,14 +23,14 @@ PRECISIONS = {"float64": (np.float64, 1e-10), "float32": (np.float32, 2e-5)}  # 
 
 def calls_of(case):
     """(op, arrays, options) of every call of an op with a faster pair that the case makes."""
-    choose, calls = op_module.choose, []
+    choose_pair, calls = op_module.choose_pair, []
 
     def note_and_choose(op, arrays, options):
         if op.faster:
             calls.append((op, arrays, options))
-        return choose(op, arrays, options)
+        return choose_pair(op, arrays, options)
 
-    with mock.patch.object(op_module, "choose", note_and_choose):
+    with mock.patch.object(op_module, "choose_pair", note_and_choose):
         case.call(tl, *leaves_of(case.draw()))
     return calls
 

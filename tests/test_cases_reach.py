@@ -20,15 +20,15 @@ from tests.compare import leaves_of, run_ours
 
 def calls_of(case):
     """(op, arguments, options) of every call in which a CPU pair is chosen."""
-    choose, calls = op_module.choose, []
+    choose_pair, calls = op_module.choose_pair, []
 
     def recorded(op, arrays, options):
-        pair = choose(op, arrays, options)
+        pair = choose_pair(op, arrays, options)
         if pair is not op.book:
             calls.append((op, list(arrays), dict(options)))
         return pair
 
-    with mock.patch.object(op_module, "choose", recorded):
+    with mock.patch.object(op_module, "choose_pair", recorded):
         case.call(tl, *leaves_of(case.draw()))
     return calls
 
@@ -74,7 +74,7 @@ def outcome(pair, arguments, options):
 def test_a_faster_pair_refuses_what_the_book_refuses(case):
     for op, arguments, options in calls_of(case):
         for what, changed, changed_options in others(arguments, options):
-            pair = op_module.choose(op, changed, changed_options)
+            pair = op_module.choose_pair(op, changed, changed_options)
             if pair is not op.book:
                 found, right = outcome(pair, changed, changed_options), outcome(op.book, changed, changed_options)
                 assert found == right, f"{op.name}, {what}"

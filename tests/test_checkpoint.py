@@ -149,10 +149,10 @@ def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> Non
 
 def test_loading_draws_nothing_from_the_callers_stream(saved: Path) -> None:
     tl.manual_seed(7)
-    expected = random.generator().random(3)
+    expected = random.default_generator().random(3)
     tl.manual_seed(7)
     load_model(saved)
-    np.testing.assert_array_equal(random.generator().random(3), expected)
+    np.testing.assert_array_equal(random.default_generator().random(3), expected)
 
 
 def test_saving_leaves_the_model_as_it_is(tmp_path: Path) -> None:

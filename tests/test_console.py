@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.console import forgiving
+from data.console import ignore_write_errors
 from data.errors import run_main
 from data.tokenizer import CharTokenizer
 from gpt.checkpoints.model_folder import save_model
@@ -80,7 +80,7 @@ def test_forgiving_tells_once(capsys: pytest.CaptureFixture, monkeypatch: pytest
 
     monkeypatch.setattr(sys, "stdout", Broken())
     told: list[Exception] = []
-    with forgiving("stdout", told.append):
+    with ignore_write_errors("stdout", told.append):
         print("one", flush=True)
         print("two", flush=True)
     assert [error.errno for error in told] == [5]

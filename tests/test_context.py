@@ -10,7 +10,7 @@ import torch
 
 import tensorlite as tl
 from tensorlite import op, precision, random
-from tensorlite.op import kernels_in_use, observe
+from tensorlite.op import kernel_mode, observe
 
 
 def modes(t):
@@ -118,14 +118,14 @@ def test_a_decorated_function_may_run_in_many_threads():
 
 
 def drawn():
-    return random.generator().bit_generator.state["state"]["state"].tolist()
+    return random.default_generator().bit_generator.state["state"]["state"].tolist()
 
 
 STREAM = random.make_generator(5)
 KEY = np.zeros(2, np.uint32)
 
 BLOCKS = {  # name -> a block, and what it changes
-    "use_kernels": (lambda: tl.use_kernels("book"), kernels_in_use),
+    "use_kernels": (lambda: tl.use_kernels("book"), kernel_mode),
     "use_precision": (lambda: precision.use_precision("float16"), precision.current),
     "observe": (lambda: observe(lambda name, pair: pair), lambda: op._observer),
     "use_generator": (lambda: random.use_generator(STREAM), drawn),

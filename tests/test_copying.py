@@ -80,7 +80,7 @@ def test_the_copy_has_a_flat_buffer_of_its_own(way):
     assert not np.shares_memory(flat.data, flat2.data)
     for p in model2.parameters():
         assert p.array.base is flat2.data
-        assert p.grad_home.base is flat2.grad
+        assert p.grad_buffer.base is flat2.grad
 
 
 @way

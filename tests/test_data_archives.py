@@ -15,12 +15,12 @@ from pathlib import Path
 import py7zr
 import pytest
 
-import data.sources.sevens
+import data.sources.seven_zip
 import data.sources.streams
 from data.errors import DataError, run_main
 from data.prepare import main
 from data.sources import documents
-from data.sources.streams import BLOCK, Budget, Reader, Zlib, decompressed
+from data.sources.streams import BLOCK, Budget, Reader, ZlibDecompressor, decompressed
 from data.sources.tar import _pax
 from data.sources.walk import PART, Tally
 from tests.archives import PACKERS, seven_zipped, story, tar, zipped
@@ -216,13 +216,13 @@ def test_a_7z_that_py7zr_cannot_unpack_is_not_to_be_fetched_again(streams: int |
         struct.pack_into("<I", raw, 8, zlib.crc32(raw[12:32]))
         (tmp_path / "t.7z").write_bytes(raw)
     else:  # as BCJ2 has
-        starts = data.sources.sevens._starts
+        starts = data.sources.seven_zip._starts
 
         def several(opened):
             opened.header.main_streams.unpackinfo.folders[0].coders[0]["numinstreams"] = streams
             return starts(opened)
 
-        monkeypatch.setattr("data.sources.sevens._starts", several)
+        monkeypatch.setattr("data.sources.seven_zip._starts", several)
     with pytest.raises(DataError, match=r"^t.7z cannot be read by py7zr: .*; unpack it with 7z x and give the folder instead\.$"):
         texts(tmp_path / "t.7z")
 
@@ -378,7 +378,7 @@ def test_many_short_streams_take_no_longer_than_a_long_one(monkeypatch: pytest.M
     """Each end hands back what was fed too many; so little is fed at first."""
     fed = 0
 
-    class Fed(Zlib):
+    class Fed(ZlibDecompressor):
         def decompress(self, data: bytes, max_length: int) -> bytes:
             nonlocal fed
             fed += len(data)

@@ -14,7 +14,7 @@ import gpt.generate
 import gpt.plot
 import gpt.train
 from data.errors import DataError
-from data.paths import cache_folder, expanded
+from data.paths import cache_folder, expand_path
 from data.sources.named import named_source
 from gpt.errors import run_main
 
@@ -23,8 +23,8 @@ def test_a_home_is_put_in(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert expanded("~/a/b") == tmp_path / "a" / "b"
-    assert expanded("a/~") == Path("a/~")
+    assert expand_path("~/a/b") == tmp_path / "a" / "b"
+    assert expand_path("a/~") == Path("a/~")
     assert cache_folder() == tmp_path / ".cache" / "tensorlite"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert cache_folder() == tmp_path / "x" / "tensorlite"
@@ -33,13 +33,13 @@ def test_a_home_is_put_in(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", ["~", "~/runs/tiny", "~nobody-at-all/x"])
 def test_a_home_that_is_not_there(path, no_home):
     with pytest.raises(DataError, match=f"^{path}: there is no home folder {path.partition('/')[0]} here; give the whole path\\.$"):
-        expanded(path)
+        expand_path(path)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
 def test_a_name_that_no_file_can_have(name):
     with pytest.raises(DataError, match=r"^'\S+' is no name that a file can have\.$"):
-        expanded(name)
+        expand_path(name)
 
 
 def test_downloads_without_a_home_ask_for_a_folder(tmp_path, monkeypatch, no_home):

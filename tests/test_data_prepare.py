@@ -28,7 +28,7 @@ from data.prepare import Settings, main, prepare
 from data.sources.download import download
 from data.sources.named import book, named_source
 from data.splits import Splitter
-from data.staging import FILES, TokenWriter, is_half_written, staging
+from data.staging import FILES, TokenWriter, is_incomplete, staging
 from data.tokenizer import CharTokenizer, load_tokenizer
 from tests.archives import openwebtext, story, tar, zipped
 from tests.patience import PATIENCE
@@ -334,10 +334,10 @@ def test_a_crash_while_files_take_their_places(moment, archive, tmp_path, monkey
         patch.setattr(data.staging, "sync_folder", mortal(data.staging.sync_folder))
         prepare(archive, out, Settings(seed=1))
     there = {name: (out / name).read_bytes() for name in FILES if (out / name).exists()}
-    assert there in (old, new) or is_half_written(out)
+    assert there in (old, new) or is_incomplete(out)
     prepare(archive, out, Settings(seed=1))
     assert contents(out) == new
-    assert not is_half_written(out)
+    assert not is_incomplete(out)
 
 
 def test_killed_at_any_moment(tmp_path):

@@ -296,7 +296,7 @@ def logsumexp_without_max(x, dim, keepdim=False):
 
 def cross_entropy_with(**changes):
     """The backward with another value for something it saved."""
-    names = ("p", "index", "kept", "divisor", "label_smoothing", "classes_at")
+    names = ("p", "index", "kept", "divisor", "label_smoothing", "class_axis")
 
     def backward(dy, saved):
         values = dict(zip(names, saved, strict=True))
@@ -325,7 +325,7 @@ def plain_attention_forward(q, k, v, mask=None, is_causal=False, scale=None, dro
         scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -math.inf)
     p = np.exp(scores - scores.max(axis=-1, keepdims=True))
     p /= p.sum(axis=-1, keepdims=True)
-    keep, factor = random.keep_mask(p.shape, dropout_p, generator)
+    keep, factor = random.dropout_mask(p.shape, dropout_p, generator)
     return (p * keep * factor) @ v, (q, k, v, p, keep * factor)
 
 

@@ -226,7 +226,7 @@ def test_a_gpu_that_is_not_there(run: Path, capsys: pytest.CaptureFixture, monke
     def unavailable(index: int) -> None:
         raise DeviceUnavailableError("there is no GPU here.")
 
-    monkeypatch.setattr("tensorlite.backend._usable_cupy", unavailable)
+    monkeypatch.setattr("tensorlite.backend._import_cupy", unavailable)
     assert complaint(capsys, "--checkpoint", run, "--backend", "cupy") == "error: there is no GPU here."
 
 

@@ -128,7 +128,7 @@ def test_shards_do_not_change_what_a_token_weighs(tmp_path):
         wrapped = ResponseLoss(model(), tokens_per_row(rows))
         optimizer = tl.optim.SGD(wrapped.parameters(), lr=0.1)
         shards = BatchShards(wrapped, optimizer.flats, count, Workers(1))
-        loss = shards.loss_and_gradients((tl.tensor(x), tl.tensor(y)), lambda shard: make_generator(0, shard))
+        loss = shards.forward_backward((tl.tensor(x), tl.tensor(y)), lambda shard: make_generator(0, shard))
         found.append((loss.item(), [p.grad.numpy().copy() for p in wrapped.parameters()]))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     for one, two in zip(found[0][1], found[1][1], strict=True):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tensorlite.kernels.cpu import activation as cpu_activation
 from tensorlite.kernels.cpu import cross_entropy as cpu_cross_entropy
 from tensorlite.kernels.cpu import tiling
-from tensorlite.op import choose
+from tensorlite.op import choose_pair
 from tensorlite.ops.activation import gelu, relu
 from tensorlite.ops.cross_entropy import cross_entropy
 from tensorlite.ops.layernorm import layernorm
@@ -72,7 +72,7 @@ def test_layernorm_of_rows_far_from_0(mean):
     """Against the truth in float64, where a mean that is rounded once would be off by up to 1e-3."""
     x, weight, bias = (a.astype(np.float32) for a in (normal(0, 50, 33, mean=mean), normal(1, 33), normal(2, 33)))
     right, _ = layernorm.book.forward(*(a.astype(np.float64) for a in (x, weight, bias)))
-    found, _ = choose(layernorm, [x, weight, bias], {}).forward(x, weight, bias)
+    found, _ = choose_pair(layernorm, [x, weight, bias], {}).forward(x, weight, bias)
     assert abs(found - right).max() < 4e-6
 
 
@@ -147,7 +147,7 @@ def test_cross_entropy_at_the_edge_of_the_safe_range():
 )
 def test_cross_entropy_refuses_what_the_book_refuses(x, target, options, error):
     messages = []
-    for pair in (choose(cross_entropy, [x, target], options), cross_entropy.book):
+    for pair in (choose_pair(cross_entropy, [x, target], options), cross_entropy.book):
         with pytest.raises(error) as caught:
             pair.forward(x, target, **options)
         messages.append(str(caught.value))
@@ -183,7 +183,7 @@ NAMES = [f"{op.name}{'-tanh' if 'approximate' in options else ''}" for op, _, op
 def test_backward_twice_from_read_only_cotangents_in_any_layout(op, args, options, dtype):
     """What is saved outlives a backward, as retain_graph=True needs, and dy need not be in row-major order."""
     args = [a.astype(dtype) if a.dtype.kind == "f" else a for a in args]
-    pair = choose(op, args, options)
+    pair = choose_pair(op, args, options)
     assert pair is not op.book
     y, saved = pair.forward(*args, **options)
     dy = np.random.default_rng(3).standard_normal(y.shape).astype(dtype)
@@ -200,19 +200,19 @@ def test_backward_twice_from_read_only_cotangents_in_any_layout(op, args, option
 def test_arguments_in_another_layout_are_left_to_the_book(op, args, options):
     for x in (np.asfortranarray(args[0]), args[0][::-1], args[0][:, ::2]):
         others = [a[: x.shape[1]] if op is layernorm else a for a in args[1:]]
-        assert choose(op, [x, *others], options) is op.book
+        assert choose_pair(op, [x, *others], options) is op.book
 
 
 @pytest.mark.parametrize("op, args, options", CALLS, ids=NAMES)
 def test_half_precision_is_left_to_the_book(op, args, options):
     args = [a.astype(np.float16) if a.dtype.kind == "f" else a for a in args]
-    assert choose(op, args, options).name == "book"
+    assert choose_pair(op, args, options).name == "book"
 
 
 @pytest.mark.parametrize("op, args, options", CALLS, ids=NAMES)
 def test_two_threads_do_not_disturb_each_other(op, args, options):
     """Nothing is shared: what a thread gets does not depend on what runs beside it."""
-    pair = choose(op, args, options)
+    pair = choose_pair(op, args, options)
 
     def run():
         y, saved = pair.forward(*args, **options)

@@ -38,10 +38,10 @@ def adamw(p, g, m, v, step, lr, v_max=None, order="ascending", weight_decay=DECA
     given = (address(held_lr), np.float32(np.nan), address(held_step), np.int32(-1))
     if not in_device_memory:
         given = (0, np.float32(lr), 0, np.int32(step))
-    forget = np.float32(1 - BETAS[0]), np.float32(1 - BETAS[1])
-    module.launch("adamw_rates", (1,), (32,), (*given, *forget, np.float32(weight_decay), address(rates)))
+    clear_cache = np.float32(1 - BETAS[0]), np.float32(1 - BETAS[1])
+    module.launch("adamw_rates", (1,), (32,), (*given, *clear_cache, np.float32(weight_decay), address(rates)))
     arrays = [address(x) for x in (p, g, m, v, v_max, rates)]
-    module.launch("adamw", (-(-p.size // 1024),), (256,), (*arrays, *forget, np.float32(EPS), np.int64(p.size)))
+    module.launch("adamw", (-(-p.size // 1024),), (256,), (*arrays, *clear_cache, np.float32(EPS), np.int64(p.size)))
 
 
 def clip(g, max_norm, order="ascending", blocks=3):
@@ -82,8 +82,8 @@ def test_adamw_reads_rate_and_step_from_memory_and_gives_the_same_bits():
 def test_adamws_corrections_keep_their_digits_at_any_step(step):
     """1 - 0.999 in float32 would be wrong in the fifth digit, and the first updates by as much."""
     rates = np.zeros(4, np.float32)
-    forget = np.float32(1 - BETAS[0]), np.float32(1 - BETAS[1])
-    given = (0, np.float32(1e-3), 0, np.int32(step), *forget, np.float32(DECAY), address(rates))
+    clear_cache = np.float32(1 - BETAS[0]), np.float32(1 - BETAS[1])
+    given = (0, np.float32(1e-3), 0, np.int32(step), *clear_cache, np.float32(DECAY), address(rates))
     module_of("adam.cu", "ascending").launch("adamw_rates", (1,), (32,), given)
     expected = [1 - 1e-3 * DECAY, 1e-3 / (1 - BETAS[0] ** step), math.sqrt(1 - BETAS[1] ** step), 1]
     np.testing.assert_allclose(rates, expected, rtol=2e-7)

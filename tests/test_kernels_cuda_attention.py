@@ -281,9 +281,9 @@ def test_dropout_keeps_in_backward_what_it_kept_in_forward(kind, D, order, cupy)
     dy = numbers(1, 2, T, D, kind=kind, seed=3)
     mask = np.stack([kept(key, 1, head, T, S, p) for head in range(2)])[None]
     with random.use_dropout_key(cupy.asarray(np.array(key, np.uint32))):
-        random.dropout_key(cupy)  # call number 0 is somebody else's
+        random.next_dropout_key(cupy)  # call number 0 is somebody else's
         found = attention(cupy, q, k, v, dy, kind, order, dropout_p=p)
-    with mock.patch.object(random, "keep_mask", lambda shape, p, stream: (mask, random.keep_threshold(p)[1])):
+    with mock.patch.object(random, "dropout_mask", lambda shape, p, stream: (mask, random.dropout_threshold(p)[1])):
         right = attention_by_the_book(q, k, v, dy, dropout_p=p)
     assert_close(found, right, kind)
 
@@ -410,10 +410,10 @@ def test_a_planted_race_or_a_wrong_stride_is_seen(fault, kind, standin):
         return False
 
     assert not any(map(seen, ORDERS))
-    compiling.forget()
+    compiling.clear_cache()
     with mock.patch.object(compiling, "source", return_value=text):
         assert any(map(seen, ORDERS))
-    compiling.forget()
+    compiling.clear_cache()
 
 
 def test_a_tile_that_reaches_behind_the_last_query_reads_nothing_there(standin):
@@ -422,8 +422,8 @@ def test_a_tile_that_reaches_behind_the_last_query_reads_nothing_there(standin):
     planted = text.replace("t < T ? lse[t] : infinity()", "lse[t]")
     assert planted != text
     qkv, dy = numbers(1, 130, 3 * 16, kind="bfloat16"), numbers(1, 130, 16, kind="bfloat16", seed=1)
-    compiling.forget()
+    compiling.clear_cache()
     with mock.patch.object(compiling, "source", return_value=planted), pytest.raises(KernelError, match="in none of its arrays"):
         self_attention(standin, qkv, dy, 1, "bfloat16")
-    compiling.forget()
+    compiling.clear_cache()
     self_attention(standin, qkv, dy, 1, "bfloat16")

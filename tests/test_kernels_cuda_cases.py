@@ -35,7 +35,7 @@ def cuda_pair(op):
 
 def run_cuda_pairs(case, cupy, dtype, record=lambda *what: None, only=None):
     """Compares with the book, the op of this name alone if one is given; returns the names of those whose CUDA pair took the arguments."""
-    choose, ran = op_module.choose, set()
+    choose_pair, ran = op_module.choose_pair, set()
 
     def check_and_choose(op, arrays, options):
         pair = cuda_pair(op)
@@ -53,9 +53,9 @@ def run_cuda_pairs(case, cupy, dtype, record=lambda *what: None, only=None):
                 if pair.supports(*given, **options):
                     ran.add(op.name)
                     record("cuda pair", (op.name, dtype, compare(op, pair, given, options, case, dtype)))
-        return choose(op, arrays, options)
+        return choose_pair(op, arrays, options)
 
-    with mock.patch.object(op_module, "choose", check_and_choose):
+    with mock.patch.object(op_module, "choose_pair", check_and_choose):
         case.call(tl, *leaves_of(case.draw()))
     return ran
 
@@ -78,14 +78,14 @@ def compare(op, pair, given, options, case, dtype):
     ys, rights = (out if isinstance(out, tuple) else (out,) for out in (y, right))
     rng = np.random.default_rng(0)
     dys = [rounded(np.asarray(rng.standard_normal(out.shape)), out.dtype.name) for out in ys]
-    needs = tuple(hasattr(x, "dtype") and is_floating(x.dtype) for x in given)
-    found = backward(pair, [xp.asarray(dy) for dy in dys], saved, needs, isinstance(y, tuple))
-    expected = backward(op.book, [dy.astype(np.float64) for dy in dys], right_saved, needs, isinstance(y, tuple))
+    needs_grad = tuple(hasattr(x, "dtype") and is_floating(x.dtype) for x in given)
+    found = backward(pair, [xp.asarray(dy) for dy in dys], saved, needs_grad, isinstance(y, tuple))
+    expected = backward(op.book, [dy.astype(np.float64) for dy in dys], right_saved, needs_grad, isinstance(y, tuple))
 
     worst, allowed = 0.0, max(DTYPES[dtype], case.float32)
     for i, (out, exact_out) in enumerate(zip(ys, rights, strict=True)):
         worst = max(worst, check(f"output {i}", out, exact_out, allowed))
-    for i, needed in enumerate(needs):
+    for i, needed in enumerate(needs_grad):
         if needed:
             assert found[i].dtype == given[i].dtype, f"gradient {i} of {op.name} is {found[i].dtype}, the argument {given[i].dtype}"
             worst = max(worst, check(f"gradient {i}", found[i], expected[i], allowed))
@@ -96,11 +96,11 @@ def compare(op, pair, given, options, case, dtype):
     return worst
 
 
-def backward(pair, dys, saved, needs, several):
+def backward(pair, dys, saved, needs_grad, several):
     dy = tuple(dys) if several else dys[0]
-    gradients = pair.backward(dy, saved, needs) if pair.asks_needs else pair.backward(dy, saved)
+    gradients = pair.backward(dy, saved, needs_grad) if pair.takes_needs_grad else pair.backward(dy, saved)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-    return (*gradients, *(None for _ in range(len(needs) - len(gradients))))
+    return (*gradients, *(None for _ in range(len(needs_grad) - len(gradients))))
 
 
 def check(what, found, right, allowed):
@@ -127,13 +127,13 @@ def cases_with(name):
 @functools.cache
 def ops_of_cases():
     """The name of a case -> the names of the ops that it calls."""
-    choose, seen = op_module.choose, {}
+    choose_pair, seen = op_module.choose_pair, {}
 
     def note_and_choose(op, arrays, options):
         called.add(op.name)
-        return choose(op, arrays, options)
+        return choose_pair(op, arrays, options)
 
-    with mock.patch.object(op_module, "choose", note_and_choose):
+    with mock.patch.object(op_module, "choose_pair", note_and_choose):
         for case in all_cases():
             called = seen[case.name] = set()
             case.call(tl, *leaves_of(case.draw()))

@@ -46,7 +46,7 @@ def test_the_mask_is_philoxs_and_backward_draws_it_again(dtype, n, order, any_cu
         dropout_forward(x, 0.2)
         y, saved = dropout_forward(x, 0.2)  # the second call of the step: number 1
         dx = dropout_backward(dy, saved)
-    kept, factor = mask(key, 1, n, 0.2), np.float32(random.keep_threshold(0.2)[1])
+    kept, factor = mask(key, 1, n, 0.2), np.float32(random.dropout_threshold(0.2)[1])
     for found, given in ((y, x), (dx, dy)):
         right = np.where(kept, given.get().astype(np.float32) * factor, 0).astype(stored)
         np.testing.assert_array_equal(found.get(), right)

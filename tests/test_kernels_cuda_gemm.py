@@ -277,9 +277,9 @@ def test_gradients_of_a_linear_layer_are_written_at_home_and_not_copied(rows, st
     """One launch sums few rows, two sum many: each returns the very array it was given, which the tape then need not copy."""
     x, dy, weight, bias = (numbers(standin, *shape) for shape in ((rows, 4), (rows, 6), (6, 4), (6,)))
     _, saved = linear_forward(x, weight, bias)
-    homes = None, standin.empty((6, 4), "float32"), standin.empty(6, "float32")
-    found, right = linear_backward(dy, saved, homes=homes), linear_backward(dy, saved)
-    assert found[1] is homes[1] and found[2] is homes[2]
+    out = None, standin.empty((6, 4), "float32"), standin.empty(6, "float32")
+    found, right = linear_backward(dy, saved, out=out), linear_backward(dy, saved)
+    assert found[1] is out[1] and found[2] is out[2]
     for a, b in zip(found, right, strict=True):
         np.testing.assert_array_equal(a.get(), b.get())
 
@@ -291,16 +291,16 @@ def test_a_gradient_is_not_written_where_the_product_reads(standin):
         home = given.copy()
         x, dy = (home, weight) if old == "x" else (weight, home)
         _, saved = linear_forward(x, weight)
-        dweight = linear_backward(dy, saved, homes=(None, home, None))[1]
+        dweight = linear_backward(dy, saved, out=(None, home, None))[1]
         assert dweight is not home
         np.testing.assert_allclose(dweight.get(), product_of(dy.T, x), rtol=1e-5, atol=1e-5)
     half = home.astype("float16")
-    assert linear_backward(half, linear_forward(half, half)[1], homes=(None, home, None))[1] is home
+    assert linear_backward(half, linear_forward(half, half)[1], out=(None, home, None))[1] is home
 
 
 def test_a_weight_of_another_shape_writes_nothing_into_its_old_home(standin):
     x, weight, bias = (tl.tensor(standin.ones(shape, "float32"), requires_grad=True) for shape in ((2, 4), (3, 4), (3,)))
-    weight.grad_home, bias.grad_home = standin.empty((3, 4), "float32"), standin.empty(3, "float32")
+    weight.grad_buffer, bias.grad_buffer = standin.empty((3, 4), "float32"), standin.empty(3, "float32")
     weight.data, bias.data = standin.ones((5, 4), "float32"), standin.ones(5, "float32")
     tl.nn.functional.linear(x, weight, bias).sum().backward()
     assert to_numpy(weight.grad.array).tolist() == [[2] * 4] * 5 and to_numpy(bias.grad.array).tolist() == [2] * 5
@@ -308,7 +308,7 @@ def test_a_weight_of_another_shape_writes_nothing_into_its_old_home(standin):
 
 def test_a_weight_of_another_dtype_gets_its_gradient_in_that(standin):
     weight = tl.tensor(standin.ones(3, "float32"), requires_grad=True)
-    weight.grad_home = standin.empty(3, "float32")
+    weight.grad_buffer = standin.empty(3, "float32")
     weight.data = standin.ones(3, "float16")
     (weight * 2).sum().backward()
     assert weight.grad.dtype == np.float16 and to_numpy(weight.grad.array).tolist() == [2] * 3

@@ -140,7 +140,7 @@ PLANTED = {
 def test_a_barrier_left_out_of_cross_entropy_is_seen(fault, standin, monkeypatch):
     right = compiling.source
     monkeypatch.setattr(compiling, "source", lambda file: without_barrier(right(file), PLANTED[fault]))
-    compiling.forget()
+    compiling.clear_cache()
     seen = 0
     for order in ORDERS:
         machine.machine.order = order

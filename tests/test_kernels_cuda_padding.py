@@ -13,7 +13,7 @@ from tensorlite.backend import to_numpy
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda import cross_entropy as ce
 from tensorlite.kernels.cuda import linear as li
-from tensorlite.kernels.cuda.padding import WORTH_IT, padded, padded_rows
+from tensorlite.kernels.cuda.padding import WORTH_IT, padded_rows, padded_width
 from tensorlite.nn import functional as F
 from tensorlite.ops.linear import linear
 from tensorlite.precision import use_precision
@@ -101,10 +101,10 @@ def test_every_large_product_is_aligned(dtype, standin):
 
 
 def test_only_wide_odd_rows_of_halves_are_padded():
-    assert padded(50257, half("bfloat16")) == 50304
-    assert padded(50257, np.dtype("float32")) == 50257  # there tensor cores have no part
-    assert padded(50304, half("float16")) == 50304 and padded(50264, half("float16")) == 50264
-    assert padded(WORTH_IT - 1, half("float16")) == WORTH_IT - 1 and padded(WORTH_IT + 1, half("float16")) == WORTH_IT + 64
+    assert padded_width(50257, half("bfloat16")) == 50304
+    assert padded_width(50257, np.dtype("float32")) == 50257  # there tensor cores have no part
+    assert padded_width(50304, half("float16")) == 50304 and padded_width(50264, half("float16")) == 50264
+    assert padded_width(WORTH_IT - 1, half("float16")) == WORTH_IT - 1 and padded_width(WORTH_IT + 1, half("float16")) == WORTH_IT + 64
 
 
 def test_a_gradient_is_copied_into_padded_rows_only_if_it_does_not_lie_so(any_cupy):

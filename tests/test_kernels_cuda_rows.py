@@ -83,7 +83,7 @@ def test_a_warp_that_does_not_wait_for_its_turn_is_seen(op, module, fault, stand
         return right(file).replace(fault, fault.replace("__syncthreads();", "").replace("+ dweight[i]", ""))
 
     monkeypatch.setattr(compiling, "source", lambda file: planted(file) if file == f"{op.name}.cu" else right(file))
-    compiling.forget()
+    compiling.clear_cache()
     errors = []
     for order in ORDERS:
         machine.machine.order = order

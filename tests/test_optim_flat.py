@@ -46,7 +46,7 @@ def test_values_stay_and_all_memory_is_one():
     for name, p in m.named_parameters():
         np.testing.assert_array_equal(p.array, before[name])
         assert p.array.base is flat.data
-        assert p.grad_home.base is flat.grad
+        assert p.grad_buffer.base is flat.grad
         assert p.array.shape == before[name].shape
     loss_of(m).backward()
     for i, p in enumerate(m.parameters()):

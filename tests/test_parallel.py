@@ -40,7 +40,7 @@ def train(shards, workers, steps=5, **changes):
     with Workers(workers) as team:
         parallel = BatchShards(model, optimizer.flats, shards, team)
         for step in range(steps):
-            losses.append(parallel.loss_and_gradients(batch(seed=step), stream(step)).item())
+            losses.append(parallel.forward_backward(batch(seed=step), stream(step)).item())
             optimizer.step()
             optimizer.zero_grad()
     return losses, [p.numpy().copy() for p in (q.detach() for q in model.parameters())]
@@ -58,7 +58,7 @@ def test_gradients_are_those_of_the_whole_batch(shards, rows):
     model.zero_grad()
     optimizer = tl.optim.AdamW(model.parameters())
     with Workers(2) as team:
-        mean = BatchShards(model, optimizer.flats, shards, team).loss_and_gradients((x, y), stream())
+        mean = BatchShards(model, optimizer.flats, shards, team).forward_backward((x, y), stream())
     assert mean.item() == pytest.approx(value, rel=1e-12)
     found = gradients(model)
     assert found.keys() == expected.keys()
@@ -81,7 +81,7 @@ def test_gradients_accumulate_over_batches():
     with Workers(2) as team:
         parallel = BatchShards(model, optimizer.flats, 2, team)
         for seed in (0, 1):
-            parallel.loss_and_gradients(batch(4, seed), stream(), scale=0.5)
+            parallel.forward_backward(batch(4, seed), stream(), scale=0.5)
     found = gradients(model)
     model.zero_grad()
     for seed in (0, 1):
@@ -96,7 +96,7 @@ def test_a_frozen_parameter_stays_without_a_gradient():
     model.h[0].requires_grad_(False)
     optimizer = tl.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     with Workers(2) as team:
-        BatchShards(model, optimizer.flats, 2, team).loss_and_gradients(batch(), stream())
+        BatchShards(model, optimizer.flats, 2, team).forward_backward(batch(), stream())
     assert all(p.grad is None for p in model.h[0].parameters())
     assert all(p.grad is not None for p in model.h[1].parameters())
 
@@ -117,11 +117,11 @@ def test_shards_draw_different_dropout_masks_and_follow_the_mode():
             return results
 
         team.map = watching
-        parallel.loss_and_gradients(twice, stream())
+        parallel.forward_backward(twice, stream())
         assert halves[0] != halves[1]
         model.eval()
         halves.clear()
-        parallel.loss_and_gradients(twice, stream())
+        parallel.forward_backward(twice, stream())
         assert halves[0] == halves[1]
 
 
@@ -130,12 +130,12 @@ def test_memory_of_the_weights_is_shared():
     optimizer = tl.optim.AdamW(model.parameters())
     with Workers(2) as team:
         parallel = BatchShards(model, optimizer.flats, 3, team)
-        parallel.loss_and_gradients(batch(), stream())
+        parallel.forward_backward(batch(), stream())
         for replica in parallel.replicas:
             for p, twin in zip(model.parameters(), replica.model.parameters(), strict=True):
                 assert twin is not p
                 assert twin.array is p.array
-                assert not np.shares_memory(twin.grad_home, p.grad_home)
+                assert not np.shares_memory(twin.grad_buffer, p.grad_buffer)
 
 
 def test_an_error_in_a_worker_is_raised_by_map_when_all_have_ended():

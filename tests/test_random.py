@@ -5,23 +5,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorlite.random import KeepReader, draw_key, dropout_key, keep_mask, make_generator, use_dropout_key, use_generator
+from tensorlite.random import (
+    DropoutMaskReader,
+    draw_dropout_key,
+    dropout_mask,
+    make_generator,
+    next_dropout_key,
+    use_dropout_key,
+    use_generator,
+)
 
 
 @given(pieces=st.lists(st.integers(0, 13), max_size=9), p=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
 def test_pieces_of_a_mask_are_the_mask(pieces, p):
-    whole, factor = keep_mask((sum(pieces),), p, make_generator(3))
+    whole, factor = dropout_mask((sum(pieces),), p, make_generator(3))
     stream, other = make_generator(3), make_generator(3)
-    reader = KeepReader(p, stream)
+    reader = DropoutMaskReader(p, stream)
     read = np.concatenate([reader.read((n,)) for n in pieces] + [np.empty(0, bool)])
-    keep_mask((sum(pieces),), p, other)
+    dropout_mask((sum(pieces),), p, other)
     assert np.array_equal(read, whole)
     assert reader.factor == factor
     assert stream.random() == other.random(), "both leave the stream at the same place"
 
 
 def test_a_mask_keeps_as_much_as_it_says():
-    keep, factor = keep_mask((1000, 1000), 0.2, make_generator(0))
+    keep, factor = dropout_mask((1000, 1000), 0.2, make_generator(0))
     assert keep.dtype == bool
     assert abs(keep.mean() - 0.8) < 0.002
     assert abs(factor - 1.25) < 1e-4
@@ -30,7 +38,7 @@ def test_a_mask_keeps_as_much_as_it_says():
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
 def test_a_probability_is_between_0_and_1(p):
     with pytest.raises(ValueError, match="between 0 and 1"):
-        keep_mask((3,), p)
+        dropout_mask((3,), p)
 
 
 def test_streams_are_named_by_seed_and_key():
@@ -43,26 +51,26 @@ def test_streams_are_named_by_seed_and_key():
 
 
 def test_calls_of_dropout_are_numbered_inside_a_block_and_afresh_in_the_next():
-    key, other = draw_key(make_generator(1)), draw_key(make_generator(2))
+    key, other = draw_dropout_key(make_generator(1)), draw_dropout_key(make_generator(2))
     with use_dropout_key(key):
-        assert [dropout_key(np)[1] for _ in range(3)] == [0, 1, 2]
+        assert [next_dropout_key(np)[1] for _ in range(3)] == [0, 1, 2]
         with use_dropout_key(other):
-            assert dropout_key(np)[0] is other
-        found, number = dropout_key(np)
+            assert next_dropout_key(np)[0] is other
+        found, number = next_dropout_key(np)
         assert found is key and number == 3
     with use_dropout_key(key):
-        assert dropout_key(np)[1] == 0
+        assert next_dropout_key(np)[1] == 0
 
 
 def test_a_key_of_ones_own_is_drawn_from_the_stream_given_or_the_threads():
     def drawn(seed):
-        return draw_key(make_generator(seed)).tolist()
+        return draw_dropout_key(make_generator(seed)).tolist()
 
     with use_generator(make_generator(5)):
-        key, number = dropout_key(np)
+        key, number = next_dropout_key(np)
         assert (key.tolist(), number) == (drawn(5), 0)
-        with use_dropout_key(draw_key(make_generator(6))):
-            assert dropout_key(np, make_generator(7))[0].tolist() == drawn(7)
+        with use_dropout_key(draw_dropout_key(make_generator(6))):
+            assert next_dropout_key(np, make_generator(7))[0].tolist() == drawn(7)
     assert drawn(5) != drawn(6)
 
 

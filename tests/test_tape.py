@@ -103,7 +103,7 @@ def test_an_expanded_gradient_becomes_an_array_that_can_be_written_to():
 def test_gradients_go_to_the_flat_buffer():
     flat = np.full(5, 9.0, dtype="float32")
     x, y = tl.ones(2, requires_grad=True), tl.ones(3, requires_grad=True)
-    x.grad_home, y.grad_home = flat[:2], flat[2:]
+    x.grad_buffer, y.grad_buffer = flat[:2], flat[2:]
     for _ in range(2):
         (x.sum() * 3).backward()
     y.sum().backward()
@@ -119,9 +119,9 @@ def scaled_sum():
     def scaled_sum_forward(a, b):
         return a + 2 * b, None
 
-    def scaled_sum_backward(dy, saved, needs=(True, True), homes=(None, None)):
-        told.append(homes)
-        da, db = (np.empty_like(dy) if home is None else home for home in homes)
+    def scaled_sum_backward(dy, saved, needs_grad=(True, True), out=(None, None)):
+        told.append(out)
+        da, db = (np.empty_like(dy) if home is None else home for home in out)
         da[...], db[...] = dy, 2 * dy
         return da, db
 
@@ -131,7 +131,7 @@ def scaled_sum():
 
 def with_home(*shape):
     x = tl.ones(*shape, requires_grad=True)
-    x.grad_home = np.full(shape, 9.0, np.float32)
+    x.grad_buffer = np.full(shape, 9.0, np.float32)
     return x
 
 
@@ -141,9 +141,9 @@ def test_a_backward_may_write_a_gradient_where_it_belongs(scaled_sum):
     for times in (1, 2):
         op(x, y).sum().backward()
         assert x.grad.tolist() == [times] * 3 and y.grad.tolist() == [2 * times] * 3
-        assert x.grad.array is x.grad_home
+        assert x.grad.array is x.grad_buffer
     (first, nowhere), second = told
-    assert first is x.grad_home and nowhere is None
+    assert first is x.grad_buffer and nowhere is None
     assert second == (None, None), "something is there already: the next gradient is added to it"
 
 
@@ -151,8 +151,8 @@ def test_a_tensor_that_stands_twice_gets_the_sum_in_its_home(scaled_sum):
     op, told = scaled_sum
     x = with_home(3)
     op(x, x).sum().backward()
-    assert x.grad.tolist() == [3, 3, 3] and x.grad.array is x.grad_home
-    assert told[0][0] is x.grad_home and told[0][1] is None
+    assert x.grad.tolist() == [3, 3, 3] and x.grad.array is x.grad_buffer
+    assert told[0][0] is x.grad_buffer and told[0][1] is None
 
 
 def test_a_hook_sees_a_gradient_before_it_is_at_home(scaled_sum):
@@ -171,9 +171,9 @@ def adding():
     def adding_forward(a, b):
         return 2 * a + 3 * b, None
 
-    def adding_backward(dy, saved, so_far=None):
-        told.append(so_far)
-        return 2 * dy if so_far is None else 2 * dy + so_far, 3 * dy
+    def adding_backward(dy, saved, accumulated=None):
+        told.append(accumulated)
+        return 2 * dy if accumulated is None else 2 * dy + accumulated, 3 * dy
 
     yield Op(adding_forward, adding_backward), told
     del REGISTRY["adding"]

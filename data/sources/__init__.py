@@ -2,7 +2,7 @@
 
     kinds       what a stream of bytes is, told by its first bytes and never by its name
     streams     bytes to look ahead in, decompression in small steps, a budget for what comes out of it
-    tar, zips, sevens   the members of an archive, one after the other; nothing is ever written to disk
+    tar, zips, seven_zip   the members of an archive, one after the other; nothing is ever written to disk
     rows        .jsonl and .csv: a document in each row; `table` reads the latter
     walk        all of these together: a path in, pieces of documents out
     text        bytes to clean text, and what to do with bytes that are none

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from data.sources.streams import BLOCK, Reader, SourceError, shown
+from data.sources.streams import BLOCK, Reader, SourceError, printable
 from data.sources.table import TableError, read_table
 
 LONGEST_ROW = 64 << 20  # bytes; a row has to fit into memory
@@ -39,15 +39,17 @@ def _jsonl(reader: Reader, name: str, field: str) -> Iterator[tuple[int, bytes]]
             continue
         if len(line) > MOST_BESIDE_TEXT and len(line) - sum(len(string[0]) for string in _STRING.finditer(line)) > MOST_BESIDE_TEXT:
             raise SourceError(
-                f"line {number:,} of {shown(name)} has more than {MOST_BESIDE_TEXT >> 20} MiB of numbers, lists and objects beside its "
+                f"line {number:,} of {printable(name)} has more than {MOST_BESIDE_TEXT >> 20} MiB of numbers, lists and objects beside its "
                 "text; leave such fields out."
             )
         try:
             row = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"line {number:,} of {shown(name)} is not JSON: {str(error) or type(error).__name__}.") from error
+            raise SourceError(f"line {number:,} of {printable(name)} is not JSON: {str(error) or type(error).__name__}.") from error
         if not isinstance(row, dict):
-            raise SourceError(f"line {number:,} of {shown(name)} is not a JSON object but {type(row).__name__}; each line should be one.")
+            raise SourceError(
+                f"line {number:,} of {printable(name)} is not a JSON object but {type(row).__name__}; each line should be one."
+            )
         yield number, _field(row, field, number, name)
 
 
@@ -63,7 +65,7 @@ def _lines(reader: Reader, name: str) -> Iterator[bytes]:
         rest.append(last)
         length += len(last)
         if length > LONGEST_ROW:
-            raise SourceError(f"{shown(name)} has a line of more than {LONGEST_ROW >> 20} MiB; is it one JSON object on each line?")
+            raise SourceError(f"{printable(name)} has a line of more than {LONGEST_ROW >> 20} MiB; is it one JSON object on each line?")
     yield b"".join(rest)
 
 
@@ -73,16 +75,16 @@ def _csv(reader: Reader, name: str, field: str) -> Iterator[tuple[int, bytes]]:
         for number, row in read_table(lines, field):
             yield number, _field(row, field, number, name)
     except TableError as error:
-        raise SourceError(f"line {error.line:,} of {shown(name)} {error.reason}") from error
+        raise SourceError(f"line {error.line:,} of {printable(name)} {error.reason}") from error
 
 
 def _field(row: dict[str, Any], field: str, number: int, name: str) -> bytes:
     if field not in row:
-        there = ", ".join(shown(repr(key)) for key in list(row)[:10]) or "none"
-        raise SourceError(f"line {number:,} of {shown(name)} has no field {field!r}; its fields are {there}: choose with --text-field.")
+        there = ", ".join(printable(repr(key)) for key in list(row)[:10]) or "none"
+        raise SourceError(f"line {number:,} of {printable(name)} has no field {field!r}; its fields are {there}: choose with --text-field.")
     text = row[field]
     if not isinstance(text, str):
-        raise SourceError(f"the field {field!r} in line {number:,} of {shown(name)} is not text but {type(text).__name__}.")
+        raise SourceError(f"the field {field!r} in line {number:,} of {printable(name)} is not text but {type(text).__name__}.")
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell

@@ -25,17 +25,17 @@ class TooLargeError(SourceError):
     """More came out of an archive than may."""
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A member's name fit for a message: whatever is in it, one line and no control characters."""
     name = name.encode("utf-8", "backslashreplace").decode()
     name = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
     return name if len(name) <= 300 else f"{name[:140]}…{name[-140:]}"
 
 
-def again(name: str) -> str:
+def repair_hint(name: str) -> str:
     """What to do about damage. Whatever lies in an archive came with that, and may have been broken before it was packed."""
     outer, inside, _ = name.partition("!")
-    return f"fetch or copy {shown(outer)} again, or leave this out of it" if inside else "fetch or copy it again"
+    return f"fetch or copy {printable(outer)} again, or leave this out of it" if inside else "fetch or copy it again"
 
 
 class Budget:
@@ -54,7 +54,7 @@ class Budget:
         self.spent += size
         if self.spent > self.limit:
             raise TooLargeError(
-                f"{shown(self._source)} expands to more than {self.limit:,} bytes, which may be a bomb; "
+                f"{printable(self._source)} expands to more than {self.limit:,} bytes, which may be a bomb; "
                 "if it is as large as that in truth, allow it with --max-expanded-size."
             )
 
@@ -142,7 +142,7 @@ def _no_more(size: int) -> bytes:
     return b""
 
 
-class Engine(Protocol):
+class Decompressor(Protocol):
     """A decompressor with the manners of bz2's and lzma's."""
 
     @property
@@ -165,8 +165,8 @@ class Engine(Protocol):
         ...
 
 
-class Zlib:
-    """zlib's object as an `Engine`."""
+class ZlibDecompressor:
+    """zlib's object as an `Decompressor`."""
 
     def __init__(self, wbits: int) -> None:
         self._zlib = zlib.decompressobj(wbits)
@@ -188,7 +188,7 @@ class Zlib:
 
 
 class _Zstandard:
-    """A frame of Zstandard as an `Engine`: Python's own from 3.14 on, before that a package of the same code."""
+    """A frame of Zstandard as an `Decompressor`: Python's own from 3.14 on, before that a package of the same code."""
 
     def __init__(self) -> None:
         library: Any
@@ -225,15 +225,15 @@ MAGIC: dict[str, tuple[bytes, ...]] = {
     "bz2": (b"BZh",),
     "zst": (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))),
 }
-_ENGINES: dict[str, Callable[[], Engine]] = {
+_ENGINES: dict[str, Callable[[], Decompressor]] = {
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY),
-    "gz": lambda: Zlib(31),  # a gzip header and 32 KiB of window
+    "gz": lambda: ZlibDecompressor(31),  # a gzip header and 32 KiB of window
     "bz2": bz2.BZ2Decompressor,
     "zst": _Zstandard,
 }
 
 
-def engine_for(kind: str, name: str) -> Engine:
+def make_decompressor(kind: str, name: str) -> Decompressor:
     """What decompresses one stream.
 
     Raises:
@@ -243,17 +243,17 @@ def engine_for(kind: str, name: str) -> Engine:
         return _ENGINES[kind]()
     except ImportError as error:
         raise SourceError(
-            f"{shown(name)} is compressed by Zstandard, which takes backports.zstd to read: pip install 'tensorlite[data]'."
+            f"{printable(name)} is compressed by Zstandard, which takes backports.zstd to read: pip install 'tensorlite[data]'."
         ) from error
 
 
-def squeeze(engine: Engine, feed: Callable[[int], bytes], size: int) -> bytes:
-    """The next bytes out of ``engine``, at most ``size``; none only where its stream ends, or ``feed`` before it."""
+def decompress_next(decompressor: Decompressor, feed: Callable[[int], bytes], size: int) -> bytes:
+    """The next bytes out of ``decompressor``, at most ``size``; none only where its stream ends, or ``feed`` before it."""
     portion = _LEAST
-    while not engine.eof:
-        hungry = engine.needs_input
+    while not decompressor.eof:
+        hungry = decompressor.needs_input
         data = feed(portion) if hungry else b""
-        if out := engine.decompress(data, size):
+        if out := decompressor.decompress(data, size):
             return out
         if hungry and not data:
             break
@@ -268,23 +268,23 @@ def decompressed(compressed: Reader, kind: str, name: str, budget: Budget) -> Re
         SourceError: if it is cut short or damaged, or something else follows it.
         TooLargeError: if it expands beyond the budget.
     """
-    engine: Engine | None = engine_for(kind, name)
+    decompressor: Decompressor | None = make_decompressor(kind, name)
 
     def more(size: int) -> bytes:
-        nonlocal engine
-        while engine is not None:
-            if out := squeeze(engine, compressed.read, size):
+        nonlocal decompressor
+        while decompressor is not None:
+            if out := decompress_next(decompressor, compressed.read, size):
                 budget.spend(len(out))
                 return out
-            if not engine.eof:
-                raise SourceError(f"{shown(name)} is cut short: its {kind} data ends in the middle; {again(name)}.")
-            compressed.unread(len(engine.unused_data))
+            if not decompressor.eof:
+                raise SourceError(f"{printable(name)} is cut short: its {kind} data ends in the middle; {repair_hint(name)}.")
+            compressed.unread(len(decompressor.unused_data))
             while (following := compressed.peek(1)) == b"\0":
                 padding = compressed.peek(BLOCK)
                 compressed.read(len(padding) - len(padding.lstrip(b"\0")))
             if following and not compressed.peek(8).startswith(MAGIC[kind]):
-                raise SourceError(f"{shown(name)} is damaged: there is something else behind its {kind} data.")
-            engine = engine_for(kind, name) if following else None
+                raise SourceError(f"{printable(name)} is damaged: there is something else behind its {kind} data.")
+            decompressor = make_decompressor(kind, name) if following else None
         return b""
 
     def checked(size: int) -> bytes:
@@ -296,7 +296,7 @@ def decompressed(compressed: Reader, kind: str, name: str, budget: Budget) -> Re
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the file below, not of what is in it
             if "memory" in str(error).lower():
-                raise SourceError(f"{shown(name)} asks for more than {MEMORY >> 20} MiB of memory to be decompressed.") from error
-            raise SourceError(f"{shown(name)} is damaged: its {kind} data cannot be decompressed ({error}).") from error
+                raise SourceError(f"{printable(name)} asks for more than {MEMORY >> 20} MiB of memory to be decompressed.") from error
+            raise SourceError(f"{printable(name)} is damaged: its {kind} data cannot be decompressed ({error}).") from error
 
     return Reader(checked)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from data.sources.streams import BLOCK, Reader, SourceError, again, shown
+from data.sources.streams import BLOCK, Reader, SourceError, printable, repair_hint
 
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
@@ -58,8 +58,8 @@ def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
         if not is_header(header):
             if not header:
                 raise SourceError(
-                    f"{shown(archive)} is cut short, or was written without the blocks of zeros that end a tar archive: {again(archive)}, "
-                    "or, if tar -tf lists all that should be in it, unpack it and give the folder instead."
+                    f"{printable(archive)} is cut short, or was written without the blocks of zeros that end a tar archive: "
+                    f"{repair_hint(archive)}, or, if tar -tf lists all that should be in it, unpack it and give the folder instead."
                 )
             raise _cut_short(archive) if len(header) < _BLOCK else _damaged(archive, reader.position - _BLOCK, "is not one")
         kind = header[156:157]
@@ -128,16 +128,18 @@ def _next_archive(reader: Reader, archive: str) -> bool:
     while (block := reader.peek(_BLOCK)) and not block.strip(b"\0"):
         reader.read(len(block))
     if block and not is_header(block):
-        raise SourceError(f"{shown(archive)} is damaged: after its end, at byte {reader.position:,}, there is something that is not tar.")
+        raise SourceError(
+            f"{printable(archive)} is damaged: after its end, at byte {reader.position:,}, there is something that is not tar."
+        )
     return bool(block)
 
 
 def _damaged(archive: str, at: int, what: str) -> SourceError:
-    return SourceError(f"{shown(archive)} is damaged: the tar header at byte {at:,} {what}.")
+    return SourceError(f"{printable(archive)} is damaged: the tar header at byte {at:,} {what}.")
 
 
 def _cut_short(archive: str) -> SourceError:
-    return SourceError(f"{shown(archive)} is cut short: it ends before the mark that ends a tar archive; {again(archive)}.")
+    return SourceError(f"{printable(archive)} is cut short: it ends before the mark that ends a tar archive; {repair_hint(archive)}.")
 
 
 def _text(raw: bytes) -> str:
@@ -172,7 +174,7 @@ def _pax(extension: bytes, archive: str, at: int) -> Iterator[tuple[str, bytes]]
         length = extension[begin : max(begin, space)]
         end = begin + int(length) if length.isdigit() else 0
         if not space + 2 < end <= len(extension):
-            raise SourceError(f"{shown(archive)} is damaged: the pax header at byte {at:,} is not one.")
+            raise SourceError(f"{printable(archive)} is damaged: the pax header at byte {at:,} is not one.")
         key, _, value = extension[space + 1 : end - 1].partition(b"=")
         yield key.decode("utf-8", "replace"), value
         begin = end

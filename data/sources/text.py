@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Literal, get_args
 
-from data.sources.streams import SourceError, shown
+from data.sources.streams import SourceError, printable
 from data.sources.walk import Piece, Tally
 
 Policy = Literal["error", "replace", "skip"]
@@ -37,14 +37,14 @@ def clean(piece: Piece, policy: Policy, tally: Tally) -> bytes | None:
     except UnicodeDecodeError as error:
         if policy == "error":
             raise SourceError(
-                f"{shown(piece.name)} is not UTF-8 text: byte 0x{raw[error.start]:02x} does not fit ({error.reason}); convert it with "
+                f"{printable(piece.name)} is not UTF-8 text: byte 0x{raw[error.start]:02x} does not fit ({error.reason}); convert it with "
                 "iconv -f ENCODING -t UTF-8, or choose --encoding-errors replace or skip."
             ) from error
         text = raw.decode("utf-8", "replace")
         broken = True
     if broken:
         if policy == "error":
-            raise SourceError(f"{shown(piece.name)} has NUL bytes in its text; choose --encoding-errors replace or skip.")
+            raise SourceError(f"{printable(piece.name)} has NUL bytes in its text; choose --encoding-errors replace or skip.")
         tally.add("left out, not UTF-8" if policy == "skip" else "mended, not UTF-8", piece.name)
         if policy == "skip":
             return None

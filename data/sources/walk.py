@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from data.paths import expanded
+from data.paths import expand_path
 from data.sources.kinds import APPLE_DOUBLE, ARCHIVES, COMPRESSED, HEAD, archive_suffix, is_apple_double, kind_of
 from data.sources.rows import is_rows, row_texts
-from data.sources.sevens import seven_zip_members
-from data.sources.streams import Budget, Reader, SourceError, again, decompressed, shown
+from data.sources.seven_zip import seven_zip_members
+from data.sources.streams import Budget, Reader, SourceError, decompressed, printable, repair_hint
 from data.sources.tar import TarMember, tar_members
 from data.sources.zips import ZipMember, zip_members
 from data.staging import STAGING
@@ -37,7 +37,7 @@ class Piece(NamedTuple):
     last: bool = True
 
 
-class Packed(NamedTuple):
+class PackedArchive(NamedTuple):
     """An archive inside an archive or a folder, not opened yet."""
 
     name: str
@@ -55,7 +55,7 @@ class Tally:
     def add(self, what: str, name: str) -> None:
         """Count one more."""
         self.counts[what] += 1
-        self.examples.setdefault(what, shown(name))
+        self.examples.setdefault(what, printable(name))
 
     def merge(self, other: Tally) -> None:
         """Add the counts of another tally."""
@@ -69,7 +69,7 @@ class Walk:
     """The settings of a walk, and its methods: one for each kind of thing that is met.
 
     Attributes:
-        pack: archives inside archives up to this many bytes come as `Packed`, for somebody else to open; 0 opens them all.
+        pack: archives inside archives up to this many bytes come as `PackedArchive`, for somebody else to open; 0 opens them all.
         advanced: told the number of bytes read of the path itself, for a progress bar.
     """
 
@@ -78,10 +78,10 @@ class Walk:
     text_field: str = "text"
     strict: bool = True
     pack: int = 0
-    advanced: Callable[[int], object] = lambda size: None
+    on_read: Callable[[int], object] = lambda size: None
 
-    def folder(self, root: Path, without: Path | None = None) -> Iterator[Piece | Packed]:
-        """The .txt, .jsonl and .csv files of a folder and the archives in it, sorted by name; what is in ``without`` is not looked at.
+    def folder(self, root: Path, exclude: Path | None = None) -> Iterator[Piece | PackedArchive]:
+        """The .txt, .jsonl and .csv files of a folder and the archives in it, sorted by name; what is in ``exclude`` is not looked at.
 
         Links are not followed: what they lead to may be anywhere, this folder itself included.
         """
@@ -94,9 +94,9 @@ class Walk:
             paths = [Path(where, name) for name in folders]
             found += [path for path in paths if path.is_symlink()] + [Path(where, name) for name in files]
             for path in paths:
-                if path.name == STAGING and (without is None or not _same(path, without / STAGING)):
+                if path.name == STAGING and (exclude is None or not _same(path, exclude / STAGING)):
                     self.tally.add("left out, what a preparation that was ended left behind", path.relative_to(root).as_posix())
-            folders[:] = [path.name for path in paths if path.name != STAGING and (without is None or not _same(path, without))]
+            folders[:] = [path.name for path in paths if path.name != STAGING and (exclude is None or not _same(path, exclude))]
         for path in sorted(found, key=lambda path: path.relative_to(root).parts):
             name = path.relative_to(root).as_posix()
             if not stat.S_ISREG(path.lstat().st_mode):
@@ -111,31 +111,31 @@ class Walk:
                 else:
                     self.tally.add("left out, neither .txt, .jsonl or .csv nor an archive", name)
 
-    def file(self, path: Path) -> Iterator[Piece | Packed]:
+    def file(self, path: Path) -> Iterator[Piece | PackedArchive]:
         """One file, whatever it is."""
         with _opened(path) as file:
             yield from self.stream(path.name, self._reader(file), 0, file)
 
-    def packed(self, archive: Packed) -> Iterable[Piece | Packed]:
+    def packed(self, archive: PackedArchive) -> Iterable[Piece | PackedArchive]:
         """What is in an archive that was handed over unopened."""
         file = io.BytesIO(archive.raw)
         return self.stream(archive.name, Reader(file.read), archive.depth, file)
 
-    def member(self, name: str, content: Reader, depth: int, file: BinaryIO | None = None) -> Iterable[Piece | Packed]:
+    def member(self, name: str, content: Reader, depth: int, file: BinaryIO | None = None) -> Iterable[Piece | PackedArchive]:
         """A file in a folder or an archive, which may be an archive itself."""
         if self.pack and kind_of(content.peek(HEAD)) in (*COMPRESSED, *ARCHIVES):
             raw = content.peek(self.pack + 1)
             if len(raw) <= self.pack:
                 content.read(len(raw))
-                return (Packed(name, raw, depth),)
+                return (PackedArchive(name, raw, depth),)
         return self.stream(name, content, depth, file)
 
     def stream(
         self, name: str, reader: Reader, depth: int, file: BinaryIO | None = None, wrapped: bool = False
-    ) -> Iterable[Piece | Packed]:
+    ) -> Iterable[Piece | PackedArchive]:
         """Anything: ``file`` is the same bytes where they can be sought in, ``wrapped`` says that ``name`` is that of a wrapping."""
         if depth > _DEEPEST:
-            raise SourceError(f"{shown(name)} lies more than {_DEEPEST} archives deep, which may be a bomb; unpack it by hand.")
+            raise SourceError(f"{printable(name)} lies more than {_DEEPEST} archives deep, which may be a bomb; unpack it by hand.")
         head = reader.peek(HEAD)
         kind = kind_of(head)
         if depth and is_apple_double(name, kind):
@@ -147,21 +147,22 @@ class Walk:
             return self._archive(name, reader, depth, kind, file)
         if not head:
             if depth == 0:
-                raise SourceError(f"{shown(name)} is empty; a corpus needs some text to learn from.")
+                raise SourceError(f"{printable(name)} is empty; a corpus needs some text to learn from.")
             self.tally.add("left out, empty", name)
         elif (promised := archive_suffix(name)) and (not wrapped or _TAR_INSIDE.search(name)):
             raise SourceError(
-                f"{shown(name)} is named like a {promised} archive, but is {_described(kind)}: if a download went wrong, {again(name)}; "
-                "if that is what it should be, give it the name of such a file."
+                f"{printable(name)} is named like a {promised} archive, but is {_described(kind)}: if a download went wrong, "
+                f"{repair_hint(name)}; if that is what it should be, give it the name of such a file."
             )
         elif kind == "text":
             return self._text(name, reader, wrapped)
         elif depth == 0 or (depth == 1 and wrapped):
-            raise SourceError(f"{shown(name)} is {_described(kind)}, which cannot be read here.")
+            raise SourceError(f"{printable(name)} is {_described(kind)}, which cannot be read here.")
         elif kind == "utf-16":
             if self.strict:
                 raise SourceError(
-                    f"{shown(name)} is UTF-16 text, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8, or choose --encoding-errors skip."
+                    f"{printable(name)} is UTF-16 text, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8, "
+                    "or choose --encoding-errors skip."
                 )
             self.tally.add("left out, not UTF-8", name)
         elif kind.startswith("unreadable"):
@@ -170,12 +171,12 @@ class Walk:
             self.tally.add("left out, not text", name)
         return ()
 
-    def _compressed(self, name: str, reader: Reader, depth: int, kind: str) -> Iterator[Piece | Packed]:
+    def _compressed(self, name: str, reader: Reader, depth: int, kind: str) -> Iterator[Piece | PackedArchive]:
         inside = decompressed(reader, kind, name, self.budget)
         yield from self.stream(name, inside, depth + 1, wrapped=True)
         inside.drain()
 
-    def _archive(self, name: str, reader: Reader, depth: int, kind: str, file: BinaryIO | None) -> Iterator[Piece | Packed]:
+    def _archive(self, name: str, reader: Reader, depth: int, kind: str, file: BinaryIO | None) -> Iterator[Piece | PackedArchive]:
         if kind == "tar":
             yield from self._members(name, tar_members(reader, name), depth)
             reader.drain()
@@ -183,7 +184,7 @@ class Walk:
         members = zip_members if kind == "zip" else seven_zip_members
         yield from self._members(name, members(file or _in_memory(reader, name, kind), name, self.budget), depth)
 
-    def _members(self, name: str, members: Iterator[TarMember] | Iterator[ZipMember], depth: int) -> Iterator[Piece | Packed]:
+    def _members(self, name: str, members: Iterator[TarMember] | Iterator[ZipMember], depth: int) -> Iterator[Piece | PackedArchive]:
         for member in members:
             full = f"{name}!{member.name}"
             if member.regular:
@@ -208,7 +209,7 @@ class Walk:
     def _reader(self, file: BinaryIO) -> Reader:
         def more(size: int) -> bytes:
             data = file.read(size)
-            self.advanced(len(data))
+            self.on_read(len(data))
             return data
 
         return Reader(more)
@@ -222,20 +223,20 @@ def walk(
     encoding_errors: str = "error",
     budget: Budget | None = None,
     pack: int = 0,
-    without: Path | None = None,
-    advanced: Callable[[int], object] = lambda size: None,
-) -> Iterator[Piece | Packed]:
+    exclude: Path | None = None,
+    on_read: Callable[[int], object] = lambda size: None,
+) -> Iterator[Piece | PackedArchive]:
     """Every piece of every document in ``path``, in an order that is always the same.
 
     Raises:
         SourceError: if there is no such path, or something in it is broken.
     """
-    path = expanded(path)
-    self = Walk(tally, budget or Budget(default_budget(path), path.name), text_field, encoding_errors == "error", pack, advanced)
+    path = expand_path(path)
+    self = Walk(tally, budget or Budget(default_budget(path), path.name), text_field, encoding_errors == "error", pack, on_read)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            yield from self.folder(path, without)
+            yield from self.folder(path, exclude)
         elif stat.S_ISREG(mode):
             yield from self.file(path)
         else:
@@ -276,7 +277,7 @@ def _in_memory(reader: Reader, name: str, kind: str) -> BinaryIO:
     raw = reader.read(_NESTED_IN_MEMORY + 1)
     if len(raw) > _NESTED_IN_MEMORY:
         raise SourceError(
-            f"{shown(name)} is a {kind} archive of more than {_NESTED_IN_MEMORY >> 20} MiB inside another archive, "
+            f"{printable(name)} is a {kind} archive of more than {_NESTED_IN_MEMORY >> 20} MiB inside another archive, "
             "and can only be read whole; unpack the outer archive and give the folder instead."
         )
     return io.BytesIO(raw)

@@ -19,7 +19,18 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from data.errors import DataError
-from data.sources.streams import MEMORY, Budget, Engine, Reader, SourceError, Zlib, again, engine_for, shown, squeeze
+from data.sources.streams import (
+    MEMORY,
+    Budget,
+    Decompressor,
+    Reader,
+    SourceError,
+    ZlibDecompressor,
+    decompress_next,
+    make_decompressor,
+    printable,
+    repair_hint,
+)
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # the lengths of the name and of what else there is
 _END = struct.Struct("<4s6xH8x2x")  # how many entries the table has
@@ -68,17 +79,17 @@ def _require_all(file: BinaryIO, found: int, archive: str) -> None:
         (_, promised), modulus = _END_64.unpack_from(tail, at - _END_64.size), 1 << 64
     if found % modulus != promised:
         raise SourceError(
-            f"{shown(archive)} is damaged: its end, at byte {start + at:,}, counts {promised:,} members, its table has {found:,}."
+            f"{printable(archive)} is damaged: its end, at byte {start + at:,}, counts {promised:,} members, its table has {found:,}."
         )
 
 
 def _content(file: BinaryIO, info: zipfile.ZipInfo, name: str, budget: Budget) -> Reader:
     """A member's bytes, whose number and checksum have to be those in the table."""
     if info.flag_bits & _ENCRYPTED:
-        raise SourceError(f"{shown(name)} is encrypted; unpack the archive with its password and give the folder instead.")
+        raise SourceError(f"{printable(name)} is encrypted; unpack the archive with its password and give the folder instead.")
     if info.flag_bits & _PATCHED or info.compress_type not in _ENGINES:
         raise SourceError(
-            f"{shown(name)} cannot be read: its compression, number {info.compress_type}, is not known here; unpack it by hand "
+            f"{printable(name)} cannot be read: its compression, number {info.compress_type}, is not known here; unpack it by hand "
             "and give the folder instead."
         )
     with _damage(name):
@@ -88,7 +99,7 @@ def _content(file: BinaryIO, info: zipfile.ZipInfo, name: str, budget: Budget) -
             raise zipfile.BadZipFile(f"there is no header at byte {info.header_offset:,}")
     at, packed = info.header_offset + _LOCAL_HEADER.size + sum(lengths), info.compress_size
     left, checksum = info.file_size, 0
-    engine: Engine | None = None
+    decompressor: Decompressor | None = None
 
     def feed(size: int) -> bytes:
         nonlocal at, packed
@@ -98,10 +109,10 @@ def _content(file: BinaryIO, info: zipfile.ZipInfo, name: str, budget: Budget) -
         return data
 
     def more(size: int) -> bytes:
-        nonlocal engine, left, checksum
+        nonlocal decompressor, left, checksum
         with _damage(name):
-            engine = engine or _ENGINES[info.compress_type](feed, name)
-            out = squeeze(engine, feed, min(size, left)) if left else b""
+            decompressor = decompressor or _ENGINES[info.compress_type](feed, name)
+            out = decompress_next(decompressor, feed, min(size, left)) if left else b""
             left, checksum = left - len(out), zlib.crc32(out, checksum)
             if not out and (left or checksum != info.CRC):
                 raise zipfile.BadZipFile(f"it ends {left:,} bytes early" if left else "its checksum is another")
@@ -112,7 +123,7 @@ def _content(file: BinaryIO, info: zipfile.ZipInfo, name: str, budget: Budget) -
 
 
 class _Stored:
-    """What is not compressed, as an `Engine`."""
+    """What is not compressed, as an `Decompressor`."""
 
     eof = False
     unused_data = b""
@@ -122,22 +133,22 @@ class _Stored:
         return data[:max_length]  # what is cut off lies behind the member's end: portions are smaller than what is asked for otherwise
 
 
-def _lzma(feed: Callable[[int], bytes], name: str) -> Engine:
+def _lzma(feed: Callable[[int], bytes], name: str) -> Decompressor:
     """Before the data stand the library's version, the length of the properties, and these five bytes."""
     code, dictionary = struct.unpack("<4xBI", feed(9))
     if dictionary > MEMORY:
-        raise SourceError(f"{shown(name)} asks for more than {MEMORY >> 20} MiB of memory to be decompressed.")
+        raise SourceError(f"{printable(name)} asks for more than {MEMORY >> 20} MiB of memory to be decompressed.")
     options = {"lc": code % 9, "lp": code // 9 % 5, "pb": code // 45}
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": dictionary, **options}])
 
 
-_ENGINES: dict[int, Callable[[Callable[[int], bytes], str], Engine]] = {
+_ENGINES: dict[int, Callable[[Callable[[int], bytes], str], Decompressor]] = {
     0: lambda feed, name: _Stored(),
-    8: lambda feed, name: Zlib(-15),  # without a header
+    8: lambda feed, name: ZlibDecompressor(-15),  # without a header
     12: lambda feed, name: bz2.BZ2Decompressor(),
     14: _lzma,
-    93: lambda feed, name: engine_for("zst", name),
-    95: lambda feed, name: engine_for("xz", name),
+    93: lambda feed, name: make_decompressor("zst", name),
+    95: lambda feed, name: make_decompressor("xz", name),
 }
 
 
@@ -149,11 +160,11 @@ def _damage(name: str) -> Iterator[None]:
     except DataError:
         raise
     except NotImplementedError as error:
-        raise SourceError(f"{shown(name)} cannot be read: {sentence(error)}; unpack it by hand and give the folder instead.") from error
+        raise SourceError(f"{printable(name)} cannot be read: {sentence(error)}; unpack it by hand and give the folder instead.") from error
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, struct.error) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place before the file's beginning
             raise
-        raise SourceError(f"{shown(name)} is damaged or cut short: {sentence(error)}; {again(name)}.") from error
+        raise SourceError(f"{printable(name)} is damaged or cut short: {sentence(error)}; {repair_hint(name)}.") from error
 
 
 def sentence(error: BaseException) -> str:

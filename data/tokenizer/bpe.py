@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from data.tokenizer.base import END_OF_TEXT, TokenizerError, checked_ids, hash_of, require, token_dtype, write_json
 from data.tokenizer.byte_level import ByteLevelTokenizer, check_unicode, pieces
-from data.tokenizer.words import WordMemory
+from data.tokenizer.words import WordCache
 
 SMALLEST_VOCABULARY = 256 + 1  # every byte, and <|endoftext|>
 
@@ -176,8 +176,8 @@ class BpeTokenizer(HuggingFaceTokenizer, ByteLevelTokenizer):
         return np.concatenate([np.zeros(0, self._memory.dtype), *map(self._memory.ids, pieces(check_unicode(text)))])
 
     @functools.cached_property
-    def _memory(self) -> WordMemory:
-        return WordMemory(self._encode, token_dtype(self.vocab_size))
+    def _memory(self) -> WordCache:
+        return WordCache(self._encode, token_dtype(self.vocab_size))
 
     @functools.cached_property
     def _cuts_at_spaces(self) -> bool:

@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from data.paths import expanded
+from data.paths import expand_path
 from data.tokenizer.base import Tokenizer, TokenizerError
 from data.tokenizer.bpe import tokenizer_from_json
 from data.tokenizer.char import CharTokenizer
@@ -24,7 +24,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         TokenizerError: if there is no such file, or it holds no tokenizer.
         MissingExtraError: if the tokenizer needs a package that is not installed.
     """
-    path = expanded(path)
+    path = expand_path(path)
     try:
         raw = path.read_bytes()
         if _RANKS.match(raw):
@@ -70,5 +70,5 @@ def named_tokenizer(name: str | os.PathLike[str]) -> Tokenizer:
     """
     if name == "gpt2":
         return Gpt2Tokenizer.find()
-    path = expanded(name)
+    path = expand_path(name)
     return load_tokenizer(path / "tokenizer.json" if path.is_dir() else path)

@@ -34,7 +34,7 @@ def words(text: str) -> list[str] | None:
     return None if _UNKNOWN.search(text) else _WORD.findall(text)
 
 
-class WordMemory:
+class WordCache:
     """The ids of texts, by way of those of their words.
 
     Args:

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors.numpy
 
 from data.files import explain, write_atomically
-from data.paths import expanded
+from data.paths import expand_path
 from data.tokenizer import Tokenizer
 from gpt.checkpoints.model_folder import CheckpointError, open_weights
 from gpt.checkpoints.weights import Entry, WeightsError, WeightsFile, named, require_fit
@@ -54,7 +54,7 @@ _MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # older files store th
 def is_pretrained(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is a folder of transformers' making: its config.json names a model_type."""
     try:
-        return "model_type" in json.loads((expanded(path) / CONFIG).read_text(encoding="utf-8"))
+        return "model_type" in json.loads((expand_path(path) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -69,7 +69,7 @@ def load_pretrained(folder: str | os.PathLike[str], dropout: float | None = None
         CheckpointError: for a model that is no GPT-2 or one of a kind that is not supported, naming the field of its config; and for
             weights that are missing, too many, or of another shape.
     """
-    folder = expanded(folder)
+    folder = expand_path(folder)
     config = _our_config(_json(folder / CONFIG), folder / CONFIG, dropout)
     try:
         places = _places(folder, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from data.paths import expanded
+from data.paths import expand_path
 from data.tokenizer import Tokenizer, load_tokenizer
 from gpt.checkpoints.hugging_face import TOKENIZER, is_pretrained, load_pretrained
 from gpt.checkpoints.model_folder import CheckpointError, load_model
@@ -26,9 +26,9 @@ def open_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
     """
     adapters: list[Path] = []
     while base := lora.base_of(path):
-        if expanded(path).resolve() in adapters:
+        if expand_path(path).resolve() in adapters:
             raise CheckpointError(f"the adapter in {path} belongs, by way of others, to itself: there is no model to open.")
-        adapters.append(expanded(path).resolve())
+        adapters.append(expand_path(path).resolve())
         path = base
     model, tokenizer, config = _open_whole(path, device)
     for folder in reversed(adapters):
@@ -40,7 +40,7 @@ def open_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
 def _open_whole(path: str | os.PathLike[str], device: Device | str) -> tuple[LanguageModel, Tokenizer, GPTConfig]:
     if not is_pretrained(path):
         return load_model(path, device)
-    folder = expanded(path)
+    folder = expand_path(path)
     if not (folder / TOKENIZER).exists():
         raise CheckpointError(f"{folder} has no {TOKENIZER}, so its model can read no text; save one there.")
     tokenizer = load_tokenizer(folder / TOKENIZER)

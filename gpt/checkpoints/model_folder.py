@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_info
 
 import tensorlite as tl
 from data.files import explain, write_atomically
-from data.paths import expanded
+from data.paths import expand_path
 from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.checkpoints.weights import WeightsError, WeightsFile, is_broken, named, require_fit, sealed
 from gpt.config import GPTConfig
@@ -37,7 +37,7 @@ from gpt.errors import UserError
 from gpt.model import LanguageModel, build_model
 from tensorlite import random
 from tensorlite.backend import Device
-from tensorlite.op import kernels_in_use
+from tensorlite.op import kernel_mode
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -79,7 +79,7 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
         CheckpointError: if there is none, or it is damaged, or it does not fit together.
         DeviceUnavailableError: if there is no such device.
     """
-    file = _find(expanded(path))
+    file = _find(expand_path(path))
     stored = open_weights(file)
     ours, config, tokenizer = _understood(stored.metadata, file)
     if tokenizer.vocab_size > config.vocab_size:
@@ -177,7 +177,7 @@ def _blas() -> str:
 
 def arithmetic() -> dict[str, str]:
     """On what the last bits of a number depend besides `versions`, and what may change from one start of a program to the next."""
-    return {"BLAS": _blas(), "TENSORLITE_KERNELS": kernels_in_use()}
+    return {"BLAS": _blas(), "TENSORLITE_KERNELS": kernel_mode()}
 
 
 # --- writing ------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ import safetensors.numpy
 
 import tensorlite as tl
 from data.files import write_atomically
-from data.paths import expanded
+from data.paths import expand_path
 from data.tokenizer import Tokenizer
 from gpt.checkpoints.model_folder import CheckpointError, load_model
 from gpt.checkpoints.weights import WeightsFile, is_broken, sealed
@@ -140,7 +140,7 @@ def refuse_classifier(path: str | os.PathLike[str]) -> None:
 
 
 def _head_beside(path: str | os.PathLike[str]) -> Path:
-    folder = expanded(path)
+    folder = expand_path(path)
     return (folder.parent if folder.suffix == ".safetensors" else folder) / HEAD
 
 
@@ -151,7 +151,7 @@ def load_classifier(folder: str | os.PathLike[str], device: Device | str = "nump
         CheckpointError: if there is none, or it is damaged.
     """
     file = _head_beside(folder)
-    if expanded(folder).is_dir() and not file.exists():
+    if expand_path(folder).is_dir() and not file.exists():
         raise CheckpointError(f"{folder} has no {HEAD}: its model was not taught to classify; python -m gpt.finetune --task classify does.")
     body, tokenizer, _ = load_model(folder, device)
     if not isinstance(body, GPT):

@@ -36,7 +36,7 @@ import safetensors.numpy
 
 import tensorlite as tl
 from data.files import write_atomically
-from data.paths import expanded
+from data.paths import expand_path
 from gpt.checkpoints.weights import SEAL, WeightsFile, is_broken, sealed
 from gpt.config import require_at_least, require_type
 from gpt.errors import UserError
@@ -159,7 +159,7 @@ def load_adapter(folder: str | os.PathLike[str], model: LanguageModel) -> None:
     Raises:
         LoraError: if there are none, they are damaged, or were learnt on another model.
     """
-    folder = expanded(folder)
+    folder = expand_path(folder)
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         weights = WeightsFile(folder / WEIGHTS).read_all()
@@ -194,7 +194,7 @@ def base_of(folder: str | os.PathLike[str]) -> str | None:
 
     A folder that `gpt.finetune` leaves has the merged model beside them, and needs no other.
     """
-    folder = expanded(folder)
+    folder = expand_path(folder)
     if not (folder / CONFIG).exists() or any(folder.glob("model*.safetensors")):
         return None
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data.paths import expanded
+from data.paths import expand_path
 from data.sources.table import TableError, read_table
 from data.tokenizer import Tokenizer, UnknownCharacterError
 from gpt.errors import UserError
@@ -38,7 +38,7 @@ def read_records(source: str | os.PathLike[str]) -> list[Record]:
     Raises:
         RecordError: if it cannot be read, is empty, or has a line that is no example.
     """
-    path = expanded(source)
+    path = expand_path(source)
     if path.suffix not in KINDS:
         raise RecordError(f"{path} is neither {' nor '.join(KINDS)}: examples are JSON objects, one a line, or a table with a header.")
     try:

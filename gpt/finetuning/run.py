@@ -22,7 +22,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.files import explain
-from data.paths import expanded
+from data.paths import expand_path
 from data.tokenizer import Tokenizer
 from gpt.checkpoints.loading import open_model
 from gpt.checkpoints.model_folder import CONFIG, CheckpointError
@@ -216,7 +216,7 @@ def known_of(checkpoint: str) -> dict[str, Any]:
 
     A model of somebody else's comes without. Then it is taken for a GPT-2.
     """
-    path = expanded(checkpoint)
+    path = expand_path(checkpoint)
     folder = path if path.is_dir() else path.parent
     for name in (CONFIG, TRAINING):  # of a run, and of a checkpoint within one
         try:

@@ -17,7 +17,7 @@ import tensorlite as tl
 from data.corpus import load_corpus
 from data.errors import DataError
 from data.loader import Batch, BatchError, Tokens, split_tokens
-from data.paths import expanded
+from data.paths import expand_path
 from data.prepared import open_prepared, require_same_tokenizer
 from data.tokenizer import CharTokenizer, Tokenizer, UnknownCharacterError
 from gpt.errors import fail
@@ -181,7 +181,7 @@ def guess_task(data: str) -> str:
     Raises:
         RecordError: for a file of examples that is broken.
     """
-    path = expanded(data)
+    path = expand_path(data)
     if path.suffix not in KINDS or path.is_dir():
         return "text"
     return "classify" if "label" in read_records(path)[0].fields else "instruct"
@@ -193,7 +193,7 @@ def read_tokens(data: str | os.PathLike[str], tokenizer: Tokenizer, val_fraction
     Raises:
         DataError: if it cannot be had, or the tokenizer does not know it.
     """
-    path = expanded(data)
+    path = expand_path(data)
     if path.is_dir():
         prepared = open_prepared(path)
         require_same_tokenizer(tokenizer, prepared.tokenizer, path)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cpu.activation import PHI_BY_TANH
-from tensorlite.op import choose
+from tensorlite.op import choose_pair
 from tensorlite.ops.activation import gelu
 
 _GELU_TANH = math.sqrt(2 / math.pi), math.sqrt(2 / math.pi) * 0.044715
@@ -32,7 +32,7 @@ def activation_of(kind: str, like: Array) -> Callable[[Array], Array]:
     approximate = "tanh" if kind == "gelu_tanh" else "none"
     if isinstance(like, np.ndarray) and like.dtype == np.float32:
         return Gelu(approximate)
-    return lambda x: choose(gelu, [x], {"approximate": approximate}).forward(x, approximate=approximate)[0]
+    return lambda x: choose_pair(gelu, [x], {"approximate": approximate}).forward(x, approximate=approximate)[0]
 
 
 class Gelu:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import write_atomically
-from data.paths import expanded
+from data.paths import expand_path
 from gpt.errors import UserError
 
 TEMPLATE = "template.json"
@@ -84,7 +84,7 @@ def load_template(folder: str | os.PathLike[str]) -> Template | None:
     Raises:
         TemplateError: for one that is no template.
     """
-    path = expanded(folder)
+    path = expand_path(folder)
     file = path / TEMPLATE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         return None

@@ -97,7 +97,7 @@ def draw_luck(
         return np.zeros(shape)
     if isinstance(generator, Sequence):
         return np.array([own.random() for own in generator]).reshape(shape)
-    return np.asarray((generator or random.generator()).random(shape))
+    return np.asarray((generator or random.default_generator()).random(shape))
 
 
 def choose(

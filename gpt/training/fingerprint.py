@@ -13,7 +13,7 @@ from data.token_file import CHUNK, TokenFile
 from gpt.training.rows import Row
 
 HASH = "sha256:"  # earlier versions have written the hash of a part, without this word
-LOOKED_AT = 2**28  # tokens, 0.3 to 1 second each hundred million; of longer files that many, in stretches spread evenly
+MAX_TOKENS_CHECKED = 2**28  # tokens, 0.3 to 1 second each hundred million; of longer files that many, in stretches spread evenly
 
 Fingerprint = dict[str, list[Any]]
 
@@ -40,7 +40,7 @@ def _as_text(part: Tokens | Sequence[Row]) -> Tokens:
     return part if isinstance(part, np.ndarray | TokenFile) else np.concatenate([ids for row in part for ids in (row.x, row.y)])
 
 
-def _hash(text: Tokens, looked_at: int = LOOKED_AT, chunk: int = CHUNK) -> str:
+def _hash(text: Tokens, looked_at: int = MAX_TOKENS_CHECKED, chunk: int = CHUNK) -> str:
     digest = hashlib.sha256()
     for start in range(0, len(text), max(chunk, len(text) * chunk // looked_at)):
         digest.update(np.asarray(text[start : start + chunk], "<u4").tobytes())

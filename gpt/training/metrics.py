@@ -122,11 +122,11 @@ def norms_by_layer(model: LanguageModel, total: float) -> dict[str, float]:
     """The norm of the last step's gradient in each block, and in each layer outside of them, before it was clipped.
 
     After a step the gradients are forgotten, but they still lie in the optimizer's flat buffer until the next ones are written there
-    (`Tensor.grad_home`). Clipping has shortened all of them alike, so they are scaled until together they are ``total`` long.
+    (`Tensor.grad_buffer`). Clipping has shortened all of them alike, so they are scaled until together they are ``total`` long.
     """
     found: dict[str, list[Any]] = {}
     for name, parameter in model.named_parameters():
-        home = parameter.grad_home
+        home = parameter.grad_buffer
         if parameter.requires_grad and home is not None:
             flat = home.reshape(-1)
             found.setdefault(_layer(name), []).append(flat @ flat)

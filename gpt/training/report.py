@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data.console import reason
+from data.console import error_text
 from gpt.errors import in_words
 from gpt.training.memory import Estimate
 from gpt.training.metrics import METRICS
@@ -72,7 +72,7 @@ def _speed(run: Run) -> str:
     try:
         records = [record for record in run.folder.records() if "tokens_per_second" in record]
     except OSError as error:
-        return f"not known: {METRICS} cannot be read ({reason(error)})"
+        return f"not known: {METRICS} cannot be read ({error_text(error)})"
     if not records:
         return "not measured"
     said = f"{np.median([record['tokens_per_second'] for record in records]):,.0f} tokens a second"

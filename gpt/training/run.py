@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from data.console import forgiving, reason
-from data.paths import expanded
+from data.console import error_text, ignore_write_errors
+from data.paths import expand_path
 from data.tokenizer import Tokenizer
 from gpt.checkpoints.model_folder import CheckpointError, arithmetic, is_pickle, save_model, versions
 from gpt.checkpoints.retention import FOLDER, Checkpoints
@@ -155,7 +155,7 @@ class Run:
             UserError: for what the user can mend, too little memory among it.
         """
         expected = None
-        with forgiving("stdout", self._nobody_listens):
+        with ignore_write_errors("stdout", self._nobody_listens):
             try:
                 if not self.trainer.step:
                     self.begin()
@@ -247,7 +247,9 @@ class Run:
                 fail(f"--{option} is {settings[name]} in this run, and cannot become {value} on the way: leave it out, or start a new run.")
 
     def _nobody_listens(self, error: Exception) -> None:
-        print(f"\nwarning: standard output cannot be written ({reason(error)}). What follows is in {self.folder.path}.", file=sys.stderr)
+        print(
+            f"\nwarning: standard output cannot be written ({error_text(error)}). What follows is in {self.folder.path}.", file=sys.stderr
+        )
 
     def _save_or_warn(self) -> None:
         """In the middle of a run, a checkpoint that cannot be saved is worth a warning: there may be room again at the end."""
@@ -279,7 +281,7 @@ def folder_to_resume(resumed: str, given: Mapping[str, Any]) -> Path:
     """
     if not resumed and not given.get("out"):
         fail("which run is to go on? Name its folder: --resume runs/<name>.")
-    folders = [expanded(name) for name in (resumed, given.get("out")) if name]
+    folders = [expand_path(name) for name in (resumed, given.get("out")) if name]
     if folders[0].resolve() != folders[-1].resolve():
         fail(f"a run goes on in its own folder, {folders[0]}: leave out --out {folders[1]}, or copy the folder and resume the copy.")
     return folders[0]
@@ -335,7 +337,7 @@ def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
 
 def _require_run(path: Path) -> None:
     """Raises CheckpointError for what is no run's folder, but something that people may take for one."""
-    path = expanded(path)
+    path = expand_path(path)
     if path.is_file():
         with open(path, "rb") as file:
             pickled = is_pickle(file.read(2))

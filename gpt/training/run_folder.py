@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from data.files import explain, write_atomically
 from data.lock import lock
-from data.paths import expanded
+from data.paths import expand_path
 from gpt.config import nearest
 from gpt.errors import fail
 from gpt.plots.curves import plot_losses
@@ -56,7 +56,7 @@ class RunFolder:
     def __init__(self, wanted: Path) -> None:
         if wanted == Path("~"):
             fail("the home folder is no run's: name one for the run, such as --out ~/runs/mine.")
-        self.wanted = wanted = expanded(wanted)
+        self.wanted = wanted = expand_path(wanted)
         self.logged = 0
         self._complained = False
         self._events: Events | None = None
@@ -75,7 +75,7 @@ class RunFolder:
             UserError: if there is none, or another process is at it.
         """
         folder = cls.__new__(cls)
-        folder.wanted = folder.path = expanded(path)
+        folder.wanted = folder.path = expand_path(path)
         folder.logged, folder._complained, folder._events = 0, False, None
         if not folder.path.is_dir():
             fail(f"there is no run {folder.path} to resume{_nearby(folder.path)}.")

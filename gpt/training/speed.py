@@ -109,8 +109,8 @@ def count_work(model: LanguageModel, device: str) -> Work:
         _, loss = model(ids, ids)
         loss.backward()
     model.zero_grad()
-    pairs = sum(line.flops for line in profile.lines.values() if "attention" in line.op)
-    return Work((sum(line.flops for line in profile.lines.values()) - pairs) / T, pairs / T**2)
+    pairs = sum(line.flops for line in profile.records.values() if "attention" in line.op)
+    return Work((sum(line.flops for line in profile.records.values()) - pairs) / T, pairs / T**2)
 
 
 def measure_peak(model: LanguageModel, device: str, workers: Workers) -> float:

@@ -17,7 +17,7 @@ from gpt.errors import fail
 from tensorlite import Tensor, optim
 from tensorlite.backend import Array
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder, Recording
-from tensorlite.op import kernels_in_use
+from tensorlite.op import kernel_mode
 
 if TYPE_CHECKING:
     from gpt.training.trainer import Trainer
@@ -127,6 +127,6 @@ def _obstacle(trainer: Trainer) -> str | None:
     """What is known beforehand to stand against a graph."""
     if not trainer.steps_are_alike:
         return "batches are as wide as their longest row"
-    if kernels_in_use() == "book":
+    if kernel_mode() == "book":
         return "TENSORLITE_KERNELS=book, and the book's AdamW takes its rates from Python"
     return None

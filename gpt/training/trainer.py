@@ -34,11 +34,11 @@ from gpt.training.stopping import StopRequest
 from tensorlite import Tensor, optim
 from tensorlite.backend import Array, Device
 from tensorlite.memory import peak_memory
-from tensorlite.op import kernels_in_use
+from tensorlite.op import kernel_mode
 from tensorlite.optim import schedule
 from tensorlite.parallel import BatchShards, Workers
 from tensorlite.precision import use_precision
-from tensorlite.random import draw_key, make_generator
+from tensorlite.random import draw_dropout_key, make_generator
 
 # The independent streams of random numbers of a run; `make_generator(seed, stream)` starts one.
 WEIGHTS, BATCHES, DROPOUT, EVALUATION, SAMPLE = range(5)
@@ -107,7 +107,7 @@ class Trainer:
         self.batches = self._batches("training text", BATCHES)
         self._batches("validation text", EVALUATION)  # too short a text is told now, not after the first steps
         self.optimizer = make_optimizer(model, config)
-        half = config.precision == "float16" and kernels_in_use() == "fast"  # the book computes in float32
+        half = config.precision == "float16" and kernel_mode() == "fast"  # the book computes in float32
         self.scaler = optim.GradScaler(self.optimizer) if half else None
         self.schedule = optim.LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, config))
         self.step = 0
@@ -205,7 +205,7 @@ class Trainer:
         """
         share = (self.scaler.scale if self.scaler else 1) / len(batches)
         losses = [
-            self.shards.loss_and_gradients(batch, functools.partial(self._dropout_stream, number), share, keys[number])
+            self.shards.forward_backward(batch, functools.partial(self._dropout_stream, number), share, keys[number])
             for number, batch in enumerate(batches)
         ]
         if self.scaler:
@@ -307,7 +307,7 @@ class Trainer:
             return {}
         pool, graph = Device(self.config.backend).memory(), self.captured.memory if self.captured else 0
         allowed = self.config.memory_limit
-        return {"gpu_memory": pool.held + graph, "gpu_memory_limit": pool.limit if allowed is None else int(allowed * 2**30)}
+        return {"gpu_memory": pool.reserved + graph, "gpu_memory_limit": pool.limit if allowed is None else int(allowed * 2**30)}
 
     @property
     def tokens_per_step(self) -> int:
@@ -358,7 +358,7 @@ class Trainer:
         """What each shard computes in this step: its rows, and its random numbers."""
         for number, batch in enumerate(batches):
             tensors = self.to_device(batch)
-            for shard, rows in enumerate(self.shards.cut(len(batch[0]))):
+            for shard, rows in enumerate(self.shards.split_rows(len(batch[0]))):
                 yield tuple(tensor[rows] for tensor in tensors), self._dropout_stream(number, shard)
 
     def _dropout_stream(self, number: int, shard: int) -> np.random.Generator:
@@ -370,7 +370,7 @@ class Trainer:
         count = self.config.accumulation
         if self.config.backend == "numpy":
             return np.empty((count, 0, 2), np.uint32)
-        keys = [[draw_key(self._dropout_stream(number, shard)) for shard in range(self.shard_count)] for number in range(count)]
+        keys = [[draw_dropout_key(self._dropout_stream(number, shard)) for shard in range(self.shard_count)] for number in range(count)]
         return Device(self.config.backend).asarray(np.array(keys))
 
     def to_device(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:

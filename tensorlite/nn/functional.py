@@ -139,13 +139,13 @@ def cross_entropy(
         return _with_probabilities(input, target, weight, reduction, label_smoothing)
     if weight is None:
         return _cross_entropy.cross_entropy(input, target, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
-    classes_at = _class_axis(input)
-    log_p = log_softmax(input, classes_at)
+    class_axis = _class_axis(input)
+    log_p = log_softmax(input, class_axis)
     loss = nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction="none")
     counts = _weight_of_targets(weight, target, ignore_index)
     if label_smoothing:
-        spread = -(log_p * _along_classes(weight, input)).sum(classes_at).masked_fill(Tensor.wrap(target.array == ignore_index), 0)
-        loss = (1 - label_smoothing) * loss + label_smoothing / input.shape[classes_at] * spread
+        spread = -(log_p * _along_classes(weight, input)).sum(class_axis).masked_fill(Tensor.wrap(target.array == ignore_index), 0)
+        loss = (1 - label_smoothing) * loss + label_smoothing / input.shape[class_axis] * spread
     return _reduced("cross_entropy", loss, reduction, counts.sum())
 
 
@@ -173,12 +173,12 @@ def _with_probabilities(input: Tensor, target: Tensor, weight: Tensor | None, re
     """-Σᵥ q_v w_v log p_v for targets q that are probabilities; a mean is over the rows, whatever the weights."""
     if target.shape != input.shape:
         raise ValueError(f"cross_entropy: probabilities as target must have the shape of the input, {input.shape}, got {target.shape}.")
-    classes_at = _class_axis(input)
-    classes = input.shape[classes_at]
+    class_axis = _class_axis(input)
+    classes = input.shape[class_axis]
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / classes
-    log_p = log_softmax(input, classes_at)
-    loss = -(log_p * target * (1 if weight is None else _along_classes(weight, input))).sum(classes_at)
+    log_p = log_softmax(input, class_axis)
+    loss = -(log_p * target * (1 if weight is None else _along_classes(weight, input))).sum(class_axis)
     return _reduced("cross_entropy", loss, reduction, math.prod(input.shape) / classes if classes else 0)
 
 

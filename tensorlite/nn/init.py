@@ -24,12 +24,12 @@ _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2)}
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """Normal numbers; returns the tensor itself, as all of these do."""
-    return _write(tensor, mean + std * (generator or random.generator()).standard_normal(tensor.shape))
+    return _write(tensor, mean + std * (generator or random.default_generator()).standard_normal(tensor.shape))
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """Uniform numbers on [a, b)."""
-    return _write(tensor, (generator or random.generator()).uniform(a, b, tensor.shape))
+    return _write(tensor, (generator or random.default_generator()).uniform(a, b, tensor.shape))
 
 
 def zeros_(tensor: Tensor) -> Tensor:
@@ -93,5 +93,5 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
 
 def _write(tensor: Tensor, values: np.ndarray) -> Tensor:
     tensor.array[...] = device_of(tensor.array).asarray(values, tensor.dtype)
-    tensor.version.written(tensor.array)
+    tensor.version.increment(tensor.array)
     return tensor

@@ -207,7 +207,7 @@ class Module:
         arrays = {name: device_of(own[name].array).asarray(given[name]) for name in own if name in given}
         for name, array in arrays.items():
             own[name].array[...] = array
-            own[name].version.written(own[name].array)
+            own[name].version.increment(own[name].array)
         return IncompatibleKeys(missing, unexpected)
 
     # --- switches -------------------------------------------------------------------------------------
@@ -304,6 +304,6 @@ def _move(tensor: Tensor, device: Device | None, dtype: Any) -> None:
     if device == device_of(tensor.array) and dtype == tensor.dtype:
         return
     tensor.array = device.asarray(tensor.array, dtype)
-    tensor.grad_home = None  # the buffer it lay in has the old dtype and device
+    tensor.grad_buffer = None  # the buffer it lay in has the old dtype and device
     if tensor.grad is not None:
         tensor.grad = Tensor.wrap(device.asarray(tensor.grad.array, dtype))

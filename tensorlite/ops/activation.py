@@ -12,8 +12,8 @@ from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.broadcasting import floating, require_floating
-from tensorlite.ops.masking import masked
+from tensorlite.ops.broadcasting import require_floating, to_floating
+from tensorlite.ops.masking import apply_mask
 from tensorlite.ops.special import gaussian_cdf, gaussian_pdf
 
 
@@ -28,7 +28,7 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
 
 def relu_backward(dy: Array, saved: Any) -> Array:
     """dx = dy where x > 0, else 0. At the kink itself the derivative is taken as 0, as everybody does."""
-    return masked(dy, saved)
+    return apply_mask(dy, saved)
 
 
 relu = Op(relu_forward, relu_backward)
@@ -40,7 +40,7 @@ def sigmoid_forward(x: Array) -> tuple[Array, Any]:
     Saves: y.
     Source: equals torch.sigmoid.
     """
-    y = _logistic(floating(x))
+    y = _logistic(to_floating(x))
     return y, y
 
 
@@ -59,7 +59,7 @@ def tanh_forward(x: Array) -> tuple[Array, Any]:
     Saves: y.
     Source: equals torch.tanh.
     """
-    y = array_module(x).tanh(floating(x))
+    y = array_module(x).tanh(to_floating(x))
     return y, y
 
 

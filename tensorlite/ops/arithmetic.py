@@ -12,8 +12,8 @@ from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.broadcasting import floating, operands, shape_of, unbroadcast
-from tensorlite.ops.masking import masked
+from tensorlite.ops.broadcasting import promote_operands, shape_of, to_floating, unbroadcast
+from tensorlite.ops.masking import apply_mask
 from tensorlite.tensor import is_floating
 
 
@@ -25,7 +25,7 @@ def add_forward(x: Array, other: Any) -> tuple[Array, Any]:
     Raises: ValueError if they do not broadcast.
     Source: equals torch.add.
     """
-    a, b = operands("add", x, other)
+    a, b = promote_operands("add", x, other)
     return a + b, (shape_of(x), shape_of(other))
 
 
@@ -46,7 +46,7 @@ def sub_forward(x: Array, other: Any) -> tuple[Array, Any]:
     Shapes, Saves, Raises: as add.
     Source: equals torch.sub.
     """
-    a, b = operands("sub", x, other)
+    a, b = promote_operands("sub", x, other)
     return a - b, (shape_of(x), shape_of(other))
 
 
@@ -68,20 +68,20 @@ def mul_forward(x: Array, other: Any) -> tuple[Array, Any]:
     Saves: each operand if the other one is an array, for it is the other's derivative; the two shapes.
     Source: equals torch.mul.
     """
-    a, b = operands("mul", x, other)
+    a, b = promote_operands("mul", x, other)
     x_shape, other_shape = shape_of(x), shape_of(other)
     return a * b, (None if other_shape is None else a, None if x_shape is None else b, x_shape, other_shape)
 
 
-def mul_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
+def mul_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
     """∂y/∂x = other, ∂y/∂other = x.
 
     In words: a factor is felt in proportion to the other one. With two arrays of the same size each
     product costs as much as the forward, so one that nobody asked for is left out.
     """
     a, b, x_shape, other_shape = saved
-    dx = unbroadcast(dy * b, x_shape) if needs[0] and x_shape is not None else None
-    dother = unbroadcast(dy * a, other_shape) if needs[1] and other_shape is not None else None
+    dx = unbroadcast(dy * b, x_shape) if needs_grad[0] and x_shape is not None else None
+    dother = unbroadcast(dy * a, other_shape) if needs_grad[1] and other_shape is not None else None
     return dx, dother
 
 
@@ -98,10 +98,10 @@ def div_forward(x: Array, other: Any, rounding_mode: str | None = None) -> tuple
     Raises: ValueError if the shapes do not broadcast, or for another rounding_mode.
     Source: equals torch.div.
     """
-    a, b = operands("div", x, other)
+    a, b = promote_operands("div", x, other)
     x_shape, other_shape = shape_of(x), shape_of(other)
     if rounding_mode is None:
-        a, b = floating(a), floating(b)
+        a, b = to_floating(a), to_floating(b)
         y = a / b
         return y, (b, None if other_shape is None else y, x_shape, other_shape)
     if rounding_mode == "floor":
@@ -111,7 +111,7 @@ def div_forward(x: Array, other: Any, rounding_mode: str | None = None) -> tuple
     raise ValueError(f"div: rounding_mode is None, 'trunc' or 'floor', got {rounding_mode!r}.")
 
 
-def div_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
+def div_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
     """∂y/∂x = 1/other,   ∂y/∂other = -x/other² = -y/other.
 
     The second in the form -y/other needs no square, which could overflow where y itself does not.
@@ -122,8 +122,8 @@ def div_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) 
         dx, dother = (None if shape is None else array_module(dy).zeros(shape, dy.dtype) for shape in (x_shape, other_shape))
         return dx, dother
     quotient = dy / b
-    dx = unbroadcast(quotient, x_shape) if needs[0] and x_shape is not None else None
-    dother = unbroadcast(-quotient * y, other_shape) if needs[1] and other_shape is not None else None
+    dx = unbroadcast(quotient, x_shape) if needs_grad[0] and x_shape is not None else None
+    dother = unbroadcast(-quotient * y, other_shape) if needs_grad[1] and other_shape is not None else None
     return dx, dother
 
 
@@ -151,13 +151,13 @@ def pow_forward(x: Any, exponent: Any) -> tuple[Array, Any]:
     Raises: ValueError if the shapes do not broadcast, or for a negative power of an integer array.
     Source: equals torch.pow.
     """
-    a, b = operands("pow", x, exponent)
+    a, b = promote_operands("pow", x, exponent)
     x_shape, exponent_shape = shape_of(x), shape_of(exponent)
     y = _power(a, b)
     return y, (a, b, None if exponent_shape is None else y, x_shape, exponent_shape)
 
 
-def pow_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
+def pow_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
     """∂y/∂x = exponent · x^(exponent - 1),   ∂y/∂exponent = log(x) · y   (from y = exp(exponent · log x))
 
     Two places want care, and there the gradient is 0 whatever dy is.
@@ -168,19 +168,19 @@ def pow_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) 
     x, exponent, y, x_shape, exponent_shape = saved
     xp = array_module(dy)
     dx = dexponent = None
-    if needs[0] and x_shape is not None:
+    if needs_grad[0] and x_shape is not None:
         if exponent_shape is not None:
             varies = exponent != 0
-            dx = masked(dy, varies) * (exponent * _power(x, exponent - varies))
+            dx = apply_mask(dy, varies) * (exponent * _power(x, exponent - varies))
         elif exponent == 0:
             dx = xp.zeros_like(dy)
         else:
             dx = dy * (exponent * _power(x, exponent - 1))
         dx = unbroadcast(dx, x_shape)
-    if needs[1] and exponent_shape is not None:
+    if needs_grad[1] and exponent_shape is not None:
         x = xp.asarray(x, dtype=y.dtype)  # a number as base, say 2 ** x
         bends = (x != 0) | (exponent < 0)
-        dexponent = unbroadcast(masked(dy * y, bends) * xp.log(xp.where(bends, x, 1)), exponent_shape)
+        dexponent = unbroadcast(apply_mask(dy * y, bends) * xp.log(xp.where(bends, x, 1)), exponent_shape)
     return dx, dexponent
 
 

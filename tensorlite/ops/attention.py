@@ -11,7 +11,7 @@ from tensorlite import random
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.broadcasting import broadcast_shape, require_floating, unbroadcast
-from tensorlite.ops.masking import masked
+from tensorlite.ops.masking import apply_mask
 from tensorlite.ops.summation import sum_of
 
 
@@ -56,9 +56,9 @@ def attention_forward(
     keep, factor = None, 1.0
     weights = p
     if dropout_p:
-        drawn, factor = random.keep_mask(p.shape, dropout_p, generator)
+        drawn, factor = random.dropout_mask(p.shape, dropout_p, generator)
         keep = array_module(q).asarray(drawn)
-        weights = masked(p, keep) * factor
+        weights = apply_mask(p, keep) * factor
     return weights @ v, (q, k, v, mask, scale, None if recompute else p, keep, factor)
 
 
@@ -84,11 +84,11 @@ def attention_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array, Arra
     q, k, v, mask, scale, p, keep, factor = saved
     if p is None:
         p = _weights(q, k, mask, scale)
-    weights = p if keep is None else masked(p, keep) * factor
+    weights = p if keep is None else apply_mask(p, keep) * factor
     dv = weights.swapaxes(-1, -2) @ dy  # (..., S, E)
     dp = dy @ v.swapaxes(-1, -2)  # (..., T, S)
     if keep is not None:
-        dp = masked(dp, keep) * factor
+        dp = apply_mask(dp, keep) * factor
     ds = p * (dp - sum_of(dp * p, -1, keepdims=True))
     dq = (ds @ k) * scale
     dk = (ds.swapaxes(-1, -2) @ q) * scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def axis(op: str, dim: int, ndim: int) -> int:
+def normalize_axis(op: str, dim: int, ndim: int) -> int:
     """``dim`` as a number from 0 to ndim - 1. A 0-d array counts as having one axis, as in torch.
 
     Raises:
@@ -17,7 +17,7 @@ def axis(op: str, dim: int, ndim: int) -> int:
     return dim % n
 
 
-def axes(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
+def normalize_axes(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
     """``dim`` (None for all, a number, or several) as sorted numbers from 0 to ndim - 1.
 
     Raises:
@@ -30,9 +30,9 @@ def axes(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
         dim = (dim,)
     if ndim == 0:
         for d in dim:
-            axis(op, d, 0)
+            normalize_axis(op, d, 0)
         return ()
-    result = sorted(axis(op, d, ndim) for d in dim)
+    result = sorted(normalize_axis(op, d, ndim) for d in dim)
     if len(set(result)) != len(result):
         raise ValueError(f"{op}: dim {tuple(dim)} names an axis twice.")
     return tuple(result)

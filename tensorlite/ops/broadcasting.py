@@ -46,7 +46,7 @@ def shape_of(x: Any) -> tuple[int, ...] | None:
     return getattr(x, "shape", None)
 
 
-def operands(op: str, a: Any, b: Any) -> tuple[Any, Any]:
+def promote_operands(op: str, a: Any, b: Any) -> tuple[Any, Any]:
     """Two operands, each an array or a Python number, promoted and seen to broadcast.
 
     Raises:
@@ -97,7 +97,7 @@ def result_dtype(*operands: Any) -> Any:
     return np.result_type(*(x.dtype for x in deciding if priority(x) == strongest))
 
 
-def floating(x: Any) -> Any:
+def to_floating(x: Any) -> Any:
     """``x`` itself if it is floating point, or a number; integers and bools become float32, as in torch."""
     dtype = getattr(x, "dtype", None)
     return x if dtype is None or is_floating(dtype) else x.astype(np.float32)

@@ -11,8 +11,8 @@ from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.broadcasting import operands, shape_of, unbroadcast
-from tensorlite.ops.masking import masked
+from tensorlite.ops.broadcasting import promote_operands, shape_of, unbroadcast
+from tensorlite.ops.masking import apply_mask
 from tensorlite.tensor import Tensor, unwrap
 
 
@@ -24,7 +24,7 @@ def maximum_forward(x: Array, other: Any) -> tuple[Array, Any]:
     Raises: ValueError if they do not broadcast.
     Source: equals torch.maximum, and also takes a number.
     """
-    a, b = operands("maximum", x, other)
+    a, b = promote_operands("maximum", x, other)
     return array_module(x).maximum(a, b), (a, b, shape_of(x), shape_of(other))
 
 
@@ -43,7 +43,7 @@ def minimum_forward(x: Array, other: Any) -> tuple[Array, Any]:
     Shapes, Saves, Raises: as maximum.
     Source: equals torch.minimum, and also takes a number.
     """
-    a, b = operands("minimum", x, other)
+    a, b = promote_operands("minimum", x, other)
     return array_module(x).minimum(a, b), (a, b, shape_of(x), shape_of(other))
 
 
@@ -69,9 +69,9 @@ def clamp_forward(x: Array, min: Any = None, max: Any = None) -> tuple[Array, An
     xp = array_module(x)
     y = x
     if min is not None:
-        y = xp.maximum(*operands("clamp", y, min))
+        y = xp.maximum(*promote_operands("clamp", y, min))
     if max is not None:
-        y = xp.minimum(*operands("clamp", y, max))
+        y = xp.minimum(*promote_operands("clamp", y, max))
     return y, (x, min, max)
 
 
@@ -83,14 +83,14 @@ def clamp_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Array | 
     x, low, high = saved
     above_low = True if low is None else x >= low
     below_high = True if high is None else x <= high
-    dx = unbroadcast(masked(dy, above_low & below_high), x.shape)
+    dx = unbroadcast(apply_mask(dy, above_low & below_high), x.shape)
     dlow = dhigh = None
     if shape_of(low) is not None:
         chosen = x < low if high is None else (x < low) & (low < high)
-        dlow = unbroadcast(masked(dy, chosen), low.shape)
+        dlow = unbroadcast(apply_mask(dy, chosen), low.shape)
     if shape_of(high) is not None:
         chosen = x > high if low is None else (x > high) | (high < low)
-        dhigh = unbroadcast(masked(dy, chosen), high.shape)
+        dhigh = unbroadcast(apply_mask(dy, chosen), high.shape)
     return dx, dlow, dhigh
 
 
@@ -175,10 +175,10 @@ def logical_or(x: Any, other: Any) -> Tensor:
 def _shares(dy: Array, x_loses: Array, other_loses: Array, tie: Array, x_shape: Any, other_shape: Any) -> tuple[Array | None, Array | None]:
     """0 to the loser, half at a tie, the rest to the winner; a number, whose shape is None, takes no gradient."""
     share = dy / (1 + tie.astype(dy.dtype))
-    dx = None if x_shape is None else unbroadcast(masked(share, ~x_loses), x_shape)
-    dother = None if other_shape is None else unbroadcast(masked(share, ~other_loses), other_shape)
+    dx = None if x_shape is None else unbroadcast(apply_mask(share, ~x_loses), x_shape)
+    dother = None if other_shape is None else unbroadcast(apply_mask(share, ~other_loses), other_shape)
     return dx, dother
 
 
 def _pair(op: str, x: Any, other: Any) -> tuple[Any, Any]:
-    return operands(op, unwrap(x), unwrap(other))
+    return promote_operands(op, unwrap(x), unwrap(other))

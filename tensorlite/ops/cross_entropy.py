@@ -10,7 +10,7 @@ import numpy as np
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.broadcasting import require_floating
-from tensorlite.ops.masking import masked
+from tensorlite.ops.masking import apply_mask
 from tensorlite.ops.summation import mean_of, sum_of
 
 
@@ -33,8 +33,8 @@ def cross_entropy_forward(
         target that is no class (on the CPU only, see `embedding_forward`).
     Source: Shannon 1948; equals torch.nn.functional.cross_entropy.
     """
-    rows, classes_at = _rows_of_classes("cross_entropy", x, target)  # (..., V)
-    kept, index = kept_targets("cross_entropy", target, rows.shape[-1], ignore_index)  # (...,)
+    rows, class_axis = _rows_of_classes("cross_entropy", x, target)  # (..., V)
+    kept, index = check_targets("cross_entropy", target, rows.shape[-1], ignore_index)  # (...,)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing is between 0 and 1, got {label_smoothing}.")
     xp = array_module(x)
@@ -46,7 +46,7 @@ def cross_entropy_forward(
     if label_smoothing:
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - mean_of(shifted, -1))
     loss, divisor = _reduced("cross_entropy", loss, kept, reduction)
-    return loss, (exponentials / total, index, kept, divisor, label_smoothing, classes_at)
+    return loss, (exponentials / total, index, kept, divisor, label_smoothing, class_axis)
 
 
 def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
@@ -65,14 +65,14 @@ def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
 
     Shapes: dy as the loss, dx as x.
     """
-    p, index, kept, divisor, label_smoothing, classes_at = saved
+    p, index, kept, divisor, label_smoothing, class_axis = saved
     xp = array_module(p)
     dx = p - label_smoothing / p.shape[-1] if label_smoothing else p.copy()
     at_target = xp.take_along_axis(dx, index[..., None], axis=-1)
     xp.put_along_axis(dx, index[..., None], at_target - (1 - label_smoothing), axis=-1)
     dx *= (dy / divisor)[..., None]
     dx[~kept] = 0
-    return xp.moveaxis(dx, -1, classes_at), None
+    return xp.moveaxis(dx, -1, class_axis), None
 
 
 cross_entropy = Op(cross_entropy_forward, cross_entropy_backward, in_float32=True)
@@ -86,20 +86,20 @@ def nll_loss_forward(x: Array, target: Array, ignore_index: int = -100, reductio
     Raises: as `cross_entropy_forward`.
     Source: equals torch.nn.functional.nll_loss.
     """
-    rows, classes_at = _rows_of_classes("nll_loss", x, target)
-    kept, index = kept_targets("nll_loss", target, rows.shape[-1], ignore_index)
+    rows, class_axis = _rows_of_classes("nll_loss", x, target)
+    kept, index = check_targets("nll_loss", target, rows.shape[-1], ignore_index)
     loss = -array_module(x).take_along_axis(rows, index[..., None], axis=-1)[..., 0]
     loss, divisor = _reduced("nll_loss", loss, kept, reduction)
-    return loss, (rows.shape, index, kept, divisor, classes_at)
+    return loss, (rows.shape, index, kept, divisor, class_axis)
 
 
 def nll_loss_backward(dy: Array, saved: Any) -> tuple[Array, None]:
     """dx is -dy / divisor at each row's target, and 0 elsewhere: the loss reads nothing else."""
-    shape, index, kept, divisor, classes_at = saved
+    shape, index, kept, divisor, class_axis = saved
     xp = array_module(dy)
     dx = xp.zeros(shape, dy.dtype)
-    xp.put_along_axis(dx, index[..., None], -masked(dy / divisor, kept)[..., None], axis=-1)
-    return xp.moveaxis(dx, -1, classes_at), None
+    xp.put_along_axis(dx, index[..., None], -apply_mask(dy / divisor, kept)[..., None], axis=-1)
+    return xp.moveaxis(dx, -1, class_axis), None
 
 
 nll_loss = Op(nll_loss_forward, nll_loss_backward, in_float32=True)
@@ -113,15 +113,15 @@ def _rows_of_classes(op: str, x: Array, target: Array) -> tuple[Array, int]:
         ValueError: if x has no axes or no classes, or target is not x without its class axis.
     """
     require_floating(op, x)
-    classes_at = 1 if x.ndim > 1 else 0
-    if x.ndim == 0 or target.shape != x.shape[:classes_at] + x.shape[classes_at + 1 :]:
-        raise ValueError(f"{op}: x {x.shape} needs a target of its shape without the class axis (axis {classes_at}), got {target.shape}.")
-    if x.shape[classes_at] == 0:
-        raise ValueError(f"{op}: x {x.shape} has no classes (axis {classes_at} is empty): there is nothing to choose from.")
-    return array_module(x).moveaxis(x, classes_at, -1), classes_at
+    class_axis = 1 if x.ndim > 1 else 0
+    if x.ndim == 0 or target.shape != x.shape[:class_axis] + x.shape[class_axis + 1 :]:
+        raise ValueError(f"{op}: x {x.shape} needs a target of its shape without the class axis (axis {class_axis}), got {target.shape}.")
+    if x.shape[class_axis] == 0:
+        raise ValueError(f"{op}: x {x.shape} has no classes (axis {class_axis} is empty): there is nothing to choose from.")
+    return array_module(x).moveaxis(x, class_axis, -1), class_axis
 
 
-def kept_targets(op: str, target: Array, classes: int, ignore_index: int) -> tuple[Array, Array]:
+def check_targets(op: str, target: Array, classes: int, ignore_index: int) -> tuple[Array, Array]:
     """Which rows count, and the targets as indices (0 where the row does not count).
 
     Raises:

@@ -10,7 +10,7 @@ from tensorlite import random
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.broadcasting import require_floating
-from tensorlite.ops.masking import masked
+from tensorlite.ops.masking import apply_mask
 
 
 def dropout_forward(x: Array, p: float = 0.5, generator: np.random.Generator | None = None) -> tuple[Array, Any]:
@@ -22,12 +22,12 @@ def dropout_forward(x: Array, p: float = 0.5, generator: np.random.Generator | N
     Saves: keep (one byte an element) and the factor.
     Raises: ValueError if p is not in [0, 1], RuntimeError for integers.
     Source: Srivastava et al. 2014; equals torch.nn.functional.dropout in training, other random bits aside.
-        ``generator`` defaults to the thread's stream (see `tensorlite.random.keep_mask` for how the bits are drawn).
+        ``generator`` defaults to the thread's stream (see `tensorlite.random.dropout_mask` for how the bits are drawn).
     """
     require_floating("dropout", x)
-    keep, scale = random.keep_mask(x.shape, p, generator)
+    keep, scale = random.dropout_mask(x.shape, p, generator)
     keep = array_module(x).asarray(keep)
-    return masked(x, keep) * scale, (keep, scale)
+    return apply_mask(x, keep) * scale, (keep, scale)
 
 
 def dropout_backward(dy: Array, saved: Any) -> Array:
@@ -36,7 +36,7 @@ def dropout_backward(dy: Array, saved: Any) -> Array:
     A fresh mask here would be a different function's gradient.
     """
     keep, scale = saved
-    return masked(dy, keep) * scale
+    return apply_mask(dy, keep) * scale
 
 
 dropout = Op(dropout_forward, dropout_backward)

@@ -22,7 +22,7 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
 from tensorlite.ops.broadcasting import unbroadcast
-from tensorlite.ops.masking import masked
+from tensorlite.ops.masking import apply_mask
 from tensorlite.ops.summation import sum_of
 
 
@@ -148,7 +148,7 @@ def _spread(dx: Array, met: list[str], indices: str, shape: tuple[int, ...]) -> 
     dx = xp.broadcast_to(dx.reshape([n if here else 1 for n, here in zip(shape, first, strict=True)]), shape)
     for axis, letter in enumerate(indices):
         if indices.index(letter) != axis:
-            dx = masked(dx, _diagonal(xp, shape, indices.index(letter), axis))
+            dx = apply_mask(dx, _diagonal(xp, shape, indices.index(letter), axis))
     return dx
 
 

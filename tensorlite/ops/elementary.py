@@ -11,7 +11,7 @@ from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.broadcasting import floating
+from tensorlite.ops.broadcasting import to_floating
 
 
 def abs_forward(x: Array) -> tuple[Array, Any]:
@@ -33,7 +33,7 @@ def exp_forward(x: Array) -> tuple[Array, Any]:
 
     Saves: y.
     """
-    y = array_module(x).exp(floating(x))
+    y = array_module(x).exp(to_floating(x))
     return y, y
 
 
@@ -51,7 +51,7 @@ def log_forward(x: Array) -> tuple[Array, Any]:
 
     Saves: x.
     """
-    x = floating(x)
+    x = to_floating(x)
     return array_module(x).log(x), x
 
 
@@ -69,7 +69,7 @@ def sqrt_forward(x: Array) -> tuple[Array, Any]:
 
     Saves: y.
     """
-    y = array_module(x).sqrt(floating(x))
+    y = array_module(x).sqrt(to_floating(x))
     return y, y
 
 
@@ -87,7 +87,7 @@ def rsqrt_forward(x: Array) -> tuple[Array, Any]:
 
     Saves: y.
     """
-    y = 1 / array_module(x).sqrt(floating(x))
+    y = 1 / array_module(x).sqrt(to_floating(x))
     return y, y
 
 
@@ -120,7 +120,7 @@ def reciprocal_forward(x: Array) -> tuple[Array, Any]:
 
     Saves: y.
     """
-    y = 1 / floating(x)
+    y = 1 / to_floating(x)
     return y, y
 
 
@@ -135,7 +135,7 @@ reciprocal = Op(reciprocal_forward, reciprocal_backward)
 
 def sin_forward(x: Array) -> tuple[Array, Any]:
     """y = sin x"""
-    x = floating(x)
+    x = to_floating(x)
     return array_module(x).sin(x), x
 
 
@@ -150,7 +150,7 @@ sin = Op(sin_forward, sin_backward)
 
 def cos_forward(x: Array) -> tuple[Array, Any]:
     """y = cos x"""
-    x = floating(x)
+    x = to_floating(x)
     return array_module(x).cos(x), x
 
 

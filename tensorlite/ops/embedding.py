@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.summation import accumulator
+from tensorlite.ops.summation import accumulation_dtype
 
 
 def embedding_forward(ids: Array, weight: Array, padding_idx: int | None = None) -> tuple[Array, Any]:
@@ -45,7 +45,7 @@ def embedding_backward(dy: Array, saved: Any) -> tuple[None, Array]:
     """
     ids, shape, padding_idx = saved
     xp = array_module(dy)
-    dweight = xp.zeros(shape, accumulator(dy.dtype))
+    dweight = xp.zeros(shape, accumulation_dtype(dy.dtype))
     xp.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, shape[1]))
     if padding_idx is not None:
         dweight[padding_idx] = 0

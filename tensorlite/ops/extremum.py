@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.axes import axes, axis
+from tensorlite.ops.axes import normalize_axes, normalize_axis
 from tensorlite.ops.comparison import maximum, minimum
-from tensorlite.ops.masking import masked
+from tensorlite.ops.masking import apply_mask
 from tensorlite.ops.summation import sum_of
 from tensorlite.tensor import Tensor, unwrap
 
@@ -46,7 +46,7 @@ def amax_backward(dy: Array, saved: Any) -> Array:
     """
     x, y, over = saved
     chosen = (x == y) | (x != x)  # of nan alone x != x is true
-    return masked(dy.reshape(y.shape) / sum_of(chosen, over, keepdims=True).astype(dy.dtype), chosen)
+    return apply_mask(dy.reshape(y.shape) / sum_of(chosen, over, keepdims=True).astype(dy.dtype), chosen)
 
 
 amax = Op(amax_forward, amax_backward)
@@ -87,7 +87,7 @@ def max_along_backward(dy: tuple[Array, Array], saved: Any) -> Array:
     indices, shape, along = saved
     xp = array_module(indices)
     places = xp.arange(shape[along] if shape else 1).reshape([-1 if i == along else 1 for i in range(len(shape))])
-    return masked(dy[0].reshape(indices.shape), places == indices)
+    return apply_mask(dy[0].reshape(indices.shape), places == indices)
 
 
 max_along = Op(max_along_forward, max_along_backward)
@@ -138,7 +138,7 @@ def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
 
 def _filled_axes(op: str, x: Array, dim: Any) -> tuple[int, ...]:
     """The axes, none of them empty: of no numbers, none is the largest."""
-    over = axes(op, dim, x.ndim)
+    over = normalize_axes(op, dim, x.ndim)
     for i in over:
         if x.shape[i] == 0:
             raise IndexError(f"{op}: axis {i} of a tensor of shape {x.shape} is empty, so it has no largest or smallest element.")
@@ -147,7 +147,7 @@ def _filled_axes(op: str, x: Array, dim: Any) -> tuple[int, ...]:
 
 def _choose(op: str, x: Array, arg: Any, dim: int, keepdim: bool) -> tuple[tuple[Array, Array], Any]:
     xp = array_module(x)
-    along = axis(op, dim, x.ndim)
+    along = normalize_axis(op, dim, x.ndim)
     indices = _index(op, x, arg, along, keepdim=True)
     values = xp.take_along_axis(x, indices, along) if x.ndim else x.copy()
     y = (values, indices) if keepdim or not x.ndim else (values.squeeze(along), indices.squeeze(along))

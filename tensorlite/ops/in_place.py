@@ -1,8 +1,8 @@
 """Writing in place: ``x += y``, ``x.add_(y)``, ``x.zero_()``, ``x[i] = y``, under torch's names.
 
-Inside ``no_grad``, and wherever nothing wants a gradient, the memory of x is written to, and everybody who shows it sees that: views,
-the flat buffer in which a parameter lies, the home of a gradient. The write is counted (`tensorlite.tape.Version`), so that a backward
-which needs the old values says so instead of using the new ones.
+Inside ``no_grad``, and wherever nothing wants a gradient, the result is written to the memory of x. Every array on that memory changes
+too: views, and the flat buffer in which a parameter lies. The write is counted (`tensorlite.tape.VersionCounter`), so a backward that
+needs the old values raises an error instead of using the new ones.
 
 Where the tape records, x stands from then on for the result of the op, and its gradient flows on to the old x:
 
@@ -10,7 +10,7 @@ Where the tape records, x stands from then on for the result of the op, and its 
 
 If nobody else has ever shown the memory of x, x takes the array that the op made, as ``h = h * 3`` would: whatever an earlier op has
 saved is left as it was. Otherwise the result is written to the memory that they share, and the others are refused from then on as a way
-for a gradient, for the tape does not know how they came to show what they show (`tensorlite.tape.origin`).
+for a gradient, for the tape does not know how they came to show what they show (`tensorlite.tape.gradient_target`).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
         array[basic] = unwrap(value)
     else:
         array[basic][advanced] = unwrap(value)
-    x.version.written(array)
+    x.version.increment(array)
 
 
 # --- what they share ------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def _arithmetic(name: str, op: Callable[..., Tensor], inplace: Callable[[Any, An
         if a is x.array:
             _check_shape(name, x, getattr(b, "shape", ()))
             inplace(a, b)
-            x.version.written(a)
+            x.version.increment(a)
             return x
     return _change(name, op, x, other)
 
@@ -125,7 +125,7 @@ def _change(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **optio
     y = op(x, *args, **options)
     _check_fits(name, x, y)
     array[...] = y.array
-    x.version.written(array)
+    x.version.increment(array)
     return x
 
 
@@ -142,14 +142,14 @@ def _assign(name: str, x: Tensor, source: Any) -> Tensor:
     array = _writable(name, x)
     _check_shape(name, x, getattr(source, "shape", ()))
     array[...] = unwrap(source)
-    x.version.written(array)
+    x.version.increment(array)
     return x
 
 
 def _record(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:
     """x ← op(x, …) on the tape; see the top of this page."""
     _check_recordable(name, x)
-    is_alone = x.source is not None and not x.version.shared
+    is_alone = x.source is not None and not x.version.is_shared
     old = x if is_alone else _copy(x)  # for the op to save: the memory of x changes
     y = op(*(old if arg is x else arg for arg in (x, *args)), **options)
     _check_fits(name, x, y)
@@ -160,8 +160,8 @@ def _record(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **optio
         x.array, x.version = y.array, y.version
     else:
         _writable(name, x)[...] = y.array
-        x.version.written(x.array)
-        x.version.writer = y.source[0].number
+        x.version.increment(x.array)
+        x.version.last_writer = y.source[0].number
     x.source, x.requires_grad = y.source, True
     if retains:
         x.retain_grad()
@@ -198,9 +198,9 @@ def _is_recorded(*operands: Any) -> bool:
 def _check_recordable(name: str, x: Tensor) -> None:
     if x.source is None and x.requires_grad:
         raise RuntimeError(f"{name} on a leaf that requires a gradient: write to it inside no_grad(), or change a clone().")
-    if x.version.shared and x.version.leaf:
+    if x.version.is_shared and x.version.shows_leaf:
         raise RuntimeError(f"{name} on a view of a leaf that requires a gradient: write to it inside no_grad(), or change a clone().")
-    if x.version.shared and x.source is None:
+    if x.version.is_shared and x.source is None:
         raise RuntimeError(
             f"{name} with a value that requires a gradient, on a tensor whose memory others show: they would not pass the gradient on; "
             "make a new tensor, as x = x + value does, or change a clone()."

@@ -18,10 +18,10 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.index import resolve_index
 from tensorlite.op import Op
-from tensorlite.ops.axes import axis
+from tensorlite.ops.axes import normalize_axis
 from tensorlite.ops.broadcasting import broadcast_shape, result_dtype, unbroadcast
-from tensorlite.ops.masking import masked
-from tensorlite.ops.summation import accumulator, sum_of
+from tensorlite.ops.masking import apply_mask
+from tensorlite.ops.summation import accumulation_dtype, sum_of
 from tensorlite.tensor import Tensor
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def getitem_backward(dy: Array, saved: Any) -> Array:
     """Put back where it was read; see the top of this page for why repeats need ``add.at``."""
     shape, basic, advanced, repeats = saved
     xp = array_module(dy)
-    dx = xp.zeros(shape, accumulator(dy.dtype))
+    dx = xp.zeros(shape, accumulation_dtype(dy.dtype))
     seen = dx[basic]  # a view: what is written here is written to dx
     if advanced is None:
         seen[...] = dy
@@ -69,7 +69,7 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 
 def select(x: Tensor, dim: int, index: int) -> Tensor:
     """Position ``index`` of axis ``dim``, without that axis; a view."""
-    d = axis("select", dim, x.ndim)
+    d = normalize_axis("select", dim, x.ndim)
     return _getitem(x, *(slice(None),) * d, int(index))
 
 
@@ -78,7 +78,7 @@ def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
 
     Raises: IndexError if that reaches outside the axis.
     """
-    d = axis("narrow", dim, x.ndim)
+    d = normalize_axis("narrow", dim, x.ndim)
     n = x.size(d)
     first = start + n if start < 0 else start
     if length < 0 or not 0 <= first <= n - length:
@@ -93,7 +93,7 @@ def index_select_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
     Raises: IndexError if an index is out of range; ValueError if ``index`` is not one-dimensional, or x is 0-d and k is not 1.
     Source: equals torch.index_select.
     """
-    d = axis("index_select", dim, x.ndim)
+    d = normalize_axis("index_select", dim, x.ndim)
     _check_dtype("index_select", "index", index, "integers", "iu")
     if index.ndim > 1:
         raise ValueError(f"index_select: index must have one axis, its shape is {index.shape}.")
@@ -109,7 +109,7 @@ def index_select_backward(dy: Array, saved: Any) -> Array:
     """Slice k of dy is *added* to slice index[k] of dx: a slice that was chosen twice has two gradients."""
     shape, d, places = saved
     xp = array_module(dy)
-    dx = xp.zeros(shape, accumulator(dy.dtype))
+    dx = xp.zeros(shape, accumulation_dtype(dy.dtype))
     xp.add.at(_line(dx), (*(slice(None),) * d, places), dy)
     return dx.astype(dy.dtype, copy=False)
 
@@ -127,7 +127,7 @@ def gather_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
     Raises: IndexError if an index is out of range; ValueError if the shapes do not fit.
     Source: equals torch.gather.
     """
-    d = axis("gather", dim, x.ndim)
+    d = normalize_axis("gather", dim, x.ndim)
     _check_dtype("gather", "index", index, "integers", "iu")
     xp = array_module(x)
     if index.size == 0:
@@ -147,7 +147,7 @@ def gather_backward(dy: Array, saved: Any) -> Array:
     """dx[i, index[i, j, k], k] collects dy[i, j, k] from every j that looked there."""
     shape, places = saved
     xp = array_module(dy)
-    dx = xp.zeros(shape, accumulator(dy.dtype))
+    dx = xp.zeros(shape, accumulation_dtype(dy.dtype))
     if places is not None:
         xp.add.at(_line(dx), places, dy)
     return dx.astype(dy.dtype, copy=False)
@@ -205,7 +205,7 @@ def masked_fill_forward(x: Array, mask: Array, value: Any) -> tuple[Array, Any]:
 def masked_fill_backward(dy: Array, saved: Any) -> tuple[Array, None, Array]:
     """Where x was replaced it had no influence: zero. The value had its influence there, and only there."""
     mask, shape = saved
-    return unbroadcast(masked(dy, ~mask), shape), None, sum_of(masked(dy, mask))
+    return unbroadcast(apply_mask(dy, ~mask), shape), None, sum_of(apply_mask(dy, mask))
 
 
 masked_fill = Op(masked_fill_forward, masked_fill_backward)
@@ -228,7 +228,7 @@ def where_forward(condition: Array, x: Any, y: Any) -> tuple[Array, Any]:
 def where_backward(dy: Array, saved: Any) -> tuple[None, Array, Array]:
     """Each gradient goes to the one that was chosen. The choice itself is a jump: it has no gradient."""
     condition, x_shape, y_shape = saved
-    return None, unbroadcast(masked(dy, condition), x_shape), unbroadcast(masked(dy, ~condition), y_shape)
+    return None, unbroadcast(apply_mask(dy, condition), x_shape), unbroadcast(apply_mask(dy, ~condition), y_shape)
 
 
 where = Op(where_forward, where_backward)

@@ -31,7 +31,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bias is not None)
 
 
-def linear_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True, True)) -> tuple[Array | None, ...]:
+def linear_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True, True)) -> tuple[Array | None, ...]:
     """dx = dy · weight        dweight = dyᵀ · x        dbias = Σ dy
 
     Write one output of one row:  y_o = Σᵢ weight_oᵢ xᵢ + bias_o.
@@ -47,9 +47,9 @@ def linear_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True
     """
     x, weight, has_bias = saved
     dy_rows = _as_rows(dy)  # (rows, out)
-    dx = (dy_rows @ weight).reshape(x.shape) if needs[0] else None
-    dweight = dy_rows.T @ _as_rows(x) if needs[1] else None
-    dbias = sum_of_rows(dy_rows) if has_bias and needs[2] else None
+    dx = (dy_rows @ weight).reshape(x.shape) if needs_grad[0] else None
+    dweight = dy_rows.T @ _as_rows(x) if needs_grad[1] else None
+    dbias = sum_of_rows(dy_rows) if has_bias and needs_grad[2] else None
     return dx, dweight, dbias
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from tensorlite.backend import Array, array_module
 
 
-def masked(x: Array, mask: Array) -> Array:
+def apply_mask(x: Array, mask: Array) -> Array:
     """x where ``mask`` is True, and 0 elsewhere.
 
     On the GPU this is ``where``. NumPy's is slow, ten to twenty times as slow as a product; so there it is a product after all, but

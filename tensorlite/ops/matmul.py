@@ -32,7 +32,7 @@ def matmul_forward(a: Array, b: Array) -> tuple[Array, Any]:
     return a @ b, (a, b)
 
 
-def matmul_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
+def matmul_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
     """da = dy · bᵀ,   db = aᵀ · dy
 
     aᵢⱼ appears in yᵢₖ = Σⱼ aᵢⱼ bⱼₖ for every k, each time with the factor bⱼₖ. So
@@ -48,8 +48,8 @@ def matmul_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True
         dy = dy[..., None]
     if a.ndim == 1:
         dy = dy[..., None, :]  # now (..., n, p) in every case
-    da = unbroadcast(dy @ column.swapaxes(-1, -2), row.shape).reshape(a.shape) if needs[0] else None
-    db = unbroadcast(row.swapaxes(-1, -2) @ dy, column.shape).reshape(b.shape) if needs[1] else None
+    da = unbroadcast(dy @ column.swapaxes(-1, -2), row.shape).reshape(a.shape) if needs_grad[0] else None
+    db = unbroadcast(row.swapaxes(-1, -2) @ dy, column.shape).reshape(b.shape) if needs_grad[1] else None
     return da, db
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.axes import axes, axis
-from tensorlite.ops.broadcasting import floating, require_floating
-from tensorlite.ops.masking import masked
+from tensorlite.ops.axes import normalize_axes, normalize_axis
+from tensorlite.ops.broadcasting import require_floating, to_floating
+from tensorlite.ops.masking import apply_mask
 from tensorlite.ops.summation import mean_of, root_mean_square, sum_of
 from tensorlite.tensor import Tensor, is_floating, unwrap
 
@@ -32,7 +32,7 @@ def sum_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Array
     Raises: IndexError if an axis does not exist, ValueError if one is named twice.
     Source: equals torch.sum.
     """
-    over = axes("sum", dim, x.ndim)
+    over = normalize_axes("sum", dim, x.ndim)
     return sum_of(x, over, keepdim), (x.shape, over)
 
 
@@ -53,7 +53,7 @@ def mean_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Arra
     Source: equals torch.mean.
     """
     require_floating("mean", x)
-    over = axes("mean", dim, x.ndim)
+    over = normalize_axes("mean", dim, x.ndim)
     return mean_of(x, over, keepdim), (x.shape, over)
 
 
@@ -111,7 +111,7 @@ def std_backward(dy: Array, saved: Any) -> Array:
     Where all inputs are equal, y = 0: the graph is the tip of a cone, and the gradient is taken as 0.
     """
     centred, divisor, y = saved
-    per_distance = masked(dy.reshape(y.shape), y != 0) / array_module(y).where(y == 0, 1, y) / divisor
+    per_distance = apply_mask(dy.reshape(y.shape), y != 0) / array_module(y).where(y == 0, 1, y) / divisor
     return per_distance * centred
 
 
@@ -142,7 +142,7 @@ def prod_forward(x: Array, dim: int | None = None, keepdim: bool = False) -> tup
     """
     if isinstance(dim, tuple | list):
         raise NotImplementedError(f"prod: dim={dim!r} names several axes; take the product over one, or over all (dim=None).")
-    over = axes("prod", dim, x.ndim)
+    over = normalize_axes("prod", dim, x.ndim)
     return x.prod(axis=over, dtype=_accumulator(x), keepdims=keepdim), (x, over)
 
 
@@ -162,7 +162,7 @@ def prod_backward(dy: Array, saved: Any) -> Array:
     after = xp.cumprod(xp.concatenate((ones, rows[..., :0:-1]), axis=-1)[..., : rows.shape[-1]], axis=-1)[..., ::-1]
     others = before * after
     others = others.reshape(x.shape) if len(over) != 1 else xp.moveaxis(others, -1, over[0])
-    return masked(_spread(dy, x.shape, over), others != 0) * others
+    return apply_mask(_spread(dy, x.shape, over), others != 0) * others
 
 
 prod = Op(prod_forward, prod_backward, in_float32=True)
@@ -179,9 +179,9 @@ def logsumexp_forward(x: Array, dim: Any, keepdim: bool = False) -> tuple[Array,
     Saves: x, y, the axes.
     Source: equals torch.logsumexp.
     """
-    x = floating(x)
+    x = to_floating(x)
     xp = array_module(x)
-    over = axes("logsumexp", dim, x.ndim)
+    over = normalize_axes("logsumexp", dim, x.ndim)
     if not _count(x.shape, over):
         y = xp.log(sum_of(xp.exp(x), over, keepdims=True))
         return y if keepdim else y.squeeze(over), (x, y, over)
@@ -214,7 +214,7 @@ def cumsum_forward(x: Array, dim: int) -> tuple[Array, Any]:
     Raises: IndexError if the axis does not exist.
     Source: equals torch.cumsum.
     """
-    along = axis("cumsum", dim, x.ndim)
+    along = normalize_axis("cumsum", dim, x.ndim)
     return _running_sum(x, along).reshape(x.shape), along
 
 
@@ -233,13 +233,13 @@ cumsum = Op(cumsum_forward, cumsum_backward, in_float32=True)
 def all(x: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether everything along the axes ``dim`` is True, or not 0. Off the tape: a bool has no gradient."""
     x = unwrap(x)
-    return Tensor(x.all(axis=axes("all", dim, x.ndim), keepdims=keepdim))
+    return Tensor(x.all(axis=normalize_axes("all", dim, x.ndim), keepdims=keepdim))
 
 
 def any(x: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether something along the axes ``dim`` is True, or not 0. Off the tape: a bool has no gradient."""
     x = unwrap(x)
-    return Tensor(x.any(axis=axes("any", dim, x.ndim), keepdims=keepdim))
+    return Tensor(x.any(axis=normalize_axes("any", dim, x.ndim), keepdims=keepdim))
 
 
 def _spread(dy: Array, shape: tuple[int, ...], over: tuple[int, ...]) -> Array:
@@ -279,7 +279,7 @@ def _centred(op: str, x: Array, dim: Any, correction: float) -> tuple[Array, tup
     so the distances do not quite sum to 0; taking their own mean away as well makes that good.
     """
     require_floating(op, x)
-    over = axes(op, dim, x.ndim)
+    over = normalize_axes(op, dim, x.ndim)
     centred = x - mean_of(x, over, keepdims=True)
     centred -= mean_of(centred, over, keepdims=True)
     return centred, over, max(_count(x.shape, over) - correction, 0)

@@ -22,7 +22,7 @@ def causal_self_attention_forward(
     generator: np.random.Generator | None = None,
     recompute: bool = False,
 ) -> tuple[Array, Any]:
-    """y = join(attention(q, k, v)),   q, k, v = heads(qkv),   where token t looks at tokens s ≤ t
+    """y = merge_heads(attention(q, k, v)),   q, k, v = split_heads(qkv),   where token t looks at tokens s ≤ t
 
     Every token brings 3C numbers: C for its queries, C for its keys, C for its values, and each of these C are
     H heads of D = C/H numbers side by side. Every head attends by itself; joined, their answers are C numbers again.
@@ -32,9 +32,9 @@ def causal_self_attention_forward(
     Raises: ValueError if the last axis does not hold three times n_head equal heads.
     Source: Radford et al. 2019 (GPT-2's c_attn); equals torch's split, view, transpose and scaled_dot_product_attention.
     """
-    q, k, v = heads(qkv, n_head)
+    q, k, v = split_heads(qkv, n_head)
     y, saved = attention_forward(q, k, v, is_causal=True, dropout_p=dropout_p, generator=generator, recompute=recompute)
-    return join(y), (saved, n_head)
+    return merge_heads(y), (saved, n_head)
 
 
 def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
@@ -46,13 +46,13 @@ def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
     B, T, C = dy.shape
     dy = dy.reshape(B, T, n_head, C // n_head).swapaxes(1, 2)  # (B, H, T, D)
     dq, dk, dv, _ = attention_backward(dy, attended)
-    return array_module(dy).concatenate([join(dq), join(dk), join(dv)], axis=-1)
+    return array_module(dy).concatenate([merge_heads(dq), merge_heads(dk), merge_heads(dv)], axis=-1)
 
 
 causal_self_attention = Op(causal_self_attention_forward, causal_self_attention_backward, in_float32=True)
 
 
-def heads(qkv: Array, n_head: int) -> tuple[Array, Array, Array]:
+def split_heads(qkv: Array, n_head: int) -> tuple[Array, Array, Array]:
     """(B, T, 3C) as q, k and v, each (B, H, T, D); views where qkv is contiguous.
 
     Raises:
@@ -65,7 +65,7 @@ def heads(qkv: Array, n_head: int) -> tuple[Array, Array, Array]:
     return q, k, v
 
 
-def join(x: Array) -> Array:
+def merge_heads(x: Array) -> Array:
     """(B, H, T, D) as (B, T, C), the heads of a token side by side."""
     B, H, T, D = x.shape
     return x.swapaxes(1, 2).reshape(B, T, H * D)

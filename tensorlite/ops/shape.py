@@ -21,7 +21,7 @@ import numpy as np
 
 from tensorlite.backend import Array, Device, array_module, device_of
 from tensorlite.op import Op
-from tensorlite.ops.axes import axes, axis
+from tensorlite.ops.axes import normalize_axes, normalize_axis
 from tensorlite.ops.broadcasting import result_dtype, unbroadcast
 from tensorlite.ops.summation import sum_of
 from tensorlite.tensor import Tensor
@@ -76,7 +76,7 @@ def view(x: Tensor, *shape: Any) -> Tensor:
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Make one axis of the axes from ``start_dim`` to ``end_dim``, both included."""
-    first, last = axis("flatten", start_dim, x.ndim), axis("flatten", end_dim, x.ndim)
+    first, last = normalize_axis("flatten", start_dim, x.ndim), normalize_axis("flatten", end_dim, x.ndim)
     if first > last:
         raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} in a tensor of shape {x.shape}.")
     return _reshape(x, (*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
@@ -84,7 +84,7 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     """Make several axes, of lengths ``sizes``, of one; the inverse of `flatten`."""
-    d = axis("unflatten", dim, x.ndim)
+    d = normalize_axis("unflatten", dim, x.ndim)
     return _reshape(x, (*x.shape[:d], *_filled("unflatten", x.shape[d : d + 1], _integers((sizes,))), *x.shape[d + 1 :]))
 
 
@@ -96,7 +96,7 @@ def squeeze(x: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
 
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """Insert an axis of length 1 so that it becomes axis ``dim``."""
-    d = axis("unsqueeze", dim, x.ndim + 1)
+    d = normalize_axis("unsqueeze", dim, x.ndim + 1)
     return _reshape(x, (*x.shape[:d], 1, *x.shape[d:]))
 
 
@@ -109,7 +109,7 @@ def permute_forward(x: Array, dims: tuple[int, ...]) -> tuple[Array, Any]:
     Raises: ValueError if ``dims`` does not name every axis exactly once.
     Source: equals torch.permute.
     """
-    order = tuple(axis("permute", d, x.ndim) for d in dims)
+    order = tuple(normalize_axis("permute", d, x.ndim) for d in dims)
     if sorted(order) != list(range(x.ndim)):
         raise ValueError(f"permute: dims {dims} must name each of the {x.ndim} axes of {x.shape} once.")
     return x.transpose(order), order
@@ -130,7 +130,7 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     """Exchange two axes."""
-    a, b = axis("transpose", dim0, x.ndim), axis("transpose", dim1, x.ndim)
+    a, b = normalize_axis("transpose", dim0, x.ndim), normalize_axis("transpose", dim1, x.ndim)
     order = list(range(x.ndim))
     if order:  # a 0-d tensor has nothing to exchange
         order[a], order[b] = order[b], order[a]
@@ -181,7 +181,7 @@ def roll_forward(x: Array, shifts: int | Sequence[int], dims: int | Sequence[int
         if len(shifts) != 1:
             raise ValueError(f"roll: shifts {shifts} without dims must be one number.")
         return array_module(x).roll(x, shifts[0]), (shifts[0], None)
-    rolled = tuple(axis("roll", d, x.ndim) for d in _integers((dims,)))
+    rolled = tuple(normalize_axis("roll", d, x.ndim) for d in _integers((dims,)))
     if len(shifts) != len(rolled):
         raise ValueError(f"roll: {len(shifts)} shifts {shifts} do not fit {len(rolled)} dims {rolled}.")
     return array_module(x).roll(x, shifts, rolled), (shifts, rolled)
@@ -276,7 +276,7 @@ def cat_forward(*xs: Array, dim: int = 0) -> tuple[Array, Any]:
         raise ValueError("cat: a 0-dimensional tensor has no axis to be put together along: use stack().")
     arrays = _one_dtype(xs)
     laid = [x for x in arrays if x.shape != (0,)] or arrays
-    d = axis("cat", dim, laid[0].ndim)
+    d = normalize_axis("cat", dim, laid[0].ndim)
     for x in laid[1:]:
         if x.shape[:d] != laid[0].shape[:d] or x.shape[d + 1 :] != laid[0].shape[d + 1 :]:
             raise ValueError(f"cat: the shapes {laid[0].shape} and {x.shape} differ elsewhere than along dim {dim}.")
@@ -309,7 +309,7 @@ def stack_forward(*xs: Array, dim: int = 0) -> tuple[Array, Any]:
     for x in xs[1:]:
         if x.shape != xs[0].shape:
             raise ValueError(f"stack: the shapes {xs[0].shape} and {x.shape} differ; only cat() takes different lengths.")
-    d = axis("stack", dim, xs[0].ndim + 1)
+    d = normalize_axis("stack", dim, xs[0].ndim + 1)
     return array_module(xs[0]).stack(_one_dtype(xs), axis=d), d
 
 
@@ -441,14 +441,14 @@ def _integers(arguments: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _axes(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
-    """`axes`, for ops where no axes at all means none (elsewhere it means every axis)."""
-    return axes(op, dim, ndim) if dim != () and dim != [] else ()
+    """`normalize_axes`, for ops where no axes at all means none (elsewhere it means every axis)."""
+    return normalize_axes(op, dim, ndim) if dim != () and dim != [] else ()
 
 
 def _real_axis(op: str, dim: int, shape: tuple[int, ...]) -> int:
     if not shape:
         raise ValueError(f"{op}: a 0-dimensional tensor has no axis to be taken apart along.")
-    return axis(op, dim, len(shape))
+    return normalize_axis(op, dim, len(shape))
 
 
 def _filled(op: str, old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.op import Op
-from tensorlite.ops.axes import axis
+from tensorlite.ops.axes import normalize_axis
 from tensorlite.ops.broadcasting import require_floating
 from tensorlite.ops.summation import sum_of
 
@@ -23,7 +23,7 @@ def softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
     Source: Bridle 1990; equals torch.nn.functional.softmax.
     """
     require_floating("softmax", x)
-    along = axis("softmax", dim, x.ndim) - x.ndim if x.ndim else None
+    along = normalize_axis("softmax", dim, x.ndim) - x.ndim if x.ndim else None
     if x.size == 0:  # of no numbers none is the largest
         return x.copy(), (x, along)
     exponentials = array_module(x).exp(x - x.max(axis=along, keepdims=True))
@@ -66,7 +66,7 @@ def log_softmax_forward(x: Array, dim: int = -1) -> tuple[Array, Any]:
     """
     require_floating("log_softmax", x)
     xp = array_module(x)
-    along = axis("log_softmax", dim, x.ndim) - x.ndim if x.ndim else None
+    along = normalize_axis("log_softmax", dim, x.ndim) - x.ndim if x.ndim else None
     if x.size == 0:  # of no numbers none is the largest
         return x.copy(), (x, along)
     shifted = x - x.max(axis=along, keepdims=True)

@@ -76,7 +76,7 @@ def root_mean_square(x: Array, axis: Any, n: float, eps: float = 0.0) -> Array:
     return s * xp.sqrt(sum_of((x / s) ** 2, axis, keepdims=True) / n + eps / s / s)
 
 
-def accumulator(dtype: Any) -> Any:
+def accumulation_dtype(dtype: Any) -> Any:
     """The type to add numbers of ``dtype`` in where `sum_of` cannot: float32 for the half precisions."""
     return np.dtype("float32") if is_half(dtype) else dtype
 

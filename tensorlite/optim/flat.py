@@ -3,7 +3,7 @@
 A GPT has a hundred parameter arrays. Updating them one by one is a hundred times a dozen small array
 operations; laid end to end in one long array they are a dozen large ones. So the parameters *are* laid
 end to end: every ``p.array`` becomes a view into one flat array, and every gradient is written by backward
-straight into its place in a second one (``p.grad_home``, see `tensorlite.tape`). Nothing is gathered or
+straight into its place in a second one (``p.grad_buffer``, see `tensorlite.tape`). Nothing is gathered or
 scattered at a step, the norm of all gradients is the norm of one vector, and workers that train on shares
 of a batch have one array each to exchange.
 
@@ -69,7 +69,7 @@ class FlatParameters:
         """Move parameter ``i`` in. A gradient that it has stays where it is; the next one comes here."""
         p = self.parameters[i]
         self._views[i][...] = values
-        p.array, p.grad_home = self._views[i], self._homes[i]
+        p.array, p.grad_buffer = self._views[i], self._homes[i]
 
     def __reduce__(self) -> Any:
         """A copy, or what pickle makes of it, lays its own parameters out in arrays of its own."""
@@ -110,7 +110,7 @@ class FlatParameters:
         """
         present, moved, gathered = [], [], []
         for i, p in enumerate(self.parameters):
-            if p.array is not self._views[i] or p.grad_home is not self._homes[i]:
+            if p.array is not self._views[i] or p.grad_buffer is not self._homes[i]:
                 moved.append((i, self._from_outside(p.array, self.data)))
             if p.grad is not None:
                 present.append(i)
@@ -140,7 +140,7 @@ def whole_buffer(parameters: Sequence[Tensor]) -> Array | None:
     """
     base = None
     for p in parameters:
-        home = p.grad_home
+        home = p.grad_buffer
         if home is None or p.grad is None or p.grad.array is not home or home.base is None:
             return None
         if base is None:

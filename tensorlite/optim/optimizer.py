@@ -350,7 +350,7 @@ class Run:
         for i in range(self.first, self.last):
             self.buffer.steps[i] = step
             p = self.buffer.flat.parameters[i]
-            p.version.written(p.array)
+            p.version.increment(p.array)
 
 
 class Dials:

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable
 from typing import Generic, ParamSpec, TypeVar
 
-from tensorlite.op import kernels_in_use
+from tensorlite.op import kernel_mode
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,7 +37,7 @@ class Rule(Generic[P, R]):
 
     def choose(self, *args: P.args, **options: P.kwargs) -> Callable[P, R]:
         """What will run."""
-        if kernels_in_use() == "fast":
+        if kernel_mode() == "fast":
             for function, supports in self.faster:
                 if supports(*args, **options):
                     return function

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tensorlite.backend import Array, array_module, to_numpy
-from tensorlite.op import kernels_in_use
+from tensorlite.op import kernel_mode
 from tensorlite.optim.adam import AdamW
 from tensorlite.optim.clip import gradients_of
 from tensorlite.optim.optimizer import Dials, Optimizer
@@ -137,7 +137,7 @@ class GradScaler:
     def _is_held_back_on_the_device(self) -> bool:
         flats = self.optimizer.flats
         is_known = isinstance(self.optimizer, AdamW) and all(flat.data.dtype == np.float32 for flat in flats)
-        return self._xp is not np and is_known and kernels_in_use() == "fast"
+        return self._xp is not np and is_known and kernel_mode() == "fast"
 
     def _adjust(self, finite: Array) -> None:
         """S and the count of good steps after one that was made, or was not."""

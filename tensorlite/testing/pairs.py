@@ -27,13 +27,13 @@ class PairsReport:
 
     Attributes:
         ran: "pair dtype" for every pair that supports the arguments.
-        passed_over: the same for those that do not support them.
+        skipped: the same for those that do not support them.
         worst: the largest error, relative to the largest number of the book's result.
         where: what it belongs to.
     """
 
     ran: tuple[str, ...]
-    passed_over: tuple[str, ...]
+    skipped: tuple[str, ...]
     worst: float
     where: str
 
@@ -57,7 +57,7 @@ def assert_pairs_agree(
     """
     given = [arg.array if isinstance(arg, Tensor) else arg for arg in args]
     options = {name: value.array if isinstance(value, Tensor) else value for name, value in options.items()}
-    ran, passed_over, worst, where = [], [], 0.0, ""
+    ran, skipped, worst, where = [], [], 0.0, ""
     for dtype in dtypes or (None,):
         arrays = [x.astype(dtype) if dtype is not None and hasattr(x, "dtype") and is_floating(x.dtype) else x for x in given]
         floats = [x.dtype for x in arrays if hasattr(x, "dtype") and is_floating(x.dtype)]
@@ -65,7 +65,7 @@ def assert_pairs_agree(
         expected = _run(op, op.book, arrays, options, seed)
         for pair in op.faster:
             if not pair.supports(*arrays, **options):
-                passed_over.append(f"{pair.name} {name}")
+                skipped.append(f"{pair.name} {name}")
                 continue
             ran.append(f"{pair.name} {name}")
             found = _run(op, pair, arrays, options, seed)
@@ -75,7 +75,7 @@ def assert_pairs_agree(
                     raise PairsDisagreeError(_message(op, pair, what, name, found[what], right, error))
                 if error >= worst:
                     worst, where = error, f"{what} of {pair.name} in {name}"
-    return PairsReport(tuple(ran), tuple(passed_over), worst, where)
+    return PairsReport(tuple(ran), tuple(skipped), worst, where)
 
 
 def _run(op: Op, pair: Pair, arrays: list[Any], options: dict[str, Any], seed: int) -> dict[str, Array | None]:
@@ -83,14 +83,14 @@ def _run(op: Op, pair: Pair, arrays: list[Any], options: dict[str, Any], seed: i
     before = [x.copy() if hasattr(x, "dtype") else x for x in arrays]
     with random.use_generator(random.make_generator(seed)):
         y, saved = pair.forward(*map(_fresh, arrays), **{name: _fresh(value) for name, value in options.items()})
-    several = isinstance(y, tuple)
-    outputs = y if several else (y,)
+    returns_tuple = isinstance(y, tuple)
+    outputs = y if returns_tuple else (y,)
     rng = np.random.default_rng(seed)
     dys = [array_module(out).asarray(rng.standard_normal(out.shape)).astype(out.dtype) for out in outputs]
     kept = [dy.copy() for dy in dys]
-    dy = tuple(dys) if several else dys[0]
-    needs = tuple(hasattr(x, "dtype") and is_floating(x.dtype) for x in arrays)
-    gradients = pair.backward(dy, saved, needs) if pair.asks_needs else pair.backward(dy, saved)
+    dy = tuple(dys) if returns_tuple else dys[0]
+    needs_grad = tuple(hasattr(x, "dtype") and is_floating(x.dtype) for x in arrays)
+    gradients = pair.backward(dy, saved, needs_grad) if pair.takes_needs_grad else pair.backward(dy, saved)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
 
     for what, now, then in (("an argument", arrays, before), ("dy", dys, kept)):
@@ -98,7 +98,7 @@ def _run(op: Op, pair: Pair, arrays: list[Any], options: dict[str, Any], seed: i
             if hasattr(a, "dtype") and not np.array_equal(to_numpy(a), to_numpy(b), equal_nan=is_floating(a.dtype)):
                 raise PairsDisagreeError(f"{op.name}: the {pair.name} pair wrote to {what}; a pair may only write to arrays it made.")
     results: dict[str, Array | None] = {f"output {i}": out for i, out in enumerate(outputs)}
-    for i, needed in enumerate(needs):
+    for i, needed in enumerate(needs_grad):
         if needed:
             results[f"gradient {i}"] = gradients[i] if i < len(gradients) else None
     return results

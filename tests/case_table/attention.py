@@ -16,11 +16,11 @@ def with_dropout(t, q, k, v):
 
 
 def with_dropout_twin(t, q, k, v):  # torch draws other bits: the same attention with ours, step by step
-    from tensorlite.random import keep_mask, make_generator
+    from tensorlite.random import dropout_mask, make_generator
 
     scores = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
     scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), float("-inf"))
-    keep, scale = keep_mask(tuple(scores.shape), 0.3, make_generator(5))
+    keep, scale = dropout_mask(tuple(scores.shape), 0.3, make_generator(5))
     return (scores.softmax(-1) * torch.from_numpy(keep) * scale) @ v
 
 

@@ -9,9 +9,9 @@ def seeded(p):
         return t.nn.functional.dropout(x, p, generator=t.random.make_generator(3))
 
     def twin(t, x):  # torch draws other bits: it gets ours
-        from tensorlite.random import keep_mask, make_generator
+        from tensorlite.random import dropout_mask, make_generator
 
-        keep, scale = keep_mask(tuple(x.shape), p, make_generator(3))
+        keep, scale = dropout_mask(tuple(x.shape), p, make_generator(3))
         return x * torch.from_numpy(keep) * scale
 
     return call, twin

@@ -39,19 +39,19 @@ def installed() -> Iterator[Any]:
     for name in hidden:
         del sys.modules[name]
     sys.modules.update(made)
-    compiling.forget()
-    cublas.forget()
+    compiling.clear_cache()
+    cublas.clear_cache()
     real, libraries = cublas.load, {"cublas": _Library(), "cublasLt": _LtLibrary()}
     cublas.load = cublaslt.load = lambda cupy, library: libraries[library]
     try:
         yield made["cupy"]
     finally:
         cublas.load = cublaslt.load = real
-        cublas.forget()
+        cublas.clear_cache()
         for name in made:
             sys.modules.pop(name, None)
         sys.modules.update(hidden)
-        compiling.forget()
+        compiling.clear_cache()
 
 
 __all__ = ["installed", "machine"]

@@ -31,7 +31,7 @@ from tensorlite import random
 from tensorlite.backend import Array
 from tensorlite.op import Pair, register
 from tensorlite.ops.attention import attention
-from tensorlite.ops.masking import masked
+from tensorlite.ops.masking import apply_mask
 
 # Queries in a block. Many make large products, which run faster; few leave less of the diagonal square to be computed for nothing.
 # On a short text the second weighs more.
@@ -95,7 +95,7 @@ def attention_forward(
     q, k, v = _four_axes(q), _four_axes(k), _four_axes(v)
     (B, H, T, D), (S, E) = q.shape, v.shape[2:]
     scale = 1 / math.sqrt(D) if scale is None else float(scale)
-    reader = random.KeepReader(dropout_p, generator) if dropout_p else None
+    reader = random.DropoutMaskReader(dropout_p, generator) if dropout_p else None
     factor = reader.factor if reader else 1.0
     y, r = _heads_inside(B, T, H, E, dtype), np.empty((B, H, T, 1), dtype)
     groups = _cut(B, H, T, S, is_causal, BLOCK_BYTES // dtype.itemsize)
@@ -133,11 +133,11 @@ def attention_backward(dy: Array, saved: _Saved) -> tuple[Array, ...]:
     """dq, dk and dv, in the shapes that came in."""
     (B, H, T, D), (S, E), dtype = saved.q.shape, saved.v.shape[2:], saved.q.dtype
     dq, dk, dv = _gradients(B, H, T, S, D, E, dtype)
-    gradients_into(dq, dk, dv, _four_axes(dy), saved)
+    write_gradients(dq, dk, dv, _four_axes(dy), saved)
     return tuple(dx.reshape(*saved.lead, *dx.shape[2:]) for dx in (dq, dk, dv))
 
 
-def gradients_into(dq: Array, dk: Array, dv: Array, dy: Array, saved: _Saved) -> None:
+def write_gradients(dq: Array, dk: Array, dv: Array, dy: Array, saved: _Saved) -> None:
     """The book's four steps for each block: its rows of dq are its own, to dk and dv it adds what its queries say.
 
     The last block of a group goes first: it sees the most keys, so that it can write where the others have to add.
@@ -236,7 +236,7 @@ def _cut(B: int, H: int, T: int, S: int, is_causal: bool, limit: int) -> list[li
     return groups
 
 
-def _read_keeps(reader: random.KeepReader | None, blocks: list[_Block], S: int) -> Iterator[Array | None]:
+def _read_keeps(reader: random.DropoutMaskReader | None, blocks: list[_Block], S: int) -> Iterator[Array | None]:
     """What dropout keeps of each block of a group: the numbers the book draws, in its order, hidden places included.
 
     That order is head by head. One head, or one block of all rows, can be read a block at a time; otherwise a group is read as a
@@ -261,7 +261,7 @@ def _scores(q: Array, k: Array, block: _Block, is_causal: bool, out: Array, far:
         square = out[..., block.rows.start :]
         triangle = _triangle(out.dtype)[: square.shape[-2], : square.shape[-1]]
         if far:
-            square[...] = masked(square, triangle == 0)  # ∞ - ∞ is nan
+            square[...] = apply_mask(square, triangle == 0)  # ∞ - ∞ is nan
         square += triangle
     return out
 

@@ -21,7 +21,7 @@ import numpy as np
 from tensorlite.backend import Array
 from tensorlite.kernels.cpu.tiling import row_tiles
 from tensorlite.op import Pair, register
-from tensorlite.ops.cross_entropy import cross_entropy, kept_targets
+from tensorlite.ops.cross_entropy import check_targets, cross_entropy
 
 SAFE_SCORE = 30.0  # exp(2 · 30) for a million classes is 1e32
 
@@ -30,7 +30,7 @@ def cross_entropy_forward(
     x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
 ) -> tuple[Array, tuple[Array, Array]]:
     """loss = -log p_target of each row, their mean or sum; saves its gradient with respect to x, and which rows count."""
-    kept, index = kept_targets("cross_entropy", target, x.shape[1], ignore_index)
+    kept, index = check_targets("cross_entropy", target, x.shape[1], ignore_index)
     rows = kept.sum() if reduction == "mean" else 1
     share = x.dtype.type(1 / max(rows, 1))  # of a row in the loss
     gradient, loss = np.empty_like(x), np.empty(len(x), x.dtype)

@@ -14,7 +14,7 @@ import numpy as np
 from tensorlite.backend import Array
 from tensorlite.op import Pair, register
 from tensorlite.ops.embedding import embedding, embedding_forward
-from tensorlite.ops.summation import accumulator
+from tensorlite.ops.summation import accumulation_dtype
 
 
 def embedding_backward(dy: Array, saved: Any) -> tuple[None, Array]:
@@ -27,7 +27,7 @@ def embedding_backward(dy: Array, saved: Any) -> tuple[None, Array]:
         ordered = ids[order]
         starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))  # of each token's run
         rows = dy.reshape(ids.size, shape[1])[order]
-        dweight[ordered[starts]] = np.add.reduceat(rows, starts, axis=0, dtype=accumulator(dy.dtype))
+        dweight[ordered[starts]] = np.add.reduceat(rows, starts, axis=0, dtype=accumulation_dtype(dy.dtype))
     if padding_idx is not None:
         dweight[padding_idx] = 0
     return None, dweight

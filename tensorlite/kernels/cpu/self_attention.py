@@ -13,7 +13,7 @@ import numpy as np
 from tensorlite.backend import Array
 from tensorlite.kernels.cpu import attention
 from tensorlite.op import Pair, register
-from tensorlite.ops.self_attention import causal_self_attention, heads, join
+from tensorlite.ops.self_attention import causal_self_attention, merge_heads, split_heads
 
 
 def causal_self_attention_forward(
@@ -24,16 +24,16 @@ def causal_self_attention_forward(
     recompute: bool = False,
 ) -> tuple[Array, Any]:
     """Cut, attend, join: the first and the last are views."""
-    q, k, v = heads(qkv, n_head)
+    q, k, v = split_heads(qkv, n_head)
     y, saved = attention.attention_forward(q, k, v, is_causal=True, dropout_p=dropout_p, generator=generator, recompute=recompute)
-    return join(y), saved
+    return merge_heads(y), saved
 
 
 def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
     """dqkv (B, T, 3C), of which the three gradients are views."""
     B, H, T, D = saved.q.shape
     dqkv = np.empty((B, T, 3 * H * D), dy.dtype)
-    attention.gradients_into(*heads(dqkv, H), dy.reshape(B, T, H, D).swapaxes(1, 2), saved)
+    attention.write_gradients(*split_heads(dqkv, H), dy.reshape(B, T, H, D).swapaxes(1, 2), saved)
     return dqkv
 
 

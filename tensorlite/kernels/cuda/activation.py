@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import on_gpu
-from tensorlite.kernels.cuda.elementwise import in_fours, run
+from tensorlite.kernels.cuda.elementwise import launch_elementwise, vector_aligned
 from tensorlite.op import Pair, register
 from tensorlite.ops.activation import gelu, relu
 
@@ -49,16 +49,16 @@ def supports_relu(x: Array) -> bool:
 
 
 def _value(x: Array, curve: str) -> Array:
-    x = in_fours(x)
+    x = vector_aligned(x)
     y = array_module(x).empty(x.shape, x.dtype)
-    run("activation.cu", "activation_forward", x.size, x, y, Real=x.dtype.name, Curve=curve)
+    launch_elementwise("activation.cu", "activation_forward", x.size, x, y, Real=x.dtype.name, Curve=curve)
     return y
 
 
 def _times_slope(dy: Array, x: Array, curve: str) -> Array:
-    dy, x = in_fours(dy), in_fours(x)
+    dy, x = vector_aligned(dy), vector_aligned(x)
     dx = array_module(x).empty(x.shape, x.dtype)
-    run("activation.cu", "activation_backward", x.size, dy, x, dx, Real=x.dtype.name, Curve=curve)
+    launch_elementwise("activation.cu", "activation_backward", x.size, dy, x, dx, Real=x.dtype.name, Curve=curve)
     return dx
 
 

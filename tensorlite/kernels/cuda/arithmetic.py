@@ -7,7 +7,7 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.cast import HALVES, cast
 from tensorlite.kernels.cuda.compile import on_gpu
-from tensorlite.kernels.cuda.elementwise import in_fours, run
+from tensorlite.kernels.cuda.elementwise import launch_elementwise, vector_aligned
 from tensorlite.op import Pair, register
 from tensorlite.ops.arithmetic import add
 
@@ -16,7 +16,7 @@ def add_forward(x: Array, other: Array) -> tuple[Array, Any]:
     """y = x + other in float32, in one pass."""
     stream, half = (x, other) if x.dtype.name == "float32" else (other, x)
     y = array_module(x).empty_like(stream)
-    run("arithmetic.cu", "add_to_stream", y.size, in_fours(stream), in_fours(half), y, Half=half.dtype.name)
+    launch_elementwise("arithmetic.cu", "add_to_stream", y.size, vector_aligned(stream), vector_aligned(half), y, Half=half.dtype.name)
     return y, (x.dtype, other.dtype)
 
 

@@ -78,11 +78,11 @@ class Launch:
         self.xp, self.dtype, self.heads = array_module(q), q.dtype, heads
         key, call, threshold, factor = None, 0, 0, 1.0
         if dropout_p:
-            key, call = random.dropout_key(self.xp, generator)
-            threshold, factor = random.keep_threshold(dropout_p)
+            key, call = random.next_dropout_key(self.xp, generator)
+            threshold, factor = random.dropout_threshold(dropout_p)
         scale = 1 / math.sqrt(heads.D) if heads.scale is None else float(heads.scale)
         sizes = (heads.T, heads.S, heads.H, heads.row)
-        self.told = (*sizes, scale, int(heads.is_causal), key, call, threshold, factor)
+        self.arguments = (*sizes, scale, int(heads.is_causal), key, call, threshold, factor)
         little_shared = int(q.device.compute_capability) in LITTLE_SHARED
         self.macros = variant(q.dtype.name, heads.D, precision.current() == "tf32", bool(dropout_p), little_shared)
 
@@ -110,7 +110,7 @@ class Launch:
         prefix = name.removeprefix("backward_").upper()
         own = 16 * WARPS * self.macros[f"{prefix}_M"]
         run = kernel("attention.cu", f"attention_{name}", **self.macros)
-        run(-(-length // own) * self.heads.B * self.heads.H, THREADS, (*arrays, *self.told), shared_bytes(name, self.macros))
+        run(-(-length // own) * self.heads.B * self.heads.H, THREADS, (*arrays, *self.arguments), shared_bytes(name, self.macros))
 
 
 def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False, little_shared: bool = False) -> dict[str, Any]:

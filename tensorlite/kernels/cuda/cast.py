@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import on_gpu
-from tensorlite.kernels.cuda.elementwise import in_fours, run
+from tensorlite.kernels.cuda.elementwise import launch_elementwise, vector_aligned
 
 HALVES = ("float16", "bfloat16")
 
@@ -21,7 +21,7 @@ def cast(x: Array, dtype: Any, out: Array | None = None) -> Array:
     if out is None:
         out = array_module(x).empty(x.shape, dtype)
     if dtype.name in HALVES and on_gpu(x, types=("float32",)) and out.data.ptr % 8 == 0:
-        run("cast.cu", "cast", x.size, in_fours(x), out, Half=dtype.name)
+        launch_elementwise("cast.cu", "cast", x.size, vector_aligned(x), out, Half=dtype.name)
     else:
         out[...] = x
     return out

@@ -84,7 +84,7 @@ def _module(file: str, defines: tuple[str, ...]) -> Any:
     return cupy.RawModule(code=source(file), options=(*OPTIONS, *defines), backend="nvrtc")
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Compile again when asked again: for tests, which put another module in CuPy's place."""
     kernel.cache_clear()
     _module.cache_clear()
@@ -110,4 +110,4 @@ def is_cupy(x: Any) -> bool:
     return hasattr(x, "flags") and array_module(x) is not np
 
 
-__all__ = ["TYPES", "Kernel", "forget", "is_cupy", "kernel", "macros", "on_gpu", "source"]
+__all__ = ["TYPES", "Kernel", "clear_cache", "is_cupy", "kernel", "macros", "on_gpu", "source"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import TYPES, is_cupy, kernel, on_gpu
-from tensorlite.kernels.cuda.padding import padded
+from tensorlite.kernels.cuda.padding import padded_width
 from tensorlite.op import Pair, register
 from tensorlite.ops.cross_entropy import cross_entropy
 
@@ -37,7 +37,7 @@ def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
     """dx = (p - q) · dy / rows, in the type of the logits. Where their rows are padded, so are its."""
     x, target, log_sum, count, ignored, smoothing = saved
     xp, V = array_module(x), x.shape[-1]
-    wide = padded(V, x.dtype)
+    wide = padded_width(V, x.dtype)
     dx = xp.empty((len(log_sum), wide if row_stride(x) == wide else V), x.dtype)[:, :V].reshape(x.shape)
     strides = row_stride(x), row_stride(dx)
     arguments = (xp.ascontiguousarray(dy, "float32"), int(dy.ndim > 0), x, target, log_sum, count, dx, V, *strides, ignored, smoothing)

@@ -52,7 +52,7 @@ class Handle:
 
     Attributes:
         workspace: bytes on the device that its products may use; those of `cublaslt`, too.
-        products: cuBLASLt beside it; `cublaslt.products` makes it.
+        cublaslt: cuBLASLt beside it; `cublaslt.get_cublaslt` makes it.
     """
 
     def __init__(self, cupy: Any) -> None:
@@ -67,7 +67,7 @@ class Handle:
         with cupy.cuda.using_allocator(cupy.cuda.MemoryPool().malloc):  # not in a graph's memory, nor in what is limited for arrays
             size = WORKSPACE_OF_HOPPER if int(cupy.cuda.Device().compute_capability) >= 90 else WORKSPACE
             self.workspace = cupy.empty(size, "uint8")
-        self.products: Any = None
+        self.cublaslt: Any = None
         self._stream: int | None = None
 
     def gemm(self, *arguments: Any) -> None:
@@ -117,7 +117,7 @@ def load(cupy: Any, library: str) -> Any:
 _of_thread = threading.local()
 
 
-def handle(cupy: Any) -> Handle:
+def get_handle(cupy: Any) -> Handle:
     """The calling thread's handle for the current device; made when first asked for."""
     handles: dict[int, Handle] = _of_thread.__dict__.setdefault("handles", {})
     device = cupy.cuda.runtime.getDevice()
@@ -126,7 +126,7 @@ def handle(cupy: Any) -> Handle:
     return handles[device]
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Let go of the calling thread's handles: for tests, which put another module in CuPy's place."""
     _of_thread.__dict__.clear()
 

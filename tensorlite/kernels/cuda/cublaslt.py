@@ -18,7 +18,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tensorlite.kernels.cuda.cublas import DATA_TYPES, check, handle, load
+from tensorlite.kernels.cuda.cublas import DATA_TYPES, check, get_handle, load
 
 BIAS = 4  # cublasLtEpilogue_t
 NOT_SUPPORTED = 15  # cublasStatus_t: there is no algorithm for this
@@ -84,7 +84,7 @@ class Plan:
     algorithm: Algorithm
 
 
-class Products:
+class CublasLt:
     """cuBLASLt for one device and one thread; the workspace is that of the thread's `cublas.Handle`."""
 
     def __init__(self, cupy: Any, workspace: Any) -> None:
@@ -160,12 +160,12 @@ class Products:
 _ONE, _ZERO = ctypes.c_float(1), ctypes.c_float(0)
 
 
-def products(cupy: Any) -> Products:
+def get_cublaslt(cupy: Any) -> CublasLt:
     """The calling thread's for the current device; made when first asked for."""
-    own = handle(cupy)
-    if own.products is None:
-        own.products = Products(cupy, own.workspace)
-    return own.products
+    own = get_handle(cupy)
+    if own.cublaslt is None:
+        own.cublaslt = CublasLt(cupy, own.workspace)
+    return own.cublaslt
 
 
 def alignment(address: int) -> int:

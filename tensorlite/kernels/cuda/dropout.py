@@ -1,6 +1,6 @@
 """Dropout on the GPU: random bits are computed where they are needed, from a counter, and in backward once more.
 
-The masks are others than the CPU's, which come from a stream; see `tensorlite.random.dropout_key` for where the key comes from.
+The masks are others than the CPU's, which come from a stream; see `tensorlite.random.next_dropout_key` for where the key comes from.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 from tensorlite import random
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import on_gpu
-from tensorlite.kernels.cuda.elementwise import in_fours, run
+from tensorlite.kernels.cuda.elementwise import launch_elementwise, vector_aligned
 from tensorlite.op import Pair, register
 from tensorlite.ops.dropout import dropout
 
 
 def dropout_forward(x: Array, p: float = 0.5, generator: np.random.Generator | None = None) -> tuple[Array, Any]:
     """y = x · keep / (1 - p). Saves what the mask follows from, a key and a number: no array of the size of x."""
-    key, call = random.dropout_key(array_module(x), generator)
-    threshold, scale = random.keep_threshold(p)
+    key, call = random.next_dropout_key(array_module(x), generator)
+    threshold, scale = random.dropout_threshold(p)
     saved = (key, call, threshold, scale)
     return _masked(x, *saved), saved
 
@@ -31,9 +31,9 @@ def dropout_backward(dy: Array, saved: Any) -> Array:
 
 
 def _masked(x: Array, key: Array, call: int, threshold: int, scale: float) -> Array:
-    x = in_fours(x)
+    x = vector_aligned(x)
     y = array_module(x).empty_like(x)
-    run("dropout.cu", "dropout", x.size, x, y, key, call, threshold, scale, Real=x.dtype.name)
+    launch_elementwise("dropout.cu", "dropout", x.size, x, y, key, call, threshold, scale, Real=x.dtype.name)
     return y
 
 

@@ -13,7 +13,7 @@ BLOCK = 256  # threads, four numbers each at a time
 MOST_BLOCKS = 132 * 16  # twice what the largest GPUs hold at once; more would only be queued
 
 
-def run(file: str, name: str, count: int, *args: Any, **macros: Any) -> None:
+def launch_elementwise(file: str, name: str, count: int, *args: Any, **macros: Any) -> None:
     """Queue a kernel whose last parameter is how many numbers there are; the grid has as many threads as they need, up to a limit.
 
     A thread takes four numbers, and then those that lie a whole grid further on.
@@ -22,7 +22,7 @@ def run(file: str, name: str, count: int, *args: Any, **macros: Any) -> None:
     kernel(file, name, **macros)(blocks, BLOCK, (*args, np.int64(count)))
 
 
-def in_fours(x: Array) -> Array:
+def vector_aligned(x: Array) -> Array:
     """``x``, or a copy of it that is contiguous and begins where four numbers can be read at once; only views may need one."""
     x = array_module(x).ascontiguousarray(x).reshape(x.shape)  # of an array without axes it makes one with an axis, as NumPy's does
     return x if x.data.ptr % (4 * x.itemsize) == 0 else x.copy()

@@ -66,7 +66,7 @@ def _multiply_and_add(a: Array, b: Array, bias: Array, out: Array) -> bool:
         p, n, m, left.transposed, right.transposed, left.leading, right.leading, p, a.dtype.name, out.dtype.name, _compute_type(a),
         cublaslt.BIAS, alignments,
     )  # fmt: skip
-    products = cublaslt.products(array_module(a))
+    products = cublaslt.get_cublaslt(array_module(a))
     return products.multiply(shape, left.array.data.ptr, right.array.data.ptr, out.data.ptr, bias.data.ptr)
 
 
@@ -99,7 +99,7 @@ def bmm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bo
     flags = (TRANSPOSED if left.transposed else NORMAL, TRANSPOSED if right.transposed else NORMAL)
     alpha, beta = ctypes.addressof(_ONE), ctypes.addressof(_ONE if add else _ZERO)
     left_at, right_at, out_at = left.array.data.ptr, right.array.data.ptr, out.data.ptr
-    blas = cublas.handle(xp)
+    blas = cublas.get_handle(xp)
     if count == 1:
         blas.gemm(
             *flags, p, n, m, alpha, left_at, kind, left.leading, right_at, kind, right.leading,

@@ -89,9 +89,9 @@ extern "C" __global__ void layernorm_forward(const In* __restrict__ x, const flo
 }
 
 // dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)) with g = dy ∘ weight;   partial: (blocks, 2, C), of dweight and dbias.
-// so_far, which may be null, is what has arrived for x along the residual stream: dx is the sum of both.
+// accumulated, which may be null, is what has arrived for x along the residual stream: dx is the sum of both.
 extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const In* __restrict__ x, const float* __restrict__ weight,
-                                              const float* mean, const float* inverse_std, const In* __restrict__ so_far,
+                                              const float* mean, const float* inverse_std, const In* __restrict__ accumulated,
                                               In* __restrict__ dx, float* partial, int rows, int C) {
     __shared__ float sums[2][PerLane * WARP];
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
@@ -129,7 +129,7 @@ extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const 
             take(d + c, dys);
             take(xs + c, x_hat);
             take_or(1, weight, c, w);
-            if (so_far) take(so_far + row * C + c, stream);
+            if (accumulated) take(accumulated + row * C + c, stream);
             FOR_EACH(j) {
                 x_hat[j] = (x_hat[j] - mu - rest) * scale;
                 stream[j] += (dys[j] * w[j] - mean_g - x_hat[j] * mean_g_hat) * scale;

@@ -16,7 +16,7 @@ from tensorlite.kernels.cuda.cast import cast
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import on_gpu
 from tensorlite.kernels.cuda.gemm import gemm, gemm_with_bias
-from tensorlite.kernels.cuda.padding import padded_columns, padded_rows, parts
+from tensorlite.kernels.cuda.padding import column_slices, padded_columns, padded_rows
 from tensorlite.op import Pair, register
 from tensorlite.ops.linear import linear
 from tensorlite.precision import half_dtype
@@ -36,22 +36,22 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
 
 
 def linear_backward(
-    dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True, True), homes: tuple[Array | None, ...] = (None, None, None)
+    dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True, True), out: tuple[Array | None, ...] = (None, None, None)
 ) -> tuple[Array | None, ...]:
     """dx = dy · weight,   dweight = dyᵀ · x,   dbias = Σ dy."""
     rows, factor, shape, dtype, has_bias = saved
     xp, dy, dx, dweight, dbias = array_module(dy), padded_rows(dy), None, None, None
-    columns = parts(len(factor), factor.dtype)
-    if needs[0]:
+    columns = column_slices(len(factor), factor.dtype)
+    if needs_grad[0]:
         dx = xp.empty(shape, dtype)
         for i, part in enumerate(columns):
             gemm(dy[:, part], factor[part], out=dx.reshape(rows.shape), add=i > 0)
-    if needs[1]:
-        dweight = xp.empty(factor.shape, "float32") if homes[1] is None or _reads(homes[1], dy, rows) else homes[1]
+    if needs_grad[1]:
+        dweight = xp.empty(factor.shape, "float32") if out[1] is None or _reads(out[1], dy, rows) else out[1]
         for part in columns:
             gemm(dy[:, part].T, rows, out=dweight[part])
-    if has_bias and len(needs) > 2 and needs[2]:
-        dbias = sum_rows(dy, homes[2])
+    if has_bias and len(needs_grad) > 2 and needs_grad[2]:
+        dbias = sum_rows(dy, out[2])
     return dx, dweight, dbias
 
 

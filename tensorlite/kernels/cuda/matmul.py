@@ -23,11 +23,11 @@ def matmul_forward(a: Array, b: Array) -> tuple[Array, Any]:
     return bmm(left, right), (left, right, a.dtype, b.dtype)
 
 
-def matmul_backward(dy: Array, saved: Any, needs: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
+def matmul_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
     """da = dy · bᵀ,   db = aᵀ · dy, summed over the axes along which an operand was repeated."""
     a, b, a_dtype, b_dtype = saved
-    da = unbroadcast(bmm(dy, b.swapaxes(-1, -2), dtype=a_dtype), a.shape) if needs[0] else None
-    db = unbroadcast(bmm(a.swapaxes(-1, -2), dy, dtype=b_dtype), b.shape) if needs[1] else None
+    da = unbroadcast(bmm(dy, b.swapaxes(-1, -2), dtype=a_dtype), a.shape) if needs_grad[0] else None
+    db = unbroadcast(bmm(a.swapaxes(-1, -2), dy, dtype=b_dtype), b.shape) if needs_grad[1] else None
     return da, db
 
 

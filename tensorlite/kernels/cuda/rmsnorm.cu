@@ -28,9 +28,9 @@ extern "C" __global__ void rmsnorm_forward(const In* x, const float* weight, Out
 }
 
 // dx = (g - x̂ mean(g ∘ x̂)) / rms with g = dy ∘ weight and x̂ = x / rms;   partial_dweight: (blocks, C).
-// so_far, which may be null, is what has arrived for x along the residual stream: dx is the sum of both.
+// accumulated, which may be null, is what has arrived for x along the residual stream: dx is the sum of both.
 extern "C" __global__ void rmsnorm_backward(const Out* __restrict__ dy, const In* __restrict__ x, const float* __restrict__ weight,
-                                            const float* inverse_rms, const In* __restrict__ so_far, In* __restrict__ dx,
+                                            const float* inverse_rms, const In* __restrict__ accumulated, In* __restrict__ dx,
                                             float* partial_dweight, int rows, int C) {
     __shared__ float sums[PerLane * WARP];
     int lane = threadIdx.x % WARP;
@@ -41,7 +41,7 @@ extern "C" __global__ void rmsnorm_backward(const Out* __restrict__ dy, const In
 
     for (long long row = warp; row < rows; row += warps) {
         float stream[PerLane];  // asked for before it is needed: it is on its way while the sums are made
-        FOR_MINE(i) stream[i] = so_far && i * WARP + lane < C ? load(so_far[row * C + i * WARP + lane]) : 0.0f;
+        FOR_MINE(i) stream[i] = accumulated && i * WARP + lane < C ? load(accumulated[row * C + i * WARP + lane]) : 0.0f;
 
         float scale = inverse_rms[row], sum_g_hat = 0;
         FOR_MINE(i) {

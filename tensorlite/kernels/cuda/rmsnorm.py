@@ -7,7 +7,7 @@ from typing import Any
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import kernel
-from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, out_dtype, per_lane, shape_of
+from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, matrix_shape, out_dtype, per_lane
 from tensorlite.op import Pair, register
 from tensorlite.ops.rmsnorm import rmsnorm
 
@@ -16,22 +16,22 @@ FLOAT32_STEP = 2.0**-23  # the sums are float32 whatever x is stored in
 
 def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = None) -> tuple[Array, Any]:
     """y = x / rms(x) · weight. Saves x, and 1/rms of each row."""
-    xp, (rows, C) = array_module(x), shape_of(x)
+    xp, (rows, C) = array_module(x), matrix_shape(x)
     y, inverse_rms = xp.empty(x.shape, out_dtype(x)), xp.empty(rows, "float32")
     run = kernel("rmsnorm.cu", "rmsnorm_forward", In=x.dtype.name, Out=y.dtype.name, PerLane=per_lane(C))
     run(blocks_for(rows), BLOCK, (x, weight, y, inverse_rms, rows, C, FLOAT32_STEP if eps is None else float(eps)))
     return y, (x, inverse_rms, weight)
 
 
-def rmsnorm_backward(dy: Array, saved: Any, so_far: Array | None = None) -> tuple[Array, Array | None]:
+def rmsnorm_backward(dy: Array, saved: Any, accumulated: Array | None = None) -> tuple[Array, Array | None]:
     """dx row by row; dweight in one row of partial sums for each block, which `sum_rows` adds up.
 
-    ``so_far`` is the gradient that has come down the residual stream, past this op: dx is added to it on its way to the memory.
+    ``accumulated`` is the gradient that has come down the residual stream, past this op: dx is added to it on its way to the memory.
     """
     x, inverse_rms, weight = saved
-    xp, (rows, C) = array_module(x), shape_of(x)
+    xp, (rows, C) = array_module(x), matrix_shape(x)
     dy, dx = xp.ascontiguousarray(dy), xp.empty_like(x)
-    stream = None if so_far is None else xp.ascontiguousarray(so_far, x.dtype)
+    stream = None if accumulated is None else xp.ascontiguousarray(accumulated, x.dtype)
     blocks = blocks_for(rows, BACKWARD_BLOCKS)
     partial_dweight = xp.empty((blocks, C), "float32")
     run = kernel("rmsnorm.cu", "rmsnorm_backward", In=x.dtype.name, Out=dy.dtype.name, PerLane=per_lane(C))

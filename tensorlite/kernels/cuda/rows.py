@@ -15,7 +15,7 @@ WIDEST = 2048  # numbers in a row: a lane then holds 64 of them, and as many sum
 BACKWARD_BLOCKS = 528  # four for each multiprocessor of the largest GPUs: every warp then sums many rows before it writes
 
 
-def shape_of(x: Array) -> tuple[int, int]:
+def matrix_shape(x: Array) -> tuple[int, int]:
     """(rows, C) of an array (..., C)."""
     return x.size // x.shape[-1], x.shape[-1]
 
@@ -27,8 +27,8 @@ def per_lane(C: int) -> int:
 
 def lanes(C: int, *arrays: Array | None) -> dict[str, int]:
     """How many neighbours a lane reads at a time, four where they begin at a multiple of four, and how many numbers it holds in all."""
-    in_fours = C % 4 == 0 and all(x is None or x.data.ptr % (4 * x.itemsize) == 0 for x in arrays)
-    wide = 4 if in_fours else 1
+    vector_aligned = C % 4 == 0 and all(x is None or x.data.ptr % (4 * x.itemsize) == 0 for x in arrays)
+    wide = 4 if vector_aligned else 1
     return {"Wide": wide, "PerLane": -(-C // (WARP * wide)) * wide}
 
 

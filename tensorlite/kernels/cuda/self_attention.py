@@ -27,18 +27,18 @@ def causal_self_attention_forward(
     B, T, width = qkv.shape
     y = array_module(qkv).empty((B, T, width // 3), qkv.dtype)
     launch = Launch(qkv, Heads(B, n_head, T, T, width // 3 // n_head, width, is_causal=True), dropout_p, generator)
-    return y, (launch, qkv, y, launch.forward(*parts(qkv), y))
+    return y, (launch, qkv, y, launch.forward(*split_qkv(qkv), y))
 
 
 def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
     """dqkv (B, T, 3C), of which the three gradients are parts."""
     launch, qkv, y, lse = saved
     dqkv = array_module(qkv).empty_like(qkv)
-    launch.backward(dy, *parts(qkv), y, lse, *parts(dqkv))
+    launch.backward(dy, *split_qkv(qkv), y, lse, *split_qkv(dqkv))
     return dqkv
 
 
-def parts(qkv: Array) -> tuple[Array, Array, Array]:
+def split_qkv(qkv: Array) -> tuple[Array, Array, Array]:
     """Where q, k and v begin: views of (B, T, 3C)."""
     C = qkv.shape[2] // 3
     return qkv[:, :, :C], qkv[:, :, C : 2 * C], qkv[:, :, 2 * C :]

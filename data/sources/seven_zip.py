@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from data.errors import DataError
-from data.sources.streams import BLOCK, Budget, Reader, SourceError, again, shown
+from data.sources.streams import BLOCK, Budget, Reader, SourceError, printable, repair_hint
 from data.sources.zips import ZipMember, sentence
 
 # Compressed bytes at a time. Deflate, Deflate64 and Zstandard do not heed what they are asked for; the last makes up to 8 MiB of 256 bytes.
@@ -30,13 +30,13 @@ def seven_zip_members(file: BinaryIO, archive: str, budget: Budget) -> Iterator[
     try:
         import py7zr
     except ImportError as error:
-        raise SourceError(f"{shown(archive)} is a 7z archive, which takes py7zr to read: pip install 'tensorlite[data]'.") from error
+        raise SourceError(f"{printable(archive)} is a 7z archive, which takes py7zr to read: pip install 'tensorlite[data]'.") from error
     file.seek(0)
     folder, stream = None, Reader.of(b"")
     with _damage(archive):
         opened = py7zr.SevenZipFile(file)
         if opened.needs_password():
-            raise SourceError(f"{shown(archive)} is encrypted; unpack it with its password and give the folder instead.")
+            raise SourceError(f"{printable(archive)} is encrypted; unpack it with its password and give the folder instead.")
         members = list(opened.files)
         starts = _starts(opened)
     for member in members:
@@ -73,7 +73,7 @@ def _stream(file: BinaryIO, folder: Any, start: int, packed: int, archive: str, 
         if coder["numinstreams"] != 1 or coder["numoutstreams"] != 1:
             raise _unknown(archive, "a filter of several streams (BCJ2)")
         if min(_dictionary(coder["method"], coder.get("properties") or b""), unpacked) > _MEMORY:
-            raise SourceError(f"{shown(archive)} asks for more than {_MEMORY >> 20} MiB of memory to be decompressed.")
+            raise SourceError(f"{printable(archive)} asks for more than {_MEMORY >> 20} MiB of memory to be decompressed.")
     sips = _Sips(file, start, _HEEDLESS_SIP if any(coder["method"] in _HEEDLESS for coder in folder.coders) else _SIP)
     with _damage(archive):
         decompressor = folder.get_decompressor(packed)
@@ -122,7 +122,7 @@ class _Member:
         self._checksum = zlib.crc32(data, self._checksum)
         if not data and (self._left or self._expected not in (None, self._checksum)):
             what = f"it ends {self._left:,} bytes early" if self._left else "its checksum is another"
-            raise SourceError(f"{shown(self._name)} is damaged: {what}; {again(self._name)}.")
+            raise SourceError(f"{printable(self._name)} is damaged: {what}; {repair_hint(self._name)}.")
         return data
 
 
@@ -136,7 +136,7 @@ def _dictionary(method: bytes, properties: bytes) -> int:
 
 
 def _unknown(archive: str, what: str) -> SourceError:
-    return SourceError(f"{shown(archive)} cannot be read by py7zr: {what}; unpack it with 7z x and give the folder instead.")
+    return SourceError(f"{printable(archive)} cannot be read by py7zr: {what}; unpack it with 7z x and give the folder instead.")
 
 
 @contextlib.contextmanager
@@ -153,7 +153,7 @@ def _damage(archive: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         if type(error).__name__ == "PasswordRequired":
-            raise SourceError(f"{shown(archive)} is encrypted; unpack it with its password and give the folder instead.") from error
+            raise SourceError(f"{printable(archive)} is encrypted; unpack it with its password and give the folder instead.") from error
         if type(error).__name__ == "UnsupportedCompressionMethodError":
             raise _unknown(archive, sentence(error)) from error
-        raise SourceError(f"{shown(archive)} is damaged: {sentence(error)}; {again(archive)}.") from error
+        raise SourceError(f"{printable(archive)} is damaged: {sentence(error)}; {repair_hint(archive)}.") from error
