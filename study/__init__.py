@@ -14,11 +14,12 @@ engines, and compare what is printed with what the file says.
     runner      runs the code of a page on one of the engines
     screen      a page on a terminal of any width, encoding and language
     notebook    a page as .ipynb
-    table       `show`, with which the lessons print numbers
+    table       `show`, with which the lessons print numbers;  draw: `numbers`, with which they fill weights
     progress    what was done, in my_study/progress.json
     lesson      the command for a lesson;  listing: the list of everything;  __main__: the table of commands
 """
 
+from study.draw import numbers
 from study.table import show
 
-__all__ = ["show"]
+__all__ = ["numbers", "show"]

@@ -16,10 +16,10 @@ STYLES = {"title": "1;36", "heading": "1", "code": "32", "dim": "2"}
 # What is written where the encoding has no such sign.
 PLAIN = str.maketrans(
     {
-        "→": "->", "←": "<-", "↔": "<->", "·": ".", "×": "x", "√": "sqrt", "Σ": "sum", "∂": "d", "≈": "~", "≤": "<=", "≥": ">=", "−": "-",
+        "→": "->", "←": "<-", "↔": "<->", "·": ".", "×": "x", "√": "sqrt ", "Σ": "sum", "∂": "d", "≈": "~", "≤": "<=", "≥": ">=", "−": "-",
         "–": "-", "—": "-", "…": "...", "“": '"', "”": '"', "‘": "'", "’": "'", "✔": "x", "│": "|", "ᵀ": "^T", "²": "^2", "³": "^3",
         "σ": "sigma", "µ": "mu", "μ": "mu", "ε": "eps", "β": "beta", "π": "pi", "₀": "0", "₁": "1", "₂": "2", "₃": "3", "ₖ": "_k",
-        "∞": "inf", "⁻": "^-", "¹": "1", "ˣ": "^x",
+        "∞": "inf", "±": "+-", "⁻": "^-", "¹": "1", "ˣ": "^x", "⁰": "0", "⁴": "^4",
     }
 )  # fmt: skip
 WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uff60"
@@ -59,7 +59,11 @@ class Screen:
 
     def plain(self, text: str) -> str:
         """``text`` with signs that the encoding lacks written in others."""
-        return text if self.can_show(text) else "".join(c if self.can_show(c) else c.translate(PLAIN) for c in text)
+        return text if self.can_show(text) else "".join(c if self.can_show(c) else self._stand_in(c) for c in text)
+
+    def _stand_in(self, sign: str) -> str:
+        plain = unicodedata.normalize("NFKD", sign.translate(PLAIN))  # ⁷ is a 7, and é an e
+        return "".join(c for c in plain if self.can_show(c)) or "?"
 
     def styled(self, text: str, style: str) -> str:
         """``text`` in colour, if there are any."""
@@ -74,7 +78,7 @@ class Screen:
             elif block.startswith("#"):
                 yield from (self.styled(line, "heading") for line in wrapped(inline(block.lstrip("# ")), self.width))
             elif block.startswith("|"):
-                yield from (self.plain(line) for line in table(block))
+                yield from table(self.plain(block), self.width)
             else:
                 for item in re.split(r"\n(?=(?:- |\d+\. ))", block):
                     mark = re.match(r"- |\d+\. ", item)
@@ -111,14 +115,19 @@ def inline(text: str) -> str:
     return re.sub(r"(`[^`]*`)|\*\*?([^*`]+?)\*\*?", lambda match: match[1] or match[2], text)
 
 
-def table(block: str) -> Iterator[str]:
-    """A Markdown table with its columns aligned."""
-    rows = [
-        [inline(cell.strip()) for cell in line.strip("| ").split(" | ")] for line in block.splitlines() if not re.match(r"\|[-:| ]+$", line)
-    ]
-    widths = [max(width_of(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "    " + "  ".join(cell + " " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+def table(block: str, width: int) -> Iterator[str]:
+    """A Markdown table with its columns aligned and its last column wrapped; where there is no room for that, as a list."""
+    lines = [line for line in block.splitlines() if not re.fullmatch(r"[-:| ]+", line)]
+    rows = [[inline(cell.strip()) for cell in line.strip()[1:-1].split("|")] for line in lines]
+    widths = [max(width_of(cell) for cell in column) for column in zip(*rows, strict=True)][:-1]
+    room = width - sum(widths) - 2 * len(widths)
+    narrow = room < min(24, max(width_of(row[-1]) for row in rows))
+    for i, (*cells, last) in enumerate(rows):
+        if narrow:
+            yield from wrapped(" · ".join(cell for cell in (*cells, last) if cell), width, "- " if i else "")
+        else:
+            lead = "".join(cell + " " * (full + 2 - width_of(cell)) for cell, full in zip(cells, widths, strict=True))
+            yield from wrapped(last, width, lead)
 
 
 def width_of(text: str) -> int:
@@ -132,13 +141,14 @@ def wrapped(text: str, width: int, lead: str = "") -> Iterator[str]:
     A line is broken at blanks, and between wide characters, but not before a closing sign nor after an opening one.
     """
     line, empty = lead, True
+    indent = " " * width_of(lead)
     end = 0
     for match in UNIT.finditer(text):
         unit = match[0]
         gap = " " if match.start() > end and not empty else ""
         if not empty and width_of(line + gap + unit) > width:
-            yield line
-            line, gap = " " * len(lead), ""
+            yield line.rstrip()
+            line, gap = indent, ""
         line += gap + unit
         empty, end = False, match.end()
-    yield line
+    yield line.rstrip()

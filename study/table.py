@@ -15,7 +15,9 @@ def show(name: str, values: Any, digits: int = 2) -> None:
     """
     rows = rows_of(values.tolist() if hasattr(values, "tolist") else values)
     cells = [[text_of(number, digits) for number in row] for row in rows]
+    narrowest = digits + 3 if digits and any(isinstance(number, float) for row in rows for number in row) else 0
     width = max((len(cell) for row in cells for cell in row), default=0)
+    width = max(width, narrowest)  # so that a table without a minus stands below one with it
     for i, row in enumerate(cells):
         print((name if i == 0 else "").ljust(max(NAMES, len(name))), *(cell.rjust(width) for cell in row), sep="  ")
 

@@ -129,6 +129,14 @@ def test_where_nothing_is_lost_when_wrapping():
     assert list(wrapped("alpha beta", 8, "- ")) == ["- alpha", "  beta"]
 
 
+def test_a_table_is_aligned_or_becomes_a_list():
+    text = "| | range |\n|---|---|\n| relu | 0 and up, without an end |\n| 激活 | none |"
+    assert list(Screen(30).markdown(text)) == ["      range", "relu  0 and up, without an end", "激活  none", ""]
+    assert list(Screen(30).markdown(text.replace("an end", "any end")))[1:3] == ["relu  0 and up, without any", "      end"]
+    wide = "| a rather long cell | b, c |\n|---|---|\n| d | a long one |"
+    assert list(Screen(24).markdown(wide)) == ["a rather long cell · b,", "c", "- d · a long one", ""]
+
+
 def test_markdown_is_taken_off():
     assert inline("see [page 7](07_x.md), **now**, *not* `a * b * c`") == "see page 7, now, not `a * b * c`"
     assert inline("[softmax.py](../../tensorlite/ops/softmax.py)") == "tensorlite/ops/softmax.py"
@@ -179,7 +187,9 @@ def test_every_sign_of_the_lessons_has_a_stand_in(name):
     page = load(name)
     for part in page.parts:
         for text in [part.text] if isinstance(part, Prose) else [part.source, *part.outputs.values()]:
-            screen.plain(text).encode("ascii")
+            plain = screen.plain(text)
+            plain.encode("ascii")
+            assert plain.count("?") == text.count("?")
 
 
 def test_a_notebook_runs_and_holds_the_outputs(here, capsys):
@@ -236,6 +246,6 @@ def test_show_prints_a_table(capsys):
         "",
         "            3",
         "            4",
-        "a long name of a tensor  1.250",
+        "a long name of a tensor   1.250",
         "none",
     ]
