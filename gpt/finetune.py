@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from gpt.cli.options import parse_settings
 from gpt.errors import leave, run_main
-from gpt.finetuning.config import GROUPS
+from gpt.finetuning.config import FINETUNING
 from gpt.finetuning.run import Finetuning
 from gpt.training.run import folder_to_resume
 from tensorlite.memory import keep_freed_memory
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError, DataError, DeviceUnavailableError: for what the user can mend; most of it shows before the first step.
     """
-    given = parse_settings(argv, "python -m gpt.finetune", "Teach a trained model something more.", actions=("resume",), groups=GROUPS)
+    given = parse_settings(argv, FINETUNING)
     resumed = given.pop("resume", None)
     run = Finetuning.new(given) if resumed is None else Finetuning.resume(folder_to_resume(resumed, given), given)
     return run.carry_out()

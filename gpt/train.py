@@ -1,7 +1,7 @@
 """Train a model:  python -m gpt.train
 
-With no options this takes two minutes on two cores, and ends with a sample of what the model has learnt to write. Every option is a
-field of the dataclasses in `gpt.config`, see --help.
+With no options this takes three minutes on two cores, and ends with a sample of the model's text. Every option is a field of the
+dataclasses in `gpt.config`, see --help.
 
     python -m gpt.train --data my.txt --steps 500 --out runs/mine
     python -m gpt.train --data a-folder-from-data.prepare
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpt.cli.options import configs_of, parse_settings
+from gpt.cli.options import TRAINING, configs_of, parse_settings
 from gpt.errors import fail, leave, run_main
 from gpt.training.pretraining import Pretraining
 from gpt.training.run import folder_to_resume
@@ -31,8 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError, DataError, DeviceUnavailableError: for what the user can mend; most of it shows before the first step.
     """
-    given = parse_settings(argv, "python -m gpt.train", "Train a GPT on a text, and read what it writes.", actions=("resume", "profile"))
+    given = parse_settings(argv)
     resumed, profiled = given.pop("resume", None), given.pop("profile", None)
+    if given.pop("print_config", False):
+        if resumed is not None:
+            fail("--print-config shows the settings of a new run; those of a run that exists are in its config.json.")
+        print(TRAINING.settings(*reversed(configs_of(given))))
+        return 0
     if resumed is not None:
         run = Pretraining.resume(folder_to_resume(resumed, given), given)
     elif profiled is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
-from gpt.cli.options import parse_options
-from gpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
+from gpt import train
+from gpt.cli.options import TRAINING, configs_of, parse_settings
+from gpt.config import PRESET_SUMMARIES, PRESETS, GPTConfig, TrainConfig, from_preset
 from gpt.errors import UserError
+from gpt.finetuning.config import FINETUNING
 from gpt.model import build_model
 
 SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -42,8 +45,8 @@ def test_a_model_that_cannot_be_is_refused(settings, sentence):
         ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
         ({"batch_size": -12}, "batch_size must be at least 1, got -12."),
         ({"steps": 0}, "steps must be at least 1, got 0."),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0."),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan."),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0, got 0.0."),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0, got nan."),
         ({"learning_rate": 1e-5}, "min_learning_rate must not be above learning_rate"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'?"),
         ({"beta2": 1.0}, "beta2 must be at least 0 and below 1, got 1.0."),
@@ -120,7 +123,7 @@ def test_an_unknown_setting_names_the_nearest():
 
 
 def parse(*argv):
-    return parse_options(argv, "train", "")
+    return configs_of(parse_settings(argv))
 
 
 def test_no_options_mean_the_preset_tiny():
@@ -145,9 +148,16 @@ def test_options_beat_the_file_which_beats_the_preset(tmp_path):
         (["--preset", "tinny"], "unknown preset 'tinny': did you mean 'tiny'?"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0."),
         (["--batch-size", "-1"], "batch_size must be at least 1, got -1."),
-        (["--batch-size", "many"], "batch_size must be of type int, got many."),
+        (["--batch-size", "many"], "batch_size must be a whole number, got many."),
+        (["--learning-rate", "nan"], "learning_rate must be a finite number, got nan."),
+        (["--learning-rate", ".nan"], "learning_rate must be a finite number above 0, got nan."),
+        (["--time-limit", "nan"], "time_limit must be a finite number, got nan."),
+        (["--bias", "maybe"], "bias must be true or false, got maybe."),
+        (["--profile", "x"], "profile must be a whole number, got x."),
+        (["--learning-rate"], "--learning-rate needs a value; see --help."),
+        (["-n"], "--steps needs a value; see --help."),
         (["--n-head", "5"], "128 is not divisible by 5"),
-        (["--config", "/nowhere/my.yaml"], "does not exist"),
+        (["--config", "/nowhere/my.yaml"], "--config names a YAML file, and /nowhere/my.yaml is none."),
         (["--vocab-size", "0"], "vocab_size must be at least 1, got 0."),
     ],
 )
@@ -165,13 +175,91 @@ def test_an_unknown_setting_in_a_file_names_the_nearest(tmp_path):
         parse("--config", str(file))
 
 
-def test_help_shows_every_option_with_its_text(capsys):
+def help_of(program, capsys):
     with pytest.raises(SystemExit) as caught:
-        parse("--help")
+        parse_settings(["--help"], program)
     assert caught.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    for config in (GPTConfig, TrainConfig):
-        for field in dataclasses.fields(config):
-            if (config, field.name) != (GPTConfig, "vocab_size"):  # the training's vocab_size decides
-                assert "--" + field.name.replace("_", "-") in shown
-                assert field.metadata["help"] in shown
+    return capsys.readouterr().out
+
+
+PROGRAMS = [TRAINING, FINETUNING]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_help_shows_every_option_with_its_text(program, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = help_of(program, capsys)
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    words = " ".join(shown.split())
+    texts = {field.name: field.metadata["help"] for config in reversed(program.configs) for field in dataclasses.fields(config)}
+    for name in texts.keys() - set(program.without):
+        assert "--" + name.replace("_", "-") in words
+        assert texts[name].partition(" (default")[0] in words
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_every_setting_is_one_option(program):
+    listed = [name for names in program.topics.values() for name in names if name not in program.actions]
+    assert sorted(listed) == sorted({*program.types})
+    assert len(listed) == len(set(listed))
+
+
+def test_help_begins_with_what_people_set_first(capsys):
+    shown = help_of(TRAINING, capsys)
+    assert re.findall(r"--([\w-]+)", shown.partition("--help")[0]) == [
+        "data", "preset", "steps", "batch-size", "learning-rate", "n-layer", "n-head", "n-embd", "block-size", "out",
+    ]  # fmt: skip
+
+
+def test_short_options():
+    long = [
+        "--data",
+        "a",
+        "--preset",
+        "course",
+        "--steps",
+        "5",
+        "--batch-size",
+        "2",
+        "--learning-rate",
+        "0.5",
+        "--out",
+        "b",
+        "--resume",
+        "c",
+    ]
+    short = ["-d", "a", "-p", "course", "-n5", "-b", "2", "-l", "0.5", "-o", "b", "-r", "c"]
+    assert parse_settings(short) == parse_settings(long)
+    assert parse_settings(["-c", "runs/tiny"], FINETUNING) == {"checkpoint": "runs/tiny"}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", PRESETS)
+def test_help_describes_the_presets_as_they_are(name, capsys):
+    shown = " ".join(help_of(TRAINING, capsys).rpartition("presets")[2].split())
+    assert PRESET_SUMMARIES[name] in shown
+    config, training = from_preset(name)
+    assert f"{training.steps:,} steps" in PRESET_SUMMARIES[name]
+    if config.model == "gpt":
+        assert f"{config.n_layer} layers, {config.n_embd} wide, context {config.block_size:,}" in PRESET_SUMMARIES[name]
+    text_vocabulary = config.vocab_size if name == "gpt2" else 103  # that of the default text
+    count = build_model(dataclasses.replace(config, vocab_size=text_vocabulary)).num_parameters()
+    number, unit = re.search(r"([\d.]+) (thousand|million) parameters", PRESET_SUMMARIES[name]).groups()
+    assert float(number) == pytest.approx(count / {"thousand": 1e3, "million": 1e6}[unit], rel=0.05)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_printed_settings_are_all_there_are_and_can_be_read_again(preset, tmp_path, capsys):
+    assert train.main(["--preset", preset, "--steps", "7", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")
+    model, training = parse("--config", str(tmp_path / "printed.yaml"))
+    wanted_model, wanted_training = parse("--preset", preset, "--steps", "7")
+    assert training == wanted_training
+    assert dataclasses.replace(model, vocab_size=1) == dataclasses.replace(wanted_model, vocab_size=1)  # a model's comes from the tokenizer
+    assert {line.partition(":")[0] for line in printed.splitlines() if not line.startswith("#")} == {*TRAINING.types}
+
+
+def test_the_settings_of_a_run_that_exists_are_not_printed(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json"):
+        train.main(["--resume", str(tmp_path), "--print-config"])

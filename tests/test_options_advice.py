@@ -6,10 +6,10 @@ import pytest
 
 from gpt import classify, finetune, generate, plot, train
 from gpt.cli.options import TRAINING, parse_settings
-from gpt.cli.synonyms import SYNONYMS, meant
+from gpt.cli.synonyms import SYNONYMS, advice_for
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
-from gpt.finetuning.config import GROUPS, FinetuneConfig
+from gpt.finetuning.config import FINETUNING, FinetuneConfig
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,17 @@ from gpt.finetuning.config import GROUPS, FinetuneConfig
     [
         (train, ["--lr", "1e-3"], "--learning-rate"),
         (train, ["--lr=1e-3"], "--learning-rate"),
-        (train, ["--device", "cuda"], "--backend"),
+        (train, ["--device", "cuda"], "--backend cupy"),
+        (train, ["--device=cpu"], "--backend numpy"),
+        (train, ["--device", "here"], "--backend"),
+        (train, ["--dtype=bf16"], "--precision bfloat16"),
+        (train, ["--init_from", "resume"], "--resume"),
+        (train, ["--n-layers", "3"], "--n-layer"),
+        (train, ["--heads", "3"], "--n-head"),
+        (train, ["--threads", "3"], "--workers"),
+        (train, ["--temp", "1"], None),
+        (train, ["--verbose"], None),
+        (train, ["--wandb"], None),
         (train, ["--gpu"], "--backend cupy"),
         (train, ["--max_iters=5000"], "--steps"),
         (train, ["--epochs", "3"], "--steps"),
@@ -28,7 +38,7 @@ from gpt.finetuning.config import GROUPS, FinetuneConfig
         (train, ["--zzz"], None),
         (finetune, ["--rank", "8"], "--lora-rank"),
         (finetune, ["--base-model", "x"], "--checkpoint"),
-        (generate, ["--device", "cuda"], "--backend"),
+        (generate, ["--device", "cuda"], "--backend cupy"),
         (generate, ["--text", "a"], "--prompt"),
         (generate, ["--max-tokens=5"], "--max-new-tokens"),
         (generate, ["--temp", "1"], "--temperature"),
@@ -44,9 +54,9 @@ def test_the_advice_is_useful(program, unknown, advice, capsys):
 
 
 def test_a_file_of_settings_gets_the_same_advice():
-    assert meant("max_iters", ["n_layer", "steps", "n_head"]) == "steps"
-    assert meant("lr", ["learning_rate"]) == "learning_rate"
-    assert meant("qqq", ["learning_rate"]) is None
+    assert advice_for("max_iters", ["n_layer", "steps", "n_head"]) == "did you mean steps?"
+    assert advice_for("lr", ["learning_rate"]) == "did you mean learning_rate?"
+    assert advice_for("qqq", ["learning_rate"]) == "see --help."
 
 
 def test_no_synonym_is_an_option_of_the_same_program():
@@ -61,8 +71,8 @@ def test_no_synonym_is_an_option_of_the_same_program():
 @pytest.mark.parametrize("name", ["null", "~", "#x", "true", "1", "[a]", "a: b", "a #b", "2020-01-01", "'q'"])
 @pytest.mark.parametrize("option", ["out", "data", "tokenizer", "checkpoint", "template", "old_data"])
 def test_a_name_is_what_it_says(option, name):
-    groups = GROUPS if option in FinetuneConfig.__dataclass_fields__ else TRAINING
-    assert parse_settings([f"--{option.replace('_', '-')}", name], "p", "", groups=groups) == {option: name}
+    program = FINETUNING if option in FinetuneConfig.__dataclass_fields__ else TRAINING
+    assert parse_settings([f"--{option.replace('_', '-')}", name], program) == {option: name}
 
 
 @pytest.mark.parametrize(
@@ -77,4 +87,4 @@ def test_a_run_has_a_folder_of_its_own(tmp_path, capsys, out, sentence):
 
 def test_a_file_of_settings_may_say_that_there_is_none(tmp_path):
     (tmp_path / "a.yaml").write_text("out: null\nsteps: 3\n")
-    assert parse_settings(["--config", str(tmp_path / "a.yaml")], "p", "") == {"out": None, "steps": 3}
+    assert parse_settings(["--config", str(tmp_path / "a.yaml")]) == {"out": None, "steps": 3}

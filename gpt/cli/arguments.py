@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, NoReturn
 
-from gpt.cli.synonyms import meant
+from gpt.cli.synonyms import advice_for
 from gpt.errors import fail
 from gpt.generation.sampling import Sampling
 from tensorlite.backend import Device
@@ -25,10 +26,8 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: always.
         """
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-        if message.startswith("unrecognized") and unknown.startswith("-"):
-            advice = meant(unknown, self._option_string_actions)
-            message = f"unknown option {unknown}: " + (f"did you mean {advice}?" if advice else "see --help.")
+        if found := re.match(r"unrecognized arguments: (-[^\s=]+)(?:[=\s](\S+))?", message):
+            message = f"unknown option {found[1]}: {advice_for(found[1], self._option_string_actions, found[2])}"
         fail(message)
 
 

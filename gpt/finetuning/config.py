@@ -1,4 +1,4 @@
-"""What can be chosen for finetuning: whom to teach, what, and which weights may change. How is `gpt.config.TrainConfig`, as in training."""
+"""The settings of finetuning: which model, on what data, and which weights are trained. The training has `gpt.config.TrainConfig`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt.cli.options import Group
+from gpt.cli.options import TRAINING_TOPICS, Program
 from gpt.config import TrainConfig, option, require_name, require_types
 from gpt.finetuning.classifier import POOLINGS
 from gpt.finetuning.lora import TARGETS
@@ -23,20 +23,20 @@ class FinetuneConfig:
         ValueError: for a setting that cannot work, or two that exclude each other.
     """
 
-    checkpoint: str | None = option(None, "a folder that python -m gpt.train has written, or a GPT-2 of Hugging Face's")
-    data: str | None = option(None, "a text, a prepared folder, or examples: .jsonl or .csv")
-    task: str | None = option(None, "text, instruct or classify; without one, text, and for examples what they look like")
-    old_data: str | None = option(None, "the text to measure forgetting on; without one, what the checkpoint was trained on")
-    unknown: str = option("error", "characters that the tokenizer never saw: error, skip or replace")
-    template: str | None = option(None, "instruct: JSON with other marks than '### User:'; without one, the checkpoint's, if it has one")
-    packing: bool = option(False, "instruct: true: put several short conversations into one row, instead of padding each")
-    pooling: str = option("mean", "classify: read the mean over the text, or its last token")
-    dropout: float | None = option(None, "share of the activations set to zero while training; without a number, as in the checkpoint")
-    freeze_blocks: int = option(0, "leave the embeddings and the first so many blocks as they are")
-    train_only: Sequence[str] | None = option(None, 'leave everything as it is but the parameters of these names: "*ln_*" "h.3.*"')
-    lora_rank: int | None = option(None, "leave all weights as they are, and learn corrections of this rank to some")
-    lora_alpha: float | None = option(None, "how much corrections count: they are multiplied by alpha / rank; without a number, by 2")
-    lora_targets: str = option(",".join(TARGETS), "which layers get a correction, with commas")
+    checkpoint: str | None = option(None, "a folder that gpt.train or gpt.finetune has written, or a GPT-2 in Hugging Face's format")
+    data: str | None = option(None, "a text, a prepared folder, or examples in a .jsonl or .csv file")
+    task: str | None = option(None, "text, instruct or classify (default: what the data looks like)")
+    old_data: str | None = option(None, "text on which forgetting is measured (default: what the checkpoint was trained on)")
+    unknown: str = option("error", "what to do with characters that the tokenizer does not know: error, skip or replace")
+    template: str | None = option(None, "for instruct: a JSON file with other marks than '### User:' (default: the checkpoint's)")
+    packing: bool = option(False, "for instruct: true puts several short conversations into one row instead of padding each")
+    pooling: str = option("mean", "for classify: what the label is read from, the mean over the text or its last token: mean or last")
+    dropout: float | None = option(None, "probability of setting an activation to zero during training (default: as in the checkpoint)")
+    freeze_blocks: int = option(0, "do not train the embeddings and the first N blocks")
+    train_only: Sequence[str] | None = option(None, 'train only the parameters with these names, such as "*ln_*" "h.3.*"')
+    lora_rank: int | None = option(None, "LoRA: do not train the weights, but corrections of this rank to some matrices")
+    lora_alpha: float | None = option(None, "LoRA: corrections are multiplied by alpha / rank (default: twice the rank)")
+    lora_targets: str = option(",".join(TARGETS), "LoRA: which layers get a correction, separated by commas")
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -54,17 +54,22 @@ class FinetuneConfig:
             raise ValueError(f"{' and '.join(chosen)} exclude each other: each says what is trained.")
 
 
-# What differs from training from the beginning: there is less to learn, and much to lose.
+# What differs from pretraining: there is less to learn, and what was learned can be lost.
 DEFAULTS: Mapping[str, Any] = {
     "steps": 300, "warmup_steps": 20, "schedule": "cosine", "eval_interval": 100, "sample_length": 200, "out": "runs/finetuned",
 }  # fmt: skip
 
-GROUPS = (
-    Group("what is taught, to whom, and which weights may change", FinetuneConfig),
-    Group(
-        "how it is taught",
-        TrainConfig,
-        defaults={**DEFAULTS, "learning_rate": "a tenth of pretraining's", "min_learning_rate": "a tenth of the learning rate"},
-        without={"data", "preset", "tokenizer", "vocab_size"},  # the checkpoint has decided these
-    ),
+FINETUNING = Program(
+    "gpt.finetune",
+    "Train a trained model further: on another text, to answer, or to classify texts.",
+    (FinetuneConfig, TrainConfig),
+    {
+        "most common": ("checkpoint", "data", "task", "steps", "batch_size", "learning_rate", "lora_rank", "out"),
+        "runs and settings": ("resume", "config"),
+        "data": ("unknown", "template", "packing", "pooling", "val_fraction", "old_data"),
+        "which weights are trained": ("freeze_blocks", "train_only", "lora_alpha", "lora_targets", "dropout"),
+        **TRAINING_TOPICS,
+    },
+    without={"preset", "tokenizer", "vocab_size"},  # the checkpoint has decided these
+    defaults={**DEFAULTS, "learning_rate": "a tenth of pretraining's", "min_learning_rate": "a tenth of the learning rate"},
 )
