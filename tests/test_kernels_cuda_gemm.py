@@ -199,13 +199,13 @@ def test_a_plan_is_made_once_for_a_shape(standin):
     for _ in range(3):
         gemm_with_bias(a, b, bias, standin.empty((4, 6), "float32"))
     assert [call["name"] for call in machine.machine.products] == ["ltMatmul"] * 3
-    assert len(ours.handle(standin).products._plans) == 1
+    assert len(ours.get_handle(standin).cublaslt._plans) == 1
 
 
 def test_without_an_algorithm_the_bias_is_written_first(standin, monkeypatch):
     from tensorlite.kernels.cuda import cublaslt
 
-    monkeypatch.setattr(cublaslt.products(standin)._library, "knows", ())
+    monkeypatch.setattr(cublaslt.get_cublaslt(standin)._library, "knows", ())
     a, b, bias = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1), numbers(standin, 6)
     y = gemm_with_bias(a, b, bias, standin.empty((4, 6), "float32"))
     np.testing.assert_allclose(y.get(), product_of(a, b) + bias.get(), rtol=1e-5, atol=1e-5)
@@ -261,13 +261,13 @@ def test_the_workspace_is_as_large_as_the_gpu_likes_and_in_memory_of_its_own(cap
     before = machine.machine.default_pool.used_bytes()
     recorder = Recorder()
     recorder.run(lambda: gemm(a, b))
-    assert ours.handle(standin).workspace.nbytes == bytes_ > recorder.memory + machine.machine.default_pool.used_bytes() - before
+    assert ours.get_handle(standin).workspace.nbytes == bytes_ > recorder.memory + machine.machine.default_pool.used_bytes() - before
 
 
 def test_what_cublas_refuses_is_an_error_with_its_number(standin, monkeypatch):
     a, b = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1)
     gemm(a, b)
-    monkeypatch.setattr(ours.handle(standin)._library.cublasGemmEx, "_run", lambda *arguments: 15)
+    monkeypatch.setattr(ours.get_handle(standin)._library.cublasGemmEx, "_run", lambda *arguments: 15)
     with pytest.raises(ours.CublasError, match="cublasGemmEx failed with status 15"):
         gemm(a, b)
 
