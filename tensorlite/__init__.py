@@ -15,6 +15,7 @@ Names, argument orders and defaults are torch's wherever torch has the thing. Wh
     tensorlite.kernels          the workshop: faster pairs for some of them
     tensorlite.nn, .optim       modules, and the optimizers that train them
     tensorlite.testing          gradcheck, for your own ops
+    tensorlite.inspect          a tensor in one line, the graph behind it, its backward pass step by step
 """
 
 from typing import Any
@@ -44,6 +45,7 @@ from tensorlite.creation import (
     zeros,
     zeros_like,
 )
+from tensorlite.inspect import draw, walk  # importing it puts summary() on Tensor
 from tensorlite.op import Op, Pair, kernel_table, register, use_kernels
 from tensorlite.ops import methods  # importing it puts the operators and methods on Tensor
 from tensorlite.ops.activation import relu, sigmoid, tanh

@@ -118,28 +118,18 @@ class Node:
         self.versions = versions
         self.hooks: dict[int, dict[int, Hook]] | None = None
 
-    def run_backward(self, dys: list[Array], walk: _Walk) -> tuple[Array | None, ...]:
+    def run_backward(self, dys: list[Array], backward_pass: BackwardPass) -> tuple[Array | None, ...]:
         """Run the op's backward: one gradient for each of its leading arguments."""
         dy = tuple(dys) if self.returns_tuple else dys[0]
         extra: list[Any] = []
         if self.pair.takes_needs_grad:
             extra.append(tuple(parent is not None for parent in self.parents))
         if self.pair.takes_out:
-            extra.append(self._gradient_buffers())
+            extra.append(backward_pass.gradient_buffers(self.parents))
         if self.pair.takes_accumulated:
-            extra.append(walk.take(self.parents[0]))
+            extra.append(backward_pass.take(self.parents[0]))
         dxs = self.pair.backward(dy, self.saved, *extra)
         return dxs if isinstance(dxs, tuple) else (dxs,)
-
-    def _gradient_buffers(self) -> tuple[Array | None, ...]:
-        """For each argument the buffer of its gradient, if nothing is there yet that it must be added to."""
-        out: list[Array | None] = []
-        for parent in self.parents:
-            leaf = None if parent is None or isinstance(parent[0], tuple) else parent[0]
-            is_free = leaf is not None and leaf.grad is None and not leaf.hooks
-            buffer = _buffer_of(leaf) if leaf is not None and is_free else None
-            out.append(buffer if all(buffer is not other for other in out) else None)  # one tensor twice: the second is added
-        return tuple(out)
 
     def hooks_of(self, position: int) -> dict[int, Hook]:
         """The hooks of one output, by number, for reading and adding."""
@@ -164,11 +154,28 @@ def backward(root: Variable, dy: Array, retain_graph: bool = False) -> None:
     Raises:
         RuntimeError: if the walk needs what an earlier one freed, or what was overwritten in place.
     """
-    walk = _Walk()
-    walk.deliver(gradient_target(root), dy)
-    while walk.queue:
-        node = heapq.heappop(walk.queue)[1]
-        dys = walk.pending.pop(node)
+    backward_pass = BackwardPass()
+    backward_pass.deliver(gradient_target(root), dy)
+    while backward_pass.queue:
+        backward_pass.step(retain_graph)
+    backward_pass.finish()
+
+
+class BackwardPass:
+    """A walk from a result back to the leaves, and the gradients under way: those that wait for their node's turn.
+
+    `tensorlite.inspect.Walk` is one that stops after each step.
+    """
+
+    def __init__(self) -> None:
+        self.queue: list[tuple[int, Node]] = []  # a heap, highest number first
+        self.pending: dict[Node, list[Array | None]] = {}
+        self.hooked: dict[int, tuple[Variable, Array]] = {}  # leaves whose hooks want the whole sum
+
+    def step(self, retain_graph: bool = False) -> tuple[Node, list[Array | None], tuple[Array | None, ...]]:
+        """Run the backward of the pending node with the highest number, and deliver its gradients: (node, dys, dxs)."""
+        node = heapq.heappop(self.queue)[1]
+        dys = self.pending.pop(node)
         _check_saved(node)
         if node.hooks:
             for position, hooks in node.hooks.items():
@@ -176,24 +183,18 @@ def backward(root: Variable, dy: Array, retain_graph: bool = False) -> None:
                     dys[position] = _run_hooks(hooks, dys[position])
         if node.returns_tuple:
             _fill_unused(dys, node.outputs)
-        dxs = node.run_backward(dys, walk)
+        dxs = node.run_backward(dys, self)
         for argument, parent in enumerate(node.parents):
             if parent is not None:
-                walk.deliver(parent[0], _checked_gradient(node, argument, dxs))
+                self.deliver(parent[0], _checked_gradient(node, argument, dxs))
         if not retain_graph:
             node.free()
-        del dys, dxs  # before the next op allocates
-    for leaf, dx in walk.hooked.values():
-        _accumulate(leaf, _run_hooks(leaf.hooks, dx))
+        return node, dys, dxs
 
-
-class _Walk:
-    """The gradients under way: those that wait for their node's turn."""
-
-    def __init__(self) -> None:
-        self.queue: list[tuple[int, Node]] = []  # a heap, highest number first
-        self.pending: dict[Node, list[Array | None]] = {}
-        self.hooked: dict[int, tuple[Variable, Array]] = {}  # leaves whose hooks want the whole sum
+    def finish(self) -> None:
+        """Give the leaves that have hooks their gradients."""
+        for leaf, dx in self.hooked.values():
+            self.accumulate(leaf, _run_hooks(leaf.hooks, dx))
 
     def take(self, parent: Parent | None) -> Array | None:
         """What has arrived for this parent so far, if it is an op's output: handed over to a backward that delivers the sum."""
@@ -204,6 +205,27 @@ class _Walk:
             return None
         accumulated, self.pending[node][position] = self.pending[node][position], None
         return accumulated
+
+    def gradient_buffers(self, parents: list[Parent | None]) -> tuple[Array | None, ...]:
+        """For each argument the buffer of its gradient, if nothing is there yet that it must be added to."""
+        out: list[Array | None] = []
+        for parent in parents:
+            leaf = None if parent is None or isinstance(parent[0], tuple) else parent[0]
+            is_free = leaf is not None and leaf.grad is None and not leaf.hooks
+            buffer = _buffer_of(leaf) if leaf is not None and is_free else None
+            out.append(buffer if all(buffer is not other for other in out) else None)  # one tensor twice: the second is added
+        return tuple(out)
+
+    def accumulate(self, leaf: Variable, dx: Array) -> None:
+        """``leaf.grad += dx``; a leaf whose gradient has a buffer in a flat buffer gets it written there, if it is not there already."""
+        if leaf.grad is not None:
+            leaf.grad.array += dx
+        elif (buffer := _buffer_of(leaf)) is not None:
+            if dx is not buffer:
+                buffer[...] = dx
+            leaf.grad = type(leaf).wrap(buffer)
+        else:
+            leaf.grad = type(leaf).wrap(array_module(dx).array(dx, copy=True, order="C"))
 
     def deliver(self, target: Variable | tuple[Node, int], dx: Array) -> None:
         """Add ``dx`` to what ``target`` has received so far.
@@ -216,7 +238,7 @@ class _Walk:
                 earlier = self.hooked.get(id(target))
                 self.hooked[id(target)] = (target, dx if earlier is None else earlier[1] + dx)
             else:
-                _accumulate(target, dx)
+                self.accumulate(target, dx)
             return
         node, position = target
         dys = self.pending.get(node)
@@ -225,18 +247,6 @@ class _Walk:
             heapq.heappush(self.queue, (-node.number, node))
         accumulated = dys[position]
         dys[position] = dx if accumulated is None else accumulated + dx
-
-
-def _accumulate(leaf: Variable, dx: Array) -> None:
-    """``leaf.grad += dx``; a leaf whose gradient has a buffer in a flat buffer gets it written there, if it is not there already."""
-    if leaf.grad is not None:
-        leaf.grad.array += dx
-    elif (buffer := _buffer_of(leaf)) is not None:
-        if dx is not buffer:
-            buffer[...] = dx
-        leaf.grad = type(leaf).wrap(buffer)
-    else:
-        leaf.grad = type(leaf).wrap(array_module(dx).array(dx, copy=True, order="C"))
 
 
 def _buffer_of(leaf: Variable) -> Array | None:

@@ -62,6 +62,7 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite.memory": set(),
     "tensorlite.profile": {"tensorlite.op", "tensorlite.backend"},
     "tensorlite.testing": ENGINE | {"numpy"},
+    "tensorlite.inspect": ENGINE | {"tensorlite.context", "tensorlite.nn", "numpy"},
     "tensorlite": {"tensorlite.*"},
     "data": {"numpy", "tqdm", "py7zr", "backports", "compression", "tokenizers", "tiktoken"},
     "gpt": {

@@ -670,7 +670,7 @@ MEMORY = [
 
 def deliver_overwrites(self, target, dx):
     if not isinstance(target, tuple):
-        tape._accumulate(target, dx)
+        self.accumulate(target, dx)
         return
     node, position = target
     if node not in self.pending:
@@ -686,10 +686,10 @@ def deliver_in_place(self, target, dx):
     dx += 0.5  # somebody else may hold the same array
 
 
-right_deliver = tape._Walk.deliver
+right_deliver = tape.BackwardPass.deliver
 
 
-def accumulate_overwrites(leaf, dx):
+def accumulate_overwrites(self, leaf, dx):
     leaf.grad = tl.Tensor(np.array(dx))
 
 
@@ -770,20 +770,20 @@ SPLIT = Check("the split keeps the order", lambda: np.testing.assert_array_equal
 PROGRAM = [
     Fault(
         "the tape overwrites where paths meet",
-        attribute(tape._Walk, "deliver", deliver_overwrites),
+        attribute(tape.BackwardPass, "deliver", deliver_overwrites),
         oracle("split-one-used-twice"),
         "is off by",
     ),
-    Fault("the tape writes to a shared gradient", attribute(tape._Walk, "deliver", deliver_in_place), SHARED, "assert|read-only"),
+    Fault("the tape writes to a shared gradient", attribute(tape.BackwardPass, "deliver", deliver_in_place), SHARED, "assert|read-only"),
     Fault(
         "a leaf's gradient overwritten, not summed",
-        attribute(tape, "_accumulate", accumulate_overwrites),
+        attribute(tape.BackwardPass, "accumulate", accumulate_overwrites),
         accumulates("linear"),
         "is off by",
     ),
     Fault(
         "a tied weight overwritten, not summed",
-        attribute(tape, "_accumulate", accumulate_overwrites),
+        attribute(tape.BackwardPass, "accumulate", accumulate_overwrites),
         gpt_twin("bias, tied, gelu_tanh"),
         "wte.weight",
     ),

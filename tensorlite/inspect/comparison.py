@@ -1,0 +1,127 @@
+"""Is the gradient of this one step right? The same op, on the arguments that it had, computed in other ways.
+
+- the book: its pair, on the same arguments in float64;
+- central differences of the book's forward, along random directions: they know no backward at all.
+
+Both are compared with what the step delivered. `study` adds torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tensorlite import random
+from tensorlite.backend import Array, array_module, to_numpy
+from tensorlite.inspect.walk import Delivery, Step
+from tensorlite.op import REGISTRY, Pair
+from tensorlite.tensor import is_floating
+
+DIRECTIONS = 4
+STEP_LENGTH = 2.0**-12  # as in `tensorlite.testing.gradcheck`, with Richardson's combination of two
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One argument's gradient, computed in one other way.
+
+    Attributes:
+        way: "book" or "differences".
+        argument: of the op, counted from 0.
+        ours, other: the numbers that differ most: of the gradient itself, or slopes along a direction.
+        error: their difference, relative to the largest number of the other gradient, or of the slopes.
+    """
+
+    way: str
+    argument: int
+    ours: float
+    other: float
+    error: float
+
+
+def compare(step: Step, seed: int = 0) -> list[Comparison]:
+    """What `step` delivered, beside the same gradients in two other ways. An op that draws random numbers draws the same again.
+
+    Args:
+        seed: of the random directions.
+
+    Raises:
+        RuntimeError: if the step's arguments are not known, because no `trace` was on.
+    """
+    if step.call is None:
+        raise RuntimeError(f"the arguments of {step.op} are not known: run the model inside `with inspect.trace(model):`.")
+    wide = [_wide(x) for x in step.call.arrays]
+    options = {name: _wide(value) for name, value in step.call.options.items()}
+    pair = REGISTRY[step.op].book
+    forward = functools.partial(_forward, pair, step.call.generator)
+    y, saved = forward(wide, options)
+    dy = tuple(map(_wide, step.dy)) if isinstance(y, tuple) else _wide(step.dy[0])
+    needs = tuple(parent is not None for parent in step.node.parents)
+    expected = pair.backward(dy, saved, needs) if pair.takes_needs_grad else pair.backward(dy, saved)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    rng = np.random.default_rng(seed)
+    found = []
+    for delivery in step.deliveries:
+        ours, book = to_numpy(_own_part(step, delivery)), to_numpy(expected[delivery.argument])
+        found.append(_worst("book", delivery.argument, ours, book))
+        found.append(_differences(forward, wide, options, dy, delivery.argument, ours, rng))
+    return found
+
+
+def _own_part(step: Step, delivery: Delivery) -> Array:
+    """Without what had arrived for the first argument before, where the step was handed that and delivered the sum."""
+    handed = step.accumulated if delivery.argument == 0 else None
+    return _wide(delivery.dx) if handed is None else _wide(delivery.dx) - _wide(handed)
+
+
+def _wide(x: Any) -> Any:
+    return x.astype("float64") if hasattr(x, "dtype") and hasattr(x, "astype") and is_floating(x.dtype) else x
+
+
+def _forward(pair: Pair, generator: np.random.Generator, arrays: list[Any], options: dict[str, Any]) -> tuple[Any, Any]:
+    with random.use_generator(copy.deepcopy(generator)):
+        return pair.forward(*map(_fresh, arrays), **{name: _fresh(value) for name, value in options.items()})
+
+
+def _fresh(value: Any) -> Any:
+    """A generator is copied, so that each call draws the same numbers."""
+    return copy.deepcopy(value) if isinstance(value, np.random.Generator) else value
+
+
+def _differences(
+    forward: Callable[..., tuple[Any, Any]],
+    arrays: list[Any],
+    options: dict[str, Any],
+    dy: Any,
+    position: int,
+    ours: np.ndarray,
+    rng: np.random.Generator,
+) -> Comparison:
+    """Slopes of Σ dy·y along random directions of one argument, beside those that the gradient says."""
+    x = arrays[position]
+    xp = array_module(x)
+    said, measured = np.zeros(DIRECTIONS), np.zeros(DIRECTIONS)
+    for i in range(DIRECTIONS):
+        direction = rng.standard_normal(x.shape)
+
+        def objective(h: float, direction: np.ndarray = direction) -> float:
+            moved = [*arrays[:position], x + h * xp.asarray(direction), *arrays[position + 1 :]]
+            y = forward(moved, options)[0]
+            pairs = zip(y, dy, strict=True) if isinstance(y, tuple) else ((y, dy),)
+            return sum(float((one * weight).sum()) for one, weight in pairs)
+
+        near, far = ((objective(h) - objective(-h)) / (2 * h) for h in (STEP_LENGTH, 2 * STEP_LENGTH))
+        said[i], measured[i] = float((ours * direction).sum()), (4 * near - far) / 3
+    return _worst("differences", position, said, measured)
+
+
+def _worst(way: str, argument: int, ours: np.ndarray, other: np.ndarray) -> Comparison:
+    errors = np.abs(ours - other)
+    place = np.unravel_index(int(np.nan_to_num(errors, nan=np.inf).argmax()), errors.shape) if errors.size else ()
+    scale = float(np.abs(other).max(initial=0)) or 1.0
+    return Comparison(way, argument, float(ours[place]), float(other[place]), float(errors[place]) / scale)

@@ -1,0 +1,331 @@
+"""tensorlite.inspect: a tensor in one line, the graph as a drawing, the backward pass one step at a time."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import tensorlite as tl
+from gpt.config import GPTConfig
+from gpt.model import build_model
+from tensorlite import inspect
+from tensorlite.op import REGISTRY, Pair
+
+
+def model_and_batch(dropout: float = 0.0, **options: object):
+    tl.manual_seed(3)
+    model = build_model(GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=16, dropout=dropout, **options))
+    x, y = (tl.tensor(np.random.default_rng(seed).integers(0, 11, (2, 8))) for seed in (0, 1))
+    return model, x, y
+
+
+def walk_of(dropout: float = 0.0, **options: object):
+    model, x, y = model_and_batch(dropout, **options)
+    return model, tl.walk(lambda: model(x, y)[1], model=model)
+
+
+# --- one line -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.float32([[1, 2], [3, 6]]), "float32 (2, 2)  1 … 6  mean 3 ± 1.87  "),
+        (np.float64([np.nan, np.inf, 2, 4]), "float64 (4,)  2 … 4  mean 3 ± 1  1 nan  1 inf  "),
+        (np.float32([np.nan]), "float32 (1,)  1 nan"),
+        (np.int64([3, 9]), "int64 (2,)  3 … 9  "),
+        (np.array([True, False, True]), "bool (3,)  2 of 3 True"),
+        (np.zeros((0, 3), np.float32), "float32 (0, 3)  empty"),
+        (np.float64(2.5), "float64 ()  2.5"),
+        (np.float64([1.5e308, -1.5e308]), "float64 (2,)  -1.5e+308 … 1.5e+308  mean 0 ± 1.5e+308  "),
+    ],
+)
+def test_a_summary_says_what_the_numbers_are(values: np.ndarray, expected: str):
+    text = tl.Tensor(np.asarray(values)).summary()
+    assert text.startswith(expected)
+    assert set(text.removeprefix(expected)) <= set("▁▂▃▄▅▆▇█")
+
+
+def test_the_histogram_follows_the_numbers():
+    values = np.repeat(np.arange(12.0), [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7])
+    assert inspect.summary(values).endswith("▂" * 11 + "█")
+    assert inspect.summary(np.float32([0, 11])).endswith("█▁▁▁▁▁▁▁▁▁▁█")
+    assert inspect.summary(np.float32([0, 11]), bars=" .:-=+*#").endswith("#          #")
+
+
+# --- the walk -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("kernels", ["fast", "book"])
+def test_all_steps_together_are_backward_to_the_bit(dropout: float, kernels: str):
+    with tl.use_kernels(kernels):
+        model, walk = walk_of(dropout)
+        for step in walk:
+            assert step.is_finite
+        found = walk.gradients()
+        assert all(parameter.grad is None for parameter in model.parameters())
+        walk.result.backward()
+    expected = {name: parameter.grad.array for name, parameter in model.named_parameters()}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert gradient.tobytes() == expected[name].tobytes(), name
+
+
+def test_an_optimizers_flat_buffer_is_not_written_to():
+    model, x, y = model_and_batch()
+    tl.optim.AdamW(model.parameters(), lr=0.1)  # gives every parameter a place for its gradient
+    walk = tl.walk(lambda: model(x, y)[1], model=model)
+    buffers = [parameter.grad_buffer for parameter in model.parameters()]
+    before = [buffer.tobytes() for buffer in buffers if buffer is not None]
+    list(walk)
+    assert [buffer.tobytes() for buffer in buffers if buffer is not None] == before
+    found = walk.gradients()
+    walk.result.backward()
+    for name, parameter in model.named_parameters():
+        assert found[name].tobytes() == parameter.grad.array.tobytes(), name
+
+
+def test_back_and_rewind_compute_nothing_and_forward_again_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch):
+    _, walk = walk_of(dropout=0.3)
+    first = [walk.forward() for _ in range(9)]
+    partly = {name: gradient.tobytes() for name, gradient in walk.gradients().items()}
+    monkeypatch.setattr(walk, "step", lambda **_: pytest.fail("an op ran again"))
+    assert walk.back() is first[7]
+    assert walk.back() is first[6]
+    assert walk.forward() is first[7]
+    walk.rewind()
+    assert walk.current is None
+    assert walk.gradients() == {}
+    assert walk.back() is None
+    assert [walk.forward() for _ in range(9)] == first
+    assert {name: gradient.tobytes() for name, gradient in walk.gradients().items()} == partly
+
+
+def test_two_walks_over_one_graph_are_the_same():
+    model, walk = walk_of(dropout=0.3)
+    again = inspect.Walk(walk.result, model=model)
+    for one, other in zip(walk, again, strict=True):
+        assert one.op == other.op
+        assert [d.dx.tobytes() for d in one.deliveries] == [d.dx.tobytes() for d in other.deliveries]
+
+
+def test_each_step_takes_the_waiting_node_with_the_highest_number():
+    _, walk = walk_of()
+    steps = list(walk)
+    assert walk.at_end
+    for before, after in itertools.pairwise(steps):
+        assert before.queue[0] is after.node
+        assert [node.number for node in before.queue] == sorted((node.number for node in before.queue), reverse=True)
+    assert steps[-1].queue == ()
+
+
+def test_a_step_knows_its_module_and_its_line():
+    _, walk = walk_of()
+    step = walk.until("h.1.attn")
+    assert step.site.module == "h.1.attn.c_proj"
+    assert walk.until("layernorm").site.module == "h.1.ln_1"
+    assert "self.ln_1(x)" in walk.current.site.code
+    assert str(walk.current.site).startswith("model.py:")
+
+
+def test_until_finds_ops_modules_parameters_and_conditions():
+    _, walk = walk_of()
+    assert walk.until("gelu").op == "gelu"
+    walk.rewind()
+    step = walk.until("h.0.mlp.c_fc.weight")
+    assert step.op == "linear"
+    assert "h.0.mlp.c_fc.weight" in [delivery.name for delivery in step.deliveries]
+    walk.rewind()
+    limit = sorted(step.norm for step in walk)[-3]
+    walk.rewind()
+    assert walk.until(f"norm > {limit}").norm > limit
+    walk.rewind()
+    assert walk.until(lambda step: step.index == 5).index == 5
+    assert walk.until("not finite") is None
+    assert walk.at_end
+
+
+def test_until_not_finite_stops_at_the_op_whose_weight_is_nan():
+    model, x, _ = model_and_batch()
+    model.h[1].mlp.c_proj.weight.array[2, 3] = np.nan
+    walk = tl.walk(lambda: _loss(model, x), model=model)
+    step = walk.until("not finite")
+    assert (step.op, step.site.module) == ("linear", "h.1.mlp.c_proj")
+
+
+def _loss(model, x):
+    """Σ of what block 1's MLP says, but for the number that is nan."""
+    out = model.h[1].mlp(model.wte(x))
+    return tl.where(tl.isnan(out), tl.zeros_like(out), out).sum()
+
+
+@pytest.mark.parametrize("wrong", ["h.1.atn", "gelo", "norm > x", "wte.wieght", "norm"])
+def test_a_place_that_is_not_there(wrong: str):
+    _, walk = walk_of()
+    with pytest.raises(ValueError, match=re.escape(repr(wrong.split()[-1] if "> x" in wrong else wrong))):
+        walk.until(wrong)
+    assert walk.position == 0
+
+
+def test_what_cannot_be_walked():
+    x = tl.randn(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="nothing that requires a gradient"):
+        inspect.Walk(tl.randn(()))
+    with pytest.raises(RuntimeError, match=re.escape("shape (3,)")):
+        inspect.Walk(x * 2)
+    loss = (x * x).sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="freed"):
+        inspect.Walk(loss).forward()
+
+
+def test_leaves_without_a_model_and_a_gradient_of_ones_own():
+    a, b = tl.tensor([2.0, 3.0], requires_grad=True), tl.tensor([5.0, 7.0], requires_grad=True)
+    walk = inspect.Walk(a * b + a, gradient=tl.tensor([1.0, 10.0]))
+    list(walk)
+    assert sorted(gradient.tolist() for gradient in walk.gradients().values()) == [[2, 30], [6, 80]]
+
+
+def test_a_graph_of_many_nodes_answers_at_once():
+    x = tl.ones(1, requires_grad=True)
+    y = x
+    for _ in range(20_000):
+        y = y * 1.0
+    walk = inspect.Walk(y.sum())
+    for _ in range(3):
+        walk.forward()
+    assert len(walk.steps) == 3  # nothing was made beforehand
+    assert walk.until(lambda step: step.index == 19_999) is not None
+
+
+# --- one step, in other ways ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernels", ["fast", "book"])
+def test_every_step_agrees_with_the_book_and_with_differences(kernels: str):
+    with tl.use_kernels(kernels):
+        _, walk = walk_of(dropout=0.25)
+        steps = list(walk)
+    for step in steps:
+        for found in inspect.compare(step):
+            # float32 sums of at most 64 terms, each a few roundings from the book's float64: 64 · 2⁻²³ is 8e-6
+            assert found.error < 2e-5, (step.op, found)
+
+
+def test_a_step_that_delivers_a_sum_is_compared_by_its_own_part(monkeypatch: pytest.MonkeyPatch):
+    def add_to(dy, saved, accumulated):
+        return -dy if accumulated is None else accumulated - dy
+
+    neg = REGISTRY["neg"]
+    monkeypatch.setattr(neg, "faster", [Pair("sum", lambda x: (-x, None), add_to)])
+    x = tl.tensor([1.0, 2.0], dtype=tl.float64, requires_grad=True)
+
+    def loss():
+        y = x * 1.5
+        z = -y
+        return (z + y * 4.0).sum()  # the last use of y comes first on the way back
+
+    walk = tl.walk(loss)
+    step = walk.until("neg")
+    assert step.accumulated.tolist() == [4, 4]
+    assert step.deliveries[0].dx.tolist() == [3, 3]
+    assert [(found.way, found.ours) for found in inspect.compare(step)][:1] == [("book", -1.0)]
+    assert all(found.error < 1e-9 for found in inspect.compare(step))
+
+
+def test_a_wrong_backward_is_seen_at_its_step():
+    right = REGISTRY["layernorm"].book
+
+    def without_a_term(dy, saved):
+        dx, dweight, dbias = right.backward(dy, saved)
+        return dx + dy.mean(axis=-1, keepdims=True), dweight, dbias
+
+    REGISTRY["layernorm"].book = Pair("book", right.forward, without_a_term)
+    try:
+        with tl.use_kernels("book"):
+            _, walk = walk_of()
+            steps = list(walk)
+    finally:
+        REGISTRY["layernorm"].book = right
+    wrong = {step.op for step in steps for found in inspect.compare(step) if found.error > 1e-3}
+    assert wrong == {"layernorm"}
+
+
+def test_without_a_trace_there_is_nothing_to_compare_with():
+    x = tl.randn(3, requires_grad=True)
+    walk = inspect.Walk((x * x).sum())
+    step = walk.forward()
+    assert step.site is None
+    with pytest.raises(RuntimeError, match="trace"):
+        inspect.compare(step)
+
+
+def test_a_trace_changes_no_number_and_ends():
+    model, x, y = model_and_batch(dropout=0.3)
+    tl.manual_seed(7)
+    plain = model(x, y)[1]
+    tl.manual_seed(7)
+    with inspect.trace(model):
+        traced = model(x, y)[1]
+    assert traced.item() == plain.item()
+    assert inspect.call_of(plain.source[0]) is None
+    assert inspect.call_of(traced.source[0]) is not None
+    assert inspect.call_of(model(x, y)[1].source[0]) is None
+
+
+# --- drawings ------------------------------------------------------------------------------------------
+
+
+def test_the_tree_of_a_small_graph():
+    a = tl.tensor([2.0, 3.0], requires_grad=True)
+    b = a * a
+    assert str(tl.draw((b + a).sum())).splitlines() == [
+        "sum  ()  18",
+        "└─ add  (2,)",
+        "   ├─ mul  (2,)",
+        "   │  └─ leaf  (2,)  [3]",
+        "   └─ ↑ [3] leaf",
+    ]
+
+
+def test_a_drawing_folds_modules_and_their_parameters():
+    model, walk = walk_of()
+    folded = str(tl.draw(walk.result, model, fold=2))
+    assert "h.1  (2, 8, 16)" in folded
+    assert "c_attn" not in folded
+    assert len(tl.draw(walk.result, model).boxes) > 3 * len(tl.draw(walk.result, model, fold=2).boxes)
+
+
+def test_the_svg_is_well_formed_and_complete():
+    model, walk = walk_of()
+    drawing = tl.draw(walk.result, model)
+    root = ElementTree.fromstring(drawing._repr_svg_())
+    groups = root.findall("{http://www.w3.org/2000/svg}g")
+    assert len(groups) == len(drawing.boxes)
+    assert len(root.findall("{http://www.w3.org/2000/svg}path")) == sum(len(box.below) for box in drawing.boxes)
+    left, top, width, height = (float(number) for number in root.get("viewBox").split())
+    for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
+        assert left <= float(rect.get("x")) <= width - float(rect.get("width"))
+        assert top <= float(rect.get("y")) <= height - float(rect.get("height"))
+
+
+def test_users_stand_above_what_they_use():
+    _, walk = walk_of()
+    for fold in (False, 1, 2):
+        boxes = tl.draw(walk.result, fold=fold).boxes
+        assert all(below > box.number for box in boxes for below in box.below)
+
+
+def test_a_large_graph_is_cut_and_says_so():
+    y = tl.ones(1, requires_grad=True)
+    for _ in range(3000):
+        y = y + 1
+    text = str(tl.draw(y, limit=100))
+    assert len(text.splitlines()) == 101
+    assert text.splitlines()[-1].startswith("… cut after 100 boxes")
+    assert str(tl.draw(tl.ones(2))) == "leaf  (2,)"
