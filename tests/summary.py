@@ -29,6 +29,7 @@ def summary(reporter: pytest.TerminalReporter) -> Iterator[str]:
     yield from compared([(nodeid, value) for name, value, nodeid in recorded if name == "cuda pair"])
     planted = sum("test_planted_fault_is_caught" in r.nodeid for r in reports)
     yield from faults(planted, [value for name, value, _ in recorded if name == "caught"], reporter.verbosity > 0)
+    yield from wrong_gradients(reporter.stats.get("failed", []))
 
 
 def loops(recorded: Recorded) -> Iterator[str]:
@@ -69,3 +70,12 @@ def faults(planted: int, caught: list[tuple[str, str]], one_by_one: bool) -> Ite
         yield f"{count:4} {check}"
         if one_by_one:
             yield from (f"       {fault:50} {by}" for fault, by in caught if by.partition("[")[0] == check)
+
+
+def wrong_gradients(failed: list[Any]) -> Iterator[str]:
+    """What gradcheck says of each gradient that is wrong, here where nothing is cut off at the terminal's width."""
+    for report in failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        _, is_gradient, message = (crash.message if crash else "").partition("GradientError: ")
+        if is_gradient:
+            yield f"{report.nodeid.partition('::')[2]}: {' '.join(message.splitlines())}"

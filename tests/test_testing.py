@@ -1,14 +1,19 @@
 """gradcheck itself: what it accepts, what it refuses, and what it says about each kind of mistake."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tensorlite as tl
 from tensorlite.op import REGISTRY, Op
-from tensorlite.testing import GradientError, gradcheck
+from tensorlite.testing import GradientError, compare_with_differences, gradcheck
 from tensorlite.testing.diagnosis import Evidence, diagnose
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -213,6 +218,99 @@ def test_lost_repeats(which, make_op):
     assert f"lost repeats: where a number was used more than once, only its {which} use counts" in message(
         lookup, normal(4, 2), np.array([1, 3, 1, 0, 1, 3])
     )
+
+
+def test_dy_left_out_and_gradients_exchanged(make_op):
+    plain = make_op(lambda x: (np.exp(x).sum(axis=1), x), lambda dy, x: np.exp(x))
+    assert "dy left out: it is the gradient of the plain sum" in message(plain, normal(3, 4))
+    exchanged = make_op(lambda a, b: (a * b, (a, b)), lambda dy, saved: (dy * saved[0], dy * saved[1]), "exchanged")
+    text = message(exchanged, normal(3), normal(3, seed=1))
+    assert "looks like the gradient of input 1 (b)" in text or "looks like the gradient of input 0 (a)" in text
+
+
+def test_derivatives_of_other_functions(make_op):
+    sigmoid = make_op(lambda x: (1 / (1 + np.exp(-x)),) * 2, lambda dy, y: dy * y)
+    assert "a factor left out, element by element: 1 - the output" in message(sigmoid, normal(6))
+    cube = make_op(lambda x: (x * x * x, x), lambda dy, x: dy * x * x, "cube")
+    assert "a constant factor of 0.333333" in message(cube, normal(6))
+    half = make_op(lambda x: (x * x, x), lambda dy, x: dy * x * x, "half")
+    assert "a factor too many, element by element: the input, and a factor of 0.5" in message(half, normal(6))
+    sine = make_op(lambda x: (np.sin(x), x), lambda dy, x: dy * x, "sine")
+    assert "dy · (the input): that is the derivative of another function" in message(sine, normal(6))
+
+
+def test_what_was_left_at_zero(make_op):
+    def backward(dy, saved):
+        dx = np.zeros_like(dy)
+        dx[1, 2:], dx[0, :2] = 2 * dy[1, 2:], 2 * dy[0, :2]
+        return dx
+
+    assert "numbers that were left at zero: 10 of 15 are 0" in message(make_op(lambda x: (2 * x, None), backward), normal(3, 5))
+
+
+def test_constants_and_factors_that_prove_nothing(make_op):
+    """The gradient of a row's sum is constant along the row, and any other constant would look like a missing mean."""
+    first = make_op(lambda x: (x.sum(axis=1), x.shape), lambda dy, shape: np.full(shape, dy[0]))
+    assert "looks like" not in message(first, normal(3, 4))
+    winner = make_op(lambda x: (x.max(axis=1), x), lambda dy, x: (x == x.max(axis=1, keepdims=True)) * dy[::-1, None], "winner")
+    assert "looks like" not in message(winner, normal(3, 4))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_of_a_single_number_nothing_is_said(shape, make_op):
+    """Any factor would explain it."""
+    assert "looks like" not in message(make_op(*double(2)), normal(*shape))
+    assert "looks like" not in message(make_op(lambda x: (np.exp(x), None), lambda dy, saved: dy, "no derivative"), normal(*shape))
+    assert "are NaN" in message(make_op(*double(np.nan), "broken"), normal(*shape))
+
+
+def test_plain_functions_are_compared_without_an_op():
+    x, w = normal(3, 4), normal(4)
+    right = compare_with_differences(lambda x, w: x * w, lambda dy: (dy * w, (dy * x).sum(axis=0)), [x, w])
+    assert right == []
+    (wrong,) = compare_with_differences(lambda x, w: x * w, lambda dy: (dy * w, (dy * x).mean(axis=0)), [x, w])
+    assert (wrong.label, wrong.position, wrong.wrong, wrong.size) == ("input 1 (w)", 1, 4, 4)
+    assert wrong.looks_like.startswith("a factor of 0.333333 (1/3")
+    assert abs(3 * wrong.backward - wrong.differences) < 1e-9
+    left_out, other = compare_with_differences(lambda x, w: x * w, lambda dy: (None,), [x, w])
+    assert "it is zero everywhere" in left_out.looks_like
+    assert "it is zero everywhere" in other.looks_like
+
+
+FAILING = """
+import numpy as np
+import tensorlite as tl
+from tensorlite.op import Op
+from tensorlite.testing import gradcheck
+
+def halve_forward(x):
+    return x / 2, None
+
+def halve_backward(dy, saved):
+    return dy
+
+halve = Op(halve_forward, halve_backward)
+
+def test_halve():
+    gradcheck(halve, [np.arange(1.0, 7.0).reshape(2, 3)])
+"""
+
+
+def test_a_failure_in_pytest_is_short_and_named_at_the_end(tmp_path):
+    (tmp_path / "test_halve.py").write_text(FAILING)
+    (tmp_path / "conftest.py").write_text(
+        "from tests.summary import wrong_gradients\n"
+        "def pytest_terminal_summary(terminalreporter):\n"
+        "    print(*wrong_gradients(terminalreporter.stats.get('failed', [])), sep='\\n')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "80"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "gradcheck.py" not in done.stdout.partition("short test summary")[0].replace("tensorlite.testing.gradcheck.Grad", "")
+    assert len(done.stdout.splitlines()) < 25
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("test_halve: the gradient of halve is wrong for input 0 (x)")]
+    assert line.endswith("It looks like a factor of 2 (2, and 2 is a length of an axis).")
 
 
 def test_a_kink_is_not_blamed_on_the_gradient():

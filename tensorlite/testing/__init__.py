@@ -24,7 +24,16 @@ and gradients, in every dtype you name. Call it once for each kind of argument a
 Then add one entry to the table in ``tests/case_table/`` and both run on it from then on, with the torch oracle.
 """
 
-from tensorlite.testing.gradcheck import GradcheckReport, GradientError, gradcheck
+from tensorlite.testing.gradcheck import GradcheckReport, GradientError, Mismatch, compare_with_differences, gradcheck
 from tensorlite.testing.pairs import PairsDisagreeError, PairsReport, assert_pairs_agree
 
-__all__ = ["GradcheckReport", "GradientError", "PairsDisagreeError", "PairsReport", "assert_pairs_agree", "gradcheck"]
+__all__ = [
+    "GradcheckReport",
+    "GradientError",
+    "Mismatch",
+    "PairsDisagreeError",
+    "PairsReport",
+    "assert_pairs_agree",
+    "compare_with_differences",
+    "gradcheck",
+]

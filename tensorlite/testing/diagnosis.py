@@ -8,10 +8,12 @@ explanation accounts for the entire difference; when none does, nothing is said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
+
+_LARGEST_JACOBIAN = 1_000_000  # numbers
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Evidence:
         analytic, numeric: the two gradients, of the shape of x.
         x: the input.
         y, dy: the outputs and their cotangents.
+        others: label -> the right gradient of each other input.
         contributions: computes, for each number of x and of the first y, what the second adds to the
             gradient of the first; x.shape + y.shape. Their sum over y is ``numeric`` if there is one output.
     """
@@ -32,6 +35,7 @@ class Evidence:
     y: list[np.ndarray]
     dy: list[np.ndarray]
     contributions: Callable[[], np.ndarray]
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def difference(self) -> np.ndarray:
@@ -43,7 +47,12 @@ class Evidence:
 
 
 def diagnose(evidence: Evidence) -> str | None:
-    """The first suspect's sentence, to follow "It looks like"; None if no suspect fits."""
+    """The first suspect's sentence, to follow "It looks like"; None if no suspect fits.
+
+    Of a single number any explanation would account for the entire difference, so of one nothing is said, unless it is NaN.
+    """
+    if evidence.analytic.size <= 1:
+        return _nan(evidence)
     return next((sentence for suspect in _SUSPECTS if (sentence := suspect(evidence))), None)
 
 
@@ -70,6 +79,23 @@ def _zero(e: Evidence) -> str | None:
     return "a gradient that was left out: it is zero everywhere."
 
 
+def _exchanged(e: Evidence) -> str | None:
+    """The gradient of another input stands here."""
+    for label, numeric in e.others.items():
+        if numeric.shape == e.analytic.shape and e.is_explained_by(numeric):
+            return f"the gradient of {label}: do two gradients stand in the wrong order, or is one computed from the wrong array?"
+    return None
+
+
+def _dy_left_out(e: Evidence) -> str | None:
+    """The gradient for dy = 1."""
+    if len(e.y) != 1 or e.x.size * e.y[0].size > _LARGEST_JACOBIAN or not e.dy or not e.dy[0].all():
+        return None
+    if e.is_explained_by(_sum_over_y(e, e.contributions() / e.dy[0])):
+        return "dy left out: it is the gradient of the plain sum of the output, dy = 1."
+    return None
+
+
 def _factor(e: Evidence) -> str | None:
     """analytic = c · numeric."""
     if not e.numeric.any():
@@ -79,19 +105,21 @@ def _factor(e: Evidence) -> str | None:
         return None
     if abs(c + 1) < 1e-6:
         return "the wrong sign: it is the negative of the right gradient."
-    lengths = sorted({n for a in (e.x, *e.y) for n in (*a.shape, a.size) if n > 2}, reverse=True)
-    for n in (2, *reversed(lengths)):
-        what = "" if n == 2 else f", and {n} is a {'length of an axis' if any(n in a.shape for a in (e.x, *e.y)) else 'number of elements'}"
-        named = (
-            (n, f"{n}{what}", "" if n == 2 else ": a sum where a mean belongs?"),
-            (1 / n, f"1/{n}{what}", "" if n == 2 else ": a mean where a sum belongs?"),
+    known = _lengths(e)
+    named = []
+    for n in sorted({2, *known}):
+        what = f", and {n} is {known[n]}" if n in known else ""
+        named += [
+            (n, f"{n}{what}", ": a sum where a mean belongs?" if n > 2 else ""),
+            (1 / n, f"1/{n}{what}", ": a mean where a sum belongs?" if n > 2 else ""),
             (n**0.5, f"√{n}{what}", ": a scale of 1/√n that was left out?"),
             (n**-0.5, f"1/√{n}{what}", ": a scale of 1/√n too many?"),
-        )
-        for value, name, guess in named:
-            for sign in (1, -1):
-                if abs(c / (sign * value) - 1) < 1e-6:
-                    return f"a factor of {c:.6g} ({'-' if sign < 0 else ''}{name}){guess or '.'}"
+        ]
+    named += [(n * n, f"{n}², and {n} is {known[n]}", ": a product where a division belongs?") for n in sorted(known) if n > 2]
+    for value, name, guess in named:
+        for sign in (1, -1):
+            if abs(c / (sign * value) - 1) < 1e-6:
+                return f"a factor of {c:.6g} ({'-' if sign < 0 else ''}{name}){guess or '.'}"
     if np.count_nonzero(e.numeric) > 2:  # any one or two numbers could be a factor
         return f"a constant factor of {c:.6g}."
     return None
@@ -135,7 +163,7 @@ def _extra_sum(e: Evidence) -> str | None:
 
 def _missing_sum(e: Evidence) -> str | None:
     """Only one slice of the output contributed, where the sum over all of them belongs."""
-    if len(e.y) != 1 or e.x.size * e.y[0].size > 1_000_000:
+    if len(e.y) != 1 or e.x.size * e.y[0].size > _LARGEST_JACOBIAN:
         return None
     terms = e.contributions()
     for k in range(e.x.ndim, terms.ndim):
@@ -168,12 +196,22 @@ def _one_region(e: Evidence) -> str | None:
     return None
 
 
+def _left_at_zero(e: Evidence) -> str | None:
+    """What is wrong was never written."""
+    wrong = np.abs(e.difference) > 1e-6 * np.abs(e.difference).max()
+    if e.analytic[wrong].any() or not e.analytic.any():
+        return None
+    return f"numbers that were left at zero: {int(wrong.sum())} of {e.x.size} are 0, and all the others are right."
+
+
 # --- a missing term -------------------------------------------------------------------------------------
 
 
 def _factor_per_row(e: Evidence) -> str | None:
     """analytic = c · numeric with another c in each row."""
     for k in _axes(e, 3):
+        if np.count_nonzero(e.numeric, axis=k).max() < 3:
+            continue  # any one or two numbers could be a factor
         if e.is_explained_by(_along(e.analytic, e.numeric, k)) and not _is_constant(e.difference, k, e):
             return f"a factor that is the same along axis {k} but differs between its rows: a 1/σ or 1/Σ that is missing, or there twice?"
     return None
@@ -182,7 +220,8 @@ def _factor_per_row(e: Evidence) -> str | None:
 def _constant_term(e: Evidence) -> str | None:
     """analytic - numeric is constant along an axis, as when "- mean(g)" is missing."""
     for k in reversed(list(_axes(e, 2))):
-        if _is_constant(e.difference, k, e):
+        varies = np.ptp(e.numeric, axis=k).max() > 1e-6 * np.abs(e.numeric).max()  # else any constant would explain it
+        if varies and _is_constant(e.difference, k, e):
             return f'a missing term like a mean: the difference is the same along axis {k} (layernorm without "- mean(g)"?).'
     return None
 
@@ -201,28 +240,37 @@ def _proportional_term(e: Evidence) -> str | None:
 
 
 def _factor_per_element(e: Evidence) -> str | None:
-    """The chain rule with one link missing, or one twice."""
-    for name, values in [("the output", y) for y in e.y] + [("the input", e.x)]:
-        if values.shape == e.x.shape and (values != 0).all():
-            if e.is_explained_by(e.numeric * values):
-                return f"a factor too many, element by element: {name}."
-            if e.is_explained_by(e.numeric / values):
-                return f"a factor left out, element by element: {name}."
+    """The chain rule with one link missing, or one twice; or another function's derivative in its place."""
+    known = [(name, a) for name, values in (*(("output", y) for y in e.y), ("input", e.x)) for name, a in _derived(name, values)]
+    for c in (1.0, -1.0, 2.0, 0.5, -2.0, -0.5):
+        also = "" if c == 1 else f", and a factor of {c:g}"
+        for name, values in known:
+            if values.shape == e.x.shape and (values != 0).all():
+                if e.is_explained_by(c * e.numeric * values):
+                    return f"a factor too many, element by element: {name}{also}."
+                if e.is_explained_by(c * e.numeric / values):
+                    return f"a factor left out, element by element: {name}{also}."
     for dy in e.dy:
         if dy.shape == e.x.shape and e.is_explained_by(dy):
             return "dy itself: the derivative of the function is left out."
+        for name, values in known:
+            if dy.shape == values.shape == e.x.shape and e.is_explained_by(dy * values):
+                return f"dy · ({name}): that is the derivative of another function."
     return None
 
 
 _SUSPECTS = (
     _nan,
     _zero,
+    _exchanged,
+    _dy_left_out,
     _factor,
     _transpose,
     _moved,
     _extra_sum,
     _missing_sum,
     _one_region,
+    _left_at_zero,
     _factor_per_row,
     _constant_term,
     _proportional_term,
@@ -235,8 +283,23 @@ def _axes(e: Evidence, shortest: int) -> Iterator[int]:
     return (k for k, n in enumerate(e.x.shape) if n >= shortest)
 
 
+def _derived(name: str, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """What is often a factor of a derivative."""
+    return [(f"the {name}", values), (f"1 - the {name}", 1 - values), (f"the {name} squared", values * values)]
+
+
 def _is_constant(d: np.ndarray, axis: int, e: Evidence) -> bool:
     return e.is_explained_by(e.numeric + np.broadcast_to(d.mean(axis=axis, keepdims=True), d.shape))
+
+
+def _lengths(e: Evidence) -> dict[int, str]:
+    """The numbers that a sum may have been taken over, and what each is."""
+    arrays = (e.x, *e.y, *e.others.values())
+    return (
+        {a.size: "a number of elements" for a in arrays if a.size > 1}
+        | {a.size // a.shape[-1]: "a number of rows" for a in arrays if a.ndim > 1 and a.size and a.size > a.shape[-1]}
+        | {n: "a length of an axis" for a in arrays for n in a.shape if n > 1}
+    )
 
 
 def _along(a: np.ndarray, direction: np.ndarray, axis: int) -> np.ndarray:

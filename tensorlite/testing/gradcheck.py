@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,33 @@ _DIRECTIONS = 8  # random directions for an input that is too large to move elem
 
 class GradientError(AssertionError):
     """A gradient is wrong; the message says where, by how much, and what the mistake looks like."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One input whose gradient is wrong.
+
+    Attributes:
+        position, label: which input, by number and as messages name it.
+        index: where the error is largest.
+        backward, differences: the two numbers there.
+        error: how far they are apart, relative to the largest number of that gradient.
+        wrong, size: how many numbers of the gradient are wrong, and how many there are. For an input that was checked along random
+            directions ``wrong`` is None.
+        looks_like: the kind of mistake that would give this gradient, to follow "It looks like", or None.
+        evidence: what the diagnosis read; None where the input was checked along random directions.
+    """
+
+    position: int
+    label: str
+    index: tuple[int, ...]
+    backward: float
+    differences: float
+    error: float
+    wrong: int | None
+    size: int
+    looks_like: str | None
+    evidence: Evidence | None = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,20 +103,42 @@ def gradcheck(
         TypeError: for floating point inputs that are not float64.
         ValueError: if there is nothing to check, or ``fn`` is random.
     """
-    problem = _Problem(fn, inputs, eps, seed)
-    gradients = problem.gradients()
-
-    findings = []
-    for position, dx in gradients.items():
-        examine = _examine_elements if dx.size <= max_jacobian else _examine_directions
-        findings.append(examine(problem, position, dx, atol / rtol))
-
-    worst = max(findings, key=lambda finding: finding.error)
+    __tracebackhide__ = True  # pytest shows the line that called gradcheck, and the message
+    problem = _TensorProblem(fn, inputs, eps, seed)
+    findings = _findings(problem, atol / rtol, max_jacobian)
+    worst = findings[0]
     if not worst.error <= rtol:
-        others = [problem.label(f.position) for f in findings if not f.error <= rtol and f is not worst]
-        raise GradientError(_message(problem, worst, others))
+        others = [problem.label(f.position) for f in findings[1:] if not f.error <= rtol]
+        raise GradientError(_message(problem.op, _mismatch(problem, worst, findings), others))
     where = f"{problem.label(worst.position)} at index {worst.index}" if worst.numeric.size else problem.label(worst.position)
     return GradcheckReport(worst.error, where, sum(finding.numeric.size for finding in findings))
+
+
+def compare_with_differences(
+    forward: Callable[..., Any],
+    backward: Callable[[Any], Sequence[Array | None]],
+    inputs: Sequence[Any],
+    *,
+    eps: float = 2.0**-12,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    seed: int = 0,
+    max_jacobian: int = 1024,
+) -> list[Mismatch]:
+    """`gradcheck` for plain functions on arrays that are no op: returns what is wrong, the worst first, instead of raising.
+
+    Args:
+        forward: takes ``inputs`` and returns an array or a tuple of arrays.
+        backward: takes dy, an array or a tuple as forward returns, and gives one gradient for each of the leading inputs, None where
+            there is none; each has the shape of its input.
+        inputs, eps, rtol, atol, seed, max_jacobian: as for `gradcheck`; the arrays are float64.
+
+    Raises:
+        TypeError, ValueError: as `gradcheck`.
+    """
+    problem = _PairProblem(forward, backward, inputs, eps, seed)
+    findings = _findings(problem, atol / rtol, max_jacobian)
+    return [_mismatch(problem, finding, findings) for finding in findings if not finding.error <= rtol]
 
 
 class _Problem:
@@ -122,32 +171,13 @@ class _Problem:
         name = self.names[position]
         return f"input {position} ({name})" if name else f"input {position}"
 
-    def run(self, tensors: Sequence[Any]) -> list[Tensor]:
-        """The floating point outputs of fn."""
-        result = self.fn(*tensors)
-        outputs = result if isinstance(result, tuple | list) else (result,)
-        return [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]
-
     def outputs(self, arrays: Sequence[Any]) -> list[Array]:
-        with no_grad():
-            return [y.array for y in self.run([Tensor.wrap(x) if hasattr(x, "dtype") else x for x in arrays])]
+        """The floating point outputs of fn."""
+        raise NotImplementedError
 
     def gradients(self) -> dict[int, Array]:
         """dx for every floating point input, by backward."""
-        tensors = [Tensor.wrap(x) if hasattr(x, "dtype") else x for x in self.inputs]
-        for i in self.positions:
-            tensors[i].requires_grad_()
-        outputs = self.run(tensors)
-        if self.op == "<lambda>" and outputs[-1].source:
-            self.op = f"a function ending in {outputs[-1].source[0].name}"
-        try:
-            for y, dy in zip(outputs, self.dy, strict=True):
-                if y.requires_grad:
-                    y.backward(Tensor.wrap(dy), retain_graph=True)
-        except Exception as error:
-            raise GradientError(f"the backward of {self.op} failed: {type(error).__name__}: {error}") from error
-        grads = {i: tensors[i].grad for i in self.positions}
-        return {i: array_module(self.inputs[i]).zeros_like(self.inputs[i]) if g is None else g.array for i, g in grads.items()}
+        raise NotImplementedError
 
     def differences(self, position: int, direction: Array, h: float) -> list[Array]:
         """dy · (f(x + h·direction) - f(x - h·direction)) / 2h: what each output contributes to the slope."""
@@ -177,6 +207,56 @@ class _Problem:
         wide = (value(self.eps) - value(-self.eps)) / (2 * self.eps)
         scale = max(abs(left), abs(right), abs(wide))
         return bool(max(abs(right - left), abs(wide - (left + right) / 2)) > 0.01 * scale)
+
+
+class _TensorProblem(_Problem):
+    """A function of tensors, whose backward walks the tape."""
+
+    def run(self, tensors: Sequence[Any]) -> list[Tensor]:
+        """The floating point outputs of fn."""
+        result = self.fn(*tensors)
+        outputs = result if isinstance(result, tuple | list) else (result,)
+        return [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]
+
+    def outputs(self, arrays: Sequence[Any]) -> list[Array]:
+        with no_grad():
+            return [y.array for y in self.run([Tensor.wrap(x) if hasattr(x, "dtype") else x for x in arrays])]
+
+    def gradients(self) -> dict[int, Array]:
+        __tracebackhide__ = True
+        tensors = [Tensor.wrap(x) if hasattr(x, "dtype") else x for x in self.inputs]
+        for i in self.positions:
+            tensors[i].requires_grad_()
+        outputs = self.run(tensors)
+        if self.op == "<lambda>" and outputs[-1].source:
+            self.op = f"a function ending in {outputs[-1].source[0].name}"
+        try:
+            for y, dy in zip(outputs, self.dy, strict=True):
+                if y.requires_grad:
+                    y.backward(Tensor.wrap(dy), retain_graph=True)
+        except Exception as error:
+            raise GradientError(f"the backward of {self.op} failed: {type(error).__name__}: {error}") from error
+        grads = {i: tensors[i].grad for i in self.positions}
+        return {i: array_module(self.inputs[i]).zeros_like(self.inputs[i]) if g is None else g.array for i, g in grads.items()}
+
+
+class _PairProblem(_Problem):
+    """Two functions of arrays."""
+
+    def __init__(
+        self, forward: Callable[..., Any], backward: Callable[[Any], Sequence[Array | None]], inputs: Sequence[Any], eps: float, seed: int
+    ) -> None:
+        super().__init__(forward, inputs, eps, seed)
+        self.backward = backward
+
+    def outputs(self, arrays: Sequence[Any]) -> list[Array]:
+        result = self.fn(*arrays)
+        return [y for y in (result if isinstance(result, tuple) else (result,)) if is_floating(y.dtype)]
+
+    def gradients(self) -> dict[int, Array]:
+        several = isinstance(self.fn(*self.inputs), tuple)
+        dxs = [*self.backward(tuple(self.dy) if several else self.dy[0]), *[None] * len(self.inputs)]
+        return {i: np.zeros_like(self.inputs[i]) if dxs[i] is None else dxs[i] for i in self.positions}
 
 
 @dataclass(frozen=True)
@@ -227,34 +307,52 @@ def _examine_directions(problem: _Problem, position: int, dx: Array, floor: floa
     return _Finding(position, index, analytic, numeric, float(errors[worst]), errors, along_directions=True)
 
 
-def _message(problem: _Problem, finding: _Finding, others: list[str]) -> str:
+def _findings(problem: _Problem, floor: float, max_jacobian: int) -> list[_Finding]:
+    """One for each input that has a gradient, the worst first."""
+    __tracebackhide__ = True
+    findings = []
+    for position, dx in problem.gradients().items():
+        examine = _examine_elements if dx.size <= max_jacobian else _examine_directions
+        findings.append(examine(problem, position, dx, floor))
+    return sorted(findings, key=lambda finding: -finding.error)
+
+
+def _mismatch(problem: _Problem, finding: _Finding, findings: list[_Finding]) -> Mismatch:
+    """What is wrong with one input, and what that looks like."""
     position, index = finding.position, finding.index
     x, direction = problem.inputs[position], _unit(problem.inputs[position], index)
+    evidence, wrong = None, None
     if finding.along_directions:
         backward, differences = float(problem.gradients()[position][index]), problem.slope(position, direction)
-        extent = f"; checked along {_DIRECTIONS} random directions"
         culprit = diagnose_directions(finding.analytic, finding.numeric, [x.shape, *(y.shape for y in problem.y)])
     else:
         backward, differences = float(finding.analytic[index]), float(finding.numeric[index])
-        extent = f"; {int((~(finding.wrong <= 1e-6 * min(1, finding.error))).sum())} of {x.size} numbers differ"
-        culprit = diagnose(
-            Evidence(
-                analytic=finding.analytic,
-                numeric=finding.numeric,
-                x=to_numpy(x),
-                y=[to_numpy(y) for y in problem.y],
-                dy=[to_numpy(dy) for dy in problem.dy],
-                contributions=lambda: _contributions(problem, position),
-            )
+        wrong = int((~(finding.wrong <= 1e-6 * min(1, finding.error))).sum())
+        evidence = Evidence(
+            analytic=finding.analytic,
+            numeric=finding.numeric,
+            x=to_numpy(x),
+            y=[to_numpy(y) for y in problem.y],
+            dy=[to_numpy(dy) for dy in problem.dy],
+            contributions=lambda: _contributions(problem, position),
+            others={problem.label(f.position): f.numeric for f in findings if f is not finding and not f.along_directions},
         )
+        culprit = diagnose(evidence)
     if problem.is_kink(position, direction):
         culprit = "a kink or a jump of the function itself at this point, where differences say nothing: choose inputs away from it."
-    message = (
-        f"the gradient of {problem.op} is wrong for {problem.label(position)}: at index {index} backward says {backward:.10g}, "
-        f"central differences say {differences:.10g} (relative error {finding.error:.2g}{extent})."
+    return Mismatch(position, problem.label(position), index, backward, differences, finding.error, wrong, x.size, culprit, evidence)
+
+
+def _message(op: str, worst: Mismatch, others: list[str]) -> str:
+    extent = (
+        f"{worst.wrong} of {worst.size} numbers differ" if worst.wrong is not None else f"checked along {_DIRECTIONS} random directions"
     )
-    if culprit:
-        message += f"\nIt looks like {culprit}"
+    message = (
+        f"the gradient of {op} is wrong for {worst.label}: at index {worst.index} backward says {worst.backward:.10g}, "
+        f"central differences say {worst.differences:.10g} (relative error {worst.error:.2g}; {extent})."
+    )
+    if worst.looks_like:
+        message += f"\nIt looks like {worst.looks_like}"
     if others:
         message += f"\nAlso wrong: {', '.join(others)}."
     return message
