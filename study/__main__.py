@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from data.errors import run_main
-from study import lesson, progress
+from study import check, lesson, progress, write
 from study.errors import Parser, StudyError, nearest
 from study.page import LANGUAGES
 from study.screen import Screen
@@ -32,6 +32,8 @@ class Command:
 
 COMMANDS = {
     lesson.KIND: Command(lesson.main, lesson.listing),
+    write.KIND: Command(write.main, write.listing),
+    "check": Command(check.main, check.listing),
 }
 
 
