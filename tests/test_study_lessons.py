@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_links_lead_somewhere(name, language):
 @pytest.mark.parametrize("name", names())
 def test_a_lesson_fits_eighty_columns_and_is_not_long(name):
     page = load(name)
-    assert sum(len(code.source.splitlines()) for code in page.code()) <= 75
+    assert sum(len(code.source.splitlines()) for code in page.code()) <= 80
     texts = [(code.source, 76) for code in page.code()] + [
         (text, 74) for code in page.code() for text in code.outputs.values() if not code.raises
     ]
@@ -137,3 +138,23 @@ def test_a_block_that_should_raise_and_does_not_is_noticed():
 @pytest.mark.parametrize("wanted, found", [("1", "01_text"), ("02", "02_tokens"), ("tokens", "02_tokens"), ("TEXT", "01_text")])
 def test_a_lesson_is_found(wanted, found):
     assert find(wanted) == found
+
+
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "text", ["low low lower newest newest widest", "aaaa aaab aaaa abab", TEXT], ids=["words", "repeats", "a long text"]
+)
+def test_the_bpe_of_the_lesson_makes_the_merges_of_hugging_face(text):
+    tokenizers = pytest.importorskip("tokenizers", reason="it is the oracle")
+    names = {}
+    for code in load("20b_bpe").code()[:2]:
+        exec(code.source, names)
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=len(set("".join(text.split()))) + 300, show_progress=False)
+    theirs.train_from_iterator([text], trainer)
+    expected = [tuple(pair) for pair in json.loads(theirs.to_str())["model"]["merges"]]
+    assert names["train"](text, len(expected)) == expected
+    assert len(expected) == 300 or text is not TEXT
