@@ -78,7 +78,7 @@ TEXTS = {text.name: text for text in (Text("tiny", 64), Text("tiny", 256), Text(
 def our_writer(text: Text, use_cache: bool = True) -> Callable[[int], int]:
     """``write(n)`` writes n tokens and returns how many there are then, with the prompt."""
     import tensorlite as tl
-    from gpt.generation.stream import stream_tokens, suitable_threads
+    from gpt.generation.stream import limit_threads, stream_tokens
     from gpt.model import GPT
     from tensorlite.memory import keep_freed_memory
 
@@ -88,7 +88,7 @@ def our_writer(text: Text, use_cache: bool = True) -> Callable[[int], int]:
     model.eval()
 
     def write(count: int) -> int:
-        with suitable_threads(model):
+        with limit_threads(model):
             tokens = stream_tokens(model, np.zeros(1, np.int64), count, use_cache=use_cache, context_keep=text.keep or None)
             return 1 + sum(1 for _ in tokens)
 

@@ -30,6 +30,7 @@ from data.tokenizer import IdsTokenizer, Tokenizer, load_tokenizer
 
 TRAIN, VAL, TOKENIZER, META = "train.bin", "val.bin", "tokenizer.json", "meta.json"
 PICKLE = "meta.pkl"
+RUN = "model.safetensors"  # what the folder of a training run has
 PREPARE_AGAIN = "prepare the text again, for another folder: python -m data.prepare SOURCE --out DIR"
 
 _HEADERS = {
@@ -137,6 +138,11 @@ def _require_files(folder: Path) -> None:
     if not folder.is_dir():
         raise PreparedError(f"there is no folder {folder}." if not folder.exists() else f"{folder} is not a folder.")
     there = [name for name in (TRAIN, VAL) if (folder / name).exists()]
+    if not there and (folder / RUN).exists():
+        raise PreparedError(
+            f"{folder} is a run, not a prepared folder: python -m gpt.plot {folder} draws its training, "
+            f"and python -m gpt.generate --checkpoint {folder} generates text with its model."
+        )
     if not there:
         raise PreparedError(
             f"{folder} is not a prepared folder: it has no {TRAIN}; prepare it first: python -m data.prepare {folder} --out DIR."

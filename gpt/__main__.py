@@ -1,4 +1,4 @@
-"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify [its options]
+"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot [its options]
 
 The same as ``python -m gpt.train`` and so on.
 """
@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from gpt.config import nearest
 from gpt.errors import fail, leave, run_main
 
-USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify [its options]"
+USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot [its options]"
 MODES = {
-    "train": "a model from a text",
-    "generate": "text with a trained model",
-    "chat": "with a trained model",
-    "finetune": "a trained model on another text, to answer, or to tell texts apart",
-    "classify": "texts with a model that was taught to",
+    "train": "train a model on a text",
+    "generate": "generate text with a trained model",
+    "chat": "talk to a trained model",
+    "finetune": "train a model further: on another text, to answer, or to classify texts",
+    "classify": "classify texts with a finetuned model",
+    "plot": "draw a run, a model's attention, or the activation functions",
 }
 
 

@@ -1,10 +1,9 @@
 """Talk to a trained model:  python -m gpt.chat --checkpoint runs/tiny
 
-A model that was taught to answer has a template beside its weights (`gpt.generation.chat_template`); it sees the conversation in that form
-and stops when it is your turn. Any other model goes on with the text: what you type is added to it, an empty line lets it write on.
+A model that was finetuned on conversations has a template beside its weights (`gpt.generation.chat_template`). It reads the conversation
+in that form and answers. Any other model continues the text: what you type is added to it, and an empty line lets the model continue.
 
-A line that begins with / is a command; two of them send a message that begins with one. While it writes, Ctrl-C stops it; at your turn,
-Ctrl-D leaves.
+A line that begins with / is a command; // sends a message that begins with /. Ctrl-C stops an answer; Ctrl-D ends the program.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from data.errors import DataError
 from data.files import explain, write_atomically
 from data.paths import expand_path
 from gpt.checkpoints.loading import open_model
-from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check, check_context_keep
+from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check_context_keep, check_sampling
 from gpt.errors import run_main
 from gpt.finetuning.classifier import refuse_classifier
 from gpt.generation.chat_template import load_template
 from gpt.generation.conversation import Conversation
 from gpt.generation.sampling import Sampling
-from gpt.generation.stream import suitable_threads
+from gpt.generation.stream import limit_threads
 from tensorlite import random
 
 
 class Chat:
-    """The conversation at a terminal: asks for lines, knows the commands."""
+    """A conversation at a terminal: reads lines and runs the commands."""
 
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
@@ -42,7 +41,7 @@ class Chat:
         }
 
     def run(self) -> None:
-        """Ask and answer until the user leaves."""
+        """Read and answer until the user quits."""
         print(self._help(""))
         stay = True
         while stay:
@@ -51,11 +50,11 @@ class Chat:
             except EOFError:
                 print()
                 return
-            except KeyboardInterrupt:  # an unfinished line, or answer, is given up
+            except KeyboardInterrupt:  # it ends a line or an answer
                 print()
 
     def _turn(self) -> bool:
-        """Ask once and answer; False when the user wants to leave."""
+        """Read one line and answer; False when the user quits."""
         line = input("> ")
         if broken := _not_utf8(line):
             print(f"error: this line is not UTF-8 text, and was not sent: {broken}.")
@@ -71,7 +70,7 @@ class Chat:
 
     def _converse(self, line: str) -> None:
         try:
-            with contextlib.closing(self.conversation.say(line)) as pieces:  # closed early, what it said counts
+            with contextlib.closing(self.conversation.say(line)) as pieces:  # an answer that is stopped is kept as far as it goes
                 for piece in pieces:
                     print(piece, end="", flush=True)
             print()
@@ -80,7 +79,7 @@ class Chat:
 
     def _reset(self, _: str) -> str:
         self.conversation.reset()
-        return "(forgotten)"
+        return "(the conversation is forgotten)"
 
     def _temperature(self, argument: str) -> str:
         sampling = self.conversation.sampling
@@ -98,11 +97,11 @@ class Chat:
 
     def _save(self, argument: str) -> str:
         if not argument:
-            return "error: /save needs the name of a file."
+            return "error: /save needs a file name."
         try:
             path = expand_path(argument)
             if path.exists():
-                return f"error: {path} exists, and is left as it is; choose another name."
+                return f"error: {path} exists and was not changed; choose another name."
             write_atomically(path, self.conversation.as_text())
         except DataError as error:
             return f"error: {error}"
@@ -111,33 +110,34 @@ class Chat:
         return f"(written to {path})"
 
     def _help(self, _: str) -> str:
-        kind = "It answers." if self.conversation.template else "It goes on with your text; an empty line lets it write on."
-        return f"{kind}  /reset  /temperature T  /save FILE  /help  /quit  (a message that begins with / is sent by //)"
+        kind = "The model answers." if self.conversation.template else "The model continues your text; an empty line lets it go on."
+        commands = "/reset  /temperature T  /save FILE  /help  /quit"
+        return f"{kind} Ctrl-C stops it.\n{commands}   (// sends a message that begins with /)"
 
     def _quit(self, _: str) -> None:
         return None
 
     def _unknown(self, _: str) -> str:
-        return f"error: there is no such command; there are {' '.join(self.commands)}, and // before a message that begins with /."
+        return f"error: unknown command; the commands are {' '.join(self.commands)}; // sends a message that begins with /."
 
 
 def _not_utf8(line: str) -> str:
-    """Which byte of what was typed is none of a character; nothing where all are. See `_take_any_bytes`."""
+    """Which byte of ``line`` is not UTF-8; empty if all are. See `_take_any_bytes`."""
     found = next(((place, char) for place, char in enumerate(line) if "\udc80" <= char <= "\udcff"), None)
     return f"byte 0x{ord(found[1]) - 0xDC00:02x} after {found[0]:,} characters" if found else ""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Load the model, talk.
+    """Load the model and talk.
 
     Raises:
-        UserError, DataError, DeviceUnavailableError: for what the user can mend.
+        UserError, DataError, DeviceUnavailableError: for what the user can correct.
     """
-    parser = Parser(prog="python -m gpt.chat", description="Talk to a trained model.")
+    parser = Parser(prog="python -m gpt.chat", description="Talk to a trained model.", usage="%(prog)s -c DIR [options]")
     add_model_options(parser)
     add_sampling_options(parser, max_new_tokens=200)
     options = parser.parse_args(argv)
-    sampling = check(parser, options)
+    sampling = check_sampling(parser, options)
     refuse_classifier(options.checkpoint)
     model, tokenizer, config = open_model(options.checkpoint, options.backend)
     check_context_keep(options, config.block_size)
@@ -153,18 +153,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     _take_any_bytes()
     _edit_lines()
-    with suitable_threads(model):
+    with limit_threads(model):
         Chat(conversation).run()
 
 
 def _take_any_bytes() -> None:
-    """Let a byte that is no character come in as half a surrogate pair, so that it can be refused by name."""
+    """Read a byte that is not UTF-8 as half a surrogate pair, so that an error message can name it."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def _edit_lines() -> None:
-    """Arrow keys and history at the prompt, where Python was built with them: importing is all it takes. Windows has its own."""
+    """Enable arrow keys and history at the prompt, where Python has readline; Windows has its own."""
     if sys.platform != "win32" and sys.stdin.isatty():
         try:
             import readline

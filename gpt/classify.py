@@ -1,14 +1,14 @@
-"""Tell texts apart with a model that was taught to:  python -m gpt.classify --checkpoint runs/finetuned "A fine film."
+"""Classify texts:  python -m gpt.classify --checkpoint runs/finetuned "A fine film."
 
-`python -m gpt.finetune --task classify` teaches one. A text given alone gets every label with its probability. Of a file, or of what comes
-through a pipe, each text gets a line: the label, its probability, and the text.
+`python -m gpt.finetune --task classify` trains a classifier. For a single text all labels are printed with their probabilities. For a file
+or a pipe, each text gets a line: the label, its probability, and the text.
 
     python -m gpt.classify --checkpoint runs/finetuned "A fine film." "A waste of time."
     python -m gpt.classify --checkpoint runs/finetuned --file reviews.txt                 a text on each line
     python -m gpt.classify --checkpoint runs/finetuned --file reviews.csv                 or .jsonl: the field "text"
     python -m gpt.classify --checkpoint runs/finetuned --file reviews.csv --json          all probabilities, for other programs
 
-Where the file has labels, too, a table at the end says how often they were found.
+If the file has labels, too, a confusion table follows.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from gpt.finetuning.classifier import Classifier, confusion, describe_confusion,
 from gpt.finetuning.config import UNKNOWN
 from gpt.finetuning.records import KINDS, encode_all, read_records, text_of
 from gpt.finetuning.tasks import with_unknown
-from gpt.generation.stream import suitable_threads
+from gpt.generation.stream import limit_threads
 
 AT_ONCE = 32  # texts
 
 
 @dataclass(frozen=True)
 class Text:
-    """One text, the line where it stands, and the label that it has there, if it has one."""
+    """One text, its line in the file, and its label, if it has one."""
 
     line: int
     text: str
@@ -47,10 +47,10 @@ class Text:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Load the model, say what the texts are.
+    """Load the model and print the labels.
 
     Raises:
-        UserError, DataError, DeviceUnavailableError: for what the user can mend.
+        UserError, DataError, DeviceUnavailableError: for what the user can correct.
     """
     options = _parse(argv)
     source = options.file or ("the command line" if options.texts else "standard input")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = with_unknown(tokenizer, options.unknown)
     alone = bool(options.texts) and len(texts) == 1 and not options.json
     cropped, truth, found = 0, [], []
-    with suitable_threads(classifier):
+    with limit_threads(classifier):
         for text, probabilities, is_cropped in _classified(classifier, tokenizer, texts, source):
             cropped += is_cropped
             _show(text, probabilities, classifier.labels, alone, options.json)
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 truth.append(classifier.labels.index(text.label))
                 found.append(int(probabilities.argmax()))
     if cropped:
-        print(f"note: {cropped:,} of {len(texts):,} texts are longer than the model reads: it has seen "
+        print(f"note: {cropped:,} of {len(texts):,} texts are longer than the model's context: it has read "
               f"their first {classifier.config.block_size:,} tokens.", file=sys.stderr)  # fmt: skip
     if truth:
         table = confusion(np.array(truth), np.array(found), classifier.labels)
@@ -76,12 +76,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m gpt.classify", description="Tell texts apart with a model that was taught to.")
-    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text, or several (default: what comes through a pipe, one a line)")
-    add_model_options(parser, "a folder that python -m gpt.finetune --task classify has written")
+    parser = Parser(
+        prog="python -m gpt.classify", description="Classify texts with a finetuned model.", usage="%(prog)s -c DIR [options] [TEXT …]"
+    )
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text, or several (default: standard input, one a line)")
+    add_model_options(parser, "a folder that gpt.finetune --task classify has written")
     parser.add_argument("--file", metavar="FILE", help=f"texts from a file, one a line, or {' or '.join(KINDS)}; - is standard input")
-    parser.add_argument("--json", action="store_true", help="for each text a line of JSON, with the probabilities of all labels")
-    parser.add_argument("--unknown", default="error", choices=UNKNOWN, help="characters that the tokenizer never saw (default: error)")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each text, with the probabilities of all labels")
+    parser.add_argument(
+        "--unknown", default="error", choices=UNKNOWN, help="what to do with characters that the tokenizer does not know (default: error)"
+    )
     options = parser.parse_args(argv)
     check_backend(options)
     if options.texts and options.file:
@@ -90,7 +94,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _given(options: argparse.Namespace) -> list[Text]:
-    """The texts, from wherever they come; each of them is one."""
+    """The texts from the command line, a file or a pipe."""
     if options.texts:
         texts = [Text(number, text.replace("\r\n", "\n")) for number, text in enumerate(options.texts, 1)]
     elif options.file and expand_path(options.file).suffix in KINDS:
@@ -105,7 +109,7 @@ def _given(options: argparse.Namespace) -> list[Text]:
 
 
 def _read(file: str | None) -> str:
-    """A file as text, or what comes through a pipe."""
+    """A file, or standard input, as text."""
     if file is None and sys.stdin.isatty():
         return ""
     try:
@@ -119,17 +123,17 @@ def _label(value: object) -> str | None:
 
 
 def _require_known_labels(texts: Iterable[Text], labels: Sequence[str], source: str) -> None:
-    """Before the work: that the labels of a file are those of the model."""
+    """Raises a UserError for a label that the model does not know."""
     for text in texts:
         if text.label is not None and text.label not in labels:
             known = ", ".join(labels)
-            fail(f"line {text.line} of {source} has the label {text.label!r}, which the model was not taught: it knows {known}.")
+            fail(f"line {text.line} of {source} has the label {text.label!r}, which the model does not know: it knows {known}.")
 
 
 def _classified(
     classifier: Classifier, tokenizer: Tokenizer, texts: Iterable[Text], source: str
 ) -> Iterator[tuple[Text, np.ndarray, bool]]:
-    """Each text with the probabilities of the labels, and whether it was too long to be read to its end."""
+    """Each text with the probabilities of the labels, and whether it was too long and was cut."""
     texts = iter(texts)
     while several := list(itertools.islice(texts, AT_ONCE)):
         ids = encode_all([(text.line, text.text) for text in several], tokenizer, source)

@@ -1,8 +1,8 @@
-"""Pictures of a training, of a model, and of what it is made of:
+"""Draw a training run, a model's attention, or the activation functions:
 
     python -m gpt.plot runs/tiny                                            loss, learning rate, gradients: runs/tiny/curves.png
     python -m gpt.plot runs/tiny runs/wide --out both.svg                   several runs in one picture
-    python -m gpt.plot runs/tiny --attention --prompt "The import "         who looks at whom: runs/tiny/attention.png
+    python -m gpt.plot runs/tiny --attention --prompt "The import "         attention in every head: runs/tiny/attention.png
     python -m gpt.plot --activations                                        the activation functions and their derivatives
 
 PNG or SVG, by the ending of --out.
@@ -30,10 +30,10 @@ from gpt.training.metrics import METRICS, read_metrics
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw what the options say, and tell where it is.
+    """Draw what the options ask for, and print the path of the picture.
 
     Raises:
-        UserError, DataError: for what the user can mend.
+        UserError, DataError: for what the user can correct.
     """
     options = _parse(argv)
     if not can_plot():
@@ -53,21 +53,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, each of them possible in itself."""
-    parser = Parser(prog="python -m gpt.plot", description="Draw a training, what a model attends to, or its activation functions.")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="folders that python -m gpt.train or gpt.finetune have written")
-    parser.add_argument("--attention", action="store_true", help="draw the attention of the model in RUN, for a prompt")
-    parser.add_argument("--prompt", metavar="TEXT", help="what the model reads, with --attention")
+    parser = Parser(
+        prog="python -m gpt.plot",
+        description="Draw a training run, a model's attention, or the activation functions.",
+        usage="%(prog)s [RUN …] [options]",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folders that gpt.train or gpt.finetune has written")
+    parser.add_argument("--attention", action="store_true", help="draw the attention weights of the model in RUN for a prompt")
+    parser.add_argument("--prompt", metavar="TEXT", help="with --attention: the text that the model reads")
     parser.add_argument("--activations", action="store_true", help="draw the activation functions and their derivatives")
-    parser.add_argument("--out", metavar="FILE", help="the picture, .png or .svg (default: in the folder of the run, or here)")
+    parser.add_argument("-o", "--out", metavar="FILE", help="the picture, .png or .svg (default: in the folder of the run)")
     options = parser.parse_args(argv)
     if options.activations and (options.attention or options.runs):
-        fail("--activations draws functions, which belong to no run: give it alone.")
+        fail("--activations draws functions, not a run: give it alone.")
     if not options.activations and not options.runs:
-        fail("there is nothing to draw: name a run, such as runs/tiny, or ask for --activations.")
+        fail("there is nothing to draw: name a run, such as runs/tiny, or give --activations.")
     if options.attention and (len(options.runs) > 1 or not options.prompt):
-        fail("--attention draws one model reading one text: name one run, and a --prompt that is not empty.")
+        fail("--attention draws one model for one text: name one run, and a --prompt that is not empty.")
     if options.prompt is not None and not options.attention:
-        fail("--prompt is what a model reads with --attention.")
+        fail("--prompt belongs to --attention.")
     return options
 
 
@@ -89,7 +93,7 @@ def _records(run: str) -> list[dict[str, Any]]:
     try:
         records = [record for record in read_metrics(file) if isinstance(record.get("step"), int)]
     except (FileNotFoundError, NotADirectoryError):
-        fail(f"{run} is no run: there is no {file}.")
+        fail(f"{run} is not a run: there is no {file}.")
     except OSError as error:
         fail(f"{file} cannot be read: {(error.strerror or str(error)).lower()}.")
     if not records:
@@ -98,7 +102,7 @@ def _records(run: str) -> list[dict[str, Any]]:
 
 
 def _named(runs: dict[str, Any]) -> dict[str, Any]:
-    """Runs by the names of their folders; by their whole paths where two have the same."""
+    """Runs by the names of their folders, or by their paths where two names are the same."""
     names = {run: expand_path(run).resolve().name for run in runs}
     return {names[run] if list(names.values()).count(names[run]) == 1 else run: records for run, records in runs.items()}
 

@@ -88,7 +88,7 @@ def test_texts_through_a_pipe_and_by_mode(run):
 
 def test_a_long_text_is_cut_and_said_so(run, capsys):
     said = out(capsys, "--checkpoint", run, "ab ab ab ab", "ab")
-    assert said.err == "note: 1 of 2 texts are longer than the model reads: it has seen their first 8 tokens.\n"
+    assert said.err == "note: 1 of 2 texts are longer than the model's context: it has read their first 8 tokens.\n"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_long_text_is_cut_and_said_so(run, capsys):
         (["--checkpoint", "RUN", ""], "a text to classify must not be empty"),
         (["--checkpoint", "RUN", "--file", "RUN", "a"], "give one of them"),
         (["--checkpoint", "RUN", "--file", "nowhere.txt"], "the texts cannot be read: nowhere.txt: no such file or directory."),
-        (["--checkpoint", "RUN", "--file", "other.csv"], "line 3 of other.csv has the label 'up', which the model was not taught"),
+        (["--checkpoint", "RUN", "--file", "other.csv"], "line 3 of other.csv has the label 'up', which the model does not know"),
         (["--checkpoint", "RUN", "--file", "utf16.txt"], "is UTF-16 text, not UTF-8"),
         (["--checkpoint", "RUN", "--file", "a\0b"], "'a\\x00b'"),
         (["--checkpoint", "base", "a"], "its model was not taught to classify; python -m gpt.finetune --task classify does."),

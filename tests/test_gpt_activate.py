@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpt.generation.activation import _TILE, Gelu, activation_of
+from gpt.generation.activation import _TILE, Gelu, make_activation
 from tensorlite.ops.activation import gelu_forward, relu_forward
 
 NUMBERS = np.concatenate([np.linspace(-9, 9, 3001), [0, -0.0, 1e-30, 50, -50, 1e4, -1e4, 1e30, -1e30]])
@@ -35,7 +35,7 @@ def test_the_activation_of_a_config(kind, dtype, tolerance):
     x = NUMBERS[:3001].astype(dtype)
     approximate = "tanh" if kind == "gelu_tanh" else "none"
     expected = relu_forward(x)[0] if kind == "relu" else gelu_forward(x, approximate)[0]
-    found = activation_of(kind, x)(x.copy())
+    found = make_activation(kind, x)(x.copy())
     assert found.dtype == dtype
     assert abs(found - expected).max() < tolerance
 

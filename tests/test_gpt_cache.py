@@ -9,7 +9,7 @@ import tensorlite as tl
 from gpt.config import GPTConfig
 from gpt.generation import stream as inference
 from gpt.generation.decoder import Decoder, supports
-from gpt.generation.sampling import Sampling, choose
+from gpt.generation.sampling import Sampling, choose_tokens
 from gpt.generation.stream import stream_tokens
 from gpt.model import build_model
 from tensorlite import nn
@@ -95,7 +95,7 @@ def test_what_agrees_is_not_computed_again(monkeypatch):
     changed[0, 3] = 9
     decoder(changed[:, :8])
     decoder(changed[:, 1:9])  # a crop: nothing is where it was
-    decoder.forget()
+    decoder.reset()
     decoder(changed[:, 1:9])
     assert rows == [(0, 5), (5, 1), (5, 1), (3, 5), (0, 8), (0, 8)]
 
@@ -107,7 +107,7 @@ def test_new_weights_are_seen_once_the_old_are_forgotten():
     before = decoder(ids)
     for parameter in model.parameters():
         parameter.array[...] = parameter.array * 1.5 + 0.1
-    decoder.forget()
+    decoder.reset()
     expected = own_logits(model, ids)
     assert abs(decoder(ids) - expected).max() <= 1e-5 * abs(expected).max()
     assert abs(before - expected).max() > 0.1
@@ -218,7 +218,7 @@ def test_in_doubt_the_model_decides(monkeypatch):
     model = make(std=0.02)  # nearly uniform: the likeliest two are often close
     model.lm_head.weight.array[5] = model.lm_head.weight.array[9]  # and these two always tie
     asked = []
-    own = inference._last_logits
+    own = inference._model_logits
     rng = np.random.default_rng(0)
 
     class Wrong(Decoder):
@@ -229,7 +229,7 @@ def test_in_doubt_the_model_decides(monkeypatch):
         def rounding(self, logits):
             return 1e-3
 
-    monkeypatch.setattr(inference, "_last_logits", lambda *args: asked.append(1) or own(*args))
+    monkeypatch.setattr(inference, "_model_logits", lambda *args: asked.append(1) or own(*args))
     for seed in range(40):
         options = [{"temperature": 0}, {}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.9}, {"repetition_penalty": 1.3}][seed % 6]
         asked.clear()
@@ -252,15 +252,15 @@ def test_a_certain_choice_survives_every_error_within_the_bound(options):
     """Random errors, and the worst: half of the logits up and half down."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3000, 11)) * 2
-    luck, seen = rng.random(3000), rng.random((3000, 11)) < 0.5
+    uniforms, seen = rng.random(3000), rng.random((3000, 11)) < 0.5
     sampling, error = Sampling(**options), 0.02
-    ids, certain = choose(logits, luck, sampling, seen, error)
-    np.testing.assert_array_equal(ids, choose(logits, luck, sampling, seen)[0])
+    ids, certain = choose_tokens(logits, uniforms, sampling, seen, error)
+    np.testing.assert_array_equal(ids, choose_tokens(logits, uniforms, sampling, seen)[0])
     assert 0.1 < certain.mean() < 1
     changed = np.zeros(3000, bool)
     for _ in range(60):
         wrong = logits + error * rng.choice([-1, 1], logits.shape)
-        others, _ = choose(wrong, luck, sampling, seen)
+        others, _ = choose_tokens(wrong, uniforms, sampling, seen)
         changed |= others != ids
         assert not (changed & certain).any()
     assert changed.any()  # or else this test could not fail
@@ -278,7 +278,7 @@ def test_a_replaced_layer_is_not_overlooked():
     assert supports(model)
     model.h[1].mlp.c_proj = Louder(64, 16, bias=False)
     assert not supports(model)
-    with pytest.raises(TypeError, match="ask the model itself"):
+    with pytest.raises(TypeError, match="evaluate the model itself"):
         Decoder(model)
     ids = [int(id) for id in stream_tokens(model, [1], 5, temperature=0)]
     assert ids == model.generate(tl.tensor([[1]]), 5, temperature=0).numpy()[0, 1:].tolist()

@@ -148,14 +148,14 @@ def test_commands(told: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     conversation = Conversation(make(), TOKEN)
     Chat(conversation).run()
     said = capsys.readouterr().out
-    expectations = ["/reset  /temperature T  /save FILE", "\na fox\n", "(temperature 1)", "(temperature 0.5)", "(forgotten)"]
+    expectations = ["/reset  /temperature T  /save FILE", "\na fox\n", "(temperature 1)", "(temperature 0.5)", "(the conversation is forgotten)"]
     expectations += [
         "error: temperature must be 0 (always",
         "error: a temperature is a number, got 'warm'.",
         f"(written to {file})",
-        "/save needs the name",
+        "/save needs a file name",
     ]
-    expectations += ["exists, and is left as it is", "there is no such command", "error: the tokenizer never saw this character: 'Z'"]
+    expectations += ["exists and was not changed", "unknown command", "error: the tokenizer never saw this character: 'Z'"]
     for expected in expectations:
         assert expected in said, expected
     assert file.read_text() == "fox\na fox\n"
@@ -208,7 +208,7 @@ class Terminal:
 
 def test_a_conversation_at_a_terminal(run: Path, tmp_path: Path):
     terminal = Terminal("-m", "gpt.chat", "--checkpoint", run, "--seed", 1, "--max-new-tokens", 30)
-    assert "It goes on with your text" in terminal.until("> ")
+    assert "The model continues your text" in terminal.until("> ")
     terminal.type("the naïve\n")
     answer = terminal.until("\n> ").removeprefix("the naïve\n").removesuffix("\n> ")
     assert len(answer) == 30
@@ -243,7 +243,7 @@ def test_a_taught_model_at_a_terminal(run: Path, tmp_path: Path):
     save_model(tmp_path, make(), TOKEN)
     Template().save(tmp_path)
     terminal = Terminal("-m", "gpt", "--mode", "chat", "--checkpoint", tmp_path, "--max-new-tokens", 10, "--temperature", 0)
-    assert "It answers." in terminal.until("> ")
+    assert "The model answers." in terminal.until("> ")
     terminal.type("the fox?\n")
     terminal.until("\n> ")
     terminal.type("/quit\n")
@@ -293,7 +293,7 @@ def test_modes_are_the_programs(run: Path, capsys: pytest.CaptureFixture):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--mode is missing: it is one of train, generate, chat, finetune, classify."),
+        ([], "--mode is missing: it is one of train, generate, chat, finetune, classify, plot."),
         (["--mode"], "--mode is missing"),
         (["--mode", "genrate"], "there is no mode 'genrate': did you mean generate?"),
         (["--mode", "x"], "it is one of train"),
@@ -343,6 +343,6 @@ def test_a_message_that_begins_with_a_slash(told: list, monkeypatch: pytest.Monk
     Chat(Conversation(make(), CharTokenizer.train("/ \nthe quick brown fox"))).run()
     assert [prompt for prompt, _ in told] == ["/the /fox"]
     said = capsys.readouterr().out
-    assert "there is no such command; there are /reset" in said
+    assert "unknown command; the commands are /reset" in said
     assert "and // before a message that begins with /." in said
     assert said.count("(a message that begins with / is sent by //)") == 2, "at the beginning, and when asked for help"

@@ -1,6 +1,6 @@
 """The command line.
 
-options             of training and finetuning: one for each field of a dataclass
+options             of training and finetuning: one for each field of some dataclasses
 arguments           of the programs that use a trained model
-synonyms            what an unknown option was probably meant to be
+synonyms            advice on an unknown option
 """

@@ -15,7 +15,7 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one sentence, without the usage, and names the nearest option when one is unknown."""
+    """Reports a mistake in one sentence, without the usage, and names the nearest option when one is unknown."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -27,43 +27,58 @@ class Parser(argparse.ArgumentParser):
             UserError: always.
         """
         if found := re.match(r"unrecognized arguments: (-[^\s=]+)(?:[=\s](\S+))?", message):
-            message = f"unknown option {found[1]}: {advice_for(found[1], self._option_string_actions, found[2])}"
+            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            message = f"unknown option {found[1]}: {advice_for(found[1], known, found[2])}"
+        elif found := re.match(r"unrecognized arguments: (\S+)", message):
+            message = f"unexpected {found[1]!r}: options start with dashes, such as --checkpoint DIR; see --help."
+        elif found := re.match(r"the following arguments are required: (?:-\w/)?(\S+)", message):
+            message = f"{found[1]} is missing; see --help."
         fail(message)
 
 
 def add_model_options(
-    parser: argparse.ArgumentParser, folder: str = "a folder that python -m gpt.train has written, or a GPT-2 of Hugging Face's"
+    parser: argparse.ArgumentParser,
+    folder: str = "a folder that gpt.train or gpt.finetune has written, or a GPT-2 of Hugging Face's",
 ) -> None:
     """Which model, and where it runs; ``folder`` says what the program takes."""
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help=folder)
+    parser.add_argument("-c", "--checkpoint", required=True, metavar="DIR", help=folder)
     parser.add_argument("--backend", default="numpy", help="numpy (the CPU) or cupy (an NVIDIA GPU) (default: numpy)")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     """How the next token is chosen, and how many of them."""
     parser.add_argument(
-        "--max-new-tokens", type=int, default=max_new_tokens, metavar="N", help=f"how much to write (default: {max_new_tokens})"
+        "-n",
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        metavar="N",
+        help=f"length of the generated text, in tokens (default: {max_new_tokens})",
     )
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="below 1 safer, above 1 bolder, 0 greedy (default: 1)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw only from the K likeliest tokens")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw only from the likeliest tokens that add up to probability P")
-    parser.add_argument("--min-p", type=float, metavar="P", help="draw only from tokens at least P times as likely as the likeliest")
     parser.add_argument(
-        "--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: avoid tokens that were there already (default: 1)"
-    )
+        "-t", "--temperature", type=float, default=1.0, metavar="T",
+        help="divides the logits: below 1 more predictable, above 1 more varied, 0 always the most likely token (default: 1)",
+    )  # fmt: skip
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample only from the K most likely tokens")
+    parser.add_argument("--top-p", type=float, metavar="P", help="sample only from the most likely tokens that add up to probability P")
+    parser.add_argument("--min-p", type=float, metavar="P", help="sample only from tokens at least P times as likely as the likeliest")
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R",
+        help="above 1: make tokens that occurred before less likely (default: 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--context-keep",
         type=int,
         metavar="N",
-        help="once the context is full, go on with the last N tokens and let it fill up again: much faster than the course's way, "
-        "which drops one token at a time (default: that)",
+        help="when the context is full, keep its last N tokens and let it fill up again: several times as fast as the default, "
+        "which drops one token at a time",
     )
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; can be given several times")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same seed writes the same text")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the sampling: the same seed gives the same text")
 
 
-def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **least: int) -> dict[str, Any]:
-    """Refuse what is out of its range; returns the settings of `gpt.generation.sampling.Sampling`.
+def check_sampling(parser: argparse.ArgumentParser, options: argparse.Namespace, **least: int) -> dict[str, Any]:
+    """Raise for a value out of its range; returns the settings of `gpt.generation.sampling.Sampling`.
 
     Raises:
         UserError: naming the option.
@@ -81,7 +96,7 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **least:
 
 
 def check_backend(options: argparse.Namespace) -> None:
-    """Refuse a backend that does not exist.
+    """Raise for a backend that does not exist.
 
     Raises:
         UserError: naming those that do.
@@ -93,7 +108,7 @@ def check_backend(options: argparse.Namespace) -> None:
 
 
 def check_context_keep(options: argparse.Namespace, block_size: int) -> None:
-    """Refuse to keep more than the model's context holds.
+    """Raise if more is to be kept than the model's context holds.
 
     Raises:
         UserError: naming the option.

@@ -1,9 +1,9 @@
-"""The activation of a model that only predicts: written over its argument, and without a derivative.
+"""The activation function for inference: in place, and without a derivative.
 
     x Φ(x) = x · ½ (1 + tanh u) = x / (1 + e⁻²ᵘ)        u = x P(x²)
 
-On a single row NumPy takes longer to be called than to compute, so there are few calls: the powers of x² go into room that is there
-already, and one product with the coefficients adds them up. P is that of `tensorlite.kernels.cpu.activation`, or gelu_tanh's own.
+On a single row a call of NumPy takes longer than its arithmetic, so there are few calls: the powers of x² go into memory that is allocated
+once, and one product with the coefficients adds them up. P is that of `tensorlite.kernels.cpu.activation`, or gelu_tanh's own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _TILE = 16384  # numbers at once: with all their powers they fit into a core's c
 _LIMIT = np.array(6, np.float32)  # beyond, Φ is 0 or 1 to float32, and P may be anything
 
 
-def activation_of(kind: str, like: Array) -> Callable[[Array], Array]:
-    """The function that writes ``kind`` (relu, gelu or gelu_tanh) over arrays as ``like``, and returns them."""
+def make_activation(kind: str, like: Array) -> Callable[[Array], Array]:
+    """The function that applies ``kind`` (relu, gelu or gelu_tanh) in place to arrays like ``like``, and returns them."""
     if kind == "relu":
         xp = array_module(like)
         zero = xp.zeros((), like.dtype)  # with Python's own 0 the call takes twice as long
@@ -41,17 +41,17 @@ class Gelu:
     def __init__(self, approximate: str = "none") -> None:
         self.coefficients = -2 * np.array(_GELU_TANH if approximate == "tanh" else PHI_BY_TANH, np.float32)
         self.one = np.ones((), np.float32)
-        self._make_room(0)
+        self._allocate(0)
 
     def __call__(self, x: Array) -> Array:
         numbers = x.reshape(-1)
         for i in range(0, numbers.size, _TILE):
-            self._over(numbers[i : i + _TILE])
+            self._apply_in_place(numbers[i : i + _TILE])
         return x
 
-    def _over(self, x: Array) -> None:
+    def _apply_in_place(self, x: Array) -> None:
         if x.size != self.y.size:
-            self._make_room(x.size)
+            self._allocate(x.size)
         z, y, square = self.z, self.y, self.rows[1]
         x.clip(-_LIMIT, _LIMIT, out=z)
         np.multiply(z, z, out=square)
@@ -63,7 +63,7 @@ class Gelu:
         y += self.one
         x /= y
 
-    def _make_room(self, size: int) -> None:
+    def _allocate(self, size: int) -> None:
         self.z, self.y = np.empty((2, size), np.float32)
         self.powers = np.ones((len(self.coefficients), size), np.float32)  # of z²: 1, z², z⁴, …
         self.rows = list(self.powers)

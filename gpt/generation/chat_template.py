@@ -1,4 +1,4 @@
-"""How a conversation is written down as one text, for a model that knows nothing but text.
+"""The form of a conversation as one text, for a model that reads nothing but text.
 
     ### User:
     What is the capital of France?
@@ -6,7 +6,7 @@
     ### Assistant:
     Paris.
 
-The marks are saved beside the weights, in template.json: whoever talks to the model later writes as it was taught to read.
+The marks are saved beside the weights, in template.json, so that a later conversation has the form that the model was trained on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TemplateError(UserError):
 
 @dataclass(frozen=True)
 class Template:
-    """What stands before and after every message.
+    """The marks before and after each message.
 
     Raises:
         TemplateError: for a mark that is not a text, or an empty one where a message begins or ends.
@@ -52,7 +52,7 @@ class Template:
                 raise TemplateError(f"a template's {name!r} must be a text that is not empty, got {mark!r}.")
 
     def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
-        """The messages as pieces of one text. True marks what is the assistant's: what it says, and the mark by which it hands over."""
+        """The messages as pieces of one text. True marks the assistant's part: its message, and the mark that ends it."""
         pieces, assistant_spoke = [], False
         for message in messages:
             pieces.append((str(getattr(self, message["role"])), assistant_spoke))
@@ -61,12 +61,12 @@ class Template:
         return pieces
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """The text after which it is the assistant's turn to speak."""
+        """The text after which the assistant's answer follows."""
         return "".join(text for text, _ in self.render(messages)) + self.assistant
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """What ends an answer at the latest: somebody else's turn to speak."""
+        """The strings that end an answer: the marks of the next turn."""
         return tuple(dict.fromkeys(mark.strip() or mark for mark in (self.user, self.system, self.assistant)))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -79,7 +79,7 @@ class Template:
 
 
 def load_template(folder: str | os.PathLike[str]) -> Template | None:
-    """The template in a checkpoint's folder (or in a file of its own), or None where there is none: a base model has learnt no turns.
+    """The template in a checkpoint's folder (or in a file of its own), or None where there is none, as for a base model.
 
     Raises:
         TemplateError: for one that is no template.

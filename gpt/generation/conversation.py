@@ -1,4 +1,4 @@
-"""A conversation with a trained model: what was said so far, and how the model goes on from it."""
+"""A conversation with a trained model: the messages so far, and the model's next one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gpt.model import LanguageModel
 
 
 class Conversation:
-    """What was said so far, and how the model goes on from it.
+    """The messages so far, and the model's next one.
 
     Args:
-        template: how a conversation is written down; without one, it is one text that both write.
+        template: the form of a conversation as one text; without one, user and model continue the same text in turn.
         context_keep: see `gpt.generation.stream.context_length`.
         sampling: how tokens are chosen, see `gpt.generation.sampling.Sampling`.
     """
@@ -39,24 +39,24 @@ class Conversation:
         self.max_new_tokens, self.generator, self.context_keep = max_new_tokens, generator, context_keep
         self.stop = [*stop, *(template.stop if template else ())]
         self.sampling = dict(sampling or {})
-        self.decoder = Decoder(model) if supports(model) else None  # keeps what the conversation has in common from turn to turn
+        self.decoder = Decoder(model) if supports(model) else None  # keeps the keys and values of earlier turns
         self.reset()
 
     def reset(self) -> None:
-        """Forget all that was said."""
+        """Forget the conversation."""
         self.text = ""
         self.messages: list[Message] = []
 
     def say(self, line: str) -> Generator[str, None, None]:
-        """Add ``line``; yields what the model answers, piece by piece. What it has said until it is stopped counts as said.
+        """Add ``line``; yields the model's answer piece by piece. An answer that is interrupted is kept as far as it goes.
 
         Raises:
-            DataError: for characters that the tokenizer never saw; then nothing is added.
+            DataError: for characters that the tokenizer does not know; then nothing is added.
         """
-        self.tokenizer.encode(line)  # so that an error counts from the beginning of what was just typed
+        self.tokenizer.encode(line)  # so that positions in an error message count from the beginning of this line
         if self.template:
             asked: list[Message] = [*self.messages, {"role": "user", "content": line}]
-            shown = self._that_fits(asked)
+            shown = self._prompt_that_fits(asked)
         else:
             asked = []
             shown = self.text + ("\n" if self.text and line else "") + line
@@ -72,12 +72,12 @@ class Conversation:
             use_cache=self.decoder is not None,
             **self.sampling,
         )
-        return self._listen(pieces, shown, asked)
+        return self._record_reply(pieces, shown, asked)
 
-    def _listen(self, pieces: Iterator[str], shown: str, asked: list[Message]) -> Generator[str, None, None]:
+    def _record_reply(self, pieces: Iterator[str], shown: str, asked: list[Message]) -> Generator[str, None, None]:
         said = ""
         try:
-            for piece in _stripped(pieces) if self.template else pieces:
+            for piece in _strip_whitespace(pieces) if self.template else pieces:
                 said += piece
                 yield piece
         finally:
@@ -86,7 +86,7 @@ class Conversation:
             else:
                 self.text = shown + said
 
-    def _that_fits(self, messages: list[Message]) -> str:
+    def _prompt_that_fits(self, messages: list[Message]) -> str:
         """The conversation as text, without its oldest turns if they would leave no room for an answer."""
         assert self.template
         block_size = self.model.config.block_size
@@ -96,12 +96,12 @@ class Conversation:
         return self.template.prompt(messages)
 
     def as_text(self) -> str:
-        """All that was said, as the model sees it."""
+        """The whole conversation, as the model reads it."""
         return "".join(text for text, _ in self.template.render(self.messages)) if self.template else self.text
 
 
-def _stripped(pieces: Iterator[str]) -> Iterator[str]:
-    """The same text without the white space around it: what may be its end waits until something follows."""
+def _strip_whitespace(pieces: Iterator[str]) -> Iterator[str]:
+    """The same text without leading and trailing white space: white space waits until something follows."""
     begun, waiting = False, ""
     for piece in pieces:
         text = waiting + piece if begun else piece.lstrip()

@@ -1,4 +1,4 @@
-"""From scores to a choice: which token comes next."""
+"""Sampling: from logits to the next token."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tensorlite.backend import Array, to_numpy
 
 
 class DivergedError(UserError, ValueError):
-    """The model's predictions are not numbers any more."""
+    """The model's logits are not finite."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose.
+    """How a token is chosen.
 
     Attributes:
-        temperature: below 1 keeps to the likely, above 1 dares more; 0 always takes the likeliest, of equals the first.
-        top_k: draw only from the k likeliest, and from what equals the last of them. More than there are means all of
-            them (`torch.topk` would refuse; a user who asks for the best 200 of 65 characters is served).
-        top_p: draw only from the likeliest whose probabilities, at this temperature and after top_k, just add up to p.
-        min_p: draw only from what is at least min_p times as likely as the likeliest, at this temperature.
-        repetition_penalty: above 1 makes tokens that were there already less likely, below 1 more: their scores are divided by it
+        temperature: divides the logits; 0 always takes the most likely token, of equals the first.
+        top_k: sample only from the k most likely tokens, and from those that equal the last of them. A k above the vocabulary size means
+            all tokens (`torch.topk` would raise).
+        top_p: sample only from the most likely tokens whose probabilities, at this temperature and after top_k, add up to p.
+        min_p: sample only from tokens at least min_p times as likely as the most likely one, at this temperature.
+        repetition_penalty: above 1 makes tokens that occurred before less likely, below 1 more: their logits are divided by it
             where they are positive, and multiplied where they are negative (Keskar et al. 2019, "CTRL", section 4.1).
 
     Raises:
@@ -43,9 +43,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be 0 (always the likeliest) or a positive number, got {self.temperature}.")
+            raise ValueError(f"temperature must be 0 (always the most likely token) or a positive number, got {self.temperature}.")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}; leave it out to draw from all tokens.")
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}; leave it out to sample from all tokens.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
@@ -53,8 +53,8 @@ class Sampling:
         if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
             raise ValueError(f"repetition_penalty must be a positive number (1 for none), got {self.repetition_penalty}.")
 
-    def penalised(self, scores: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
-        """``scores`` after the repetition penalty; ``seen`` (..., V) says which tokens were there already."""
+    def apply_repetition_penalty(self, scores: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
+        """``scores`` after the repetition penalty; ``seen`` (..., V) says which tokens occurred before."""
         if self.repetition_penalty == 1 or seen is None:
             return scores
         return np.where(seen, np.where(scores > 0, scores / self.repetition_penalty, scores * self.repetition_penalty), scores)
@@ -71,28 +71,28 @@ def sample(
     repetition_penalty: float = 1.0,
     seen: np.ndarray | None = None,
 ) -> np.ndarray:
-    """One id from each row of logits, drawn with probability softmax(logits / temperature): (..., V) -> (...) int64.
+    """One id from each row of logits, sampled with probability softmax(logits / temperature): (..., V) -> (...) int64.
 
-    Drawn on the CPU, in float64 and with one uniform number a row, so a seed means the same ids on both backends.
+    It is sampled on the CPU, in float64 and with one uniform number a row, so a seed gives the same ids on both backends.
 
     Args:
         temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
-        generator: where the luck comes from; without one, from the thread's stream (see `tensorlite.manual_seed`).
+        generator: the source of random numbers; without one, the thread's (see `tensorlite.manual_seed`).
         seen: (..., V), which tokens the penalty is for.
 
     Raises:
         ValueError: if an option is out of its range.
-        DivergedError: if the logits leave nothing to choose from: a nan, an infinity, or nothing but -inf.
+        DivergedError: if no token can be chosen: a logit is nan or infinite, or all are -inf.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    luck = draw_luck(np.shape(logits)[:-1], sampling, generator)
-    return choose(logits, luck, sampling, seen)[0]
+    uniforms = draw_uniforms(np.shape(logits)[:-1], sampling, generator)
+    return choose_tokens(logits, uniforms, sampling, seen)[0]
 
 
-def draw_luck(
+def draw_uniforms(
     shape: tuple[int, ...], sampling: Sampling, generator: np.random.Generator | Sequence[np.random.Generator] | None
 ) -> np.ndarray:
-    """A uniform number for each choice to be made, from one generator for all or one for each; greedy choices need none."""
+    """A uniform number for each choice, from one generator for all or one for each; greedy choices need none."""
     if sampling.temperature == 0:
         return np.zeros(shape)
     if isinstance(generator, Sequence):
@@ -100,25 +100,25 @@ def draw_luck(
     return np.asarray((generator or random.default_generator()).random(shape))
 
 
-def choose(
-    logits: Array, luck: np.ndarray, sampling: Sampling, seen: np.ndarray | None = None, error: float = 0.0
+def choose_tokens(
+    logits: Array, uniforms: np.ndarray, sampling: Sampling, seen: np.ndarray | None = None, error: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ids that ``luck`` picks, and for each whether it would be the same if every logit were wrong by up to ``error``.
+    """The ids that ``uniforms`` select, and for each whether it would be the same if every logit were wrong by up to ``error``.
 
-    A choice is certain unless something was close: the two likeliest (when greedy), the last one kept and the first one left out
-    by top_k, top_p or min_p, or the uniform number and the border between two tokens.
+    A choice is certain unless two numbers were close: the two largest logits (when greedy), the last token kept and the first one left out
+    by top_k, top_p or min_p, or the uniform number and the boundary between two tokens.
 
-    Shapes: logits (..., V), luck (...); ids (...) int64, certain (...) bool.
-    Raises: DivergedError if the logits leave nothing to choose from.
+    Shapes: logits (..., V), uniforms (...); ids (...) int64, certain (...) bool.
+    Raises: DivergedError if no token can be chosen.
     """
     scores = to_numpy(logits).astype(np.float64)  # a copy
     best = scores.max(axis=-1, keepdims=True)
-    if not np.isfinite(best).all():  # max() hands on a nan
+    if not np.isfinite(best).all():  # max() propagates a nan
         raise DivergedError(
-            "the logits hold nan or infinity: the model has diverged in training; train again with a smaller learning rate."
+            "the logits contain nan or infinity: the model has diverged in training; train again with a smaller learning rate."
         )
     if sampling.repetition_penalty != 1:
-        scores = sampling.penalised(scores, seen)
+        scores = sampling.apply_repetition_penalty(scores, seen)
         best = scores.max(axis=-1, keepdims=True)
         error *= max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
     if sampling.temperature == 0:
@@ -126,59 +126,59 @@ def choose(
         return scores.argmax(axis=-1), rivals == 1 if error else np.ones(rivals.shape, bool)
     scores -= best
     if sampling.temperature != 1:
-        with np.errstate(over="ignore"):  # at a tiny one all but the best go to -inf, as they should
+        with np.errstate(over="ignore"):  # at a tiny one all but the largest become -inf, as they should
             scores /= sampling.temperature
     error = min(error / sampling.temperature, 100.0)  # more than that, and nothing is certain
-    doubtful = np.zeros(luck.shape, bool)
+    doubtful = np.zeros(uniforms.shape, bool)
     if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
         kth = np.partition(scores, -sampling.top_k, axis=-1)[..., -sampling.top_k, None]
-        doubtful |= _others_near(scores, kth, 2 * error)
+        doubtful |= _has_close_scores(scores, kth, 2 * error)
         scores[scores < kth] = -np.inf
     if sampling.min_p:
         least = math.log(sampling.min_p)
-        doubtful |= _others_near(scores, least, 2 * error, expected=0)
+        doubtful |= _has_close_scores(scores, least, 2 * error, expected=0)
         scores[scores < least] = -np.inf
     p = np.exp(scores, out=scores)
     if sampling.top_p is not None:
-        doubtful |= _keep_nucleus(p, sampling.top_p, error)
-    # A uniform number falls into each token's stretch of the running total as often as the token is likely.
-    borders = p.cumsum(axis=-1)
-    total = borders[..., -1:]
-    u = luck[..., None] * total
+        doubtful |= _zero_outside_nucleus(p, sampling.top_p, error)
+    # A uniform number falls into a token's interval of the cumulative sum with the token's probability.
+    bounds = p.cumsum(axis=-1)
+    total = bounds[..., -1:]
+    u = uniforms[..., None] * total
     if error:
-        distance = abs(borders - u)
-        if (distance <= _reach(0.5, 1.0, error) * total).any():  # a border can be off by that much or, elsewhere, by less
-            reach = _reach(borders, total, error)
+        distance = abs(bounds - u)
+        if (distance <= _cumulative_error(0.5, 1.0, error) * total).any():  # a boundary can be off by that much or, elsewhere, by less
+            reach = _cumulative_error(bounds, total, error)
             doubtful |= ((distance <= reach) & (reach > 0)).any(axis=-1)
-    return (borders <= u).sum(axis=-1), ~doubtful
+    return (bounds <= u).sum(axis=-1), ~doubtful
 
 
-def _reach(part: Any, total: Any, error: float) -> Any:
-    """How far a running total can be off: everything in it too likely by e^error, everything after it too unlikely, or the reverse.
+def _cumulative_error(part: Any, total: Any, error: float) -> Any:
+    """How far a cumulative sum can be off: everything in it too likely by e^error, everything after it too unlikely, or the reverse.
 
     The share c then becomes c e²ᵉ / (c e²ᵉ + 1 - c), which is c + c (1 - c) (e²ᵉ - 1) or less.
     """
     return math.expm1(2 * error) * part * (total - part) / total
 
 
-def _others_near(scores: np.ndarray, border: np.ndarray | float, distance: float, expected: int = 1) -> np.ndarray:
-    """Whether more than the ``expected`` scores of a row are within ``distance`` of the border."""
+def _has_close_scores(scores: np.ndarray, bound: np.ndarray | float, distance: float, expected: int = 1) -> np.ndarray:
+    """Whether more than the ``expected`` scores of a row are within ``distance`` of the bound."""
     if not distance:
         return np.zeros(scores.shape[:-1], bool)
     with np.errstate(invalid="ignore"):  # -inf is not near -inf: neither can be drawn
-        return (abs(scores - border) <= distance).sum(axis=-1) > expected
+        return (abs(scores - bound) <= distance).sum(axis=-1) > expected
 
 
-def _keep_nucleus(p: np.ndarray, top_p: float, error: float) -> np.ndarray:
-    """Set to 0 all but the likeliest of each row that are needed to reach ``top_p`` of its sum; returns where that was close."""
+def _zero_outside_nucleus(p: np.ndarray, top_p: float, error: float) -> np.ndarray:
+    """Set to 0 all but the most likely of each row that are needed to reach ``top_p`` of its sum; returns where that was close."""
     order = np.argsort(-p, axis=-1, kind="stable")
     ranked = np.take_along_axis(p, order, axis=-1)
-    before = ranked.cumsum(axis=-1) - ranked  # what the likelier ones have gathered
+    before = ranked.cumsum(axis=-1) - ranked  # the sum of the more likely ones
     total = p.sum(axis=-1, keepdims=True)
     out = before >= top_p * total
     doubtful = np.zeros(p.shape[:-1], bool)
     if error:
-        doubtful = (abs(before - top_p * total) <= _reach(before, total, error)).any(axis=-1)
+        doubtful = (abs(before - top_p * total) <= _cumulative_error(before, total, error)).any(axis=-1)
         last = np.take_along_axis(ranked, (~out).sum(axis=-1, keepdims=True) - 1, axis=-1)  # the last one kept
         near = abs(ranked - last) <= math.expm1(2 * error) * last
         doubtful |= (near & out & (ranked > 0)).any(axis=-1)

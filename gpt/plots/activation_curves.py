@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import tensorlite as tl
-from gpt.plots.figure import new_figure, save_figure, tidy
+from gpt.plots.figure import new_figure, save_figure, style_axes
 from tensorlite import Tensor
 from tensorlite.nn import functional as F
 
@@ -17,13 +17,13 @@ ACTIVATIONS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "sigmoid": ("1 / (1 + exp(-x))", F.sigmoid),
     "tanh": ("(exp(x) - exp(-x)) / (exp(x) + exp(-x))", F.tanh),
     "gelu": ("x · Φ(x)", F.gelu),
-    "gelu_tanh": ("nearly x · Φ(x), by a tanh", lambda x: F.gelu(x, approximate="tanh")),
+    "gelu_tanh": ("x · Φ(x), approximated by tanh", lambda x: F.gelu(x, approximate="tanh")),
     "silu": ("x · sigmoid(x)", F.silu),
 }
 
 
 def activation_curve(function: Callable[[Tensor], Tensor], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """f(x) and f'(x): where each number goes its own way, the gradient of all outputs is the derivative at each."""
+    """f(x) and f'(x). The function is elementwise, so the gradient of the sum of all outputs is the derivative at each x."""
     points = tl.tensor(x, requires_grad=True)
     y = function(points)
     y.backward(tl.ones_like(y))
@@ -49,6 +49,6 @@ def plot_activations(path: Path) -> None:
         axes.plot(x, slope, color="C1", linewidth=1.6, linestyle="--", label="f′(x)")
         axes.set_title(f"{name}:  {formula}", fontsize=9.5)
         axes.set(ylim=(-1.2, 2.2), xlim=(-4, 4))
-        tidy(axes)
+        style_axes(axes)
     grid[0, 0].legend(frameon=False, loc="upper left")
     save_figure(figure, path)

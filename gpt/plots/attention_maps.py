@@ -1,4 +1,4 @@
-"""Who looks at whom: the weights of attention for a prompt, in every head of every block."""
+"""The attention weights for a prompt, in every head of every block."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from gpt.model import GPT
 from gpt.plots.figure import new_figure, save_figure, write_title
 from tensorlite import Tensor
 
-LABELLED = 64  # tokens, at most, that have their letters beside the picture
+LABELLED = 64  # a prompt of more tokens has no labels
 
 
 @tl.no_grad()
 def attention_weights(model: GPT, ids: np.ndarray) -> np.ndarray:
-    """softmax(q · kᵀ / √D) over what came before, for each block and head; (T,) -> (L, H, T, T), each row sums to 1.
+    """softmax(q · kᵀ / √D) over the tokens so far, for each block and head; (T,) -> (L, H, T, T); each row sums to 1.
 
-    The model is walked through block by block, as its own forward does it; only in between the queries and keys are looked at.
-    It stays in the mode it is in: call ``eval()`` before, or dropout takes part.
+    The blocks are applied one by one, as in the model's forward, and queries and keys are computed in between.
+    The model stays in its mode: call ``eval()`` before, or dropout is applied.
     """
     T, config = len(ids), model.config
     heads = (T, 3, config.n_head, config.n_embd // config.n_head)
@@ -38,8 +38,8 @@ def attention_weights(model: GPT, ids: np.ndarray) -> np.ndarray:
 def plot_attention(maps: np.ndarray, tokens: Sequence[str], path: Path, title: str = "") -> None:
     """Draw the maps (L, H, T, T), a row of pictures for each block and one picture for each head.
 
-    In a picture a row is a token that reads, and a column one that is read. Small weights are drawn darker than in proportion,
-    or a head that spreads its attention could not be told from one that pays none.
+    In a picture, a row is a token that attends, and a column is a token that it attends to. Small weights are drawn darker than in
+    proportion; otherwise a head that spreads its attention would look empty.
 
     Raises:
         ImportError: without matplotlib.
@@ -51,8 +51,8 @@ def plot_attention(maps: np.ndarray, tokens: Sequence[str], path: Path, title: s
     from matplotlib.colors import PowerNorm
 
     grid = figure.subplots(layers, heads, squeeze=False)
-    names = [_visible(token) for token in tokens]
-    later = ~np.tri(T, dtype=bool)  # nobody can look there: left white
+    names = [_show_whitespace(token) for token in tokens]
+    later = ~np.tri(T, dtype=bool)  # masked: left white
     for (layer, head), axes in np.ndenumerate(grid):
         image = axes.imshow(
             np.ma.masked_array(maps[layer, head], later), cmap="magma_r", norm=PowerNorm(0.5, 0, 1), interpolation="nearest"
@@ -71,19 +71,19 @@ def plot_attention(maps: np.ndarray, tokens: Sequence[str], path: Path, title: s
                 axes.set_yticks(range(T), names, fontsize=size, family="monospace")
             axes.tick_params(length=0, pad=1.5)
     bar = figure.colorbar(image, ax=grid, shrink=0.6, pad=0.01, ticks=(0, 0.05, 0.25, 0.5, 1))
-    bar.set_label("how much a row reads of a column", fontsize=9)
+    bar.set_label("attention weight", fontsize=9)
     write_title(figure, title, size=11)
     save_figure(figure, path)
 
 
 def _causal_softmax(scores: Tensor) -> np.ndarray:
-    """(H, T, T) -> (H, T, T): above the diagonal is what comes later, and 0."""
+    """(H, T, T) -> (H, T, T): 0 above the diagonal, where later tokens are."""
     values = scores.numpy()
     values = np.where(np.tri(values.shape[-1], dtype=bool), values, -np.inf)
     values = np.exp(values - values.max(axis=-1, keepdims=True))
     return values / values.sum(axis=-1, keepdims=True)
 
 
-def _visible(token: str) -> str:
-    """White space as signs that can be seen."""
+def _show_whitespace(token: str) -> str:
+    """White space as visible characters."""
     return token.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")

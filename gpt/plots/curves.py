@@ -1,4 +1,4 @@
-"""The curves that everybody looks at first: the loss over the steps, and under it what may explain it."""
+"""The curves of a run: the loss over the steps, and below it the learning rate and the gradient."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt.plots.figure import new_figure, save_figure, tidy, write_title
+from gpt.plots.figure import new_figure, save_figure, style_axes, write_title
 
 Records = Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl
 
 
 def plot_losses(records: Records, path: Path, title: str) -> None:
-    """Draw the loss alone: that of single batches as a faint line, both evaluations on top of it.
+    """Draw the loss alone: that of single batches as a faint line, and both evaluations.
 
     Raises:
         ImportError: without matplotlib.
@@ -29,7 +29,7 @@ def plot_losses(records: Records, path: Path, title: str) -> None:
 def plot_runs(runs: Mapping[str, Records], path: Path) -> None:
     """Draw the loss, the learning rate and the gradient's norm of several runs, each in a colour of its own.
 
-    For a single run the norm is drawn for each layer, if that was logged.
+    For a single run, the norm is drawn for each layer, if it was logged.
 
     Raises:
         ImportError: without matplotlib.
@@ -40,7 +40,7 @@ def plot_runs(runs: Mapping[str, Records], path: Path) -> None:
     _draw_losses(losses, runs)
     for number, records in enumerate(runs.values()):
         later = len(runs) - 1 - number
-        wide = 1.6 + 2 * later / max(1, len(runs) - 1)  # runs often have the same one: then the first still shows behind the last
+        wide = 1.6 + 2 * later / max(1, len(runs) - 1)  # runs often have the same one: then the first is visible behind the last
         rates.plot(*_points(records, "learning_rate"), color=f"C{number}", linewidth=wide)
         norms.plot(*_points(records, "gradient_norm"), color=f"C{number}" if len(runs) > 1 else "0.2", linewidth=1.4, label="all")
     rates.set(ylabel="learning rate", ylim=(0, None))
@@ -52,7 +52,7 @@ def plot_runs(runs: Mapping[str, Records], path: Path) -> None:
     if len(runs) == 1:
         _draw_layers(norms, next(iter(runs.values())))
     for axes in (rates, norms):
-        tidy(axes)
+        style_axes(axes)
     if len(runs) == 1:
         write_title(figure, next(iter(runs)), size=13)
     save_figure(figure, path)
@@ -80,14 +80,14 @@ def _draw_losses(axes: Any, runs: Mapping[str, Records]) -> None:
         axes.plot(*_points(records, "train_loss"), "--", color=training, label="training", **dots)
         axes.plot(*_points(records, "val_loss"), color=validation, label="validation", **dots)
     for line in [line for line in axes.lines if not len(line.get_xdata())]:
-        line.remove()  # nothing to show, and nothing to explain
+        line.remove()  # no data, so no line in the legend
     axes.set(ylabel="loss in nats")
-    _explain(axes, list(runs))
-    tidy(axes)
+    _draw_legend(axes, list(runs))
+    style_axes(axes)
 
 
-def _explain(axes: Any, names: Sequence[str]) -> None:
-    """The legend. Of several runs it has the colours, by name, and once for all what is dashed, solid and faint."""
+def _draw_legend(axes: Any, names: Sequence[str]) -> None:
+    """Draw the legend. For several runs it has the colour of each, and once for all the meaning of dashed, solid and faint lines."""
     from matplotlib.lines import Line2D
 
     handles = list({line.get_label(): line for line in axes.lines}.values())
@@ -99,7 +99,7 @@ def _explain(axes: Any, names: Sequence[str]) -> None:
         handles = [Line2D([], [], color=f"C{number}", linewidth=4, label=name) for number, name in enumerate(names)] + kinds
     if handles:
         legend = axes.legend(handles, [str(number) for number in range(len(handles))], frameon=False)
-        for text, handle in zip(legend.get_texts(), handles, strict=True):  # said later, for Matplotlib leaves out what begins with _
+        for text, handle in zip(legend.get_texts(), handles, strict=True):  # set now: Matplotlib leaves out labels that begin with _
             text.set_text(handle.get_label())
 
 

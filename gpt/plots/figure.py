@@ -1,4 +1,4 @@
-"""A sheet of paper for Matplotlib, which is optional and imported only here, when something is to be drawn."""
+"""Figures as files. Matplotlib is optional and imported only here, when something is drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def can_plot() -> bool:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure, in inches. It draws to memory: it needs no display, and changes no global state.
+    """An empty figure, in inches. It needs no display, and changes no global state.
 
     Raises:
         ImportError: without matplotlib.
@@ -37,40 +37,40 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def write_title(figure: Any, text: str, size: float = 12) -> None:
-    """Write ``text`` above everything, as much of it as the figure is wide."""
+    """Write ``text`` above everything, cut to the width of the figure."""
     room = int(figure.get_figwidth() * 72 / (0.62 * size))  # a letter is some 0.62 of its height wide
     figure.suptitle(text if len(text) <= room else f"{text[: room - 1]}…", fontsize=size)
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a .png or .svg file. The same figure gives the same bytes, and every text in it is what it is: no dollar begins a formula.
+    """Write a .png or .svg file. The same figure gives the same bytes. Text is drawn as it is: a dollar begins no formula.
 
     Raises:
-        OSError: if it cannot be written; what was there before is then untouched.
+        OSError: if it cannot be written; a file that existed is then unchanged.
     """
     import matplotlib
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-        text.set_text(text.get_text().encode("utf-8", "replace").decode())  # a file's name may have bytes that are no character
+        text.set_text(text.get_text().encode("utf-8", "replace").decode())  # a file name may have bytes that are not UTF-8
     content = io.BytesIO()
     is_svg = path.suffix == ".svg"
     with matplotlib.rc_context({"svg.hashsalt": "tensorlite"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the box that is drawn for an unknown character says as much
+        warnings.filterwarnings("ignore", message="Glyph")  # Matplotlib draws a box for an unknown character
         figure.savefig(content, format="svg" if is_svg else "png", dpi=150, metadata={"Date": None} if is_svg else None)
     write_atomically(path, content.getvalue())
 
 
-def tidy(axes: Any) -> None:
-    """Only the lines that help: a faint grid, and no box around it."""
+def style_axes(axes: Any) -> None:
+    """A faint grid, and no box."""
     axes.grid(alpha=0.25, linewidth=0.8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
 def _import_without_a_display() -> None:
-    """Import Matplotlib. It refuses a backend that is not installed, and a notebook names its own to all programs (MPLBACKEND)."""
+    """Import Matplotlib. It refuses a backend that is not installed, and a notebook sets its own for all programs (MPLBACKEND)."""
     if "matplotlib" in sys.modules:
         return
     chosen = os.environ.get("MPLBACKEND")

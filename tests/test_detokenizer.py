@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import tensorlite as tl
 from data.tokenizer import HuggingFaceTokenizer
 from gpt.config import GPTConfig
-from gpt.generation.detokenizer import Pieces
+from gpt.generation.detokenizer import StreamDetokenizer
 from gpt.generation.stream import generate_text, stream_tokens
 from gpt.model import build_model
 
@@ -29,7 +29,7 @@ class Bytes:
 
 
 def written(tokens: list[bytes], stop: list[str] = ()) -> list[str]:
-    pieces = Pieces(Bytes(*tokens), stop)
+    pieces = StreamDetokenizer(Bytes(*tokens), stop)
     return [*(pieces.push(i) for i in range(len(tokens))), pieces.finish()]
 
 
@@ -56,7 +56,7 @@ def test_a_stop_string_ends_the_text_before_it():
 
 
 def test_the_end_of_the_text():
-    pieces = Pieces(Bytes(b"ab\n", b"c"), ["\n\n"])
+    pieces = StreamDetokenizer(Bytes(b"ab\n", b"c"), ["\n\n"])
     assert [pieces.push(0), pieces.push(2), pieces.stopped, pieces.push(1), pieces.finish()] == ["ab", "\n", True, "", ""]
 
 
@@ -69,7 +69,7 @@ def test_the_pieces_are_the_text(text: str, places: list[int]):
 def test_stopping_does_not_depend_on_the_cuts(text: str, places: list[int], stop: list[str]):
     ends = [text.index(s) for s in stop if s in text]
     tokens = cut(text.encode(), places)
-    pieces = Pieces(Bytes(*tokens), stop)
+    pieces = StreamDetokenizer(Bytes(*tokens), stop)
     shown = ""
     for i in range(len(tokens)):
         shown += pieces.push(i)
@@ -127,7 +127,7 @@ IDS = {
 
 @pytest.mark.parametrize("name", LIBRARY)
 def test_pieces_are_what_the_library_makes_of_all_tokens(name: str):
-    pieces = Pieces(LIBRARY[name])
+    pieces = StreamDetokenizer(LIBRARY[name])
     assert "".join([*(pieces.push(token) for token in IDS[name]), pieces.finish()]) == LIBRARY[name].decode(IDS[name])
 
 
@@ -135,12 +135,12 @@ def test_pieces_are_what_the_library_makes_of_all_tokens(name: str):
 def test_pieces_go_on_from_a_prompt(name: str):
     tokenizer, ids = LIBRARY[name], IDS[name]
     for cut in range(1, len(ids)):
-        pieces = Pieces(tokenizer, before=ids[:cut])
+        pieces = StreamDetokenizer(tokenizer, before=ids[:cut])
         assert tokenizer.decode(ids[:cut]) + "".join(map(pieces.push, ids[cut:])) == tokenizer.decode(ids)
 
 
 def test_characters_in_bytes_appear_when_they_are_whole():
-    pieces = Pieces(LIBRARY["ByteFallback"])
+    pieces = StreamDetokenizer(LIBRARY["ByteFallback"])
     assert [pieces.push(byte) for byte in "😀😁".encode()] == ["", "", "", "😀", "", "", "", "😁"]
 
 
@@ -148,7 +148,7 @@ def test_characters_in_bytes_appear_when_they_are_whole():
 def test_a_stop_string_with_a_blank_is_found(name: str):
     text = LIBRARY[name].decode(IDS[name])
     blank = text.index(" ")
-    pieces = Pieces(LIBRARY[name], [text[blank - 1 : blank + 2]])
+    pieces = StreamDetokenizer(LIBRARY[name], [text[blank - 1 : blank + 2]])
     assert "".join([*(pieces.push(token) for token in IDS[name]), pieces.finish()]) == text[: blank - 1]
     assert pieces.stopped
 
