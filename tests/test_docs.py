@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import itertools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import jsonargparse
 import pytest
 
+from benchmarks.__main__ import BENCHMARKS
+from data.errors import DataError
+from gpt.errors import UserError
+from study.errors import StudyError
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,6 +142,93 @@ def test_both_readmes_say_the_same():
 
 def test_the_readme_is_short():
     assert len(read("README.md").splitlines()) <= 140, "what does not fit belongs to docs/"
+
+
+def commands(document: str) -> list[str]:
+    """Every command that a document shows, in a block for a shell or within a line, without its comment."""
+    lines = [line for language in ("sh", "powershell") for block in blocks(document, language) for line in block.splitlines()]
+    lines += re.findall(r"`((?:python -|make |pip install )[^`\n]+)`", read(document))
+    return [line for line in (re.sub(r"(^|\s+)#.*", "", line) for line in lines) if line]
+
+
+class Understood(Exception):
+    """A program has read its command line, and would begin."""
+
+
+@pytest.fixture
+def only_read(monkeypatch, tmp_path):
+    """Programs stop when they have read their command lines, in a folder with the files that documents name as settings."""
+    for parser in (argparse.ArgumentParser, jsonargparse.ArgumentParser):
+
+        def read_and_stop(self, *arguments, parse_args=parser.parse_args, **options):
+            parse_args(self, *arguments, **options)
+            raise Understood
+
+        monkeypatch.setattr(parser, "parse_args", read_and_stop)
+    (tmp_path / "my.yaml").write_text("n_layer: 2\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
+def check_command(line: str) -> None:
+    """Raise unless ``line`` is a command of this project with options that exist."""
+    for words in (list(group) for is_pipe, group in itertools.groupby(shlex.split(line), "|".__eq__) if not is_pipe):
+        match words:
+            case [python, *rest] if Path(python.replace("\\", "/")).name in ("python", "python3", "py"):
+                check_python(rest)
+            case ["make", target, *options]:
+                assert re.search(rf"^{target}:", read("Makefile"), re.MULTILINE), f"no target {target}"
+                if target == "train" and options:
+                    check_python(["-m", "gpt.train", *shlex.split(options[0].removeprefix("ARGS="))])
+            case ["pip", "install", "-e", what]:
+                extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
+                assert set(what.removeprefix(".[").removesuffix("]").split(",")) <= extras.keys()
+            case ["source" | "echo", *_] | [".venvScriptsactivate"]:
+                pass
+            case ["git", "checkout", "tensorlite"]:
+                pass
+            case _:
+                raise AssertionError("not a command that this test knows")
+
+
+def check_python(words: list[str]) -> None:
+    words = [word for word in words if word != "-P"]
+    assert words[0] == "-m"
+    module, arguments = words[1], words[2:]
+    if module == "benchmarks":
+        assert not arguments or arguments[0] in BENCHMARKS
+    elif module not in sys.stdlib_module_names:
+        program = importlib.import_module(f"{module}.__main__" if module in ("gpt", "study") else module)
+        if arguments and arguments != ["--help"]:  # a program may be named alone
+            with pytest.raises(Understood):
+                program.main(arguments)
+
+
+@pytest.mark.usefixtures("only_read")
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_commands_in_the_documents_are_understood(document):
+    wrong = {}
+    for line in commands(document):
+        try:
+            check_command(line)
+        except (AssertionError, UserError, DataError, StudyError, SystemExit, pytest.fail.Exception) as error:
+            wrong[line] = str(error)
+    assert not wrong
+
+
+@pytest.mark.usefixtures("only_read")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python -m gpt.train --stepz 3",
+        "python -m gpt.generate --checkpoint a --tempo 1",
+        "make trian",
+        'pip install -e ".[plots]"',
+        "pyhton",
+    ],
+)
+def test_a_command_that_does_not_exist_is_noticed(line):
+    with pytest.raises((AssertionError, UserError)):
+        check_command(line)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -148,7 +148,13 @@ def test_commands(told: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     conversation = Conversation(make(), TOKEN)
     Chat(conversation).run()
     said = capsys.readouterr().out
-    expectations = ["/reset  /temperature T  /save FILE", "\na fox\n", "(temperature 1)", "(temperature 0.5)", "(the conversation is forgotten)"]
+    expectations = [
+        "/reset  /temperature T  /save FILE",
+        "\na fox\n",
+        "(temperature 1)",
+        "(temperature 0.5)",
+        "(the conversation is forgotten)",
+    ]
     expectations += [
         "error: temperature must be 0 (always",
         "error: a temperature is a number, got 'warm'.",
@@ -344,5 +350,4 @@ def test_a_message_that_begins_with_a_slash(told: list, monkeypatch: pytest.Monk
     assert [prompt for prompt, _ in told] == ["/the /fox"]
     said = capsys.readouterr().out
     assert "unknown command; the commands are /reset" in said
-    assert "and // before a message that begins with /." in said
-    assert said.count("(a message that begins with / is sent by //)") == 2, "at the beginning, and when asked for help"
+    assert said.count("// sends a message that begins with /") == 3, "at the beginning, after a mistake, and when asked for help"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data import inspect
 from data.prepare import Settings, prepare
 from data.prepared import PreparedError, open_prepared
 from data.tokenizer import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, IdsTokenizer
@@ -153,6 +154,15 @@ def test_a_mistake_gets_one_sentence_and_no_folder(tmp_path: Path, text: Path, c
     assert err.count("\n") == 1
     assert out == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_a_prepared_folder(tmp_path: Path, capsys) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "model.safetensors").touch()
+    assert run_main(lambda: inspect.main([str(tmp_path / "tiny")])) == 2
+    said = capsys.readouterr().err
+    assert "tiny is a run, not a prepared folder" in said
+    assert f"python -m gpt.generate --checkpoint {tmp_path / 'tiny'}" in said
 
 
 def test_a_folder_that_is_not_prepared(tmp_path: Path, text: Path, capsys) -> None:
