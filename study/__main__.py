@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from data.errors import run_main
-from study import check, lesson, progress, write
+from study import check, lesson, progress, train, write
 from study.errors import Parser, StudyError, nearest
 from study.page import LANGUAGES
 from study.screen import Screen
@@ -34,6 +34,7 @@ COMMANDS = {
     lesson.KIND: Command(lesson.main, lesson.listing),
     write.KIND: Command(write.main, write.listing),
     "check": Command(check.main, check.listing),
+    "train": Command(train.main, train.listing),
 }
 
 

@@ -85,8 +85,10 @@ def located(path: Path, source: str, elsewhere: bool = True) -> Iterator[None]:
             raise _NotWrittenError from None
         wrong(_at(path, source, error))
     except (Exception, SystemExit) as error:  # their code may raise anything, and none of it is ours
-        if not elsewhere and not _lines_of(path, error):
-            raise
+        if not elsewhere:
+            if not _lines_of(path, error):
+                raise
+            wrong(f"{path}, {_at(path, source, error)}")
         wrong(_at(path, source, error))
 
 
