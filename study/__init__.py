@@ -16,7 +16,7 @@ engines, and compare what is printed with what the file says.
     notebook    a page as .ipynb
     table       `show`, with which the lessons print numbers;  draw: `numbers`, with which they fill weights
     progress    what was done, in my_study/progress.json
-    lesson      the command for a lesson;  listing: the list of everything;  __main__: the table of commands
+    lesson      the command for a lesson;  __main__: the table of commands, and the list of everything
 """
 
 from study.draw import numbers
