@@ -23,7 +23,13 @@ from tensorlite.nn import functional as F
 
 
 class CausalSelfAttention(nn.Module):
-    """Every token looks back: it asks a query, earlier tokens answer to it with a key, and it takes in their values."""
+    """Every token compares its query with the keys of the tokens up to itself, and takes the weighted mean of their values.
+
+    Attributes:
+        fused: compute attention by one op, `tensorlite.ops.self_attention`, which is faster and needs less memory. With False it is
+            computed by the lines below, from ops that each do one thing. Both give the same numbers, up to rounding.
+        recompute: the fused op computes the weights of attention again in backward instead of keeping them.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -31,14 +37,33 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.attn_dropout = config.dropout
-        self.recompute = False  # the weights of attention, in backward, instead of keeping them
         self.resid_dropout = nn.Dropout(config.dropout)
+        self.fused, self.recompute = True, False
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.c_attn(x)  # (B, T, 3C): query, key and value of every token, for all heads
-        dropout = self.attn_dropout if self.training else 0.0
-        y = F.causal_self_attention(qkv, self.n_head, dropout_p=dropout, recompute=self.recompute)  # (B, T, C)
+        qkv = self.c_attn(x)  # (B, T, 3C): the query, key and value of every token, for all heads
+        attention = self.fused_attention if self.fused else self.attention
+        y = attention(qkv, self.attn_dropout if self.training else 0.0)  # (B, T, C)
         return self.resid_dropout(self.c_proj(y))
+
+    def attention(self, qkv: Tensor, dropout: float) -> Tensor:
+        """softmax(q · kᵀ / √D) · v in every head, where the scores of later tokens are masked: (B, T, 3C) -> (B, T, C)."""
+        B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+        H, D = self.n_head, C // self.n_head
+        q, k, v = (part.reshape(B, T, H, D).transpose(1, 2) for part in qkv.split(C, dim=2))  # (B, H, T, D) each
+
+        scores = q @ k.transpose(-2, -1) / math.sqrt(D)  # (B, H, T, T): how well the query of token t matches the key of token s
+        future = tl.ones(T, T, dtype=tl.bool_, device=qkv.device).triu(1)  # True where s > t
+        scores = scores.masked_fill(future, -math.inf)
+        weights = F.softmax(scores, dim=-1)  # each row sums to 1
+        weights = F.dropout(weights, dropout)
+        y = weights @ v  # (B, H, T, D): the weighted mean of the values
+
+        return y.transpose(1, 2).reshape(B, T, C)  # the heads of a token, side by side
+
+    def fused_attention(self, qkv: Tensor, dropout: float) -> Tensor:
+        """The same as `attention`, by one op."""
+        return F.causal_self_attention(qkv, self.n_head, dropout_p=dropout, recompute=self.recompute)
 
 
 class MLP(nn.Module):

@@ -29,7 +29,7 @@ ATTENTION: list[dict[str, Any]] = [
 ]
 # A GPU with little shared memory gets other tiles for these.
 OTHER_TILES: list[dict[str, Any]] = [
-    variant(real, D, dropout=dropout, little_shared=True)
+    variant(real, D, dropout=dropout, small_shared=True)
     for real, D, dropout in (("float16", 64, False), ("bfloat16", 64, False), ("bfloat16", 64, True), ("bfloat16", 32, False))
 ]
 

@@ -9,7 +9,7 @@ import pytest
 from cupy.cuda import compiler
 from cupy_backends.cuda.libs import nvrtc
 
-from tensorlite.kernels.cuda.attention import LITTLE_SHARED, variant
+from tensorlite.kernels.cuda.attention import SMALL_SHARED, variant
 from tensorlite.kernels.cuda.compile import FOLDER, OPTIONS, macros, source
 from tests.cuda_on_cpu import KERNEL
 from tests.cuda_variants import THREADS, VARIANTS, dynamic_shared
@@ -112,8 +112,8 @@ def test_launches_that_cannot_be_are_seen():
 def test_two_blocks_of_attention_fit_on_every_kind_of_gpu(dropout):
     """In half precision, for heads of up to 64 numbers."""
     for architecture, kilobytes in SHARED.items():
-        little = int(architecture.removeprefix("sm_")) in LITTLE_SHARED
-        defines = variant("bfloat16", 64, dropout=dropout, little_shared=little)
+        little = int(architecture.removeprefix("sm_")) in SMALL_SHARED
+        defines = variant("bfloat16", 64, dropout=dropout, small_shared=little)
         _, _, log = compile_for(architecture, source("attention.cu"), defines)
         for name, (_, _, _, registers, static) in report(log).items():
             shared = static + dynamic_shared(name, defines) + 1024

@@ -296,11 +296,9 @@ def logsumexp_without_max(x, dim, keepdim=False):
 
 def cross_entropy_with(**changes):
     """The backward with another value for something it saved."""
-    names = ("p", "index", "kept", "divisor", "label_smoothing", "class_axis")
 
     def backward(dy, saved):
-        values = dict(zip(names, saved, strict=True))
-        return cross_entropy.cross_entropy_backward(dy, tuple((values | {k: f(values) for k, f in changes.items()}).values()))
+        return cross_entropy.cross_entropy_backward(dy, saved._replace(**{name: change(saved) for name, change in changes.items()}))
 
     return backward
 
@@ -390,7 +388,7 @@ PROBABILITIES = [
     ),
     Fault(
         "a gradient for ignored rows",
-        book("cross_entropy", backward=cross_entropy_with(kept=lambda saved: np.ones_like(saved["kept"]))),
+        book("cross_entropy", backward=cross_entropy_with(kept=lambda saved: np.ones_like(saved.kept))),
         differences("cross_entropy-ignored"),
         "wrong for input 0",
     ),

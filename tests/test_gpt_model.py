@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import tensorlite as tl
 from gpt.config import GPTConfig, from_preset
-from gpt.model import GPT, build_model
+from gpt.model import GPT, CausalSelfAttention, build_model
 from tests.torch_gpt import twin_of
 
 SMALL = GPTConfig(vocab_size=13, block_size=10, n_layer=3, n_head=3, n_embd=12)
@@ -255,3 +256,83 @@ def test_ids_of_another_shape():
         model(tl.tensor([1, 2, 3]))
     with pytest.raises(ValueError, match=r"targets need the shape of the ids, \(1, 3\), got \(1, 2\)"):
         model(tl.tensor([[1, 2, 3]]), tl.tensor([[1, 2]]))
+
+
+# --- attention on the model's page, and the fused op -------------------------------------------------------
+
+
+def attention_by(module, qkv, dy, fused):
+    """y and dqkv of an attention module whose two linear layers do nothing."""
+    module.fused = fused
+    x = tl.tensor(qkv, requires_grad=True)
+    y = module(x)
+    y.backward(tl.tensor(dy))
+    return y.detach().numpy(), x.grad.numpy()
+
+
+def rounding_bounds(qkv, dy, H):
+    """How far y and dqkv can be from the exact ones, for sums added in any order. u is half a unit in the last place.
+
+    A sum of n products is off by n·u times the sum of their magnitudes. So a score is off by D·u·Q, Q = √D·max|q|·max|k|, and its
+    exponential by the relative error e = D·u·Q + 4u; a weight, a quotient of two such, by p = 2e + T·u. A weighted mean of
+    the values is then off by (p + T·u)·max|v|. Backward, with A = D·max|dy|·max|v| >= |dP|: a row of dS = P∘(dP - Σ dP∘P) is off by
+    (2p + (D + T)·u)·2A in sum, and has the sum 2A at most. A key or a value collects from T rows.
+    """
+    _, T, C3 = qkv.shape
+    D = C3 // 3 // H
+    u = np.finfo(qkv.dtype).eps / 2
+    q, k, v = (float(abs(part).max()) for part in np.split(qkv, 3, axis=2))
+    g = float(abs(dy).max())
+    p = 2 * (D * u * math.sqrt(D) * q * k + 4 * u) + T * u
+    A = D * g * v
+    row = ((2 * p + (D + T) * u) + T * u) * 2 * A / math.sqrt(D)
+    return (p + T * u) * v, (row * k, T * row * q, T * g * (p + T * u))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kernels", ["fast", "book"])
+@pytest.mark.parametrize("T", [1, 2, 7, 80])
+def test_attention_as_the_page_shows_it_is_the_fused_op(dtype, kernels, T):
+    H, C = 3, 12
+    module = CausalSelfAttention(GPTConfig(vocab_size=5, block_size=80, n_layer=1, n_head=H, n_embd=C))
+    module.c_attn = module.c_proj = tl.nn.Identity()
+    rng = np.random.default_rng(T)
+    qkv, dy = rng.standard_normal((2, T, 3 * C)).astype(dtype), rng.standard_normal((2, T, C)).astype(dtype)
+    with tl.use_kernels(kernels):
+        (y, dqkv), (fused_y, fused_dqkv) = (attention_by(module, qkv, dy, fused) for fused in (False, True))
+    assert y.dtype == fused_y.dtype == dqkv.dtype == fused_dqkv.dtype == dtype
+    y_bound, bounds = rounding_bounds(qkv, dy, H)
+    assert abs(y - fused_y).max() <= 2 * y_bound < 1e-3
+    for name, ours, fused, bound in zip("qkv", np.split(dqkv, 3, axis=2), np.split(fused_dqkv, 3, axis=2), bounds, strict=True):
+        assert abs(ours - fused).max() <= 2 * bound, f"d{name}"
+
+
+@pytest.mark.parametrize("config", [CONFIGS["bias, untied, relu"], CONFIGS["bias, tied, gelu_tanh"]])
+def test_a_model_trains_the_same_with_either_attention(config):
+    """Loss and the gradient of every parameter, in float64."""
+    config = dataclasses.replace(SMALL, **config)
+    found = []
+    for fused in (True, False):
+        model = drawn(config, "float64")
+        for block in model.h:
+            block.attn.fused = fused
+        ids, targets = batch(config, 2, 9)
+        _, loss = model(tl.tensor(ids), tl.tensor(targets))
+        loss.backward()
+        found.append([loss.detach().numpy(), *(p.grad.numpy() for p in model.parameters())])
+    for fused, shown in zip(*found, strict=True):
+        assert abs(fused - shown).max() <= 1e-12 * max(1, abs(fused).max())
+
+
+def test_dropout_on_the_weights_drops_whole_tokens_and_keeps_the_order():
+    """With equal scores and values of 1, y[t] is 2/(t + 1) times the number of weights that were kept; of a power of 2 it is exact."""
+    module = CausalSelfAttention(GPTConfig(vocab_size=5, block_size=8, n_layer=1, n_head=1, n_embd=4, dropout=0.5))
+    module.c_attn = module.c_proj = module.resid_dropout = tl.nn.Identity()
+    module.fused = False
+    qkv = np.zeros((1, 8, 12))
+    qkv[..., 8:] = 1
+    rows = np.array([0, 1, 3, 7])
+    tl.manual_seed(0)
+    kept = np.stack([module(tl.tensor(qkv)).numpy()[0, rows, 0] for _ in range(50)]) * (rows + 1) / 2
+    assert np.array_equal(kept, kept.round()) and (kept <= rows + 1).all() and len(np.unique(kept[:, 3])) > 3
+    assert np.array_equal(module.eval()(tl.tensor(qkv)).numpy()[0, rows, 0], np.ones(4))

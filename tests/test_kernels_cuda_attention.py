@@ -354,7 +354,7 @@ def test_gpus_older_than_their_instructions_are_left_to_the_book(standin):
 @pytest.mark.parametrize("D", range(8, 129, 8))
 def test_no_block_asks_for_more_shared_memory_than_small_gpus_have(dtype, itemsize, D):
     for dropout, little in itertools.product((False, True), repeat=2):
-        sizes = cuda_attention.variant(dtype, D, dropout=dropout, little_shared=little)
+        sizes = cuda_attention.variant(dtype, D, dropout=dropout, small_shared=little)
         for name, owned in (("FORWARD", 1), ("Q", 2), ("KV", 2)):
             rows = owned * 64 * sizes[f"{name}_M"] + 4 * 8 * sizes[f"{name}_N"]
             assert rows * cuda_attention.row_bytes(itemsize, D) <= 99 * 1024

@@ -1,9 +1,9 @@
-"""Attention: every position asks a question, and takes a mixture of what the others answer."""
+"""Attention: every position compares its query with all keys, and returns the weighted mean of their values."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,19 @@ from tensorlite.op import Op
 from tensorlite.ops.broadcasting import broadcast_shape, require_floating, unbroadcast
 from tensorlite.ops.masking import apply_mask
 from tensorlite.ops.summation import sum_of
+
+
+class AttentionSaved(NamedTuple):
+    """What backward needs of the forward."""
+
+    q: Array  # (..., T, D)
+    k: Array  # (..., S, D)
+    v: Array  # (..., S, E)
+    mask: Array | None
+    scale: float
+    probabilities: Array | None  # softmax(S), (..., T, S); None with ``recompute``
+    keep: Array | None  # of dropout, (..., T, S)
+    factor: float  # 1 / (1 - dropout_p)
 
 
 def attention_forward(
@@ -25,23 +38,23 @@ def attention_forward(
     dropout_p: float = 0.0,
     generator: np.random.Generator | None = None,
     recompute: bool = False,
-) -> tuple[Array, Any]:
+) -> tuple[Array, AttentionSaved]:
     """y = A · v,   A = dropout(softmax(S)),   S = scale · q · kᵀ + mask
 
-    Row t of S holds how well the question q_t matches each key k_s; softmax makes it weights; y_t is the
-    mixture of the values v_s with those weights. Over D independent numbers of variance 1 a dot product has
-    variance D, so ``scale`` defaults to 1/√D: it keeps S at variance 1, where softmax is neither flat nor a
-    hard choice whose gradient is 0.
+    Row t of the scores S says how well the query q_t matches each key k_s. Softmax turns the row into weights, and
+    y_t is the mean of the values v_s with these weights. A dot product of D independent numbers of variance 1 has
+    variance D, so ``scale`` defaults to 1/√D. S then has variance 1, where softmax is neither flat nor a hard
+    choice whose gradient is 0.
 
-    A causal mask lets position t see only positions s ≤ t: the future is not an input. Hidden places get
-    S = -inf, hence weight 0. A row that sees nothing gives y = 0.
+    With a causal mask, position t sees only positions s ≤ t. A masked score is -inf, so its weight is 0. A row
+    in which every score is masked gives y = 0.
 
-    The weights are T · S numbers, for a long text far more than q, k and v. With ``recompute`` they are not kept:
-    backward asks every question again. The numbers are the same; it takes longer, and less memory.
+    The weights are T · S numbers, for a long text far more than q, k and v. With ``recompute`` they are not kept, and
+    backward computes them again: the same numbers, in more time and less memory.
 
     Shapes: q (..., T, D), k (..., S, D), v (..., S, E), y (..., T, E); leading axes (B, H) broadcast.
-        mask broadcasts to (..., T, S): booleans, True where t may look at s, or numbers to be added to S.
-    Saves: q, k, v, softmax(S) (..., T, S) unless ``recompute``, what dropout kept, and what S is made with.
+        mask broadcasts to (..., T, S): booleans, True where t may see s, or numbers that are added to S.
+    Saves: q, k, v, softmax(S) unless ``recompute``, dropout's mask, and what S is computed with.
     Raises: ValueError if the shapes do not fit, or for a mask together with ``is_causal``; RuntimeError for integers.
     Source: Vaswani et al. 2017, "Attention Is All You Need"; equals torch.nn.functional.scaled_dot_product_attention.
     """
@@ -59,31 +72,30 @@ def attention_forward(
         drawn, factor = random.dropout_mask(p.shape, dropout_p, generator)
         keep = array_module(q).asarray(drawn)
         weights = apply_mask(p, keep) * factor
-    return weights @ v, (q, k, v, mask, scale, None if recompute else p, keep, factor)
+    return weights @ v, AttentionSaved(q, k, v, mask, scale, None if recompute else p, keep, factor)
 
 
-def attention_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array, Array | None]:
-    """Four steps back: the mixture, dropout, softmax, the match.
+def attention_backward(dy: Array, saved: AttentionSaved) -> tuple[Array, Array, Array, Array | None]:
+    """Four steps back: the weighted mean, dropout, softmax, the scores.
 
     y = A · v is a matrix product, so        dA = dy · vᵀ        dv = Aᵀ · dy
     A = P ∘ keep · factor                    dP = dA ∘ keep · factor
     P = softmax(S), row by row               dS = P ∘ (dP - Σₛ dP ∘ P)
     S = scale · q · kᵀ + mask                dq = scale · dS · k        dk = scale · dSᵀ · q        dmask = dS
 
-    In words: dv hands each position's gradient to the values it looked at, in proportion to how much it
-    looked. dA_ts asks how much y_t would gain by looking more at s. Since the weights of a row must add up to 1,
-    only gaining *more than the row's average* counts; that is the term Σ dP ∘ P of softmax. Where the mask
-    hides a place, P is 0 and so is dS: nothing flows to the future, without a second mask. The scale
-    appears once in S and therefore once in dq and once in dk.
+    In words: dv gives each value the gradients of the positions that used it, in proportion to their weights.
+    dA_ts says how much the objective grows with the weight of s in y_t. The weights of a row sum to 1, so only the
+    difference from the row's mean counts; that mean is the term Σ dP ∘ P of softmax. Where the mask hides a score,
+    P is 0 and so is dS: no gradient reaches a later position, and backward needs no mask. The scale appears once
+    in S, and therefore once in dq and once in dk.
 
-    Σₛ dP ∘ P equals Σₑ dy ∘ y (put dP = dy vᵀ in and sum over s first): a sum over D instead of T numbers. The
-    workshop uses it to work in tiles; here the direct form is easier to read.
+    Σₛ dP ∘ P equals Σₑ dy ∘ y (insert dP = dy vᵀ and sum over s first): a sum over E instead of S numbers. The
+    workshop uses it to compute in tiles; the direct form here is easier to read.
 
     Shapes: dy (..., T, E); dq, dk, dv, dmask as their arrays.
     """
-    q, k, v, mask, scale, p, keep, factor = saved
-    if p is None:
-        p = _weights(q, k, mask, scale)
+    q, k, v, mask, scale, keep, factor = saved.q, saved.k, saved.v, saved.mask, saved.scale, saved.keep, saved.factor
+    p = _weights(q, k, mask, scale) if saved.probabilities is None else saved.probabilities
     weights = p if keep is None else apply_mask(p, keep) * factor
     dv = weights.swapaxes(-1, -2) @ dy  # (..., S, E)
     dp = dy @ v.swapaxes(-1, -2)  # (..., T, S)
@@ -100,7 +112,7 @@ attention = Op(attention_forward, attention_backward, in_float32=True)
 
 
 def _weights(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
-    """softmax(S), with booleans of the mask as 0 and -inf."""
+    """softmax(S). A boolean mask sets scores to -inf; another one is added to them."""
     xp = array_module(q)
     scores = (q @ k.swapaxes(-1, -2)) * scale  # (..., T, S)
     if mask is not None:
@@ -110,7 +122,7 @@ def _weights(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
 
 
 def _safe_softmax(scores: Array) -> Array:
-    """Softmax over the last axis, with 0 instead of 0/0 in a row that is -inf throughout; of no scores, none."""
+    """Softmax over the last axis. A row of only -inf gives 0, not 0/0; an empty axis stays empty."""
     if scores.shape[-1] == 0:
         return scores
     xp = array_module(scores)

@@ -1,9 +1,9 @@
-"""Cross-entropy: how surprised the model is by what came next."""
+"""Cross-entropy: minus the log-probability that the model gave to the right class."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,23 +14,34 @@ from tensorlite.ops.masking import apply_mask
 from tensorlite.ops.summation import mean_of, sum_of
 
 
+class CrossEntropySaved(NamedTuple):
+    """What backward needs of the forward. The class axis is the last one here."""
+
+    probabilities: Array  # p, (..., V)
+    target: Array  # (...), 0 where the row is ignored
+    kept: Array  # (...), False where the row is ignored
+    divisor: Any  # of each row's loss
+    label_smoothing: float
+    class_axis: int  # where x has it
+
+
 def cross_entropy_forward(
     x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
-) -> tuple[Array, Any]:
+) -> tuple[Array, CrossEntropySaved]:
     """loss = -Σᵥ q_v log p_v,   p = softmax(x),   q = 1 at the target, 0 elsewhere
 
-    which, for such a q, is -log p_target: the number of nats needed to tell what came next. A model that
-    knows nothing of V tokens pays log V. With label smoothing ε, q = 1 - ε + ε/V at the target and ε/V elsewhere.
-    ``reduction`` is "mean" over the rows whose target is not ``ignore_index``, "sum", or "none". The mean of no rows is nan, as in
-    torch, and its gradient is 0: a batch in which there is nothing to predict says so, and moves no weight.
+    For such a q this is -log p_target: the number of nats needed to encode the target. A model that gives
+    every one of V tokens the same probability has the loss log V. With label smoothing ε, q = 1 - ε + ε/V at the
+    target and ε/V elsewhere. ``reduction`` is "mean" over the rows whose target is not ``ignore_index``, "sum", or
+    "none". The mean over no rows is nan, as in torch. Its gradient is 0, so such a batch changes no weight.
 
     log p is computed as x - max(x) - log Σ exp(x - max(x)), never as the log of a probability, which may round to 0.
 
     Shapes: x (N, V), or (V,), or (N, V, d1, ...) with the classes on axis 1; target as x without the class axis.
         loss 0-d, or the shape of target for "none".
-    Saves: p (the shape of x), target, what was kept, the divisor.
+    Saves: p, the targets, which rows are kept, the divisor.
     Raises: ValueError if shapes or options do not fit; TypeError for targets that are not integers; IndexError for a
-        target that is no class (on the CPU only, see `embedding_forward`).
+        target out of range (on the CPU only, see `embedding_forward`).
     Source: Shannon 1948; equals torch.nn.functional.cross_entropy.
     """
     rows, class_axis = _rows_of_classes("cross_entropy", x, target)  # (..., V)
@@ -46,10 +57,10 @@ def cross_entropy_forward(
     if label_smoothing:
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - mean_of(shifted, -1))
     loss, divisor = _reduced("cross_entropy", loss, kept, reduction)
-    return loss, (exponentials / total, index, kept, divisor, label_smoothing, class_axis)
+    return loss, CrossEntropySaved(exponentials / total, index, kept, divisor, label_smoothing, class_axis)
 
 
-def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
+def cross_entropy_backward(dy: Array, saved: CrossEntropySaved) -> tuple[Array, None]:
     """dx = (p - q) · dy / divisor
 
     Per row, loss = -Σᵥ q_v log p_v with log p_v = x_v - log Σ exp(x). The derivative of log Σ exp(x) with respect
@@ -58,31 +69,33 @@ def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
         ∂loss/∂x_v = -Σᵤ q_u (δ_uv - p_v) = p_v Σᵤ q_u - q_v = p_v - q_v
     since q sums to 1. The softmax's Jacobian of rank one and the logarithm's 1/p have cancelled.
 
-    In words: the gradient is what the model believed minus what was true. It pushes the target's score up by
-    the probability that was missing and every other down by the probability it held; a row adds up to 0. A
-    prediction that was right has no gradient left. "mean" divides every row by the same number of rows, and
-    rows that were ignored get 0, even where they hold nan (torch gives nan there).
+    In words: the gradient is the predicted distribution minus the true one. A step against it raises the
+    target's score in proportion to the probability that it lacks, and lowers every other score in proportion to
+    the probability that it has. A row of the gradient sums to 0, and a prediction that was certain and right has
+    the gradient 0. "mean" divides every row by the number of kept rows. Ignored rows get 0, even where they hold
+    nan; there torch gives nan.
 
     Shapes: dy as the loss, dx as x.
     """
-    p, index, kept, divisor, label_smoothing, class_axis = saved
+    p, smoothing = saved.probabilities, saved.label_smoothing
     xp = array_module(p)
-    dx = p - label_smoothing / p.shape[-1] if label_smoothing else p.copy()
-    at_target = xp.take_along_axis(dx, index[..., None], axis=-1)
-    xp.put_along_axis(dx, index[..., None], at_target - (1 - label_smoothing), axis=-1)
-    dx *= (dy / divisor)[..., None]
-    dx[~kept] = 0
-    return xp.moveaxis(dx, -1, class_axis), None
+    dx = p - smoothing / p.shape[-1] if smoothing else p.copy()
+    target = saved.target[..., None]
+    at_target = xp.take_along_axis(dx, target, axis=-1)
+    xp.put_along_axis(dx, target, at_target - (1 - smoothing), axis=-1)
+    dx *= (dy / saved.divisor)[..., None]
+    dx[~saved.kept] = 0
+    return xp.moveaxis(dx, -1, saved.class_axis), None
 
 
 cross_entropy = Op(cross_entropy_forward, cross_entropy_backward, in_float32=True)
 
 
 def nll_loss_forward(x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean") -> tuple[Array, Any]:
-    """loss = -x_target, where x are log-probabilities: the second half of cross-entropy.
+    """loss = -x_target, where x holds log-probabilities: the second half of cross-entropy.
 
     Shapes: as `cross_entropy_forward`.
-    Saves: the shape and dtype of x, target, what was kept, the divisor.
+    Saves: the shape of x, the targets, which rows are kept, the divisor.
     Raises: as `cross_entropy_forward`.
     Source: equals torch.nn.functional.nll_loss.
     """
@@ -94,7 +107,7 @@ def nll_loss_forward(x: Array, target: Array, ignore_index: int = -100, reductio
 
 
 def nll_loss_backward(dy: Array, saved: Any) -> tuple[Array, None]:
-    """dx is -dy / divisor at each row's target, and 0 elsewhere: the loss reads nothing else."""
+    """dx is -dy / divisor at each row's target and 0 elsewhere, because the loss reads only the target's entry."""
     shape, index, kept, divisor, class_axis = saved
     xp = array_module(dy)
     dx = xp.zeros(shape, dy.dtype)
@@ -106,7 +119,7 @@ nll_loss = Op(nll_loss_forward, nll_loss_backward, in_float32=True)
 
 
 def _rows_of_classes(op: str, x: Array, target: Array) -> tuple[Array, int]:
-    """x with its class axis last, and where it was.
+    """x with its class axis moved to the end, and the axis where it was.
 
     Raises:
         RuntimeError: if x holds integers.
@@ -126,7 +139,7 @@ def check_targets(op: str, target: Array, classes: int, ignore_index: int) -> tu
 
     Raises:
         TypeError: if targets are not integers.
-        IndexError: for a target that is no class, where looking is free of a wait (NumPy).
+        IndexError: for NumPy arrays with a target out of range. CuPy arrays are not read: that would wait for the device.
     """
     if target.dtype.kind not in "iu":
         raise TypeError(f"{op}: targets must be class numbers (integers), got {target.dtype}.")
@@ -140,7 +153,7 @@ def check_targets(op: str, target: Array, classes: int, ignore_index: int) -> tu
 
 
 def _reduced(op: str, loss: Array, kept: Array, reduction: str) -> tuple[Array, Any]:
-    """The loss of all rows as ``reduction`` says, and what each row was divided by."""
+    """The losses of the rows reduced as ``reduction`` says, and the divisor of each row's loss."""
     xp = array_module(loss)
     loss = xp.where(kept, loss, 0)
     if reduction == "mean":

@@ -15,12 +15,16 @@ from tensorlite.ops.broadcasting import to_floating
 
 
 def abs_forward(x: Array) -> tuple[Array, Any]:
-    """y = |x|"""
+    """y = |x|
+
+    Saves: x.
+    Source: equals torch.abs, but for the gradient where x is nan: nan here, 0 in torch.
+    """
     return array_module(x).abs(x), x
 
 
 def abs_backward(dy: Array, saved: Any) -> Array:
-    """dx = dy · sign(x). At the kink, x = 0, sign gives 0: the middle of the slopes -1 and 1."""
+    """dx = dy · sign(x). At the kink, x = 0, sign is 0: the mean of the slopes -1 and 1."""
     x = saved
     return dy * array_module(x).sign(x)
 

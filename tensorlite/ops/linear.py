@@ -1,20 +1,28 @@
-"""The linear layer: nearly all the arithmetic of a GPT is here."""
+"""The linear layer. Nearly all the arithmetic of a GPT happens here."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import NamedTuple
 
 from tensorlite.backend import Array
 from tensorlite.op import Op
 from tensorlite.ops.summation import sum_of_rows
 
 
-def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
+class LinearSaved(NamedTuple):
+    """What backward needs of the forward."""
+
+    x: Array  # (..., in)
+    weight: Array  # (out, in)
+    has_bias: bool
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearSaved]:
     """y = x · weightᵀ + bias
 
-    All leading axes are only a list of rows, so x is seen as one matrix: a single large product is what
-    the machine does best, on a CPU as on a GPU.
+    The leading axes are a list of rows, so x is treated as one matrix. One large product is the fastest form,
+    on a CPU and on a GPU.
 
     Shapes: x (..., in), weight (out, in), bias (out,) or None, y (..., out).
     Saves: x, weight.
@@ -27,11 +35,11 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
         raise ValueError(f"linear: weight {weight.shape} needs a bias of shape {weight.shape[:1]}, got {bias.shape}.")
     y = _as_rows(x) @ weight.T  # (rows, out)
     if bias is not None:
-        y += bias  # y is ours
-    return y.reshape(*x.shape[:-1], len(weight)), (x, weight, bias is not None)
+        y += bias  # in place: nobody else holds y yet
+    return y.reshape(*x.shape[:-1], len(weight)), LinearSaved(x, weight, bias is not None)
 
 
-def linear_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True, True)) -> tuple[Array | None, ...]:
+def linear_backward(dy: Array, saved: LinearSaved, needs_grad: tuple[bool, ...] = (True, True, True)) -> tuple[Array | None, ...]:
     """dx = dy · weight        dweight = dyᵀ · x        dbias = Σ dy
 
     Write one output of one row:  y_o = Σᵢ weight_oᵢ xᵢ + bias_o.
@@ -39,17 +47,17 @@ def linear_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True,
     - weight_oᵢ goes into output o of *every row* with the factor xᵢ:    dweight_oᵢ = Σ_rows dy_o xᵢ.
     - bias_o goes into output o of every row with the factor 1:            dbias_o = Σ_rows dy_o.
 
-    In words: a gradient travels back along the same wires the value came on, with the same strength; hence
-    the same weight, transposed. And whatever is shared (weight and bias are, by all B·T rows) collects
-    the gradients of all its uses: dyᵀ · x is that sum, one outer product dy xᵀ a row, done by a single product.
+    In words: the gradient takes the connections of the forward in the opposite direction, with the same strength.
+    Hence the same weight, transposed. All B·T rows share weight and bias, and a shared parameter receives the sum
+    of the gradients of all its uses. dyᵀ · x is that sum: one outer product of dy and x for each row, computed
+    by a single matrix product.
 
     Shapes: dy (..., out), dx (..., in), dweight (out, in), dbias (out,).
     """
-    x, weight, has_bias = saved
     dy_rows = _as_rows(dy)  # (rows, out)
-    dx = (dy_rows @ weight).reshape(x.shape) if needs_grad[0] else None
-    dweight = dy_rows.T @ _as_rows(x) if needs_grad[1] else None
-    dbias = sum_of_rows(dy_rows) if has_bias and needs_grad[2] else None
+    dx = (dy_rows @ saved.weight).reshape(saved.x.shape) if needs_grad[0] else None
+    dweight = dy_rows.T @ _as_rows(saved.x) if needs_grad[1] else None
+    dbias = sum_of_rows(dy_rows) if saved.has_bias and needs_grad[2] else None
     return dx, dweight, dbias
 
 
@@ -57,5 +65,5 @@ linear = Op(linear_forward, linear_backward, in_float32=True)
 
 
 def _as_rows(x: Array) -> Array:
-    """(..., C) as (rows, C); no -1, which could not be told where C is 0."""
+    """(..., C) as (rows, C). NumPy could not infer a -1 where C is 0."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -1,6 +1,6 @@
-"""Activations on the GPU: one kernel forward and one backward, which works the slope out again from what forward has seen.
+"""Activations on the GPU: one kernel forward and one backward, which computes the derivative again.
 
-The book makes several passes over the memory, and keeps the gate beside x. Here gelu keeps x alone. relu keeps y, which says as well
+The book passes over the memory several times, and keeps the gate besides x. Here gelu keeps only x. relu keeps y, which also says
 where x was positive, and which the next layer keeps anyway.
 """
 
@@ -22,13 +22,13 @@ def gelu_forward(x: Array, approximate: str = "none") -> tuple[Array, tuple[Arra
 
 
 def gelu_backward(dy: Array, saved: tuple[Array, str]) -> Array:
-    """dx = dy · (Φ(x) + x φ(x)), for tanh its like."""
+    """dx = dy · (Φ(x) + x φ(x)); for tanh, the derivative of that formula."""
     x, curve = saved
     return _times_slope(dy, x, curve)
 
 
 def supports_gelu(x: Array, approximate: str = "none") -> bool:
-    """Contiguous arrays of float32 and the half precisions, which come out as they went in."""
+    """Contiguous arrays of float32 and the half precisions, and y has the dtype of x."""
     return on_gpu(x) and approximate in GELUS
 
 

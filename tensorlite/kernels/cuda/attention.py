@@ -1,14 +1,14 @@
-"""Attention on the GPU, tile by tile: no array of T x S weights, neither in forward nor for backward.
+"""Attention on the GPU, tile by tile: no array of T x S weights exists, in forward or in backward.
 
-Saved are q, k, v, y, and one number for each query. See attention.cu for who does what. This page makes room, chooses the sizes
-of the tiles, and launches; `self_attention` beside it launches the same kernels on the heads of one array.
+The pair saves q, k, v, y, and one number for each query. attention.cu says what each thread does. This page allocates the results,
+chooses the sizes of the tiles, and launches the kernels. `self_attention` launches the same kernels on the heads of one array.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,19 @@ from tensorlite.ops.attention import attention
 
 WARPS, THREADS = 4, 128  # of a block, as in attention.cu
 LARGEST_HEAD = 128
-LITTLE_SHARED = {86, 89, 120, 121}  # GeForce: 100 KB of shared memory a multiprocessor, where an A100 has 164
+SMALL_SHARED = {86, 89, 120, 121}  # GeForce: 100 KB of shared memory a multiprocessor, where an A100 has 164
 AMPERE = 80  # compute capability 8.0
+
+
+class FlashSaved(NamedTuple):
+    """What backward needs of the forward."""
+
+    launch: Launch
+    q: Array
+    k: Array
+    v: Array
+    y: Array
+    log_sum: Array  # log₂ Σ exp of each row of scores
 
 
 def attention_forward(
@@ -34,31 +45,31 @@ def attention_forward(
     dropout_p: float = 0.0,
     generator: np.random.Generator | None = None,
     recompute: bool = False,
-) -> tuple[Array, Any]:
-    """y = dropout(softmax(scale · q · kᵀ)) · v. There is nothing to ``recompute`` by choice: backward always does."""
+) -> tuple[Array, FlashSaved]:
+    """y = dropout(softmax(scale · q · kᵀ)) · v. ``recompute`` changes nothing here: backward always computes the weights again."""
     xp, (T, D), S = array_module(q), q.shape[-2:], k.shape[-2]
     q, k, v = (xp.ascontiguousarray(x) for x in (q, k, v))
     heads = Heads(q.size // (T * D), 1, T, S, D, D, is_causal, scale)
     y = xp.empty_like(q)
     launch = Launch(q, heads, dropout_p, generator)
-    return y, (launch, q, k, v, y, launch.forward(q, k, v, y))
+    return y, FlashSaved(launch, q, k, v, y, launch.forward(q, k, v, y))
 
 
-def attention_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array]:
-    """dq, dk and dv, each number of which has one owner."""
-    launch, q, k, v, y, lse = saved
+def attention_backward(dy: Array, saved: FlashSaved) -> tuple[Array, Array, Array]:
+    """dq, dk and dv. One thread computes each number, so the order of every sum is fixed."""
+    q, k, v = saved.q, saved.k, saved.v
     dq, dk, dv = (array_module(x).empty_like(x) for x in (q, k, v))
-    launch.backward(dy, q, k, v, y, lse, dq, dk, dv)
+    saved.launch.backward(dy, q, k, v, saved.y, saved.log_sum, dq, dk, dv)
     return dq, dk, dv
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """What is to be computed, and how it lies in memory: q is (B, T, H, D), k and v are (B, S, H, D).
+    """The sizes of one call, and the layout of its arrays: q is (B, T, H, D), k and v are (B, S, H, D).
 
     Attributes:
-        row: from a position of q, k and v to the next: H D numbers, or more if they are parts of a larger array.
-        scale: of the scores; None for 1/√D.
+        row: the distance in elements from one position of q, k and v to the next: H D, or more if they are parts of a larger array.
+        scale: the factor of the scores; None for 1/√D.
     """
 
     B: int
@@ -72,7 +83,7 @@ class Heads:
 
 
 class Launch:
-    """The kernels of attention.cu for some heads, and all they are told in forward and in backward alike."""
+    """The kernels of attention.cu for some heads, with the arguments that forward and backward have in common."""
 
     def __init__(self, q: Array, heads: Heads, dropout_p: float, generator: np.random.Generator | None) -> None:
         self.xp, self.dtype, self.heads = array_module(q), q.dtype, heads
@@ -83,46 +94,46 @@ class Launch:
         scale = 1 / math.sqrt(heads.D) if heads.scale is None else float(heads.scale)
         sizes = (heads.T, heads.S, heads.H, heads.row)
         self.arguments = (*sizes, scale, int(heads.is_causal), key, call, threshold, factor)
-        little_shared = int(q.device.compute_capability) in LITTLE_SHARED
-        self.macros = variant(q.dtype.name, heads.D, precision.current() == "tf32", bool(dropout_p), little_shared)
+        small_shared = int(q.device.compute_capability) in SMALL_SHARED
+        self.macros = variant(q.dtype.name, heads.D, precision.current() == "tf32", bool(dropout_p), small_shared)
 
     def forward(self, q: Array, k: Array, v: Array, y: Array) -> Array:
-        """Writes y (B, T, H, D); returns log₂ Σ exp of each row of scores, (B, H, T) with T rounded up."""
-        lse = self._a_number_for_each_query()
+        """Write y (B, T, H, D); return log₂ Σ exp of each row of scores, (B, H, T) with T rounded up."""
+        lse = self._empty_per_query()
         self._run("forward", self.heads.T, (q, k, v, y, lse))
         return lse
 
     def backward(self, dy: Array, q: Array, k: Array, v: Array, y: Array, lse: Array, dq: Array, dk: Array, dv: Array) -> None:
-        """Writes dq, dk and dv, which lie as q, k and v do."""
-        heads, delta = self.heads, self._a_number_for_each_query()
+        """Write dq, dk and dv, which have the layout of q, k and v."""
+        heads, delta = self.heads, self._empty_per_query()
         dy = self.xp.ascontiguousarray(dy, self.dtype)
         sums = kernel("attention.cu", "attention_delta", **self.macros)
         sums(-(-delta.size * 8 // THREADS), THREADS, (dy, y, delta, heads.T, heads.H, delta.size))
         self._run("backward_q", heads.T, (q, k, v, dy, lse, delta, dq))
         self._run("backward_kv", heads.S, (q, k, v, dy, lse, delta, dk, dv))
 
-    def _a_number_for_each_query(self) -> Array:
+    def _empty_per_query(self) -> Array:
         heads = self.heads
         return self.xp.empty((heads.B, heads.H, -(-heads.T // 64) * 64), "float32")
 
     def _run(self, name: str, length: int, arrays: tuple[Array, ...]) -> None:
-        """Blocks for tiles of ``length`` positions of every head."""
+        """Launch one kernel, with blocks for the tiles of ``length`` positions of every head."""
         prefix = name.removeprefix("backward_").upper()
         own = 16 * WARPS * self.macros[f"{prefix}_M"]
         run = kernel("attention.cu", f"attention_{name}", **self.macros)
         run(-(-length // own) * self.heads.B * self.heads.H, THREADS, (*arrays, *self.arguments), shared_bytes(name, self.macros))
 
 
-def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False, little_shared: bool = False) -> dict[str, Any]:
+def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False, small_shared: bool = False) -> dict[str, Any]:
     """The macros of attention.cu.
 
-    M and N say how large a part of the scores a warp makes at a time, 16 M x 8 N: large enough to use each number that is read from shared
-    memory often, small enough for the 255 registers of a thread, without spills, and for 99 KB of shared memory. Two blocks should fit on a
-    multiprocessor: while one waits, or works on its softmax, the other keeps the tensor cores busy. Where there is ``little_shared``
-    memory, halves in heads of up to 64 are therefore cut into smaller tiles; larger heads and float32 would lose too much by it.
+    A warp computes a tile of 16 M x 8 N scores at a time. A large tile uses each number from shared memory often. It must fit into the
+    255 registers of a thread without spills, and into 99 KB of shared memory. Two blocks should fit on a multiprocessor: while one waits or
+    computes its softmax, the other uses the tensor cores. With ``small_shared`` memory, half precisions in heads of up to 64 therefore get
+    smaller tiles. Larger heads and float32 would lose too much by that.
     """
     half = dtype != "float32"
-    if half and little_shared:
+    if half and small_shared:
         small, large = ((1 if dropout else 2, 4), (1, 4), (1, 4)), ((1 if dropout else 2, 4), (1, 4), (1, 2))
     elif half:
         small, large = ((1, 4) if dropout else (2, 8), (2, 4), (1, 8)), ((1 if dropout else 2, 4), (1, 4), (1, 2))
@@ -134,7 +145,7 @@ def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False, littl
 
 
 def shared_bytes(name: str, macros: dict[str, Any]) -> int:
-    """What a block of attention_``name`` holds: its own tiles, one in forward and two in backward, and twice the two that it meets."""
+    """Bytes of shared memory in a block of attention_``name``: its own tiles, one in forward and two in backward, and four it loads."""
     prefix = name.removeprefix("backward_").upper()
     own, step = 16 * WARPS * macros[f"{prefix}_M"], 8 * macros[f"{prefix}_N"]
     itemsize = 4 if macros["Real"] == "float32" else 2
@@ -142,12 +153,12 @@ def shared_bytes(name: str, macros: dict[str, Any]) -> int:
 
 
 def row_bytes(itemsize: int, D: int) -> int:
-    """A row of a tile in shared memory: whole products of 32 bytes, and 16 bytes more; see tiles.cuh."""
+    """Bytes of a row of a tile in shared memory: a multiple of 32, and 16 more; see tiles.cuh."""
     return -(-D * itemsize // 32) * 32 + 16
 
 
 def fits(*arrays: Array, D: int, scale: float | None = None, dropout_p: float = 0.0) -> bool:
-    """What all of these kernels ask for: one type, heads that can be read 16 bytes at a time, and a GPU from Ampere on."""
+    """Whether all of these kernels can run: one dtype, heads that can be read 16 bytes at a time, and an Ampere GPU or a newer one."""
     return (
         all(is_cupy(x) and x.dtype == arrays[0].dtype and x.size > 0 and x.data.ptr % 16 == 0 for x in arrays)
         and arrays[0].dtype.name in TYPES
@@ -170,9 +181,9 @@ def supports(
     generator: np.random.Generator | None = None,
     recompute: bool = False,
 ) -> bool:
-    """No mask but the causal one; q, k and v of one head size, a multiple of 8 up to 128, without broadcasting; two keys to be seen.
+    """No mask but the causal one; one head size for q, k and v, a multiple of 8 up to 128; no broadcasting; two visible keys or more.
 
-    A single key has weight 1 whatever the scores: dq and dk are 0, which dS = p (dp - delta) gives only up to rounding.
+    A single key has the weight 1 for any score, so dq and dk are 0. dS = p (dp - delta) gives that only up to rounding.
     """
     return (
         mask is None

@@ -1,8 +1,8 @@
-"""Cross-entropy on the GPU: of V probabilities a row none is kept. Backward makes them again, on its way to the gradient."""
+"""Cross-entropy on the GPU: the V probabilities of a row are not kept. Backward computes them again as part of the gradient."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,21 @@ from tensorlite.ops.cross_entropy import cross_entropy
 FILE = "cross_entropy.cu"
 
 
+class LogSumSaved(NamedTuple):
+    """What backward needs of the forward."""
+
+    x: Array  # (rows, V)
+    target: Array
+    log_sum: Array  # log Σ exp(x) of each row
+    divisor: Array | None  # the number of rows that are not ignored, for the mean
+    ignored: Any  # ignore_index as int64
+    smoothing: float
+
+
 def cross_entropy_forward(
     x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
-) -> tuple[Array, Any]:
-    """loss = log Σ exp(x) - x_target, in float32. Saves x, target, of each row log Σ exp(x), and how many rows count."""
+) -> tuple[Array, LogSumSaved]:
+    """loss = log Σ exp(x) - x_target, in float32. Saves x, target, log Σ exp(x) of each row, and the number of rows that are kept."""
     xp, V = array_module(x), x.shape[-1]
     rows, target = x.size // V, target.astype(np.int64, copy=False)
     log_sum, loss = xp.empty(rows, "float32"), xp.empty(target.shape, "float32")
@@ -30,33 +41,34 @@ def cross_entropy_forward(
         each, loss, count = loss, xp.empty((), "float32"), xp.empty((), "float32")
         arguments = (each, target, loss, count, int(reduction == "mean"), rows, ignored)
         kernel(FILE, "cross_entropy_total", Real=x.dtype.name)(1, 1024, arguments)
-    return loss, (x, target, log_sum, count if reduction == "mean" else None, ignored, smoothing)
+    return loss, LogSumSaved(x, target, log_sum, count if reduction == "mean" else None, ignored, smoothing)
 
 
-def cross_entropy_backward(dy: Array, saved: Any) -> tuple[Array, None]:
-    """dx = (p - q) · dy / rows, in the type of the logits. Where their rows are padded, so are its."""
-    x, target, log_sum, count, ignored, smoothing = saved
+def cross_entropy_backward(dy: Array, saved: LogSumSaved) -> tuple[Array, None]:
+    """dx = (p - q) · dy / rows, in the type of the logits. Its rows are padded where those of the logits are."""
+    x, log_sum = saved.x, saved.log_sum
     xp, V = array_module(x), x.shape[-1]
     wide = padded_width(V, x.dtype)
     dx = xp.empty((len(log_sum), wide if row_stride(x) == wide else V), x.dtype)[:, :V].reshape(x.shape)
     strides = row_stride(x), row_stride(dx)
-    arguments = (xp.ascontiguousarray(dy, "float32"), int(dy.ndim > 0), x, target, log_sum, count, dx, V, *strides, ignored, smoothing)
+    dy, per_row = xp.ascontiguousarray(dy, "float32"), int(dy.ndim > 0)
+    arguments = (dy, per_row, x, saved.target, log_sum, saved.divisor, dx, V, *strides, saved.ignored, saved.smoothing)
     kernel(FILE, "cross_entropy_backward", Real=x.dtype.name)(len(log_sum), threads_for(V), arguments)
     return dx, None
 
 
 def row_stride(x: Array) -> int:
-    """From one row of logits to the next, in numbers."""
+    """The distance from one row of logits to the next, in elements."""
     return int(x.strides[0] // x.itemsize) if x.ndim > 1 and len(x) > 1 else int(x.shape[-1])
 
 
 def threads_for(V: int) -> int:
-    """How many threads share a row of V numbers: whole warps, and of each thread four reads of 16 bytes are under way."""
+    """How many threads share a row of V numbers: whole warps, each thread with four reads of 16 bytes in flight."""
     return min(256, max(32, -(-V // 1024) * 32))
 
 
 def supports(x: Array, target: Array, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0) -> bool:
-    """Rows of logits, (N, V) or (V,), padded or not, and a target for each; what is wrong is left to the book to refuse."""
+    """Rows of logits, (N, V) or (V,), padded or not, and a target for each. The book refuses wrong arguments."""
     return (
         is_cupy(x)
         and x.dtype.name in TYPES

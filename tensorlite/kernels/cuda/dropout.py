@@ -1,11 +1,11 @@
-"""Dropout on the GPU: random bits are computed where they are needed, from a counter, and in backward once more.
+"""Dropout on the GPU: the kernel computes the random bits from a counter, in forward and again in backward.
 
-The masks are others than the CPU's, which come from a stream; see `tensorlite.random.next_dropout_key` for where the key comes from.
+The masks differ from those on the CPU, which come from a generator. `tensorlite.random.next_dropout_key` says where the key comes from.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,15 +17,23 @@ from tensorlite.op import Pair, register
 from tensorlite.ops.dropout import dropout
 
 
-def dropout_forward(x: Array, p: float = 0.5, generator: np.random.Generator | None = None) -> tuple[Array, Any]:
-    """y = x · keep / (1 - p). Saves what the mask follows from, a key and a number: no array of the size of x."""
+class CounterSaved(NamedTuple):
+    """What the mask is computed from."""
+
+    key: Array
+    call: int
+    threshold: int
+    scale: float
+
+
+def dropout_forward(x: Array, p: float = 0.5, generator: np.random.Generator | None = None) -> tuple[Array, CounterSaved]:
+    """y = x · keep / (1 - p). Saves a key and a counter, and no array of the size of x."""
     key, call = random.next_dropout_key(array_module(x), generator)
-    threshold, scale = random.dropout_threshold(p)
-    saved = (key, call, threshold, scale)
+    saved = CounterSaved(key, call, *random.dropout_threshold(p))
     return _masked(x, *saved), saved
 
 
-def dropout_backward(dy: Array, saved: Any) -> Array:
+def dropout_backward(dy: Array, saved: CounterSaved) -> Array:
     """dx = dy · keep / (1 - p), with the same mask."""
     return _masked(dy, *saved)
 
@@ -38,7 +46,7 @@ def _masked(x: Array, key: Array, call: int, threshold: int, scale: float) -> Ar
 
 
 def supports(x: Array, p: float = 0.5, generator: np.random.Generator | None = None) -> bool:
-    """Contiguous numbers in float32 or a half precision; an impossible p is the book's to refuse."""
+    """Contiguous numbers in float32 or a half precision; the book refuses an impossible p."""
     return on_gpu(x) and 0 <= p <= 1
 
 

@@ -1,12 +1,11 @@
-"""The embedding on the GPU: rows are looked up by CuPy, and the gradients of repeated tokens added by a kernel that loses none.
+"""The embedding on the GPU: CuPy looks the rows up, and a kernel adds the gradients of repeated tokens without losing any.
 
-It adds them in the order of the batch, whatever the GPU does first: the same bits every time. There is no second, undeterministic way;
-the one with atomicAdd would be no faster where it matters, since a small vocabulary makes the additions queue for the same few numbers.
+The kernel adds them in the order of the batch, in whatever order its threads run, so the bits are always the same. There is no
+nondeterministic variant. One with atomicAdd would be no faster where it matters: with a small vocabulary, the additions to the same few
+numbers wait for each other.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -14,29 +13,29 @@ from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import kernel, on_gpu
 from tensorlite.op import Pair, register
-from tensorlite.ops.embedding import embedding
+from tensorlite.ops.embedding import EmbeddingSaved, embedding
 
 BLOCK = 256
-BLOCKS = 4096  # about as many as keep a GPU busy; a vocabulary below that shares the batch out in stretches
+BLOCKS = 4096  # about as many as keep a GPU busy; a smaller vocabulary splits the batch into stretches
 WIDEST = 8192  # numbers in a row: their sums take 32 KB of shared memory
 NONE = -1  # no row is skipped
 
 
-def embedding_forward(ids: Array, weight: Array, padding_idx: int | None = None) -> tuple[Array, Any]:
-    """y = weight[ids]. Saves ids. They were checked before they came to the GPU, where one out of range would wrap around unseen."""
-    return weight[ids], (ids, weight.shape, padding_idx)
+def embedding_forward(ids: Array, weight: Array, padding_idx: int | None = None) -> tuple[Array, EmbeddingSaved]:
+    """y = weight[ids]. Saves ids. They were checked on the CPU, because CuPy silently wraps an index that is out of range."""
+    return weight[ids], EmbeddingSaved(ids, weight.shape, padding_idx)
 
 
-def embedding_backward(dy: Array, saved: Any) -> tuple[None, Array]:
-    """dweight[v] = Σ dy over all places where token v stands."""
-    ids, (V, C), padding_idx = saved
+def embedding_backward(dy: Array, saved: EmbeddingSaved) -> tuple[None, Array]:
+    """dweight[v] = Σ dy over all positions of token v."""
+    ids, (V, C) = saved.ids, saved.shape
     xp, n = array_module(dy), ids.size
     ids, dy = ids.astype(np.int64, copy=False), xp.ascontiguousarray(dy)
     stretches = max(1, min(BLOCKS // V, -(-n // BLOCK)))
     present = xp.zeros(V, "int32")
     kernel("embedding.cu", "mark_present", Real=dy.dtype.name)(min(BLOCKS, -(-n // BLOCK)), BLOCK, (ids, present, n, V))
     dweight = xp.empty((stretches, V, C), "float32")
-    skipped = np.int64(NONE if padding_idx is None else padding_idx % V)
+    skipped = np.int64(NONE if saved.padding_idx is None else saved.padding_idx % V)
     arguments = (ids, present, dy, dweight, n, -(-n // stretches), V, C, skipped)
     kernel("embedding.cu", "embedding_backward", Real=dy.dtype.name)((V, stretches), BLOCK, arguments, shared_bytes=4 * C)
     return None, dweight[0] if stretches == 1 else sum_rows(dweight.reshape(stretches, V * C)).reshape(V, C)

@@ -1,12 +1,12 @@
-"""Layer normalisation on the GPU: a row is read once, and what backward needs of it is three numbers.
+"""Layer normalisation on the GPU: each row is read once, and three numbers of it are kept for backward.
 
-The book keeps x̂; here x, which is there anyway, is kept instead, with each row's mean and 1/σ: x̂ is faster computed again than read.
-See layernorm.cu for who does what.
+The book keeps x̂. This pair keeps x, which exists anyway, and the mean and 1/σ of each row: to compute x̂ again is faster than to read it.
+layernorm.cu says what each thread does.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.columns import sum_rows
@@ -16,20 +16,30 @@ from tensorlite.op import Pair, register
 from tensorlite.ops.layernorm import layernorm
 
 
-def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> tuple[Array, Any]:
-    """y = x̂ · weight + bias. Saves x, and of each row the mean (as a sum of two floats) and 1/σ."""
+class RowsSaved(NamedTuple):
+    """What backward needs of the forward."""
+
+    x: Array  # (..., C)
+    mean: Array  # (rows, 2): the sum of the two floats is the mean
+    inverse_std: Array  # (rows,)
+    weight: Array | None
+    has_bias: bool
+
+
+def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> tuple[Array, RowsSaved]:
+    """y = x̂ · weight + bias. Saves x, and the mean and 1/σ of each row."""
     xp, (rows, C) = array_module(x), matrix_shape(x)
     y = xp.empty(x.shape, out_dtype(x))
     mean, inverse_std = xp.empty((rows, 2), "float32"), xp.empty(rows, "float32")
     run = kernel("layernorm.cu", "layernorm_forward", In=x.dtype.name, Out=y.dtype.name, **lanes(C, x, weight, bias))
     run(blocks_for(rows), BLOCK, (x, weight, bias, y, mean, inverse_std, rows, C, float(eps)))
-    return y, (x, mean, inverse_std, weight, bias is not None)
+    return y, RowsSaved(x, mean, inverse_std, weight, bias is not None)
 
 
-def layernorm_backward(dy: Array, saved: Any, accumulated: Array | None = None) -> tuple[Array, Array | None, Array | None]:
-    """dx row by row; dweight and dbias in one row of partial sums for each block, which `sum_rows` adds up.
+def layernorm_backward(dy: Array, saved: RowsSaved, accumulated: Array | None = None) -> tuple[Array, Array | None, Array | None]:
+    """dx row by row. Each block writes one row of partial sums for dweight and dbias, and `sum_rows` adds these rows.
 
-    ``accumulated`` is the gradient that has come down the residual stream, past this op: dx is added to it on its way to the memory.
+    ``accumulated`` is the gradient of x from the residual connection around this op. The kernel writes its sum with dx.
     """
     x, mean, inverse_std, weight, has_bias = saved
     xp, (rows, C) = array_module(x), matrix_shape(x)
@@ -46,7 +56,7 @@ def layernorm_backward(dy: Array, saved: Any, accumulated: Array | None = None) 
 
 
 def supports(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> bool:
-    """Rows of up to 2048 numbers, in float32 or the half precision that is in use; wider ones are the book's."""
+    """Rows of up to 2048 numbers, in float32 or the half precision that is in use; the book takes wider ones."""
     return can_normalise(x, weight, bias)
 
 

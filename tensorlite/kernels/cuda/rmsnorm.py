@@ -1,4 +1,4 @@
-"""Division by the root of the mean square, on the GPU: a row is read once, and 1/rms is all that is kept of it besides x."""
+"""RMS normalisation on the GPU: each row is read once, and only x and 1/rms of each row are kept for backward."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can
 from tensorlite.op import Pair, register
 from tensorlite.ops.rmsnorm import rmsnorm
 
-FLOAT32_STEP = 2.0**-23  # the sums are float32 whatever x is stored in
+FLOAT32_STEP = 2.0**-23  # float32's eps: the sums are float32, whatever the type of x
 
 
 def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = None) -> tuple[Array, Any]:
@@ -24,9 +24,9 @@ def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = N
 
 
 def rmsnorm_backward(dy: Array, saved: Any, accumulated: Array | None = None) -> tuple[Array, Array | None]:
-    """dx row by row; dweight in one row of partial sums for each block, which `sum_rows` adds up.
+    """dx row by row. Each block writes one row of partial sums for dweight, and `sum_rows` adds these rows.
 
-    ``accumulated`` is the gradient that has come down the residual stream, past this op: dx is added to it on its way to the memory.
+    ``accumulated`` is the gradient of x from the residual connection around this op. The kernel writes its sum with dx.
     """
     x, inverse_rms, weight = saved
     xp, (rows, C) = array_module(x), matrix_shape(x)
@@ -40,7 +40,7 @@ def rmsnorm_backward(dy: Array, saved: Any, accumulated: Array | None = None) ->
 
 
 def supports(x: Array, weight: Array | None = None, eps: float | None = None) -> bool:
-    """Rows of up to 2048 numbers, in float32 or the half precision that is in use; wider ones are the book's."""
+    """Rows of up to 2048 numbers, in float32 or the half precision that is in use; the book takes wider ones."""
     return can_normalise(x, weight)
 
 

@@ -1,4 +1,4 @@
-"""Softmax along the last axis on the GPU: a block a row, forward and backward in one kernel each."""
+"""Softmax along the last axis on the GPU: one block for each row, one kernel for forward and one for backward."""
 
 from __future__ import annotations
 
