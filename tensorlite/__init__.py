@@ -1,4 +1,4 @@
-"""tensorlite: automatic differentiation small enough to read, on NumPy or CuPy, with every gradient written by hand.
+"""tensorlite: automatic differentiation on NumPy or CuPy, with every gradient written by hand, small enough to read.
 
     import tensorlite as tl
 
@@ -8,7 +8,7 @@
     loss.backward()
     w.grad                      # dloss/dw, a tensor of shape (3, 4)
 
-Names, argument orders and defaults are torch's wherever torch has the thing. Where to read on:
+Names, argument orders and defaults are torch's wherever torch has the same function. Where to read on:
 
     tensorlite.tape             the chain rule, walked backwards
     tensorlite.ops              the book: every op as a forward and a backward on plain arrays
@@ -100,7 +100,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "bfloat16":  # looked up when asked for: it needs a package of its own
+    if name == "bfloat16":  # looked up only when it is used: it needs an extra package
         try:
             return bfloat16_dtype()
         except ImportError as error:

@@ -1,6 +1,6 @@
 """Where arrays live: NumPy on the CPU, CuPy on an NVIDIA GPU.
 
-Nothing in the engine asks "which one?" and branches. An op takes the module its argument came from,
+The engine does not branch on the library. An op takes the module of its argument,
 
     xp = array_module(x)
 
@@ -28,28 +28,28 @@ class DeviceUnavailableError(RuntimeError):
 
 
 def array_module(x: Array) -> Any:
-    """The module, ``numpy`` or ``cupy``, whose functions take ``x``. Plain numbers count as NumPy."""
+    """The module, ``numpy`` or ``cupy``, whose functions take ``x``. For a Python number it is NumPy."""
     if isinstance(x, np.ndarray):
         return np
-    cupy = sys.modules.get("cupy")  # an array of a module that was never imported cannot exist
+    cupy = sys.modules.get("cupy")  # if CuPy was never imported, x cannot be an array of it
     if cupy is not None and isinstance(x, cupy.ndarray):
         return cupy
     return np
 
 
 def to_numpy(x: Array) -> np.ndarray:
-    """Bring ``x`` to the host. On a GPU this waits until everything queued before it has run."""
+    """``x`` as a NumPy array. For a CuPy array this waits until all kernels queued before it have run."""
     return np.asarray(x) if array_module(x) is np else x.get()
 
 
 class PoolMemory(NamedTuple):
-    """Bytes of a GPU's memory. CuPy keeps what arrays have let go of in a pool, for the next arrays.
+    """Bytes of a GPU's memory. CuPy keeps the memory of freed arrays in a pool, for new arrays.
 
     Attributes:
-        used: by arrays that are alive.
-        reserved: by the pool; it does not shrink by itself, so this is also the most that was ever used.
-        limit: of the pool.
-        free: what further arrays could get.
+        used: the size of the arrays that exist.
+        reserved: the size of the pool. It does not shrink by itself, so this is also the largest size it ever had.
+        limit: the largest size that the pool may have.
+        free: how much new arrays can still get.
     """
 
     used: int
@@ -61,7 +61,7 @@ class PoolMemory(NamedTuple):
 class Device:
     """A place for arrays: ``Device("numpy")``, ``Device("cupy")`` or ``Device("cupy:1")``.
 
-    Making one costs nothing and touches no driver; the first array created on it does.
+    A Device object does not use the driver. The first array created on it does.
 
     Raises:
         ValueError: for any other name.
@@ -83,7 +83,7 @@ class Device:
 
     @property
     def module(self) -> Any:
-        """``numpy``, or ``cupy`` after it was seen to work here.
+        """``numpy``, or ``cupy`` after a check that it works here.
 
         Raises:
             DeviceUnavailableError: when CuPy is not installed, or finds no GPU or driver.
@@ -91,7 +91,7 @@ class Device:
         return np if self.name == "numpy" else _import_cupy(self.index)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """``x`` as an array of ``dtype`` on this device; copied only where that is needed."""
+        """``x`` as an array of ``dtype`` on this device; copied only if necessary."""
         if self.name == "numpy":
             return np.asarray(x if array_module(x) is np else to_numpy(x), dtype=dtype)
         cupy = self.module
@@ -99,33 +99,33 @@ class Device:
             return cupy.asarray(x, dtype=dtype)
 
     def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        """Zeros that are made on this device, and not brought there."""
+        """An array of zeros, created on this device without a copy from the host."""
         if self.name == "numpy":
             return np.zeros(shape, dtype)
         cupy = self.module
         with cupy.cuda.Device(self.index):
             return cupy.zeros(shape, dtype)
 
-    # --- what only a GPU has ---
+    # --- for GPUs only ---
 
     @property
     def compute_capability(self) -> tuple[int, int]:
-        """Which generation of GPUs this one is of, and which version: (9, 0) is Hopper."""
+        """The GPU's compute capability, major and minor: (9, 0) is Hopper."""
         digits = str(self.module.cuda.Device(self.index).compute_capability)
         return int(digits[:-1]), int(digits[-1])
 
     def use(self) -> None:
-        """From now on the calling thread's kernels run on this GPU."""
+        """Run the calling thread's kernels on this GPU from now on."""
         self.module.cuda.Device(self.index).use()
 
     def limit_memory(self, size: int) -> None:
-        """Let the arrays on this GPU take ``size`` bytes together, and no more."""
+        """Limit the arrays on this GPU to ``size`` bytes in total."""
         cupy = self.module
         with cupy.cuda.Device(self.index):
             cupy.get_default_memory_pool().set_limit(size=size)
 
     def memory(self) -> PoolMemory:
-        """What the arrays on this GPU have taken of its memory, and what is left."""
+        """How much of this GPU's memory its arrays use, and how much is left."""
         cupy = self.module
         with cupy.cuda.Device(self.index):
             pool = cupy.get_default_memory_pool()
@@ -154,7 +154,7 @@ def device_of(x: Array) -> Device:
 
 
 def _import_cupy(index: int) -> ModuleType:
-    """Import CuPy and ask the driver for GPU ``index``: CuPy imports without one and fails only later."""
+    """Import CuPy and ask the driver for GPU ``index``. Without a driver the import alone succeeds, and later calls fail."""
     if "cupy" not in sys.modules and importlib.util.find_spec("cupy") is None:
         raise DeviceUnavailableError(
             "device 'cupy' needs CuPy, which is not installed: "
@@ -174,8 +174,8 @@ def _import_cupy(index: int) -> ModuleType:
             raise
         driver, needed = (f"{number // 1000}.{number % 1000 // 10}" for number in (runtime.driverGetVersion(), runtime.runtimeGetVersion()))
         raise DeviceUnavailableError(
-            f"device 'cupy' needs a newer NVIDIA driver: this one knows CUDA up to {driver}, and CuPy was built for CUDA {needed}; "
-            "update the driver, or install the CuPy of an older CUDA."
+            f"device 'cupy' needs a newer NVIDIA driver: this one supports CUDA up to {driver}, and CuPy was built for CUDA {needed}; "
+            "update the driver, or install a CuPy for an older CUDA."
         ) from error
     if not available:
         raise DeviceUnavailableError(

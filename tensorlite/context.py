@@ -1,11 +1,11 @@
-"""``with`` blocks that are decorators as well, of generator functions too.
+"""Context managers that are also decorators, for generator functions too.
 
     with no_grad():                @no_grad()                 @no_grad
         evaluate()                 def evaluate(): …          def batches(): yield …
 
-contextlib has such decorators, but around a generator function they do nothing: to call one only makes the generator, and the
-block is over before its body begins. Here the block is entered each time the body goes on, and left at each ``yield``, so that
-what the caller does in between is not inside of it.
+contextlib has such decorators, but on a generator function they have no effect: the call only creates the generator, and the
+block ends before its body begins. Here the block is entered each time the body resumes, and left at each ``yield``, so
+what the caller does in between runs outside the block.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class ContextDecorator:
-    """The base of a ``with`` block that may stand before a function. `clone` makes another block of the same kind."""
+    """The base class of context managers that are also decorators."""
 
     def clone(self) -> AbstractContextManager[Any]:
-        """A block for one call: a decorated function may call itself, and run in many threads."""
+        """A new context manager of the same kind, for one call. A decorated function may call itself, and run in several threads."""
         raise NotImplementedError
 
     def __call__(self, function: Function) -> Function:
-        """``function``, inside of such a block.
+        """``function``, which then runs inside such a block.
 
         Raises:
-            TypeError: for what is no function, and for an async one: while it waits, others would run inside of the block.
+            TypeError: if it is not a function, or an async one: while it waits, other code would run inside the block.
         """
         if not callable(function):
             raise TypeError(f"a decorator takes a function, got {type(function).__name__}.")
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"{function.__name__} is async and cannot be decorated so: write the with block inside, where nothing is awaited."
+                f"{function.__name__} is async and cannot be decorated: write the with block inside it, around code that does not await."
             )
         if inspect.isgeneratorfunction(function):
 
@@ -56,7 +56,7 @@ class ContextDecorator:
 
 
 def _run_in_blocks(generator: Generator[Any, Any, Any], block: Callable[[], AbstractContextManager[Any]]) -> Generator[Any, Any, Any]:
-    """``generator``, whose body runs inside of blocks: whatever the caller sends, throws or closes is handed on."""
+    """Run the body of ``generator`` inside blocks. What the caller sends or throws, and a close, are passed on."""
     resume: Callable[[], Any] = functools.partial(next, generator)
     while True:
         try:
@@ -70,14 +70,14 @@ def _run_in_blocks(generator: Generator[Any, Any, Any], block: Callable[[], Abst
             with block():
                 generator.close()
             raise
-        except BaseException as error:  # noqa: BLE001 - it is handed on
+        except BaseException as error:  # noqa: BLE001 - it is passed on
             resume = functools.partial(generator.throw, error)
         else:
             resume = functools.partial(generator.send, sent)
 
 
 class _Context(ContextDecorator):
-    """What a function under `contextmanager` returns."""
+    """The context manager that a function decorated with `contextmanager` returns."""
 
     def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
         self.clone = make  # type: ignore[method-assign]
@@ -92,7 +92,7 @@ class _Context(ContextDecorator):
 
 
 def contextmanager(function: Callable[P, Iterator[T]]) -> Callable[P, Any]:
-    """As `contextlib.contextmanager`, for a block that may be entered again, and may decorate generator functions."""
+    """As `contextlib.contextmanager`, but the result can be entered several times, and can decorate generator functions."""
     manager = contextlib.contextmanager(function)
 
     @functools.wraps(function)

@@ -4,12 +4,12 @@
     def square_backward(dy, saved): -> dx
     square = Op(square_forward, square_backward)
 
-The two functions are the *book*: written to be read, and right on every input. An op may also have
+The two functions are the *book*: written to be read, and right for every input. An op may also have
 faster pairs, registered by `tensorlite.kernels`; `choose_pair` takes the first that supports the arguments.
 A pair is replaced as a whole, because only the backward that belongs to a forward can read its `saved`.
 
-Calling an op is the one doorway between tensors and arrays: unwrap the tensors, choose a pair, run its
-forward, leave a node on the tape, wrap the result.
+`Op.__call__` is the only place where tensors become arrays and arrays tensors. It unwraps the tensors, chooses
+a pair, runs its forward, leaves a node on the tape, and wraps the result.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Pair:
         name: where it comes from: ``book``, ``cpu`` or ``cuda``.
         forward: ``(*arrays, **options) -> (y, saved)``; ``y`` is an array, or a tuple of them.
         backward: ``(dy, saved) -> dx``, or a tuple with one gradient for each leading argument of
-            ``forward``, None where there is none. For several outputs ``dy`` is a tuple. A backward
-            with a third parameter, ``needs_grad``, is told which of them will be used, so that it can leave out the rest.
-            One with a fourth, ``out``, is told for each an array to write it into and to return (a view of an optimizer's
-            flat buffer), or None: what is written there need not be copied there.
-            One that asks for ``accumulated`` is told the gradient that has arrived for the first argument from elsewhere, or None, and
-            returns for it the sum of that and its own: one pass over the memory instead of two.
-        supports: takes what ``forward`` takes, and says whether this pair can run on it.
+            ``forward``, None where there is none. For several outputs ``dy`` is a tuple. It may have more parameters:
+            - ``needs_grad``: for each argument, whether its gradient will be used. The others need not be computed.
+            - ``out``: for each argument, an array for its gradient (a view of an optimizer's flat buffer), or None. A gradient
+              that is written there and returned need not be copied.
+            - ``accumulated``: the gradient of the first argument that has already arrived from other ops, or None. Backward returns
+              its sum with its own gradient, in one pass over the memory instead of two.
+        supports: takes the arguments of ``forward``, and returns whether this pair can run on them.
     """
 
     name: str
@@ -72,9 +72,9 @@ class Op:
     Args:
         forward, backward: the book pair.
         name: defaults to the forward's name without ``_forward``.
-        in_float32: the book computes half precisions in float32, and rounds its results once. So says every op that adds many
-            numbers or takes several steps: rounded after each, a float16 x² overflows from 256 on, and a bfloat16 softmax of 1000
-            scores adds up to 3.9.
+        in_float32: the book computes half precisions in float32 and rounds its results once. Every op that adds many numbers or
+            takes several steps does so. With a rounding after each step, a float16 x² would overflow from 256 on, and the
+            probabilities of a bfloat16 softmax of 1000 scores would sum to 3.9.
 
     Raises:
         ValueError: if an op of that name exists.
@@ -114,7 +114,7 @@ class Op:
                 pair = _observer(self.name, pair)
             y, saved = pair.forward(*arrays, **options)
         except TypeError:
-            self._bind(args, options)  # if it is the arguments that do not fit, the message names the op and not its parts
+            self._bind(args, options)  # if the arguments do not fit the signature, this raises a message that names the op
             raise
         returns_tuple = isinstance(y, tuple)
         outputs = [Tensor(array) for array in (y if returns_tuple else (y,))]
@@ -146,7 +146,7 @@ class Op:
         return bound.args, bound.kwargs
 
     def _parameters(self) -> str:
-        """The parameters and their defaults, as a user writes them."""
+        """The parameters and their defaults, without annotations."""
         plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in self.__signature__.parameters.values()]
         return str(inspect.Signature(plain))
 
@@ -156,7 +156,7 @@ class Op:
             raise RuntimeError(f"{self.name} got tensors on different devices ({places}): move them with .to(device) first.")
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Lets an op be a method: ``Tensor.sum = sum`` makes ``x.sum(dim=1)`` mean ``sum(x, dim=1)``."""
+        """Make an op usable as a method: with ``Tensor.sum = sum``, ``x.sum(dim=1)`` is ``sum(x, dim=1)``."""
         return self if instance is None else MethodType(self, instance)
 
     def __repr__(self) -> str:
@@ -164,27 +164,27 @@ class Op:
 
 
 def register(op: Op, pair: Pair) -> None:
-    """Offer ``pair`` as a faster way to run ``op``; the last one registered is asked first."""
+    """Add ``pair`` to the faster pairs of ``op``. The pair that was registered last is tried first."""
     op.faster.insert(0, pair)
 
 
 def choose_pair(op: Op, arrays: list[Any], options: dict[str, Any]) -> Pair:
-    """The pair that will run: the first faster one that supports the arguments, or else the book's."""
+    """The pair to run: the first faster one that supports the arguments, or else the book's."""
     if _mode == "fast":
         for pair in op.faster:
             if pair.supports(*arrays, **options):
                 return pair
     if op.in_float32:
         for x in arrays:
-            if getattr(x, "itemsize", 0) == 2 and is_half(x.dtype):  # two bytes: the quicker question
+            if getattr(x, "itemsize", 0) == 2 and is_half(x.dtype):  # the size is the faster test
                 return _in_float32(op.book)
     return op.book
 
 
 def _in_float32(pair: Pair) -> Pair:
-    """``pair`` with float32 in the place of half precisions on the way in, and the half precision again on the way out.
+    """``pair``, with half precisions converted to float32 before it, and its results converted back after it.
 
-    Among types that differ, float32 wins, as in any promotion.
+    If the dtypes differ, the result is float32, as in any promotion.
     """
 
     def wide(x: Any) -> Any:
@@ -211,9 +211,9 @@ def kernel_mode() -> str:
 
 
 def use_kernels(mode: str) -> Any:
-    """``with use_kernels("book"):`` runs everything through the book; ``"fast"`` allows the faster pairs again.
+    """``with use_kernels("book"):`` runs only pairs of the book; ``"fast"`` allows the faster pairs again.
 
-    It may also decorate a function. The environment variable TENSORLITE_KERNELS sets what holds outside.
+    It is also a decorator. The environment variable TENSORLITE_KERNELS sets the mode outside of such blocks.
 
     Raises:
         ValueError: for another mode.
@@ -235,9 +235,10 @@ def _using_kernels(mode: str) -> Iterator[None]:
 
 @contextmanager
 def observe(observer: Callable[[str, Pair], Pair]) -> Iterator[None]:
-    """Inside the ``with`` block, in all threads, what runs is ``observer(name, pair)``: the pair that was chosen, with something around it.
+    """Inside the ``with`` block, in all threads, ops run ``observer(name, pair)`` instead of the pair that was chosen.
 
-    A node keeps the pair that ran, so the backward is observed as well. `tensorlite.profile` measures ops in this way.
+    The observer returns a pair that wraps the given one. A node keeps the pair that ran, so the backward is observed as well.
+    `tensorlite.profile` measures ops in this way.
     """
     global _observer
     previous, _observer = _observer, observer
@@ -248,10 +249,10 @@ def observe(observer: Callable[[str, Pair], Pair]) -> Iterator[None]:
 
 
 def kernel_table(name: str | None = None) -> dict[str, list[str]]:
-    """For each op with a faster pair, the pairs in the order in which they are asked; the book comes last.
+    """For each op with a faster pair, the pairs in the order in which they are tried; the book is last.
 
     Args:
-        name: count only the faster pairs of this name: ``cpu``, which run on NumPy arrays, or ``cuda``, which run on CuPy's.
+        name: list only faster pairs of this name: ``cpu``, which run on NumPy arrays, or ``cuda``, which run on CuPy arrays.
     """
     table = {}
     for op in REGISTRY.values():
@@ -262,14 +263,14 @@ def kernel_table(name: str | None = None) -> dict[str, list[str]]:
 
 
 def _parent(tensor: Tensor) -> Parent:
-    """Where the gradient of ``tensor`` goes, and what it must look like."""
+    """The target of the gradient of ``tensor``, and the shape and dtype that this gradient must have."""
     # only after a write in place can the tensor have lost its place on the tape
     target = gradient_target(tensor) if tensor.version.last_writer else tensor.source or tensor
     return target, tensor.array.shape, tensor.array.dtype
 
 
 def _share_version(output: Tensor, tensors: list[Tensor]) -> None:
-    """Let a view, or an input handed through, count in-place writes together with the tensor whose memory it shows."""
+    """Give an output that shares the memory of an input, such as a view, the version counter of that input."""
     owner = output.array if output.array.base is None else output.array.base
     for tensor in tensors:
         if tensor.array is owner or tensor.array.base is owner:

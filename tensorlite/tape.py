@@ -1,14 +1,14 @@
-"""The tape: what ran, in which order, and how to walk it backwards.
+"""The tape: which ops ran, in which order, and how to walk backwards through them.
 
-Every op that runs on a tensor which wants a gradient leaves one `Node` behind. A node knows its
-backward function, what its forward saved, and where the gradients of its inputs have to go. Nodes are
-numbered as they are made, so an op always has a higher number than everything it was computed from.
-That one fact *is* the algorithm: take the pending node with the highest number, and every gradient
-that could still flow into it has already arrived. No recursion, no sorting of the graph beforehand;
-a chain of a million ops walks as well as a chain of ten.
+Every op that runs on a tensor which requires a gradient leaves one `Node`. A node knows its backward
+function, what its forward saved, and where the gradients of its inputs go. Nodes are numbered as they are
+made, so an op always has a higher number than everything it was computed from. The algorithm follows from
+this one fact: of the pending nodes, the one with the highest number has already received all its gradients,
+so it is next. There is no recursion and no sorting of the graph. A chain of a million ops works as well as
+a chain of ten.
 
 A tensor is connected to the tape by its *source*: the pair (node, position among the node's outputs).
-A leaf has none; gradients that reach it are added into ``leaf.grad``.
+A leaf has no source. Gradients that reach it are added into ``leaf.grad``.
 
 The tape knows no op. It is the chain rule and nothing else:  for y = f(x),  dx = dy · ∂y/∂x.
 """
@@ -31,7 +31,7 @@ from tensorlite.context import ContextDecorator
 Hook = Callable[[Array], "Array | None"]
 Parent = tuple["Variable | tuple[Node, int]", tuple[int, ...], Any]  # where a gradient goes, its shape and its dtype
 
-_FREED: Any = object()  # stands where a node's saved arrays were, once backward has used them
+_FREED: Any = object()  # replaces what a node saved, after backward has used it
 _numbers = itertools.count(1)  # next() on it is atomic, so threads may share it
 _thread = threading.local()
 
@@ -53,15 +53,15 @@ class Variable(Protocol):
 
 
 class VersionCounter:
-    """What was written in place to one piece of memory. A tensor and its views share one.
+    """Counts the writes in place to one piece of memory. A tensor and its views share one counter.
 
     Attributes:
-        count: how many writes.
-        memory: a weak reference to the array that owns what was written; None before the first write, and if they went to several.
-        is_shared: whether a second tensor has ever shown this memory.
-        shows_leaf: whether a leaf that requires a gradient shows it.
-        last_writer: the number of the last node whose result was written here. Who was on the tape before it shows values
-            that the tape knows nothing of; see `gradient_target`.
+        count: the number of writes.
+        memory: a weak reference to the array that owns the memory; None before the first write, and after writes to several arrays.
+        is_shared: whether a second tensor has ever had this memory.
+        shows_leaf: whether a leaf that requires a gradient has this memory.
+        last_writer: the number of the last node whose result was written here. A tensor that an older node computed now has values
+            that its own history does not explain; see `gradient_target`.
     """
 
     count = 0
@@ -81,19 +81,19 @@ class VersionCounter:
 
 
 class Node:
-    """One line of the tape.
+    """One op that ran: an entry of the tape.
 
     Attributes:
         number: position on the tape; inputs always have lower numbers than outputs.
         name: the op's name, for messages.
         pair: the forward that ran, and its backward (`tensorlite.op.Pair`).
-        saved: what that forward kept for that backward.
-        parents: for each argument None, or where its gradient goes, a leaf tensor or a (node, position), and the
-            shape and dtype that this gradient must have.
-        outputs: (shape, dtype) of each output, to stand in zeros for one that was not used.
+        saved: what that forward saved for that backward.
+        parents: for each argument None, or the target of its gradient (a leaf, or a (node, position)) with the shape and
+            dtype that this gradient must have.
+        outputs: (shape, dtype) of each output, to make zeros for one that was not used.
         several: whether the op returns a tuple; its backward then takes one.
-        versions: (counter, value seen at forward) of every tensor the forward read or made: it may have saved either.
-        hooks: position of an output -> functions that see, and may replace, its gradient.
+        versions: (counter, its value during forward) of every tensor that the forward read or made, because it may have saved any of them.
+        hooks: position of an output -> functions that get its gradient and may replace it.
     """
 
     __slots__ = ("__weakref__", "hooks", "name", "number", "outputs", "pair", "parents", "returns_tuple", "saved", "versions")
@@ -137,7 +137,7 @@ class Node:
         return self.hooks.setdefault(position, {})
 
     def free(self) -> None:
-        """Let go of everything saved, and of the nodes before this one."""
+        """Free what was saved, and the references to earlier nodes."""
         self.saved = _FREED
         self.parents = []
         self.versions = []
@@ -152,7 +152,7 @@ def backward(root: Variable, dy: Array, retain_graph: bool = False) -> None:
         retain_graph: keep what the forward saved, so that the walk can be repeated.
 
     Raises:
-        RuntimeError: if the walk needs what an earlier one freed, or what was overwritten in place.
+        RuntimeError: if the walk needs what an earlier walk freed, or what was overwritten in place.
     """
     backward_pass = BackwardPass()
     backward_pass.deliver(gradient_target(root), dy)
@@ -162,7 +162,7 @@ def backward(root: Variable, dy: Array, retain_graph: bool = False) -> None:
 
 
 class BackwardPass:
-    """A walk from a result back to the leaves, and the gradients under way: those that wait for their node's turn.
+    """A walk from a result back to the leaves, with the gradients that have arrived at nodes which have not run yet.
 
     `tensorlite.inspect.Walk` is one that stops after each step.
     """
@@ -170,7 +170,7 @@ class BackwardPass:
     def __init__(self) -> None:
         self.queue: list[tuple[int, Node]] = []  # a heap, highest number first
         self.pending: dict[Node, list[Array | None]] = {}
-        self.hooked: dict[int, tuple[Variable, Array]] = {}  # leaves whose hooks want the whole sum
+        self.hooked: dict[int, tuple[Variable, Array]] = {}  # leaves with hooks, which get the whole sum
 
     def step(self, retain_graph: bool = False) -> tuple[Node, list[Array | None], tuple[Array | None, ...]]:
         """Run the backward of the pending node with the highest number, and deliver its gradients: (node, dys, dxs)."""
@@ -192,12 +192,12 @@ class BackwardPass:
         return node, dys, dxs
 
     def finish(self) -> None:
-        """Give the leaves that have hooks their gradients."""
+        """Run the hooks of leaves, and give these leaves their gradients."""
         for leaf, dx in self.hooked.values():
             self.accumulate(leaf, _run_hooks(leaf.hooks, dx))
 
     def take(self, parent: Parent | None) -> Array | None:
-        """What has arrived for this parent so far, if it is an op's output: handed over to a backward that delivers the sum."""
+        """Remove and return the gradient that has arrived for this parent, an op's output. The backward that gets it delivers the sum."""
         if parent is None or not isinstance(parent[0], tuple):
             return None
         node, position = parent[0]
@@ -207,17 +207,17 @@ class BackwardPass:
         return accumulated
 
     def gradient_buffers(self, parents: list[Parent | None]) -> tuple[Array | None, ...]:
-        """For each argument the buffer of its gradient, if nothing is there yet that it must be added to."""
+        """For each argument the buffer of its gradient, unless the leaf has a gradient already, to which this one must be added."""
         out: list[Array | None] = []
         for parent in parents:
             leaf = None if parent is None or isinstance(parent[0], tuple) else parent[0]
             is_free = leaf is not None and leaf.grad is None and not leaf.hooks
             buffer = _buffer_of(leaf) if leaf is not None and is_free else None
-            out.append(buffer if all(buffer is not other for other in out) else None)  # one tensor twice: the second is added
+            out.append(buffer if all(buffer is not other for other in out) else None)  # the second gradient of one tensor is added
         return tuple(out)
 
     def accumulate(self, leaf: Variable, dx: Array) -> None:
-        """``leaf.grad += dx``; a leaf whose gradient has a buffer in a flat buffer gets it written there, if it is not there already."""
+        """``leaf.grad += dx``. If the leaf has a gradient buffer, the first dx is written there, unless it was computed there."""
         if leaf.grad is not None:
             leaf.grad.array += dx
         elif (buffer := _buffer_of(leaf)) is not None:
@@ -230,8 +230,8 @@ class BackwardPass:
     def deliver(self, target: Variable | tuple[Node, int], dx: Array) -> None:
         """Add ``dx`` to what ``target`` has received so far.
 
-        The sum is a new array, never ``+=``: an op may hand the same array to two parents (addition
-        does), so nothing that arrives here is ours to write to.
+        The sum is a new array, never ``+=``. An op may return the same array for two parents (addition does), so an
+        array that arrives here must not be written to.
         """
         if not isinstance(target, tuple):
             if target.hooks:
@@ -250,13 +250,13 @@ class BackwardPass:
 
 
 def _buffer_of(leaf: Variable) -> Array | None:
-    """Where the gradient of ``leaf`` belongs; nowhere, if ``leaf.data`` was since given another shape or dtype."""
+    """The buffer for the gradient of ``leaf``; None if it has none, or if ``leaf.data`` now has another shape or dtype."""
     buffer, array = leaf.grad_buffer, leaf.array
     return buffer if buffer is not None and buffer.shape == array.shape and buffer.dtype == array.dtype else None
 
 
 def _run_hooks(hooks: dict[int, Hook], dx: Array) -> Array:
-    """Show ``dx`` to every hook in turn, by number; a hook that returns an array replaces it."""
+    """Call every hook with ``dx``, in the order of their numbers. What a hook returns replaces it."""
     for _, hook in sorted(hooks.items()):
         replaced = hook(dx)
         dx = dx if replaced is None else replaced
@@ -267,15 +267,15 @@ def gradient_target(tensor: Variable) -> Variable | tuple[Node, int]:
     """Where the gradient of ``tensor`` goes: to the node that computed it, or into the leaf itself.
 
     Raises:
-        RuntimeError: if what it shows was since changed, on the tape, through another tensor.
+        RuntimeError: if its values were changed through another tensor on the tape.
     """
     source = tensor.source
     if source is None:
         return tensor
     if source[0].number < tensor.version.last_writer:
         raise RuntimeError(
-            f"the result of {source[0].name} has no gradient any more: its memory was written to in place through another tensor, "
-            "a view of it or what it is a view of; use that tensor, or change a clone()."
+            f"the result of {source[0].name} has no gradient any more: its memory was written to in place through another tensor "
+            "with the same memory, such as a view; use that tensor, or change a clone()."
         )
     return source
 
@@ -283,13 +283,13 @@ def gradient_target(tensor: Variable) -> Variable | tuple[Node, int]:
 def _check_saved(node: Node) -> None:
     if node.saved is _FREED:
         raise RuntimeError(
-            f"backward() reached {node.name} a second time, but what its forward saved was freed by the first; "
+            f"backward() reached {node.name} a second time, but the first call freed what its forward saved; "
             "pass retain_graph=True to the first call, or run the forward again."
         )
     for version, seen in node.versions:
         if version.count != seen and _may_overlap(node.saved, version):
             raise RuntimeError(
-                f"{node.name} cannot give its gradient: its input or its result was since written to in place "
+                f"{node.name} cannot compute its gradient: its input or its result was written to in place after the forward "
                 f"({version.count - seen} time(s)); change a clone() instead."
             )
 
@@ -298,20 +298,20 @@ _HOLDS_NO_ARRAY = (NoneType, bool, int, float, str, slice, EllipsisType, type, M
 
 
 def _may_overlap(saved: Any, version: VersionCounter) -> bool:
-    """Whether ``saved`` shows memory that was written to. What cannot be looked into may."""
+    """Whether ``saved`` may share memory that was written to. For an object of an unknown type this is True."""
     if isinstance(saved, tuple | list):
         return any(_may_overlap(item, version) for item in saved)
     if isinstance(saved, _HOLDS_NO_ARRAY):
         return False
     if version.memory is None or not hasattr(saved, "dtype"):
         return True
-    written = version.memory()  # if it is gone, nothing that was saved can be a part of it
+    written = version.memory()  # if the array is gone, nothing that was saved shares its memory
     xp = array_module(saved)
     return written is not None and xp is array_module(written) and bool(xp.may_share_memory(saved, written))
 
 
 def _fill_unused(dys: list[Array | None], outputs: list[tuple[tuple[int, ...], Any]]) -> None:
-    """Zeros for the outputs that nothing was computed from: their gradient is 0."""
+    """Put zeros in place of the gradients of unused outputs."""
     xp = array_module(next(dy for dy in dys if dy is not None))
     for position, (shape, dtype) in enumerate(outputs):
         if dys[position] is None:
@@ -319,7 +319,7 @@ def _fill_unused(dys: list[Array | None], outputs: list[tuple[tuple[int, ...], A
 
 
 def _checked_gradient(node: Node, argument: int, dxs: tuple[Array | None, ...]) -> Array:
-    """The gradient for one argument, refused with a clear sentence if it cannot be right."""
+    """The gradient for one argument, after a check of its shape. Its dtype is converted if necessary."""
     dx = dxs[argument] if argument < len(dxs) else None
     if dx is None:
         raise RuntimeError(f"{node.name} has no gradient for its argument {argument}, but that tensor requires one.")
@@ -335,14 +335,14 @@ def _checked_gradient(node: Node, argument: int, dxs: tuple[Array | None, ...]) 
 
 
 def is_grad_enabled() -> bool:
-    """Whether ops leave nodes on the calling thread's tape."""
+    """Whether ops in the calling thread are recorded on the tape."""
     return getattr(_thread, "grad_enabled", True)
 
 
 class no_grad(ContextDecorator):
     """Inside the ``with`` block, or the decorated function, nothing is recorded.
 
-    The switch belongs to the thread: other threads go on recording. As a decorator it needs no brackets.
+    This holds for the calling thread; other threads go on recording. As a decorator it needs no brackets.
     """
 
     enabled = False

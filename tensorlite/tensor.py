@@ -20,18 +20,18 @@ from tensorlite import tape
 from tensorlite.backend import Array, Device, array_module, device_of, to_numpy
 
 _hook_numbers = itertools.count()
-AFTER_ALL_HOOKS = sys.maxsize  # retain_grad keeps what the hooks made of the gradient, and twice is as once
+AFTER_ALL_HOOKS = sys.maxsize  # the number of retain_grad's hook: it runs last, and a second call replaces it
 
 
 class Tensor:
     """An n-dimensional array with a gradient. Use `tensorlite.tensor` to make one from numbers.
 
     Attributes:
-        array: the NumPy or CuPy array. Writing to it is not seen by the tape; ``x[i] = value`` and ``x += y`` are.
+        array: the NumPy or CuPy array. The tape does not notice a write to it; it does notice ``x[i] = value`` and ``x += y``.
         grad: a Tensor of the same shape, or None before the first ``backward()``.
-        requires_grad: whether gradients are wanted for this tensor, or flow through it.
+        requires_grad: whether this tensor gets a gradient, or passes one on to the tensors it was computed from.
         source: (node, output position) on the tape; None for a leaf.
-        grad_buffer: for a leaf, the array its gradient is to be written to (a view of a flat buffer).
+        grad_buffer: for a leaf, the array to which its gradient is written (a view of an optimizer's flat buffer), or None.
     """
 
     __slots__ = ("__weakref__", "_hooks", "array", "grad", "grad_buffer", "requires_grad", "source", "version")
@@ -78,7 +78,7 @@ class Tensor:
 
     @property
     def is_leaf(self) -> bool:
-        """True for what the user made: gradients end here and are kept in ``grad``."""
+        """Whether this tensor was created by the user, not by an op. Its gradient is kept in ``grad``."""
         return self.source is None
 
     def size(self, dim: int | None = None) -> Any:
@@ -100,7 +100,7 @@ class Tensor:
         """The values as a NumPy array; on the CPU it shares memory with the tensor.
 
         Raises:
-            RuntimeError: if the tensor requires a gradient, since writes to the array would go unseen.
+            RuntimeError: if the tensor requires a gradient, because the tape would not notice writes to the array.
         """
         if self.requires_grad:
             raise RuntimeError("numpy() on a tensor that requires a gradient: call detach().numpy().")
@@ -110,7 +110,7 @@ class Tensor:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def item(self) -> int | float | bool:
-        """The one value of a tensor with one element, as a Python number. On a GPU this waits for it.
+        """The value of a tensor with one element, as a Python number. On a GPU this waits for the device.
 
         Raises:
             ValueError: if there is more or less than one element.
@@ -124,7 +124,7 @@ class Tensor:
         return self.array.tolist()
 
     def detach(self) -> Tensor:
-        """The same memory, off the tape."""
+        """A tensor on the same memory that is not on the tape."""
         out = Tensor.wrap(self.array)
         out.version = self.version
         self.version.is_shared = True
@@ -132,14 +132,14 @@ class Tensor:
 
     @property
     def data(self) -> Tensor:
-        """The same memory, off the tape, and what is written through it is not counted: `detach` is the safer door.
+        """A tensor on the same memory that is not on the tape. Writes through it are not counted, so `detach` is safer.
 
-        ``x.data = value`` gives x the memory of another tensor, or of an array; shape and dtype may be others.
-        An optimizer copies the values into its own memory at its next step.
+        ``x.data = value`` gives x the memory of another tensor, which may have another shape and dtype, as in torch; or that of an
+        array of the same dtype. An optimizer copies the values into its own memory at its next step.
 
         Raises:
-            TypeError: for a value that is neither tensor nor array.
-            RuntimeError: if the tensor requires a gradient, for integers and booleans.
+            TypeError: for a value that is neither tensor nor array, and for an array of another dtype.
+            RuntimeError: for integers and booleans, if the tensor requires a gradient.
         """
         self.version.is_shared = True
         return Tensor.wrap(self.array)
@@ -151,12 +151,17 @@ class Tensor:
             raise TypeError(f"data takes a tensor or an array, got {type(value).__name__}; fill_(number) writes one number everywhere.")
         if self.requires_grad and not is_floating(array.dtype):
             raise RuntimeError(f"a tensor that requires a gradient takes floating point data, got {array.dtype}.")
+        if array.dtype != self.dtype and not isinstance(value, Tensor):  # NumPy makes float64 arrays where none was meant
+            raise TypeError(
+                f"the data of a {self.dtype} tensor takes an array of that dtype, got {array.dtype}: "
+                f"convert it with .astype({self.dtype.name!r}), or assign a tensor to change the dtype."
+            )
         self.array = array
 
     # --- gradients ----------------------------------------------------------------------------------
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Ask for gradients with respect to this leaf, or stop asking; returns the tensor itself.
+        """Set whether this leaf gets gradients; returns the tensor itself.
 
         Raises:
             RuntimeError: for integers and booleans, which have no gradient, and for a tensor that an op computed.
@@ -174,13 +179,13 @@ class Tensor:
         """Add the gradient of this tensor with respect to every leaf into ``leaf.grad``.
 
         Args:
-            gradient: the gradient of the objective with respect to this tensor, of the same shape;
-                may be left out for a tensor of one element, where it is 1.
+            gradient: the gradient of the objective with respect to this tensor, of the same shape. For a tensor of one
+                element it defaults to 1.
             retain_graph: keep what the forward saved, so that backward can run again.
 
         Raises:
-            RuntimeError: without ``gradient`` on several elements, on a tensor with no history, with a
-                gradient of another shape, or a second time through a freed tape.
+            RuntimeError: for several elements without ``gradient``, for a tensor without history, for a gradient of
+                another shape, and for a second call after the tape was freed.
             NotImplementedError: for ``create_graph``: the backward functions are not themselves recorded.
         """
         if create_graph:
@@ -201,12 +206,12 @@ class Tensor:
         tape.backward(self, dy, retain_graph)
 
     def retain_grad(self) -> None:
-        """Keep the gradient of a tensor in the middle of the graph in ``grad``, as if it were a leaf."""
+        """Also keep the gradient of a tensor that an op computed in ``grad``, as for a leaf."""
         if not self.requires_grad:
             raise RuntimeError("retain_grad() on a tensor that does not require a gradient.")
         if self.source is None:
             return
-        me = weakref.ref(self)  # the tape must not keep this tensor alive
+        me = weakref.ref(self)  # without a reference from the tape to this tensor
 
         def keep(dy: Array) -> None:
             tensor = me()
@@ -217,10 +222,10 @@ class Tensor:
         node.hooks_of(position)[AFTER_ALL_HOOKS] = keep
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Call ``hook(grad)`` when the gradient of this tensor is complete; what it returns replaces it.
+        """Call ``hook(grad)`` when the gradient of this tensor is complete; what it returns replaces the gradient.
 
         Returns:
-            A handle whose ``remove()`` takes the hook away.
+            A handle whose ``remove()`` removes the hook.
         """
         if not self.requires_grad:
             raise RuntimeError("register_hook() on a tensor that does not require a gradient.")
@@ -253,11 +258,11 @@ class Tensor:
     def __iter__(self) -> Iterator[Tensor]:
         if self.ndim == 0:
             raise TypeError("iteration over a 0-dimensional tensor.")
-        return iter(self.unbind())  # one op, and not one for each element
+        return iter(self.unbind())  # one op for all elements
 
     def __bool__(self) -> bool:
         if self.array.size != 1:
-            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous: use .any() or .all() of its data.")
+            raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous: use .any() or .all().")
         return bool(self.array)
 
     def __float__(self) -> float:
@@ -272,10 +277,10 @@ class Tensor:
         return int(self.item())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        """A leaf with memory and a gradient of its own. Hooks, and a home in a flat buffer, stay with the old one.
+        """A leaf with its own memory and gradient. Hooks and the gradient buffer are not copied.
 
         Raises:
-            RuntimeError: for a tensor that an op computed, as in torch: a copy of it would have no history.
+            RuntimeError: for a tensor that an op computed, as in torch, because the copy would have no history.
         """
         if self.source is not None:
             raise RuntimeError(f"deepcopy of a tensor that {self.source[0].name} computed: copy its detach(), or call clone().")
@@ -291,17 +296,17 @@ class Tensor:
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """What pickle keeps: the numbers, and whether a gradient is wanted."""
+        """Pickle keeps the values and ``requires_grad``."""
         return _rebuild, (type(self), self.array, self.requires_grad)
 
-    __hash__ = object.__hash__  # == compares elements, so identity is what sets and dicts go by
+    __hash__ = object.__hash__  # == compares elements, so sets and dicts use identity
 
     def __repr__(self) -> str:
         shown = to_numpy(self.array).astype(np.float32) if self.dtype.name == "bfloat16" else to_numpy(self.array)
         values = np.array2string(shown, precision=4, separator=", ", prefix="tensor(", threshold=200, edgeitems=3)
         parts = [values]
         if self.array.size == 0 and self.ndim > 1:
-            parts.append(f"size={self.shape}")  # which the brackets cannot show
+            parts.append(f"size={self.shape}")  # the brackets do not show it
         if self.dtype not in (np.float32, np.int64, np.bool_):
             parts.append(f"dtype={self.dtype}")
         if array_module(self.array) is not np:
@@ -312,7 +317,7 @@ class Tensor:
             parts.append("requires_grad=True")
         return f"tensor({', '.join(parts)})"
 
-    if TYPE_CHECKING:  # what tensorlite.ops.methods puts here, for the type checker only
+    if TYPE_CHECKING:  # the methods that tensorlite.ops.methods adds, for the type checker only
 
         def __getattr__(self, name: str) -> Any: ...
         def __getitem__(self, index: Any) -> Tensor: ...
@@ -331,18 +336,18 @@ class Tensor:
 
 
 class RemovableHandle:
-    """What `Tensor.register_hook` returns."""
+    """The handle that `Tensor.register_hook` returns."""
 
     def __init__(self, hooks: dict[int, tape.Hook], number: int) -> None:
         self._hooks, self._number = hooks, number
 
     def remove(self) -> None:
-        """Take the hook away; a second call does nothing."""
+        """Remove the hook; a second call does nothing."""
         self._hooks.pop(self._number, None)
 
 
 def _rebuild(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
-    """A leaf of the class ``kind``, past whatever its own __init__ asks for."""
+    """A leaf of the class ``kind``, without a call of its own __init__."""
     twin = kind.__new__(kind)
     Tensor.__init__(twin, array, requires_grad)
     return twin
@@ -363,5 +368,5 @@ def is_half(dtype: Any) -> bool:
 
 
 def is_floating(dtype: Any) -> bool:
-    """Whether ``dtype`` is a floating point type; bfloat16, which NumPy does not know, is one."""
+    """Whether ``dtype`` is a floating point type. For NumPy bfloat16 is none, here it is one."""
     return dtype.kind == "f" or dtype.name == "bfloat16"

@@ -219,8 +219,7 @@ def layernorm_in_two_terms(dy, saved):
 
 
 def layernorm_without_sigma(dy, saved):
-    x_hat, inverse_std, weight, has_bias = saved
-    return layernorm.layernorm_backward(dy, (x_hat, np.ones_like(inverse_std), weight, has_bias))
+    return layernorm.layernorm_backward(dy, saved._replace(inverse_std=np.ones_like(saved.inverse_std)))
 
 
 def layernorm_weight_averaged(dy, saved):
@@ -412,8 +411,7 @@ PROBABILITIES = [
 
 
 def linear_transposed(dy, saved):
-    x, weight, has_bias = saved
-    return linear.linear_backward(dy, (x, weight.T, has_bias))
+    return linear.linear_backward(dy, saved._replace(weight=saved.weight.T))
 
 
 def linear_bias_averaged(dy, saved):
@@ -441,8 +439,7 @@ def embedding_buffers_repeats(dy, saved):
 
 
 def embedding_trains_padding(dy, saved):
-    ids, shape, _ = saved
-    return embedding.embedding_backward(dy, (ids, shape, None))
+    return embedding.embedding_backward(dy, saved._replace(padding_idx=None))
 
 
 def getitem_buffers_repeats(dy, saved):

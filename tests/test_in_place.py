@@ -393,11 +393,11 @@ def new_memory_before_save(t, w, h):
 
 
 REFUSED_BY_BACKWARD = {
-    "an operand, through detach": (after_save, "mul cannot give its gradient: .* written to in place"),
-    "an operand, under no_grad": (under_no_grad_after_save, "mul cannot give its gradient"),
-    "a leaf, under no_grad": (leaf_after_save, "mul cannot give its gradient"),
-    "an operand that was given other memory": (new_memory_before_save, "mul cannot give its gradient"),
-    "an operand that was viewed": (shared_after_save, "mul cannot give its gradient"),
+    "an operand, through detach": (after_save, "mul cannot compute its gradient: .* written to in place"),
+    "an operand, under no_grad": (under_no_grad_after_save, "mul cannot compute its gradient"),
+    "a leaf, under no_grad": (leaf_after_save, "mul cannot compute its gradient"),
+    "an operand that was given other memory": (new_memory_before_save, "mul cannot compute its gradient"),
+    "an operand that was viewed": (shared_after_save, "mul cannot compute its gradient"),
 }
 
 
@@ -426,9 +426,9 @@ THROUGH_ANOTHER = "its memory was written to in place through another tensor"
 REFUSED_BY_US = {  # torch rebuilds the history of every view; ours says what to write instead
     "a view, after what it shows was written to": (lambda t, w, h: (h.view(3, 1), h.mul_(3))[0], THROUGH_ANOTHER),
     "what a view shows, after the view was": (lambda t, w, h: (h[1:].mul_(3), h)[1], THROUGH_ANOTHER),
-    "a part of a constant": (lambda t, w, h: (lambda out: (out[:2].add_(h[:2]), out)[1])(t.zeros(3)), "whose memory others show"),
-    "a part of a tensor on the tape": (lambda t, w, h: h.__setitem__(0, 5), "would falsify its gradient"),
-    "a value on the tape into a constant": (lambda t, w, h: t.zeros(3).__setitem__(0, h[0]), "would not pass it on"),
+    "a part of a constant": (lambda t, w, h: (lambda out: (out[:2].add_(h[:2]), out)[1])(t.zeros(3)), "shares its memory with others"),
+    "a part of a tensor on the tape": (lambda t, w, h: h.__setitem__(0, 5), "would make its gradient wrong"),
+    "a value on the tape into a constant": (lambda t, w, h: t.zeros(3).__setitem__(0, h[0]), "would not pass the gradient on"),
 }
 
 
@@ -482,6 +482,27 @@ def test_data_takes_an_array_too():
     p = tl.nn.Parameter(tl.ones(2))
     p.data = np.array([3.0, 4.0], "float32")
     assert p.tolist() == [3, 4]
+
+
+def test_data_takes_an_array_of_another_dtype_only_as_a_tensor():
+    """A float64 array, which NumPy makes of most things, would turn all that follows to float64; torch takes no arrays at all."""
+    p = tl.nn.Parameter(tl.ones(2))
+    with pytest.raises(TypeError, match=r"the data of a float32 tensor takes .* that dtype, got float64: convert it with .astype"):
+        p.data = np.array([3.0, 4.0])
+    assert p.tolist() == [1, 1] and p.dtype == tl.float32
+    for t in (tl, torch):
+        q = t.nn.Parameter(t.ones(2))
+        q.data = t.zeros(2, dtype=t.float64)
+        assert q.dtype == t.float64
+
+
+@pytest.mark.parametrize("other", ["a", None, [1.0, 2.0, 3.0], 1j])
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_", "pow_"])
+def test_an_operand_that_is_no_number_is_refused_in_a_sentence(name, other):
+    x = tl.ones(3)
+    with pytest.raises(TypeError, match=rf"{name.rstrip('_')}: an operand is a tensor, an array or a number, got {type(other).__name__}\."):
+        getattr(x, name)(other)
+    assert x.tolist() == [1, 1, 1]
 
 
 def test_writes_through_data_are_not_counted_and_those_through_detach_are():

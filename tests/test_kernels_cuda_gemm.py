@@ -309,7 +309,7 @@ def test_a_weight_of_another_shape_writes_nothing_into_its_old_home(standin):
 def test_a_weight_of_another_dtype_gets_its_gradient_in_that(standin):
     weight = tl.tensor(standin.ones(3, "float32"), requires_grad=True)
     weight.grad_buffer = standin.empty(3, "float32")
-    weight.data = standin.ones(3, "float16")
+    weight.data = tl.tensor(standin.ones(3, "float16"))
     (weight * 2).sum().backward()
     assert weight.grad.dtype == np.float16 and to_numpy(weight.grad.array).tolist() == [2] * 3
 

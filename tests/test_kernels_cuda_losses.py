@@ -13,8 +13,8 @@ from tensorlite.kernels.cuda import cross_entropy as ce
 from tensorlite.kernels.cuda import embedding as em
 from tensorlite.kernels.cuda import softmax as sm
 from tensorlite.ops.cross_entropy import cross_entropy
-from tensorlite.ops.embedding import embedding
-from tensorlite.ops.softmax import softmax
+from tensorlite.ops.embedding import EmbeddingSaved, embedding
+from tensorlite.ops.softmax import SoftmaxSaved, softmax
 from tests.compare import relative_error
 from tests.cuda_on_cpu import KernelError
 from tests.standin import machine
@@ -170,14 +170,14 @@ def test_softmax(rows, C, dtype, order, any_cupy):
     right, _ = softmax.book.forward(x.astype(np.float64))
     assert relative_error(to_numpy(y).astype(np.float64), right) <= ERRORS[dtype]
     rounded = to_numpy(y).astype(np.float64)  # backward sees the rounded y
-    right_dx = softmax.book.backward(dy.astype(np.float64), (rounded, -1))
+    right_dx = softmax.book.backward(dy.astype(np.float64), SoftmaxSaved(rounded, -1))
     assert relative_error(to_numpy(dx).astype(np.float64), right_dx) <= ERRORS[dtype]
 
 
 def table_gradient(xp, ids, V, C, dtype="float32", padding_idx=None):
     dy = stored(np.random.default_rng(1).standard_normal((*ids.shape, C)).astype(np.float32), dtype)
-    _, dweight = em.embedding_backward(xp.asarray(dy), (xp.asarray(ids), (V, C), padding_idx))
-    _, right = embedding.book.backward(dy.astype(np.float64), (ids, (V, C), padding_idx))
+    _, dweight = em.embedding_backward(xp.asarray(dy), EmbeddingSaved(xp.asarray(ids), (V, C), padding_idx))
+    _, right = embedding.book.backward(dy.astype(np.float64), EmbeddingSaved(ids, (V, C), padding_idx))
     return to_numpy(dweight), right
 
 

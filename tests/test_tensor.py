@@ -72,7 +72,7 @@ def test_one_value_leaves_as_a_python_number(value):
 def test_item_and_truth_need_one_element():
     with pytest.raises(ValueError, match=r"item\(\) needs a tensor of one element, this one has shape \(2,\)"):
         tl.zeros(2).item()
-    with pytest.raises(ValueError, match=r"the truth of a tensor of shape \(2,\) is ambiguous"):
+    with pytest.raises(ValueError, match=r"the truth value of a tensor of shape \(2,\) is ambiguous"):
         bool(tl.zeros(2))
 
 

@@ -5,21 +5,21 @@ Read it in this order. Each page stands on its own.
     layernorm       a good first page: one formula, three gradients, one of them surprising
     arithmetic      + - · / and powers; what broadcasting does to a gradient
     elementary      exp, log, roots, sine and cosine
-    comparison      maximum, minimum, clamp: ops that choose
+    comparison      maximum, minimum, clamp: ops that select
     masking         why a mask selects, and does not multiply
     reduction       sum, mean, variance, logsumexp
-    summation       adding many numbers in float32, so that the roundings stay few
-    extremum        the largest and the smallest
-    shape           reshaping moves numbers, so its gradient moves them back
-    indexing        reading is choosing; its gradient puts back, and adds where one value was read twice
-    linear          matrix products: why the transposes stand where they stand
+    summation       how to add many numbers in float32 with few roundings
+    extremum        the largest and the smallest element
+    shape           reshaping moves elements, so its gradient moves them back
+    indexing        the gradient goes back to the positions that were read, and adds up where one was read twice
+    linear          matrix products: why each gradient has the transpose that it has
     activation      relu, gelu, silu, sigmoid, tanh
-    softmax         and its Jacobian of rank one
+    softmax         scores to probabilities; its Jacobian is a diagonal minus a matrix of rank one
     embedding       a table of vectors, and tokens that occur more than once
-    dropout         the same mask forward and backward
+    dropout         the same mask in forward and in backward
     rmsnorm         layer normalisation without the mean
-    cross_entropy   why the gradient of all that is just p - y
-    attention       the pages above, put together
+    cross_entropy   why the gradient of softmax, logarithm and loss together is p - y
+    attention       the pages above combined
     self_attention  attention as a GPT uses it, all heads in one array
 
 Importing this package puts the operators and methods on `Tensor` (see `methods`).

@@ -1,9 +1,8 @@
 """Arithmetic: + - · / and powers, and what broadcasting does to a gradient.
 
-Each of these acts on single numbers, so a derivative is taken as at school. What is new is that operands
-may differ in shape: an operand that was repeated to fit is used many times, and its gradient is the sum
-over the places where it was used (`unbroadcast`). An operand may also be a Python number. It is a
-constant, gets no gradient, and whatever only its gradient would read is not kept.
+Each of these acts on single numbers, so the derivatives are those of school. Only the shapes are new. An operand that
+broadcasting repeats is used many times, and its gradient is the sum over all these uses (`unbroadcast`). An operand may
+also be a Python number. It is a constant without a gradient, and what only its gradient would need is not kept.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def add_forward(x: Array, other: Any) -> tuple[Array, Any]:
 
 
 def add_backward(dy: Array, saved: Any) -> tuple[Array | None, Array | None]:
-    """∂y/∂x = ∂y/∂other = 1: a sum hands its gradient on, unchanged, to both."""
+    """∂y/∂x = ∂y/∂other = 1: both operands get dy unchanged."""
     x_shape, other_shape = saved
     dx = None if x_shape is None else unbroadcast(dy, x_shape)
     dother = None if other_shape is None else unbroadcast(dy, other_shape)
@@ -51,7 +50,7 @@ def sub_forward(x: Array, other: Any) -> tuple[Array, Any]:
 
 
 def sub_backward(dy: Array, saved: Any) -> tuple[Array | None, Array | None]:
-    """∂y/∂x = 1, ∂y/∂other = -1. The sum over repeats comes before the sign: there is less left to negate."""
+    """∂y/∂x = 1, ∂y/∂other = -1. The sum over repeats comes first, so that fewer numbers are negated."""
     x_shape, other_shape = saved
     dx = None if x_shape is None else unbroadcast(dy, x_shape)
     dother = None if other_shape is None else -unbroadcast(dy, other_shape)
@@ -65,7 +64,7 @@ def mul_forward(x: Array, other: Any) -> tuple[Array, Any]:
     """y = x · other
 
     Shapes, Raises: as add.
-    Saves: each operand if the other one is an array, for it is the other's derivative; the two shapes.
+    Saves: each operand if the other one is an array, because it is the derivative with respect to the other; the two shapes.
     Source: equals torch.mul.
     """
     a, b = promote_operands("mul", x, other)
@@ -76,8 +75,8 @@ def mul_forward(x: Array, other: Any) -> tuple[Array, Any]:
 def mul_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
     """∂y/∂x = other, ∂y/∂other = x.
 
-    In words: a factor is felt in proportion to the other one. With two arrays of the same size each
-    product costs as much as the forward, so one that nobody asked for is left out.
+    In words: the effect of a factor is proportional to the other factor. Each of the two products costs as much as the forward,
+    so one that is not needed is not computed.
     """
     a, b, x_shape, other_shape = saved
     dx = unbroadcast(dy * b, x_shape) if needs_grad[0] and x_shape is not None else None
@@ -89,9 +88,9 @@ mul = Op(mul_forward, mul_backward)
 
 
 def div_forward(x: Array, other: Any, rounding_mode: str | None = None) -> tuple[Array, Any]:
-    """y = x / other, rounded towards 0 (``rounding_mode="trunc"``), down (``"floor"``), or not at all (None)
+    """y = x / other, rounded towards 0 (``rounding_mode="trunc"``), down (``"floor"``), or not rounded (None)
 
-    Unrounded, the quotient of integers is float32; rounded, it is an integer.
+    The quotient of integers is float32; if it is rounded, it is an integer.
 
     Shapes: as add.
     Saves: other; y if other is an array; the two shapes.
@@ -114,8 +113,8 @@ def div_forward(x: Array, other: Any, rounding_mode: str | None = None) -> tuple
 def div_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
     """∂y/∂x = 1/other,   ∂y/∂other = -x/other² = -y/other.
 
-    The second in the form -y/other needs no square, which could overflow where y itself does not.
-    A rounded quotient is a staircase: flat wherever it has a derivative at all, so both gradients are 0.
+    The form -y/other of the second needs no square, which could overflow where y itself does not.
+    A rounded quotient is a step function. Its derivative is 0 wherever it exists, so both gradients are 0.
     """
     b, y, x_shape, other_shape = saved
     if b is None:
@@ -144,7 +143,7 @@ neg = Op(neg_forward, neg_backward)
 
 
 def pow_forward(x: Any, exponent: Any) -> tuple[Array, Any]:
-    """y = x ** exponent; either may be a number. A negative x has a power only for whole exponents, else y is nan.
+    """y = x ** exponent; either may be a number. For a negative x and an exponent that is not an integer, y is nan.
 
     Shapes: as add. 0 ** 0 is 1.
     Saves: x, exponent; y if the exponent is an array; the two shapes.
@@ -160,10 +159,10 @@ def pow_forward(x: Any, exponent: Any) -> tuple[Array, Any]:
 def pow_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True, True)) -> tuple[Array | None, Array | None]:
     """∂y/∂x = exponent · x^(exponent - 1),   ∂y/∂exponent = log(x) · y   (from y = exp(exponent · log x))
 
-    Two places want care, and there the gradient is 0 whatever dy is.
-    x⁰ is the constant 1, so its derivative is 0 also where x = 0 and x^(-1) is infinite (which is why x⁰ is written in its place).
-    As a function of the exponent, 0^e is 0 for every e > 0: flat, though log 0 is -∞. At e = 0 it jumps
-    to 1, and we take 0 there too, as torch does.
+    Two cases need care. In both the gradient is 0, whatever dy is.
+    - x⁰ is the constant 1. Its derivative is 0 also at x = 0, where x^(-1) is infinite; so x⁰ is used there instead.
+    - As a function of the exponent, 0^e is 0 for every e > 0. It is constant, although log 0 is -∞. At e = 0 it jumps
+      to 1; the gradient there is taken as 0, too, as in torch.
     """
     x, exponent, y, x_shape, exponent_shape = saved
     xp = array_module(dy)
@@ -188,7 +187,7 @@ pow = Op(pow_forward, pow_backward)
 
 
 def _truncated(a: Any, b: Any) -> Array:
-    """a / b rounded towards 0. Integers never pass through floating point, which has no room for all of them."""
+    """a / b rounded towards 0. Integers stay integers, because floating point cannot represent all of them."""
     xp = array_module(a if hasattr(a, "dtype") else b)
     if is_floating(xp.result_type(a, b)):
         return xp.trunc(a / b)
@@ -196,5 +195,5 @@ def _truncated(a: Any, b: Any) -> Array:
 
 
 def _power(x: Any, exponent: Any) -> Array:
-    """x ** exponent. The square is a product to NumPy, but the cube a call of pow() an element: many times slower."""
+    """x ** exponent. NumPy computes a square as a product, but a cube by pow() for each element, which is many times slower."""
     return x * x * x if shape_of(exponent) is None and exponent == 3 else x**exponent

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def normalize_axis(op: str, dim: int, ndim: int) -> int:
-    """``dim`` as a number from 0 to ndim - 1. A 0-d array counts as having one axis, as in torch.
+    """``dim`` as a number from 0 to ndim - 1. A 0-d array is treated as having one axis, as in torch.
 
     Raises:
         IndexError: if there is no such axis.

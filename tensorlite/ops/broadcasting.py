@@ -1,8 +1,8 @@
 """Broadcasting, and its transpose.
 
-Broadcasting repeats an array along axes it does not have, or has with length 1. A value that was used
-n times receives n gradients, and the chain rule adds them: so the backward of "repeat along an axis" is
-"sum over that axis". `unbroadcast` is that sum, and every op with two operands ends in it.
+Broadcasting repeats an array along axes that it does not have, or has with length 1. A value that is used
+n times receives n gradients, and the chain rule adds them. So the backward of "repeat along an axis" is
+"sum over that axis". `unbroadcast` is that sum. The backward of every op with two operands ends with it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from tensorlite.backend import Array, array_module
 from tensorlite.ops.summation import sum_of
 from tensorlite.tensor import is_floating
 
+_NUMBERS = (int, float)
+
 
 def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
-    """Sum ``dy`` over the axes along which an array of ``shape`` was repeated to get there.
+    """Sum ``dy`` over the axes along which an array of ``shape`` was repeated.
 
-    Shapes: dy: what ``shape`` broadcasts to. Returns an array of ``shape``.
+    Shapes: dy: a shape that ``shape`` broadcasts to. Returns an array of ``shape``.
     """
     if dy.shape == shape:
         return dy
@@ -47,13 +49,18 @@ def shape_of(x: Any) -> tuple[int, ...] | None:
 
 
 def promote_operands(op: str, a: Any, b: Any) -> tuple[Any, Any]:
-    """Two operands, each an array or a Python number, promoted and seen to broadcast.
+    """Two operands, each an array or a Python number, promoted to one dtype, after a check that their shapes broadcast.
 
     Raises:
         ValueError: if their shapes do not, naming the op and the shapes.
+        TypeError: for an operand that is neither an array nor a number.
     """
     a_shape, b_shape = shape_of(a), shape_of(b)
-    if a_shape != b_shape and a_shape is not None and b_shape is not None:
+    if a_shape is None or b_shape is None:
+        number = a if a_shape is None else b
+        if not isinstance(number, _NUMBERS):
+            raise TypeError(f"{op}: an operand is a tensor, an array or a number, got {type(number).__name__}.")
+    elif a_shape != b_shape:
         broadcast_shape(op, a_shape, b_shape)
     return promote(a, b)
 
@@ -61,11 +68,11 @@ def promote_operands(op: str, a: Any, b: Any) -> tuple[Any, Any]:
 def promote(a: Any, b: Any) -> tuple[Any, Any]:
     """Two operands, each an array or a Python number, in the dtype torch computes with.
 
-    torch's rule: floating point beats integer beats bool, whatever the sizes. Within one kind an array
-    with axes beats a 0-d array beats a Python number; only between equals does the larger type win.
-    (NumPy alone would make int64 · float32 a float64, and a float32 array times a 0-d float64 one too.)
+    torch's rule: floating point wins over integers, and integers over bools, whatever their sizes. Within one kind, an
+    array with axes wins over a 0-d array, and that over a Python number. Only between two equal ones the larger type
+    wins. (NumPy alone would make float64 of int64 · float32, and of a float32 array times a 0-d float64 array.)
     """
-    # The two everyday pairs first: arrays of one dtype, and a floating point array with a number, which never changes it.
+    # The two common cases first: two arrays of one dtype, and a floating point array with a number, which keeps its dtype.
     a_dtype, b_dtype = getattr(a, "dtype", None), getattr(b, "dtype", None)
     if a_dtype is None or b_dtype is None:
         dtype = b_dtype if a_dtype is None else a_dtype
@@ -104,7 +111,7 @@ def to_floating(x: Any) -> Any:
 
 
 def require_floating(op: str, *arrays: Array | None) -> None:
-    """Refuse integers and bools where torch does: NumPy would take float16 for uint8, and float64 for int64.
+    """Refuse integers and bools where torch does. NumPy would compute uint8 in float16, and int64 in float64.
 
     Raises:
         RuntimeError: naming the op and the dtype.

@@ -1,8 +1,7 @@
-"""Comparison: maximum, minimum and clamp, which choose; and the questions whose answer is a bool.
+"""Comparison: maximum, minimum and clamp, which select; and comparisons, whose result is a bool.
 
-An op that chooses passes the gradient to what it chose and 0 to the rest. The one question is what to do
-at a tie, where the graph has a kink and any split is defensible: here, as in torch, maximum and minimum
-share equally, and clamp gives all to the value that it clamps.
+An op that selects passes dy to what it selected, and 0 to the rest. At a tie the function has a kink, and any split
+of dy is possible. Here, as in torch, maximum and minimum give half to each, and clamp gives all to x.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def maximum_forward(x: Array, other: Any) -> tuple[Array, Any]:
 
 
 def maximum_backward(dy: Array, saved: Any) -> tuple[Array | None, Array | None]:
-    """The larger one gets the gradient; equal ones get half each, so that max(x, x) = x has derivative 1."""
+    """The larger operand gets dy. Equal operands get half each, so that max(x, x) = x has the derivative 1."""
     a, b, x_shape, other_shape = saved
     return _shares(dy, a < b, b < a, a == b, x_shape, other_shape)
 
@@ -48,7 +47,7 @@ def minimum_forward(x: Array, other: Any) -> tuple[Array, Any]:
 
 
 def minimum_backward(dy: Array, saved: Any) -> tuple[Array | None, Array | None]:
-    """As maximum, with the order turned round."""
+    """As maximum, with the opposite order."""
     a, b, x_shape, other_shape = saved
     return _shares(dy, b < a, a < b, a == b, x_shape, other_shape)
 
@@ -76,9 +75,9 @@ def clamp_forward(x: Array, min: Any = None, max: Any = None) -> tuple[Array, An
 
 
 def clamp_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Array | None]:
-    """x gets the gradient where it lies within the bounds, the bounds included; a bound gets it where it was put in x's place.
+    """x gets dy where it lies within the bounds, the bounds included. A bound gets dy where it replaced x.
 
-    With min > max, y is max whatever x is, so max gets everything.
+    With min > max, y is max for every x, so max gets all of dy.
     """
     x, low, high = saved
     above_low = True if low is None else x >= low
@@ -97,7 +96,7 @@ def clamp_backward(dy: Array, saved: Any) -> tuple[Array, Array | None, Array | 
 clamp = Op(clamp_forward, clamp_backward)
 
 
-# --- Questions: their answers are bools, which have no gradient, so these are plain functions, not ops. ---
+# --- Comparisons: their results are bools, which have no gradient. So these are plain functions, not ops. ---
 
 
 def eq(x: Any, other: Any) -> Tensor:
@@ -173,7 +172,7 @@ def logical_or(x: Any, other: Any) -> Tensor:
 
 
 def _shares(dy: Array, x_loses: Array, other_loses: Array, tie: Array, x_shape: Any, other_shape: Any) -> tuple[Array | None, Array | None]:
-    """0 to the loser, half at a tie, the rest to the winner; a number, whose shape is None, takes no gradient."""
+    """dy for the operand that was selected, half of it at a tie, 0 for the other. A number, whose shape is None, has no gradient."""
     share = dy / (1 + tie.astype(dy.dtype))
     dx = None if x_shape is None else unbroadcast(apply_mask(share, ~x_loses), x_shape)
     dother = None if other_shape is None else unbroadcast(apply_mask(share, ~other_loses), other_shape)

@@ -1,14 +1,15 @@
-"""Einstein summation: any product of arrays, summed over any indices, said in one line.
+"""Einstein summation: any product of arrays, summed over any indices, in one line.
 
-Every einsum is made of three things that other pages tell: axes in another order (`shape`), sums (`summation`), and matrix products
-(`matmul`), which do the work. Of two operands an index is one of four kinds: "bhtd,bhsd->bhts" has
+An einsum consists of permutations of axes (`shape`), sums (`summation`) and matrix products (`matmul`), which do most of the work.
+With two operands, an index is of one of four kinds. "bhtd,bhsd->bhts" has
 
     b, h    in both operands and in the result     a batch of matrices
     t       in the first and in the result         their rows
     s       in the second and in the result        their columns
     d       in both, but not in the result         summed: what a matrix product sums over
 
-so with the axes in the order (b, h, t, d) and (b, h, d, s) it is one product. Three operands and more are multiplied two at a time.
+so with the axes in the order (b, h, t, d) and (b, h, d, s) it is one batched product. Three or more operands are multiplied two at a
+time.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ def einsum_forward(*operands: Array, equation: str) -> tuple[Array, Any]:
 
 
 def einsum_backward(dy: Array, saved: Any) -> tuple[Array, ...]:
-    """The gradient of an einsum is an einsum: swap dy and the operand.
+    """The gradient of an einsum is an einsum: exchange dy and the operand.
 
     y_ik = Σⱼ a_ij b_jk  ("ij,jk->ik")  is linear in a, and a_ij meets dy_ik with the factor b_jk, so
         da_ij = Σₖ dy_ik b_jk  ("ik,jk->ij").
-    For any equation: an element of x is multiplied by some elements of the other operands, lands in some elements of y, and collects
-    dy times those others from all of them. So every index that x does not have is summed. Three kinds of index want care:
-    - one that only x has was summed away: all its values get the same gradient;
-    - one that x has twice, "ii", reads only the diagonal: elsewhere the gradient is 0, whatever dy is;
-    - one along which x has length 1 and others are longer was broadcast: its gradients are added up (see `broadcasting`).
+    For any equation: an element of x is multiplied by elements of the other operands and added into elements of y. Its gradient is the
+    sum over all of these of dy times the other elements. So every index that x does not have is summed. Three kinds of index need care:
+    - an index that only x has was summed: all its values get the same gradient;
+    - an index that x has twice, "ii", reads only the diagonal: elsewhere the gradient is 0, whatever dy is;
+    - along an index where x has length 1 and another operand is longer, x was broadcast: its gradients are added (see `broadcasting`).
     """
     operands, inputs, output = saved
     wide = _of_equal_lengths(inputs, operands)
@@ -81,7 +82,7 @@ def einsum(equation: str, *operands: Any) -> Any:
 
 
 def _contract(terms: list[tuple[str, Array]], output: str) -> Array:
-    """Σ over all indices but ``output`` of the product of the terms, each (its indices, its array); a view if there is nothing to add."""
+    """The product of the terms, each (its indices, its array), summed over all indices but ``output``. A view if nothing is summed."""
     while len(terms) > 2:
         pair, needed = _smallest_product(terms, output)
         others = [term for i, term in enumerate(terms) if i not in pair]
@@ -91,7 +92,7 @@ def _contract(terms: list[tuple[str, Array]], output: str) -> Array:
 
 
 def _smallest_product(terms: list[tuple[str, Array]], output: str) -> tuple[tuple[int, int], str]:
-    """Which two terms have the smallest product, and the indices that all the rest needs of it."""
+    """Which two terms have the smallest product, and which of its indices the other terms or the output need."""
     lengths = {letter: n for indices, x in terms for letter, n in zip(indices, x.shape, strict=True)}
     candidates = []
     for pair in itertools.combinations(range(len(terms)), 2):
@@ -102,7 +103,7 @@ def _smallest_product(terms: list[tuple[str, Array]], output: str) -> tuple[tupl
 
 
 def _product(first: tuple[str, Array], second: tuple[str, Array], needed: str) -> tuple[str, Array]:
-    """The product of two terms, summed over what nobody needs: (its indices, its array). See the top of this page."""
+    """The product of two terms, summed over the indices that are not needed: (its indices, its array). See the top of this page."""
     a_indices, a = _reduced(*first, needed + second[0])
     b_indices, b = _reduced(*second, needed + a_indices)
     batch = [letter for letter in a_indices if letter in b_indices and letter in needed]
@@ -118,19 +119,19 @@ def _product(first: tuple[str, Array], second: tuple[str, Array], needed: str) -
 
 
 def _matrices(x: Array, indices: str, batch: list[str], rows: list[str], columns: list[str]) -> Array:
-    """x with its axes as (*batch, rows, columns), of which the last two are one axis each, of length 1 if they are none."""
+    """x as (*batch, rows, columns): the axes of the rows are merged into one, and so are those of the columns; no axes give length 1."""
     x = x.transpose([indices.index(letter) for letter in batch + rows + columns])
     lead, tail = x.shape[: len(batch)], x.shape[len(batch) :]
     return x.reshape(*lead, math.prod(tail[: len(rows)]), math.prod(tail[len(rows) :]))
 
 
 def _without_gaps(x: Array) -> Array:
-    """x, or a copy in which the numbers of a row are neighbours: BLAS takes matrices whose rows or columns are without gaps."""
+    """x, or a contiguous copy. BLAS needs the elements of each row, or those of each column, side by side."""
     return x if x.itemsize in x.strides[-2:] else array_module(x).ascontiguousarray(x)
 
 
 def _reduced(indices: str, x: Array, needed: str) -> tuple[str, Array]:
-    """A term without the axes that nobody needs: first the diagonals, "ii" to "i", then a sum."""
+    """A term without the axes that are not needed: first diagonals, "ii" to "i", then a sum."""
     each = "".join(dict.fromkeys(indices))
     if each == indices and set(each) <= set(needed):
         return indices, x
@@ -142,7 +143,7 @@ def _reduced(indices: str, x: Array, needed: str) -> tuple[str, Array]:
 
 
 def _spread(dx: Array, met: list[str], indices: str, shape: tuple[int, ...]) -> Array:
-    """dx, which has the axes ``met``, with all ``indices``: the same along new ones, and only on the diagonal of those that come again."""
+    """dx, which has the axes ``met``, with all ``indices``: constant along new ones, and 0 off the diagonal of repeated ones."""
     xp = array_module(dx)
     first = [letter in met and indices.index(letter) == axis for axis, letter in enumerate(indices)]
     dx = xp.broadcast_to(dx.reshape([n if here else 1 for n, here in zip(shape, first, strict=True)]), shape)
@@ -153,7 +154,7 @@ def _spread(dx: Array, met: list[str], indices: str, shape: tuple[int, ...]) -> 
 
 
 def _of_equal_lengths(inputs: list[str], operands: Iterable[Array]) -> list[Array]:
-    """The operands, with an axis of length 1 as long as its index is elsewhere; views."""
+    """The operands as views, in which an axis of length 1 has the length that its index has elsewhere."""
     operands = list(operands)
     lengths: dict[str, int] = {}
     for indices, x in zip(inputs, operands, strict=True):
@@ -164,13 +165,13 @@ def _of_equal_lengths(inputs: list[str], operands: Iterable[Array]) -> list[Arra
 
 
 def _diagonal(xp: Any, shape: tuple[int, ...], i: int, j: int) -> Array:
-    """Where the places along the axes i and j are the same: booleans that broadcast with ``shape``."""
+    """Where the positions along the axes i and j are equal: booleans that broadcast with ``shape``."""
     places = [xp.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]) for axis in (i, j)]
     return places[0] == places[1]
 
 
 def _indices(equation: str, operands: tuple[Array, ...]) -> tuple[list[str], str]:
-    """The indices of every operand and of the result, one letter an axis, "..." spelled out.
+    """The indices of every operand and of the result, with one letter for each axis in place of "...".
 
     Raises:
         ValueError: if a term does not describe its operand.

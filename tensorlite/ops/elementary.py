@@ -1,8 +1,8 @@
 """Elementary functions: one number in, one number out.
 
-Every output depends on one input only, so backward is dx = dy · f'(x), element by element. The one
-decision is what to keep: the output where f' is a simple expression in it (exp, sqrt), and the input otherwise.
-Integers become float32 first, except where integers stay integers (abs, square).
+Every output depends on one input only, so backward is dx = dy · f'(x), element by element. Forward keeps the
+output where f' is a simple expression in it (exp, sqrt), and the input otherwise. Integers are converted to
+float32 first, except in abs and square, whose results are integers.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def sqrt_forward(x: Array) -> tuple[Array, Any]:
 
 
 def sqrt_backward(dy: Array, saved: Any) -> Array:
-    """y² = x, so 2y dy/dx = 1 and dx = dy / 2y. At x = 0 the graph is vertical, and the gradient infinite."""
+    """y² = x, so 2y ∂y/∂x = 1 and dx = dy / 2y. At x = 0 the slope is infinite, and so is the gradient."""
     y = saved
     return dy / (2 * y)
 

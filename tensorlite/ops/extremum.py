@@ -1,8 +1,8 @@
-"""The largest and the smallest of many, and where they are.
+"""The largest and the smallest element, and where it is.
 
-A reduction that chooses: the gradient goes to what was chosen. At a tie there are two traditions, and
-torch has both: amax, amin, and max and min over everything share the gradient evenly among the equals;
-max and min along an axis, which also say *where*, give it to the place they name.
+These reductions select one element, so dy goes to that element. At a tie there are two conventions, and torch
+has both. amax, amin, and max and min over all elements divide dy equally among the tied elements. max and min along
+an axis also return an index, and give dy to the element at that index.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def amax_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Arra
 def amax_backward(dy: Array, saved: Any) -> Array:
     """dx = dy / (number of equals) for each x that equals the largest, else 0.
 
-    If k inputs are equal and all of them rise by ε, the largest rises by ε once, not k times: so the shares add up to dy.
-    Where y is nan, it was made so by the inputs that are nan: theirs is the gradient.
+    If k inputs are equal and all of them rise by ε, the largest rises by ε once, not k times; so the shares sum to dy.
+    Where y is nan, it is nan because of inputs that are nan, and they get the gradient.
     """
     x, y, over = saved
-    chosen = (x == y) | (x != x)  # of nan alone x != x is true
+    chosen = (x == y) | (x != x)  # x != x is true for nan only
     return apply_mask(dy.reshape(y.shape) / sum_of(chosen, over, keepdims=True).astype(dy.dtype), chosen)
 
 
@@ -83,7 +83,7 @@ def max_along_forward(x: Array, dim: int, keepdim: bool = False) -> tuple[tuple[
 
 
 def max_along_backward(dy: tuple[Array, Array], saved: Any) -> Array:
-    """The value was read at the index, so its gradient is put back there; an index has no gradient."""
+    """The value was read at the index, so its gradient goes to that position. An index has no gradient."""
     indices, shape, along = saved
     xp = array_module(indices)
     places = xp.arange(shape[along] if shape else 1).reshape([-1 if i == along else 1 for i in range(len(shape))])
@@ -137,7 +137,7 @@ def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
 
 
 def _filled_axes(op: str, x: Array, dim: Any) -> tuple[int, ...]:
-    """The axes, none of them empty: of no numbers, none is the largest."""
+    """The axes, after a check that none of them is empty: no element, no largest one."""
     over = normalize_axes(op, dim, x.ndim)
     for i in over:
         if x.shape[i] == 0:

@@ -4,13 +4,13 @@ Inside ``no_grad``, and wherever nothing wants a gradient, the result is written
 too: views, and the flat buffer in which a parameter lies. The write is counted (`tensorlite.tape.VersionCounter`), so a backward that
 needs the old values raises an error instead of using the new ones.
 
-Where the tape records, x stands from then on for the result of the op, and its gradient flows on to the old x:
+Where the tape records, x becomes the result of the op, and the gradient flows on to the old x:
 
     h = w * 2;  h *= 3          dh is multiplied by 3, then by 2
 
-If nobody else has ever shown the memory of x, x takes the array that the op made, as ``h = h * 3`` would: whatever an earlier op has
-saved is left as it was. Otherwise the result is written to the memory that they share, and the others are refused from then on as a way
-for a gradient, for the tape does not know how they came to show what they show (`tensorlite.tape.gradient_target`).
+If no other tensor has ever shared the memory of x, x takes the new array of the op, as ``h = h * 3`` would, and what an earlier op has
+saved stays unchanged. Otherwise the result is written to the shared memory. The other tensors then show values that the tape has no
+record of for them, so a gradient through one of them raises an error (`tensorlite.tape.gradient_target`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def pow_(x: Tensor, exponent: Any) -> Tensor:
 
 
 def clamp_(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """x ← what lies in [min, max], and the nearer end for what does not."""
+    """x ← x limited to [min, max]."""
     return _change("clamp_", comparison.clamp, x, min, max)
 
 
@@ -82,15 +82,15 @@ def copy_(x: Tensor, source: Any) -> Tensor:
 
 
 def setitem(x: Tensor, index: Any, value: Any) -> None:
-    """``x[index] = value``. Tensors on the tape refuse: their old values may be needed by a backward."""
+    """``x[index] = value``. Refused for tensors on the tape, because a backward may need their old values."""
     if x.requires_grad and is_grad_enabled():
         raise RuntimeError(
-            "writing in place to a tensor that requires a gradient would falsify its gradient: "
+            "writing in place to a tensor that requires a gradient would make its gradient wrong: "
             "use where() or masked_fill(), or write inside no_grad()."
         )
     if _is_recorded(value):
         raise RuntimeError(
-            "a value that requires a gradient is written into a tensor that would not pass it on: "
+            "a value that requires a gradient is written into a tensor that would not pass the gradient on: "
             "use where(), cat() or stack(), or write value.detach()."
         )
     array, index = _writable("x[i] = value", x), unwrap(index)
@@ -102,11 +102,11 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
     x.version.increment(array)
 
 
-# --- what they share ------------------------------------------------------------------------------------
+# --- shared code ----------------------------------------------------------------------------------------
 
 
 def _arithmetic(name: str, op: Callable[..., Tensor], inplace: Callable[[Any, Any], Any], x: Tensor, other: Any) -> Tensor:
-    """`_change`, but where dtype and shape stay as they are the numbers never leave their memory: ``inplace`` is NumPy's ``+=``."""
+    """`_change`, but without a temporary array where dtype and shape stay the same: ``inplace`` is NumPy's ``+=``."""
     if not _is_recorded(x, other) and (type(other) in (int, float) or (isinstance(other, Tensor) and type(other.array) is type(x.array))):
         a, b = promote(_writable(name, x), unwrap(other))
         if a is x.array:
@@ -130,7 +130,7 @@ def _change(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **optio
 
 
 def _assign(name: str, x: Tensor, source: Any) -> Tensor:
-    """x ← source, whose numbers are converted to what x holds."""
+    """x ← source, converted to the dtype of x."""
     if isinstance(source, Tensor):
         source = shape.to(source, x.dtype, x.device)
     elif hasattr(source, "dtype"):
@@ -150,7 +150,7 @@ def _record(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **optio
     """x ← op(x, …) on the tape; see the top of this page."""
     _check_recordable(name, x)
     is_alone = x.source is not None and not x.version.is_shared
-    old = x if is_alone else _copy(x)  # for the op to save: the memory of x changes
+    old = x if is_alone else _copy(x)  # the op may save its input, and the memory of x changes
     y = op(*(old if arg is x else arg for arg in (x, *args)), **options)
     _check_fits(name, x, y)
     y = shape.to(y, x.dtype)
@@ -174,14 +174,14 @@ def _replaced(x: Tensor, value: Any) -> Tensor:
 
 
 def _copy(x: Tensor) -> Tensor:
-    """x with memory of its own, at the same place on the tape."""
+    """x with its own memory, at the same place on the tape."""
     old = Tensor.wrap(x.array.copy())
     old.source, old.requires_grad = x.source, x.requires_grad
     return old
 
 
 def _forget_retained(x: Tensor) -> bool:
-    """Whether x keeps its gradient (`Tensor.retain_grad`); the node that it leaves does not do it any longer."""
+    """Whether x retains its gradient (`Tensor.retain_grad`). The hook is removed from the node that x leaves."""
     if x.source is None or not x.source[0].hooks:
         return False
     node, position = x.source
@@ -192,7 +192,7 @@ def _is_recorded(*operands: Any) -> bool:
     return is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in operands)
 
 
-# --- what is refused ------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------
 
 
 def _check_recordable(name: str, x: Tensor) -> None:
@@ -202,13 +202,13 @@ def _check_recordable(name: str, x: Tensor) -> None:
         raise RuntimeError(f"{name} on a view of a leaf that requires a gradient: write to it inside no_grad(), or change a clone().")
     if x.version.is_shared and x.source is None:
         raise RuntimeError(
-            f"{name} with a value that requires a gradient, on a tensor whose memory others show: they would not pass the gradient on; "
-            "make a new tensor, as x = x + value does, or change a clone()."
+            f"{name} with a value that requires a gradient, on a tensor that shares its memory with others: "
+            "they would not pass the gradient on; make a new tensor, as x = x + value does, or change a clone()."
         )
 
 
 def _check_fits(name: str, x: Tensor, y: Tensor) -> None:
-    """The result must have the shape of x, and a dtype of its kind or of a lower one: bool, integer, floating point."""
+    """The result must have the shape of x, and a dtype that x can hold: bool < integer < floating point."""
     _check_shape(name, x, y.shape)
     if _kind(y.dtype) > _kind(x.dtype):
         raise RuntimeError(f"{name}: the result is {y.dtype}, which a tensor of {x.dtype} cannot hold; convert it first, x.to(dtype).")
@@ -224,7 +224,7 @@ def _kind(dtype: Any) -> int:
 
 
 def _writable(name: str, x: Tensor) -> Array:
-    """The array of x, if each of its numbers has a place of its own that may be written to."""
+    """The array of x, after a check that it is writeable and no two elements share memory."""
     array = x.array
     if any(stride == 0 and n > 1 for stride, n in zip(array.strides, array.shape, strict=True)):
         raise RuntimeError(f"{name}: several elements of this tensor share one place in memory, as expand() makes it; change a clone().")

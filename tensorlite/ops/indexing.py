@@ -1,14 +1,14 @@
-"""Indexing: reading is choosing.
+"""Indexing: reading elements, and selecting them by a mask.
 
-Reading is multiplication by a matrix of zeros and ones, one row for each number read, with a single 1
-where it came from. The gradient multiplies by the transpose: each number of dy goes back to the place
-its value was read from, and places that were not read get zero.
+To read is to multiply by a matrix of zeros and ones: one row for each element read, with a single 1 at its
+position. The gradient multiplies by the transpose. Each element of dy goes to the position from which its value
+was read, and positions that were not read get 0.
 
-A place that was read twice is the one trap here. Its value went two ways, so its gradient is the sum of
-both. ``dx[index] += dy`` does *not* add them up: NumPy and CuPy read ``dx[index]`` once, add, and write
-back, so that for a repeated index the last write wins and the earlier ones are lost, without an error.
-``add.at`` performs one addition for each entry of the index, repeats included. Slices and masks cannot
-name a place twice; for them plain assignment is right, and faster.
+A position that was read twice needs care. Its value was used twice, so its gradient is the sum of two.
+``dx[index] += dy`` does *not* compute that sum. NumPy and CuPy read ``dx[index]`` once, add, and write back; for
+a repeated index the last write stays and the earlier ones are lost, without an error. ``add.at`` performs one
+addition for each entry of the index, repeats included. Slices and masks cannot name a position twice, so a plain
+assignment is right for them, and faster.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tensorlite.tensor import Tensor
 
 
 def getitem_forward(x: Array, *index: Any) -> tuple[Array, Any]:
-    """y = x[index], in two steps: first the integers, slices and None, a view; then the index arrays and masks, a copy.
+    """y = x[index], in two steps: integers, slices and None give a view; then index arrays and masks give a copy.
 
-    The two steps are torch's reading of ``x[0, :, [1, 2]]``: the 0 takes its axis away first. (NumPy counts
-    it among the index arrays, and moves their axis to the front.)
+    The two steps give torch's result for ``x[0, :, [1, 2]]``, where the 0 removes its axis first. (NumPy treats
+    the 0 as an index array, and moves the axis of the index arrays to the front.)
 
     Saves: the shape of x, and the index of each step.
     Raises: IndexError if an index is out of range, or a mask does not fit.
@@ -45,7 +45,7 @@ def getitem_forward(x: Array, *index: Any) -> tuple[Array, Any]:
 
 
 def getitem_backward(dy: Array, saved: Any) -> Array:
-    """Put back where it was read; see the top of this page for why repeats need ``add.at``."""
+    """dy goes back to the positions that were read. The top of this page says why repeats need ``add.at``."""
     shape, basic, advanced, repeats = saved
     xp = array_module(dy)
     dx = xp.zeros(shape, accumulation_dtype(dy.dtype))
@@ -63,7 +63,7 @@ _getitem = Op(getitem_forward, getitem_backward)
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """``x[index]``. The parts of the index are arguments of the op, so that tensors among them are seen by the tape."""
+    """``x[index]``. The parts of the index are arguments of the op, so that the tape records tensors among them."""
     return _getitem(x, *(index if isinstance(index, tuple) else (index,)))
 
 
@@ -87,7 +87,7 @@ def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
 
 
 def index_select_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
-    """The positions ``index`` of axis ``dim``, in that order, repeats allowed.
+    """The slices ``index`` of axis ``dim``, in that order; repeats are allowed.
 
     Shapes: x (..., n, ...); index (k,) of integers from 0 to n - 1; y (..., k, ...). A 0-d x has one position, and y is 0-d.
     Raises: IndexError if an index is out of range; ValueError if ``index`` is not one-dimensional, or x is 0-d and k is not 1.
@@ -106,7 +106,7 @@ def index_select_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
 
 
 def index_select_backward(dy: Array, saved: Any) -> Array:
-    """Slice k of dy is *added* to slice index[k] of dx: a slice that was chosen twice has two gradients."""
+    """Slice k of dy is *added* to slice index[k] of dx: a slice that was selected twice has two gradients."""
     shape, d, places = saved
     xp = array_module(dy)
     dx = xp.zeros(shape, accumulation_dtype(dy.dtype))
@@ -118,12 +118,12 @@ index_select = Op(index_select_forward, index_select_backward)
 
 
 def gather_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
-    """y has the shape of ``index``; along axis ``dim`` it looks up where to read. With dim = 1 of 3:
+    """y has the shape of ``index``, which holds the positions to read along axis ``dim``. With dim = 1 of 3:
 
         y[i, j, k] = x[i, index[i, j, k], k]
 
-    Shapes: index, y: as many axes as x, none longer than in x but ``dim``; what is 0-d counts as having one axis. An empty index may
-        have any shape.
+    Shapes: index, y: as many axes as x, none longer than in x except ``dim``. A 0-d array is treated as having one axis. An empty
+        index may have any shape.
     Raises: IndexError if an index is out of range; ValueError if the shapes do not fit.
     Source: equals torch.gather.
     """
@@ -144,7 +144,7 @@ def gather_forward(x: Array, dim: int, index: Array) -> tuple[Array, Any]:
 
 
 def gather_backward(dy: Array, saved: Any) -> Array:
-    """dx[i, index[i, j, k], k] collects dy[i, j, k] from every j that looked there."""
+    """dx[i, index[i, j, k], k] is the sum of dy[i, j, k] over every j that read this position."""
     shape, places = saved
     xp = array_module(dy)
     dx = xp.zeros(shape, accumulation_dtype(dy.dtype))
@@ -156,7 +156,7 @@ def gather_backward(dy: Array, saved: Any) -> Array:
 gather = Op(gather_forward, gather_backward)
 
 
-# --- choosing by a mask ---------------------------------------------------------------------------------
+# --- selecting by a mask --------------------------------------------------------------------------------
 
 
 def tril_forward(x: Array, diagonal: int = 0) -> tuple[Array, Any]:
@@ -166,7 +166,7 @@ def tril_forward(x: Array, diagonal: int = 0) -> tuple[Array, Any]:
 
 
 def tril_backward(dy: Array, saved: Any) -> Array:
-    """What was multiplied by 1 has gradient dy, what was multiplied by 0 has none."""
+    """An element that was kept gets dy, one that was set to zero gets 0."""
     return array_module(dy).tril(dy, saved)
 
 
@@ -203,7 +203,7 @@ def masked_fill_forward(x: Array, mask: Array, value: Any) -> tuple[Array, Any]:
 
 
 def masked_fill_backward(dy: Array, saved: Any) -> tuple[Array, None, Array]:
-    """Where x was replaced it had no influence: zero. The value had its influence there, and only there."""
+    """dx is 0 where x was replaced, and dy elsewhere. The value is used at all masked positions: its gradient is the sum of dy there."""
     mask, shape = saved
     return unbroadcast(apply_mask(dy, ~mask), shape), None, sum_of(apply_mask(dy, mask))
 
@@ -226,7 +226,7 @@ def where_forward(condition: Array, x: Any, y: Any) -> tuple[Array, Any]:
 
 
 def where_backward(dy: Array, saved: Any) -> tuple[None, Array, Array]:
-    """Each gradient goes to the one that was chosen. The choice itself is a jump: it has no gradient."""
+    """dy goes to the operand that was selected. The condition is a bool, so it has no gradient."""
     condition, x_shape, y_shape = saved
     return None, unbroadcast(apply_mask(dy, condition), x_shape), unbroadcast(apply_mask(dy, ~condition), y_shape)
 
@@ -238,12 +238,12 @@ where = Op(where_forward, where_backward)
 
 
 def _line(x: Array) -> Array:
-    """x itself; what is 0-d as an array with one axis, of length 1."""
+    """x itself, or a 0-d x as an array of shape (1,)."""
     return x if x.ndim else x.reshape(1)
 
 
 def _check_range(op: str, index: Array, d: int, shape: tuple[int, ...]) -> None:
-    """Refuse what NumPy would count from the end, and CuPy would silently wrap around."""
+    """Refuse indices that NumPy would count from the end, and that CuPy would wrap around without an error."""
     n = shape[d] if shape else 1
     if index.size and (index.min() < 0 or index.max() >= n):
         raise IndexError(f"{op}: indices from {index.min()} to {index.max()} are out of range for axis {d} of {shape}: 0 to {n - 1}.")

@@ -31,7 +31,7 @@ def mse_loss_forward(x: Array, target: Array, reduction: str = "mean") -> tuple[
 
 
 def mse_loss_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
-    """dx = 2 (x - target) · dy (/ n for the mean), and the target, on the other side of the minus, gets -dx."""
+    """dx = 2 (x - target) · dy, divided by n for the mean. The target is subtracted, so it gets -dx."""
     difference, reduction, (x_shape, target_shape) = saved
     dx = 2 * difference * (dy / difference.size if reduction == "mean" else dy)
     return unbroadcast(dx, x_shape), unbroadcast(-dx, target_shape)

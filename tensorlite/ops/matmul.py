@@ -1,4 +1,4 @@
-"""Matrix products: why the transposes stand where they stand."""
+"""Matrix products, and why each gradient has the transpose that it has."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tensorlite.ops.broadcasting import broadcast_shape, promote, unbroadcast
 def matmul_forward(a: Array, b: Array) -> tuple[Array, Any]:
     """y = a · b,   yᵢₖ = Σⱼ aᵢⱼ bⱼₖ
 
-    With more than two axes, the leading ones are a batch and broadcast. A vector on the left counts as a row,
-    one on the right as a column, and that axis of length 1 is then removed.
+    With more than two axes, the leading ones are a batch and broadcast. A vector on the left is treated as a row,
+    one on the right as a column; that axis of length 1 is then removed from y.
 
     Shapes: a (..., n, m), b (..., m, p), y (..., n, p); also a (m,) or b (m,).
     Saves: a, b.
@@ -28,7 +28,7 @@ def matmul_forward(a: Array, b: Array) -> tuple[Array, Any]:
     broadcast_shape("matmul", a.shape[:-2], b.shape[:-2])
     a, b = promote(a, b)
     if a.dtype.kind == "b":
-        raise RuntimeError("matmul: both operands are bool, and NumPy would say only whether a sum is 0: convert one with .to(int64).")
+        raise RuntimeError("matmul: both operands are bool, for which NumPy returns bools, not sums: convert one with .to(int64).")
     return a @ b, (a, b)
 
 
@@ -38,8 +38,8 @@ def matmul_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True,
     aᵢⱼ appears in yᵢₖ = Σⱼ aᵢⱼ bⱼₖ for every k, each time with the factor bⱼₖ. So
         daᵢⱼ = Σₖ dyᵢₖ bⱼₖ,   and likewise   dbⱼₖ = Σᵢ aᵢⱼ dyᵢₖ.
 
-    There is no need to remember this: dy is (n, p), b is (m, p), da must be (n, m), and dy · bᵀ is the only
-    product of the two that fits. A batch axis along which an operand was repeated is summed over.
+    The shapes alone give the same result: dy is (n, p), b is (m, p), da must be (n, m), and dy · bᵀ is the only
+    product of the two that fits. The gradient is summed over the batch axes along which an operand was repeated.
     """
     a, b = saved
     row = a[None, :] if a.ndim == 1 else a  # (..., n, m)

@@ -1,6 +1,6 @@
 """The operators and methods of Tensor: what ``x + y``, ``x[i]`` and ``x.sum()`` mean.
 
-Tensor itself knows no op; this page hangs them on it when the package is imported. A method is the function
+Tensor itself knows no op. This page sets them as its methods when the package is imported. A method is the function
 of the same name with the tensor as its first argument, so ``x.softmax(-1)`` is ``softmax(x, -1)``.
 """
 
@@ -65,7 +65,7 @@ _OPERANDS = (Tensor, int, float)
 
 
 def _operator(function: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor, Any], Any]:
-    """``function`` for tensors, arrays and numbers; of anything else Python says itself that it does not fit."""
+    """``function`` for tensors, arrays and numbers. For anything else Python raises its own TypeError."""
 
     def method(x: Tensor, y: Any) -> Any:
         return function(x, y) if isinstance(y, _OPERANDS) or hasattr(y, "dtype") else NotImplemented

@@ -1,10 +1,10 @@
 """Reductions: many numbers to one, along some axes or all.
 
-Every input of a sum reaches the same output, so its gradient is that output's, copied back along the
-axes that are gone: the backward of "sum" is "repeat", as the backward of "repeat" is "sum" (see
-`broadcasting`). The other reductions multiply that copy by their own derivative.
+Every input of a sum contributes to the same output, so its gradient is the gradient of that output, repeated along
+the summed axes. The backward of "sum" is "repeat", as the backward of "repeat" is "sum" (see `broadcasting`). The other
+reductions multiply the repeated gradient by their own derivative.
 
-The largest and the smallest are on the page `extremum`.
+The largest and the smallest element are on the page `extremum`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sum_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Array
 
 
 def sum_backward(dy: Array, saved: Any) -> Array:
-    """∂y/∂xᵢ = 1 for every i: dy, copied to all that was summed. A view does it; nothing is multiplied or moved."""
+    """∂y/∂xᵢ = 1 for every i, so dy is repeated for all summed elements. A view is enough: nothing is multiplied or moved."""
     shape, over = saved
     return _spread(dy, shape, over)
 
@@ -46,9 +46,9 @@ sum = Op(sum_forward, sum_backward)
 
 
 def mean_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Array, Any]:
-    """y = (1/n) Σ x,   n numbers along the axes ``dim``; nan if there are none
+    """y = (1/n) Σ x,   n elements along the axes ``dim``; nan for n = 0
 
-    Shapes, Raises: as sum; also RuntimeError for integers, whose mean has no obvious type.
+    Shapes, Raises: as sum; also RuntimeError for integers, because the dtype of their mean is not clear.
     Saves: the shape of x, the axes.
     Source: equals torch.mean.
     """
@@ -58,7 +58,7 @@ def mean_forward(x: Array, dim: Any = None, keepdim: bool = False) -> tuple[Arra
 
 
 def mean_backward(dy: Array, saved: Any) -> Array:
-    """Each input counts 1/n: dx = dy / n. The division comes before the copying, while there is little to divide."""
+    """∂y/∂xᵢ = 1/n, so dx = dy / n. The division comes before the repetition, where there are fewer elements."""
     shape, over = saved
     return _spread(dy / _count(shape, over), shape, over)
 
@@ -69,8 +69,8 @@ mean = Op(mean_forward, mean_backward)
 def var_forward(x: Array, dim: Any = None, correction: float = 1, keepdim: bool = False) -> tuple[Array, Any]:
     """y = Σ (x - μ)² / (n - correction),   μ the mean of the n numbers along the axes ``dim``
 
-    ``correction=1`` makes the variance of a sample an unbiased estimate of the variance of what it was
-    drawn from; 0 gives the mean squared distance from the mean.
+    With ``correction=1`` the variance of a sample is an unbiased estimate of the variance of its distribution. With 0 it
+    is the mean squared distance from the mean.
 
     Shapes, Raises: as mean.
     Saves: x - μ, the axes, the divisor.
@@ -83,8 +83,8 @@ def var_forward(x: Array, dim: Any = None, correction: float = 1, keepdim: bool 
 def var_backward(dy: Array, saved: Any) -> Array:
     """dx = dy · 2 (x - μ) / (n - correction)
 
-    x also moves μ, but that costs nothing: the distances from the mean sum to 0, so to first order the
-    sum of their squares does not change when μ alone does.
+    x also changes μ, but this has no effect: the distances from the mean sum to 0, so to first order the sum of their
+    squares does not depend on μ.
     """
     centred, over, divisor = saved
     return _spread(2 * dy, centred.shape, over) * centred / divisor
@@ -106,9 +106,9 @@ def std_forward(x: Array, dim: Any = None, correction: float = 1, keepdim: bool 
 
 
 def std_backward(dy: Array, saved: Any) -> Array:
-    """y² = var, so 2y dy = d(var), and  dx = dy · (x - μ) / (y · (n - correction)).
+    """y² = var, so 2y ∂y = ∂var, and  dx = dy · (x - μ) / (y · (n - correction)).
 
-    Where all inputs are equal, y = 0: the graph is the tip of a cone, and the gradient is taken as 0.
+    Where all inputs are equal, y = 0. The function has a kink there, like |x| at 0, and the gradient is taken as 0.
     """
     centred, divisor, y = saved
     per_distance = apply_mask(dy.reshape(y.shape), y != 0) / array_module(y).where(y == 0, 1, y) / divisor
@@ -149,10 +149,10 @@ def prod_forward(x: Array, dim: int | None = None, keepdim: bool = False) -> tup
 def prod_backward(dy: Array, saved: Any) -> Array:
     """∂y/∂xᵢ = Π_{j≠i} xⱼ,   the product of all the others.
 
-    That is y/xᵢ, until some x is 0. With one zero, only the zero itself has a gradient; with two, nobody
-    has. So nothing is divided: the others are those before i and those after i, and the products of
-    both kinds are running products, one from the front and one from the back. A zero among the others hides xᵢ:
-    y is 0 whatever xᵢ is, so dxᵢ is 0 whatever dy is.
+    That is y/xᵢ, unless some x is 0. With one zero, only the zero itself has a gradient; with two, no element has one.
+    So this page does not divide. The others are the elements before i and those after i, and their products are
+    cumulative products, one from the front and one from the back. With a zero among the others, y is 0 for every xᵢ,
+    so dxᵢ is 0 whatever dy is.
     """
     x, over = saved
     xp = array_module(x)
@@ -171,9 +171,9 @@ prod = Op(prod_forward, prod_backward, in_float32=True)
 def logsumexp_forward(x: Array, dim: Any, keepdim: bool = False) -> tuple[Array, Any]:
     """y = log Σ exp(x) = m + log Σ exp(x - m),   for any m
 
-    m is the largest x along the axes ``dim``. Then the largest term of the sum is exactly 1: nothing
-    overflows, and the logarithm never sees a sum that rounded to 0. The largest x may itself be
-    infinite; m = 0 in its place then keeps ∞ - ∞ out, and a row of nothing but -∞ has y = -∞.
+    m is the largest x along the axes ``dim``. Then the largest term of the sum is exactly 1, so nothing overflows, and
+    the sum cannot round to 0. If the largest x is infinite, m = 0 is used instead, which avoids ∞ - ∞. A row of
+    only -∞ has y = -∞.
 
     Shapes, Raises: as sum.
     Saves: x, y, the axes.
@@ -195,8 +195,8 @@ def logsumexp_forward(x: Array, dim: Any, keepdim: bool = False) -> tuple[Array,
 def logsumexp_backward(dy: Array, saved: Any) -> Array:
     """dx = dy · exp(x - y),   which is dy · softmax(x)
 
-    In words: y is close to the largest x, and each x gets the gradient in proportion to its share in
-    the sum. A row of nothing but -∞ has no shares, and gets 0.
+    In words: y is close to the largest x, and each x gets dy in proportion to its share of the sum. A row of only -∞ has
+    no shares, and gets 0.
     """
     x, y, over = saved
     xp = array_module(x)
@@ -219,7 +219,7 @@ def cumsum_forward(x: Array, dim: int) -> tuple[Array, Any]:
 
 
 def cumsum_backward(dy: Array, saved: Any) -> Array:
-    """dxᵢ = dyᵢ + … + dyₙ: xᵢ is in every sum from its own on. The same running sum, from the other end."""
+    """dxᵢ = dyᵢ + … + dyₙ, because xᵢ is part of every sum from yᵢ on: a cumulative sum from the other end."""
     along = saved
     if dy.ndim == 0:
         return dy
@@ -231,25 +231,25 @@ cumsum = Op(cumsum_forward, cumsum_backward, in_float32=True)
 
 
 def all(x: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """Whether everything along the axes ``dim`` is True, or not 0. Off the tape: a bool has no gradient."""
+    """Whether all elements along the axes ``dim`` are True, or not 0. Not recorded: a bool has no gradient."""
     x = unwrap(x)
     return Tensor(x.all(axis=normalize_axes("all", dim, x.ndim), keepdims=keepdim))
 
 
 def any(x: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """Whether something along the axes ``dim`` is True, or not 0. Off the tape: a bool has no gradient."""
+    """Whether any element along the axes ``dim`` is True, or not 0. Not recorded: a bool has no gradient."""
     x = unwrap(x)
     return Tensor(x.any(axis=normalize_axes("any", dim, x.ndim), keepdims=keepdim))
 
 
 def _spread(dy: Array, shape: tuple[int, ...], over: tuple[int, ...]) -> Array:
-    """Copy ``dy`` back along the axes that a reduction removed. The copies share one memory: do not write to them."""
+    """``dy`` repeated along the axes that a reduction removed; a view, which must not be written to."""
     kept = tuple(1 if i in over else n for i, n in enumerate(shape))
     return array_module(dy).broadcast_to(dy.reshape(kept), shape)
 
 
 def _count(shape: tuple[int, ...], over: tuple[int, ...]) -> int:
-    """How many numbers go into one."""
+    """How many elements are reduced to one."""
     n = 1
     for i in over:
         n *= shape[i]
@@ -262,7 +262,7 @@ def _accumulator(x: Array) -> Any:
 
 
 def _running_sum(x: Array, axis: int) -> Array:
-    """x₀, x₀ + x₁, …: one number after the other, and therefore, as in torch, in float64."""
+    """x₀, x₀ + x₁, …. Each number is added to the last sum, so this adds in float64, as torch does."""
     if not is_floating(x.dtype):
         return x.cumsum(axis=axis, dtype="int64")
     y = x.reshape(x.shape or 1).astype("float64")
@@ -274,9 +274,9 @@ def _running_sum(x: Array, axis: int) -> Array:
 def _centred(op: str, x: Array, dim: Any, correction: float) -> tuple[Array, tuple[int, ...], float]:
     """x - μ, the axes, n - correction.
 
-    The variance is made in two passes: first μ, then the mean of squared distances from it. E[x²] - E[x]² would subtract two
-    large, nearly equal numbers, and in float32 little that is true would be left. μ itself is rounded too,
-    so the distances do not quite sum to 0; taking their own mean away as well makes that good.
+    The variance is computed in two passes: first μ, then the mean of squared distances from it. E[x²] - E[x]² would subtract two
+    large, nearly equal numbers, and lose most digits in float32. μ is rounded, so the distances do not quite sum to 0;
+    the subtraction of their own mean corrects that.
     """
     require_floating(op, x)
     over = normalize_axes(op, dim, x.ndim)

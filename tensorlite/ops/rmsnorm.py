@@ -1,4 +1,4 @@
-"""RMS normalisation: layer normalisation that leaves the mean alone."""
+"""RMS normalisation: layer normalisation without the subtraction of the mean."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = N
     """y = x̂ · weight,   x̂ = x / r,   r = sqrt(mean(x²) + eps)
 
     Shapes: x, y (..., C); weight (C,) or None, which stands for 1.
-    Saves: x̂ (..., C), 1/r (..., 1), weight. ``eps=None`` is the smallest step of
-        the dtype that is computed in (float32 for the half precisions), as in torch.
+    Saves: x̂ (..., C), 1/r (..., 1), weight. ``eps=None`` is the machine epsilon of the dtype of the computation (float32 for the
+        half precisions), as in torch.
     Raises: ValueError if weight is not (C,), RuntimeError for integers.
     Source: Zhang, Sennrich 2019, "Root Mean Square Layer Normalization"; equals torch.nn.functional.rms_norm.
     """
@@ -33,9 +33,9 @@ def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = N
 def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array | None]:
     """dweight = Σ dy · x̂   and, with g = dy · weight,   dx = (1/r) · (g - x̂ · mean(g · x̂)).
 
-    As in layer normalisation, but without a mean to drag along: ∂r/∂xⱼ = x̂ⱼ/C, so
+    As in layer normalisation, but without the term of the mean: ∂r/∂xⱼ = x̂ⱼ/C, so
         ∂x̂ᵢ/∂xⱼ = (1/r) (δᵢⱼ - x̂ᵢ x̂ⱼ / C).
-    Only the length of the row is fixed, so only the part of g along the row itself is removed.
+    Normalisation fixes only the length of the row, so only the part of g along the row is removed.
     """
     x_hat, inverse_rms, weight = saved
     g = dy if weight is None else dy * weight

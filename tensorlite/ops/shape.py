@@ -1,12 +1,11 @@
-"""Shape: the same numbers, arranged differently.
+"""Shape: the same elements in another arrangement.
 
-Every op on this page moves numbers and computes nothing. Number i of x lands at some place in y; its
-gradient is found at that same place in dy. So the backward moves them back: a reshape is undone by
-the reshape to the old shape, a permutation by the inverse permutation, cutting by gluing and gluing by
-cutting. Only where a number was *copied* (expand, repeat) do several gradients come home, and there
-they are added.
+Every op on this page moves elements and computes nothing. An element of x moves to some position in y, and its
+gradient is at that same position in dy. So the backward moves it back: the inverse of a reshape is the reshape to
+the old shape, that of a permutation is the inverse permutation, and concatenating and splitting are inverses of
+each other. Only an element that was *copied* (expand, repeat) has several gradients, and they are added.
 
-Where NumPy can, y is a view: it shares the memory of x, and costs nothing.
+Where NumPy allows it, y is a view: it shares the memory of x and costs nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from tensorlite.tensor import Tensor
 
 
 def reshape_forward(x: Array, shape: tuple[int, ...]) -> tuple[Array, Any]:
-    """y has the numbers of x in the same (row-major) order, in a new shape; one length may be -1: "what is left".
+    """y has the elements of x in the same (row-major) order, in a new shape. One length may be -1, for what remains.
 
     A view where the strides of x allow it, otherwise a copy.
 
@@ -41,12 +40,12 @@ def reshape_forward(x: Array, shape: tuple[int, ...]) -> tuple[Array, Any]:
 
 
 def reshape_backward(dy: Array, saved: Any) -> Array:
-    """The order did not change, so the old shape is all it takes."""
+    """The order is the same, so dy only needs the old shape."""
     return dy.reshape(saved)
 
 
 def view_forward(x: Array, shape: tuple[int, ...]) -> tuple[Array, Any]:
-    """`reshape` that promises to share memory.
+    """`reshape`, but y always shares the memory of x.
 
     Raises: ValueError if the number of elements differs, or if only a copy could have that shape.
     Source: equals torch.Tensor.view.
@@ -54,7 +53,7 @@ def view_forward(x: Array, shape: tuple[int, ...]) -> tuple[Array, Any]:
     y = x.reshape(_filled("view", x.shape, shape))
     if x.size and not array_module(x).may_share_memory(x, y):
         raise ValueError(
-            f"view: the numbers of {x.shape} lie in memory in an order (strides {x.strides}) that {y.shape} cannot show "
+            f"view: the elements of {x.shape} lie in memory in an order (strides {x.strides}) that {y.shape} cannot show "
             "without a copy: use reshape()."
         )
     return y, x.shape
@@ -75,7 +74,7 @@ def view(x: Tensor, *shape: Any) -> Tensor:
 
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    """Make one axis of the axes from ``start_dim`` to ``end_dim``, both included."""
+    """Merge the axes from ``start_dim`` to ``end_dim``, both included, into one."""
     first, last = normalize_axis("flatten", start_dim, x.ndim), normalize_axis("flatten", end_dim, x.ndim)
     if first > last:
         raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} in a tensor of shape {x.shape}.")
@@ -83,7 +82,7 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 
 def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
-    """Make several axes, of lengths ``sizes``, of one; the inverse of `flatten`."""
+    """Split one axis into several of lengths ``sizes``; the inverse of `flatten`."""
     d = normalize_axis("unflatten", dim, x.ndim)
     return _reshape(x, (*x.shape[:d], *_filled("unflatten", x.shape[d : d + 1], _integers((sizes,))), *x.shape[d + 1 :]))
 
@@ -129,7 +128,7 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
 
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
-    """Exchange two axes."""
+    """Exchange two axes; a view."""
     a, b = normalize_axis("transpose", dim0, x.ndim), normalize_axis("transpose", dim1, x.ndim)
     order = list(range(x.ndim))
     if order:  # a 0-d tensor has nothing to exchange
@@ -152,13 +151,13 @@ def plain_transpose(x: Tensor) -> Tensor:
 
 
 def flip_forward(x: Array, dims: tuple[int, ...]) -> tuple[Array, Any]:
-    """Read the axes ``dims`` from their end to their start; a view (torch.flip copies)."""
+    """Reverse the axes ``dims``; a view (torch.flip copies)."""
     flipped = _axes("flip", dims, x.ndim)
     return array_module(x).flip(x, flipped), flipped
 
 
 def flip_backward(dy: Array, saved: Any) -> Array:
-    """Turned around twice is as before."""
+    """To reverse twice is to change nothing, so the gradient is reversed, too."""
     return array_module(dy).flip(dy, saved)
 
 
@@ -171,7 +170,7 @@ def flip(x: Tensor, *dims: Any) -> Tensor:
 
 
 def roll_forward(x: Array, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> tuple[Array, Any]:
-    """Shift along ``dims``; what falls off the end comes back at the start. Without ``dims``, as if x were flat.
+    """Shift along ``dims``; elements shifted past the end reappear at the start. Without ``dims``, x is treated as flat.
 
     Raises: ValueError if there are not as many ``shifts`` as ``dims``.
     Source: equals torch.roll.
@@ -188,7 +187,7 @@ def roll_forward(x: Array, shifts: int | Sequence[int], dims: int | Sequence[int
 
 
 def roll_backward(dy: Array, saved: Any) -> Array:
-    """Shift the other way."""
+    """Shift in the other direction."""
     shifts, dims = saved
     back = -shifts if dims is None else tuple(-n for n in shifts)
     return array_module(dy).roll(dy, back, dims)
@@ -197,17 +196,17 @@ def roll_backward(dy: Array, saved: Any) -> Array:
 roll = Op(roll_forward, roll_backward)
 
 
-# --- one number in several places -----------------------------------------------------------------------
+# --- one element at several positions ------------------------------------------------------------------
 
 
 def expand_forward(x: Array, shape: tuple[int, ...]) -> tuple[Array, Any]:
-    """Show axes of length 1, and new ones in front, as if they were longer; -1 keeps a length. A read-only view.
+    """Repeat axes of length 1, and new ones in front, without a copy; -1 keeps a length. A read-only view.
 
     Raises: ValueError if an axis that is not 1 would have to change.
     Source: equals torch.Tensor.expand.
     """
     new_axes = len(shape) - x.ndim
-    kept = (-1,) * new_axes + x.shape  # -1 stays where there is no length to keep, and is refused below
+    kept = (-1,) * new_axes + x.shape  # a new axis has no length to keep: -1 remains there, and is refused below
     target = tuple(kept[i] if n == -1 else n for i, n in enumerate(shape)) if new_axes >= 0 else shape
     if new_axes < 0 or -1 in target or any(old not in (1, n) for old, n in zip(x.shape, target[new_axes:], strict=True)):
         raise ValueError(f"expand: {x.shape} cannot become {shape}: counted from the right, lengths must be equal, or 1 in the tensor.")
@@ -215,7 +214,7 @@ def expand_forward(x: Array, shape: tuple[int, ...]) -> tuple[Array, Any]:
 
 
 def expand_backward(dy: Array, saved: Any) -> Array:
-    """One number shown n times gets n gradients: their sum."""
+    """An element that was repeated n times has n gradients: their sum."""
     return unbroadcast(dy, saved)
 
 
@@ -244,7 +243,7 @@ def repeat_forward(x: Array, repeats: tuple[int, ...]) -> tuple[Array, Any]:
 
 
 def repeat_backward(dy: Array, saved: Any) -> Array:
-    """Split every axis in (copy, place within the copy) and add up the copies."""
+    """Split every axis into (copy, position within the copy), and sum over the copies."""
     shape, repeats = saved
     padded = (1,) * (len(repeats) - len(shape)) + shape
     split_axes = [n for pair in zip(repeats, padded, strict=True) for n in pair]  # r0 n0 r1 n1 ...
@@ -259,21 +258,21 @@ def repeat(x: Tensor, *repeats: Any) -> Tensor:
     return _repeat(x, _integers(repeats))
 
 
-# --- gluing and cutting ---------------------------------------------------------------------------------
+# --- concatenating and splitting -----------------------------------------------------------------------
 
 
 def cat_forward(*xs: Array, dim: int = 0) -> tuple[Array, Any]:
-    """Lay arrays end to end along axis ``dim``.
+    """Concatenate arrays along axis ``dim``.
 
-    Shapes: equal but for axis ``dim``. An array (0,) fits everywhere, as in torch: it is how a list begins that grows.
+    Shapes: equal except along axis ``dim``. An array of shape (0,) is allowed everywhere, as in torch.
     Saves: the axis, and the shape of each.
     Raises: ValueError if there are none, or their shapes do not fit.
     Source: equals torch.cat.
     """
     if not xs:
-        raise ValueError("cat: there is nothing to put together: the list of tensors is empty.")
+        raise ValueError("cat: the list of tensors is empty; give at least one.")
     if any(x.ndim == 0 for x in xs):
-        raise ValueError("cat: a 0-dimensional tensor has no axis to be put together along: use stack().")
+        raise ValueError("cat: a 0-dimensional tensor has no axis to concatenate along: use stack().")
     arrays = _one_dtype(xs)
     laid = [x for x in arrays if x.shape != (0,)] or arrays
     d = normalize_axis("cat", dim, laid[0].ndim)
@@ -284,7 +283,7 @@ def cat_forward(*xs: Array, dim: int = 0) -> tuple[Array, Any]:
 
 
 def cat_backward(dy: Array, saved: Any) -> tuple[Array, ...]:
-    """Cut where it was glued."""
+    """Split dy where the arrays were joined."""
     d, shapes = saved
     pieces = _cut(dy, d, [0 if shape == (0,) else shape[d] for shape in shapes])
     return tuple(piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True))
@@ -299,13 +298,13 @@ def cat(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
 
 
 def stack_forward(*xs: Array, dim: int = 0) -> tuple[Array, Any]:
-    """Lay arrays of one shape side by side along a new axis ``dim``.
+    """Put arrays of one shape side by side along a new axis ``dim``.
 
     Raises: ValueError if there are none, or their shapes differ.
     Source: equals torch.stack.
     """
     if not xs:
-        raise ValueError("stack: there is nothing to put together: the list of tensors is empty.")
+        raise ValueError("stack: the list of tensors is empty; give at least one.")
     for x in xs[1:]:
         if x.shape != xs[0].shape:
             raise ValueError(f"stack: the shapes {xs[0].shape} and {x.shape} differ; only cat() takes different lengths.")
@@ -327,7 +326,7 @@ def stack(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
 
 
 def split_forward(x: Array, split_size: int | Sequence[int], dim: int = 0) -> tuple[tuple[Array, ...], Any]:
-    """Cut x along axis ``dim`` into views: pieces of length ``split_size`` (the last may be shorter), or of the lengths listed.
+    """Split x along axis ``dim`` into views: pieces of length ``split_size`` (the last may be shorter), or of the lengths listed.
 
     Raises: ValueError if the lengths do not add up to that of the axis, or are negative.
     Source: equals torch.split.
@@ -336,7 +335,7 @@ def split_forward(x: Array, split_size: int | Sequence[int], dim: int = 0) -> tu
     n = x.shape[d]
     if isinstance(split_size, int):
         if split_size < 0 or (split_size == 0 and n > 0):
-            raise ValueError(f"split: pieces of length {split_size} do not cut up axis {d} of {x.shape}: give a length of at least 1.")
+            raise ValueError(f"split: pieces of length {split_size} cannot split axis {d} of {x.shape}: give a length of at least 1.")
         lengths = [min(split_size, n - start) for start in range(0, n, split_size or 1)] or [0]
     else:
         lengths = list(_integers((split_size,)))
@@ -346,7 +345,7 @@ def split_forward(x: Array, split_size: int | Sequence[int], dim: int = 0) -> tu
 
 
 def split_backward(dy: tuple[Array, ...], saved: Any) -> Array:
-    """Glue where it was cut. A piece that nobody used arrives as zeros."""
+    """Concatenate. The gradient of a piece that was not used arrives as zeros."""
     return array_module(dy[0]).concatenate(dy, axis=saved)
 
 
@@ -354,7 +353,7 @@ split = Op(split_forward, split_backward)
 
 
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """Cut into at most ``chunks`` pieces of one length, ceil(n / chunks); the last may be shorter."""
+    """Split into at most ``chunks`` pieces of one length, ceil(n / chunks); the last may be shorter."""
     if chunks < 1:
         raise ValueError(f"chunk: the number of chunks must be at least 1, got {chunks}.")
     n = x.shape[_real_axis("chunk", dim, x.shape)]
@@ -364,7 +363,7 @@ def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 
 
 def unbind_forward(x: Array, dim: int = 0) -> tuple[tuple[Array, ...], Any]:
-    """Take x apart along axis ``dim``: one view without that axis for each of its positions.
+    """Split x along axis ``dim`` into one view, without that axis, for each of its positions.
 
     Source: equals torch.unbind.
     """
@@ -373,7 +372,7 @@ def unbind_forward(x: Array, dim: int = 0) -> tuple[tuple[Array, ...], Any]:
 
 
 def unbind_backward(dy: tuple[Array, ...], saved: Any) -> Array:
-    """Stack what was unbound."""
+    """Stack the gradients of the views."""
     d, shape, dtype, xp = saved
     return xp.stack(dy, axis=d) if dy else xp.zeros(shape, dtype)
 
@@ -408,7 +407,7 @@ def to_forward(x: Array, dtype: Any, device: Device) -> tuple[Array, Any]:
 
 
 def to_backward(dy: Array, saved: Any) -> Array:
-    """The gradient of x has the dtype of x and lives where x lives: the same journey back."""
+    """The gradient is converted back to the dtype of x, and copied back to the device of x."""
     dtype, device = saved
     return device.asarray(dy, dtype)
 
@@ -441,18 +440,18 @@ def _integers(arguments: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _axes(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
-    """`normalize_axes`, for ops where no axes at all means none (elsewhere it means every axis)."""
+    """`normalize_axes` for ops in which an empty ``dim`` means no axis. In reductions it means every axis."""
     return normalize_axes(op, dim, ndim) if dim != () and dim != [] else ()
 
 
 def _real_axis(op: str, dim: int, shape: tuple[int, ...]) -> int:
     if not shape:
-        raise ValueError(f"{op}: a 0-dimensional tensor has no axis to be taken apart along.")
+        raise ValueError(f"{op}: a 0-dimensional tensor has no axis to split along.")
     return normalize_axis(op, dim, len(shape))
 
 
 def _filled(op: str, old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
-    """``new`` with its -1 replaced by the length that keeps the number of elements."""
+    """``new`` with its -1 replaced by the length that leaves the number of elements unchanged."""
     size, known = math.prod(old), math.prod(n for n in new if n != -1)
     if new.count(-1) == 1 and known and size % known == 0:
         return tuple(size // known if n == -1 else n for n in new)

@@ -2,14 +2,14 @@
 
     Φ(x) = P(N(0, 1) < x) = ½ erfc(-x/√2)
 
-For z ≥ 0, log erfc(z) is -z² plus something that hardly bends. In t = 1/(1 + z/2), which runs from 1 down to 0,
+For z ≥ 0, log erfc(z) is -z² plus a function that is nearly linear. With t = 1/(1 + z/2), which goes from 1 down to 0,
 
     erfc(z) = t · exp(-z² + P(2t - 1))
 
-with one polynomial P for all z: no cases, only products and sums, which is what array code is good at.
+with one polynomial P for all z. It needs no case distinction, only products and sums, which suit array code.
 The form is that of Press et al., "Numerical Recipes", section 6.2.2. The coefficients below were computed anew, with
-60 digits in mpmath: the Chebyshev series in 2t - 1 of log(erfc(z)/t) + z². They fall so fast that twenty-seven of
-them leave an error below 1e-15 in Φ, and ten an error of 1e-7, all that float32 can see.
+60 digits in mpmath: the Chebyshev series in 2t - 1 of log(erfc(z)/t) + z². They decrease so fast that twenty-seven of
+them leave an error below 1e-15 in Φ, and ten an error of 1e-7, which is the precision of float32.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _FLOAT32_TERMS = 10
 def gaussian_cdf(x: Array) -> Array:
     """Φ(x), in the dtype of ``x``."""
     xp = array_module(x)
-    x = xp.clip(x, -100, 100)  # there Φ has long been 0 or 1, and the square of a larger x may overflow
+    x = xp.clip(x, -100, 100)  # beyond, Φ is exactly 0 or 1, and the square of x may overflow
     t = 1 / (1 + abs(x) * 0.5**1.5)  # z/2 = |x| / (2√2)
     coefficients = _CHEBYSHEV if x.dtype == "float64" else _CHEBYSHEV[:_FLOAT32_TERMS]
     polynomial = _chebyshev_series(2 * t - 1, coefficients)
-    tail = 0.5 * t * xp.exp(polynomial - 0.5 * x * x)  # Φ(-|x|); computed as such, it keeps its digits far from 0
+    tail = 0.5 * t * xp.exp(polynomial - 0.5 * x * x)  # Φ(-|x|), computed directly, because 1 - Φ(|x|) would lose its digits far from 0
     return xp.where(x < 0, tail, 1 - tail)
 
 

@@ -1,17 +1,18 @@
-"""Adding many numbers: in blocks, so that the roundings stay few.
+"""Blocked summation: adding many numbers with few roundings.
 
-Each addition rounds the sum so far by up to half a unit in its last place. Of a million numbers, one after the other, the first passes
-through a million such roundings: in float32, a sum of numbers around 1000 is wrong in its third digit. Added in blocks, and the sums
-of the blocks in the same way, a number passes through at most BLOCK roundings a level, and a million numbers are four levels.
+Each addition rounds the partial sum by up to half a unit in its last place. If a million numbers are added one after the other, the
+first takes part in a million roundings: in float32, a sum of numbers around 1000 is wrong in its third digit. In blocked summation,
+blocks of numbers are added first, and then the sums of the blocks in the same way. A number then takes part in at most BLOCK roundings
+at each level, and a million numbers need four levels.
 
-Along the axis whose neighbours lie side by side in memory NumPy adds so itself. Along any other it adds row after row. There, the
-product with ones, 1ᵀ · x, adds the rows of all blocks at once. It also takes half the time of ``x.sum(axis=0)``, or less.
+NumPy does this along the axis whose elements are contiguous in memory. Along any other axis it adds row after row. There, the product
+with ones, 1ᵀ · x, adds the rows of all blocks at once. It also takes at most half the time of ``x.sum(axis=0)``.
 
-On a GPU CuPy's own sum is a tree, along any axis. It is taken as it is: CuPy's products cannot be recorded in a CUDA graph.
+On a GPU, CuPy's sum is a tree along any axis, and is used directly; CuPy's products could not be recorded in a CUDA graph.
 
-The half precisions do not get far at all: counting by ones, float16 stops at 2048 and bfloat16 at 256. They are added in float32.
+The half precisions are added in float32: counting by ones, float16 stops at 2048 and bfloat16 at 256.
 
-Every sum over an axis in the book is made here. The page holds no op: `reduction` does.
+Every sum over an axis in the book is computed by this page. It defines no op: `reduction` does.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tensorlite.backend import Array, array_module
 from tensorlite.tensor import is_half
 
 BLOCK = 64
-FEW = 16  # rows that NumPy adds as fast as a product does
-WIDE = 16  # numbers in a row of which every BLAS adds four at a time
+FEW = 16  # for up to so many rows NumPy's sum is as fast as a product
+WIDE = 16  # in rows of at least this length every BLAS adds four rows at a time
 
 
 def sum_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
@@ -48,9 +49,9 @@ def sum_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
 
 
 def mean_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
-    """The mean along ``axis``: nan of no numbers."""
+    """The mean along ``axis``; nan for an empty axis."""
     if x.itemsize == 2 and is_half(x.dtype):
-        return mean_of(x.astype("float32"), axis, keepdims).astype(x.dtype)  # the sum alone may have no room in float16
+        return mean_of(x.astype("float32"), axis, keepdims).astype(x.dtype)  # the sum alone may overflow in float16
     total = sum_of(x, axis, keepdims)
     return total / (x.size // (total.size or 1))
 
@@ -58,31 +59,32 @@ def mean_of(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
 def root_mean_square(x: Array, axis: Any, n: float, eps: float = 0.0) -> Array:
     """√(Σ x²/n + eps) along ``axis``, whose axes keep length 1.
 
-    In float32 x² overflows from 1.8e19 on, and is 0 below 1e-23, where the root is neither. So x is divided by s, a power of 2 near the
-    largest |x|, which rounds nothing, and the root multiplied by it. On the CPU, which reports both, it is first tried without.
+    In float32, x² overflows from 1.8e19 on and underflows to 0 below 1e-23, while the root does neither. So x is divided by s, and the
+    root multiplied by s. s is a power of 2 near the largest |x|, so this rounds nothing. The CPU reports overflow and underflow, so there
+    the plain formula is tried first.
     """
     xp = array_module(x)
     if xp is np or not x.size:
         try:
             with np.errstate(over="raise", under="ignore" if eps else "raise", invalid="raise"):
                 total = sum_of(x * x, axis, keepdims=True)
-                xp.subtract(total, total)  # ∞ - ∞ is invalid: the threads of a BLAS do not report what overflows
+                xp.subtract(total, total)  # raises for ∞ - ∞, because an overflow in a thread of BLAS is not reported
             return xp.sqrt(total / n + eps if eps else total / n)
         except FloatingPointError:
             pass
     largest = abs(x).max(axis=axis, keepdims=True)
     exponent = xp.frexp(xp.where(xp.isfinite(largest), largest, 1))[1] - 1
-    s = xp.where(largest > (1 if eps else 0), xp.ldexp(xp.ones_like(largest), exponent), 1)  # eps counts for more than small numbers
+    s = xp.where(largest > (1 if eps else 0), xp.ldexp(xp.ones_like(largest), exponent), 1)  # next to eps, small squares do not matter
     return s * xp.sqrt(sum_of((x / s) ** 2, axis, keepdims=True) / n + eps / s / s)
 
 
 def accumulation_dtype(dtype: Any) -> Any:
-    """The type to add numbers of ``dtype`` in where `sum_of` cannot: float32 for the half precisions."""
+    """The dtype for sums of ``dtype`` that `sum_of` does not compute: float32 for the half precisions."""
     return np.dtype("float32") if is_half(dtype) else dtype
 
 
 def _numpy_adds_in_blocks(x: Array, over: tuple[int, ...]) -> bool:
-    """Along the last axes; and of few numbers all are one block."""
+    """Whether NumPy's own sum is blocked: along the last axes, or where all elements are one block."""
     if not over or (over[0] == x.ndim - len(over) and x.flags.c_contiguous):
         return True
     return math.prod([x.shape[i] for i in over]) <= BLOCK
@@ -93,7 +95,7 @@ def _as_tuple(axis: Any, ndim: int) -> tuple[int, ...]:
 
 
 def _first_of_the_last(over: tuple[int, ...], ndim: int) -> int:
-    """The axis from which on all are summed; ``ndim`` if the last one is not."""
+    """The first of the trailing axes that are all summed; ``ndim`` if the last axis is not summed."""
     first = ndim
     while first - 1 in over:
         first -= 1
@@ -101,7 +103,7 @@ def _first_of_the_last(over: tuple[int, ...], ndim: int) -> int:
 
 
 def _sum_over(x: Array, over: tuple[int, ...]) -> Array:
-    """The sum without its axes: one after the other, except for those at one end of an array without gaps."""
+    """The sum over the axes ``over``, one after the other. Axes at one end of a contiguous array are summed together."""
     if not over:
         return x
     if x.flags.c_contiguous:
@@ -116,9 +118,9 @@ def _sum_over(x: Array, over: tuple[int, ...]) -> Array:
 
 
 def _sum_along(x: Array, axis: int) -> Array:
-    """The sum along one axis, however x lies in memory."""
+    """The sum along one axis, for any memory layout of x."""
     n = x.shape[axis]
-    if x.strides[axis] == 0 and n > 1:  # broadcast: one number, seen n times
+    if x.strides[axis] == 0 and n > 1:  # broadcast: the same element n times
         return x[(slice(None),) * axis + (0,)] * n
     nearest = min((i for i in range(x.ndim) if x.shape[i] > 1), key=lambda i: abs(x.strides[i]), default=axis)
     if nearest == axis or n <= BLOCK:
@@ -131,8 +133,8 @@ def _sum_along(x: Array, axis: int) -> Array:
 def sum_of_rows(x: Array) -> Array:
     """(..., n, C) to (..., C), in blocks.
 
-    Block j has the rows j, j + blocks, j + 2·blocks, …: then the sums of all blocks are those of a matrix with fewer, wider rows.
-    A product adds four wide rows at a time, so that four blocks are as good as one.
+    Block j has the rows j, j + blocks, j + 2·blocks, …. Then the sums of all blocks are the row sum of a matrix with fewer, wider rows.
+    A product adds four wide rows at a time, so a block may have four times as many rows.
     """
     if array_module(x) is not np:
         return x.sum(axis=-2)
@@ -140,7 +142,7 @@ def sum_of_rows(x: Array) -> Array:
     side_by_side = x.strides[-1] == x.itemsize and x.strides[-2] == C * x.itemsize
     if n <= (4 if side_by_side and C >= WIDE else 1) * BLOCK:
         return _sum_of_few_rows(x)
-    blocks = max(-(-n // BLOCK), math.isqrt(n))  # of BLOCK rows at most, and of as many rows as there are blocks at best
+    blocks = max(-(-n // BLOCK), math.isqrt(n))  # at most BLOCK rows in each, and best as many blocks as rows in a block
     whole = n - n % blocks
     if side_by_side:
         sums = _sum_of_few_rows(x[..., :whole, :].reshape(*batch, whole // blocks, blocks * C)).reshape(*batch, blocks, C)
@@ -150,7 +152,7 @@ def sum_of_rows(x: Array) -> Array:
 
 
 def _sum_of_few_rows(x: Array) -> Array:
-    """As a product, where BLAS takes the rows as they lie."""
+    """The sum of the rows: a product with ones where BLAS can read the rows without a copy."""
     n = x.shape[-2]
     if n == 1:
         return x[..., 0, :]
