@@ -237,7 +237,7 @@ def layernorm_in_one_pass(x, weight=None, bias=None, eps=1e-5):
     variance = (x * x).mean(axis=-1, keepdims=True) - mean * mean
     inverse_std = 1 / np.sqrt(np.maximum(variance, 0) + eps)
     x_hat = (x - mean) * inverse_std
-    return x_hat * weight + bias, (x_hat, inverse_std, weight, True)
+    return x_hat * weight + bias, layernorm.LayerNormSaved(x_hat, inverse_std, weight, True)
 
 
 def rmsnorm_in_one_term(dy, saved):
@@ -525,7 +525,7 @@ def exp_without_itself(dy, y):
 
 def dropout_unscaled(x, p=0.5, generator=None):
     _, (keep, _) = dropout.dropout_forward(x, p, generator)
-    return x * keep, (keep, 1.0)
+    return x * keep, dropout.DropoutSaved(keep, 1.0)
 
 
 def dropout_draws_again(dy, saved):

@@ -109,7 +109,7 @@ class Drawing:
             columns.append(filled.get(row, 0))
             filled[row] = columns[-1] + 1
         widest = max(filled.values())
-        places = []
+        places: list[tuple[float, float]] = []
         for row, column in zip(rows, columns, strict=True):
             centring = (widest - filled[row]) / 2
             places.append((GAP_X + (column + centring) * (BOX_WIDTH + GAP_X), GAP_Y + row * (BOX_HEIGHT + GAP_Y)))
