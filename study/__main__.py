@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from data.errors import run_main
-from study import check, lesson, progress, train, write
+from study import check, lesson, progress, train, walk, write
 from study.errors import Parser, StudyError, nearest
 from study.page import LANGUAGES
 from study.screen import Screen
@@ -35,6 +35,7 @@ COMMANDS = {
     write.KIND: Command(write.main, write.listing),
     "check": Command(check.main, check.listing),
     "train": Command(train.main, train.listing),
+    walk.KIND: Command(walk.main, walk.listing),
 }
 
 

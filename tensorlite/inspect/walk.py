@@ -234,7 +234,7 @@ class Walk(BackwardPass):
             return lambda step: step.norm > limit if sign == ">" else step.norm < limit
         if text in self.names.values():
             return lambda step: any(delivery.name == text for delivery in step.deliveries)
-        if text in self.modules:
+        if text and text in self.modules:
             return lambda step: step.site is not None and _is_within(step.site.module, text)
         if text in REGISTRY:
             return lambda step: step.op == text
