@@ -83,7 +83,8 @@ ROOMS: dict[str, set[str]] = {
     "gpt.plots": MODEL_LEVEL | {"matplotlib"},
     "gpt.training": MODEL_LEVEL | {"gpt.checkpoints", "gpt.generation", "gpt.plots", "tqdm", "tensorboardX"},
     "gpt.finetuning": MODEL_LEVEL | {"gpt.cli", "gpt.training", "gpt.checkpoints", "gpt.generation", "safetensors"},
-    "study": {"gpt", "gpt.*", "tensorlite", "tensorlite.*", "data", "numpy"},
+    "study": {"study.torch_twins", "gpt", "gpt.*", "tensorlite", "tensorlite.*", "data", "numpy"},
+    "study.torch_twins": {"tensorlite.*", "numpy", "torch"},  # asks torch, if it is installed; nothing else outside of tests does
 }
 
 
