@@ -57,8 +57,10 @@ def _next(connection: Connection, page: Page, limit: float) -> tuple[Verdict, bo
         if connection.poll(limit + GRACE):
             return connection.recv()
     except (EOFError, ConnectionResetError):
-        return Verdict(page[0], False, "the page has ended the whole process, as os._exit() does."), False
-    return Verdict(page[0], False, f"the page was still running after {limit:g} seconds: does each of its loops end?"), False
+        return Verdict(page[0], False, "the page has ended the whole process, as os._exit() does.", comes_back=False), False
+    return Verdict(
+        page[0], False, f"the page was still running after {limit:g} seconds: does each of its loops end?", comes_back=False
+    ), False
 
 
 def _examine_all(pages: Sequence[Page], limit: float, connection: Connection) -> None:
@@ -83,6 +85,6 @@ def _give_up(name: str, path: Path, limit: float, thread: int, connection: Conne
     if frame is not None:
         source = path.read_text(encoding="utf-8").splitlines()
         says += f", in line {frame.f_lineno}. It is: {source[frame.f_lineno - 1].strip()}"
-    connection.send((Verdict(name, False, says, "a loop that does not end."), False))
+    connection.send((Verdict(name, False, says, "a loop that does not end.", comes_back=False), False))
     sys.stdout.flush()
     os._exit(1)

@@ -60,6 +60,9 @@ def main(argv: Sequence[str]) -> int:
     screen = Screen.of_stdout()
     verdict_of = {v.name: v for v in verdicts([(name, load(name).path()) for name in USED if load(name).path().exists()])}
     written = [name for name in USED if name in verdict_of and verdict_of[name].written]
+    for name in written:
+        if not verdict_of[name].comes_back:
+            raise StudyError(f"training cannot begin: {load(name).path()}: {verdict_of[name].says}")
     for line in described(written, verdict_of):
         print(*wrapped(screen.plain(line), screen.width), sep="\n")
     try:

@@ -16,6 +16,7 @@ class Verdict:
         written: whether there is something to check; False while the page still raises NotImplementedError.
         says: what is wrong, or by how much all is right.
         looks_like: the kind of mistake, to follow "It looks like", or None.
+        comes_back: whether the page came to its end; False if its time was over, or it has ended the process.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Verdict:
     says: str
     looks_like: str | None = None
     written: bool = True
+    comes_back: bool = True
 
 
 class WrongPageError(Exception):

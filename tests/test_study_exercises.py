@@ -233,6 +233,7 @@ def test_loops_and_exits_end_no_more_than_their_own_page(tmp_path):
     assert loop.says.endswith(("It is: while True:", "It is: pass"))
     assert "ended the whole process" in exits.says
     assert right.right, right.says
+    assert [v.comes_back for v in (loop, exits, right)] == [False, False, True]
 
 
 def test_the_nearest_exercise_is_named():

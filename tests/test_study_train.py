@@ -15,6 +15,7 @@ from study.errors import StudyError
 from study.examine import load_page
 from study.exercise import TO_WRITE, load
 from study.screen import Screen
+from study.verdict import Verdict
 from tensorlite.op import REGISTRY, use_kernels
 from tensorlite.random import make_generator, use_generator
 
@@ -145,6 +146,29 @@ def test_what_came_of_it(dataset, pages, capsys):
     assert nan == "With your pages the loss is nan from step 2 on."
 
 
-def test_steps_and_pages_are_checked_first(pages):
+def test_steps_and_pages_are_checked_first(pages, monkeypatch, capsys):
     with pytest.raises(StudyError, match="--steps must be at least 1, got 0"):
         train.main(["--steps", "0"])
+    pages("gelu", "clip")
+    for verdict, says in (
+        (
+            Verdict("gelu", False, "the page was still running.", comes_back=False),
+            r"training cannot begin: .*gelu.py: the page was still running",
+        ),
+        (Verdict("gelu", False, "wrong"), r"training cannot begin: line 5 is not Python"),
+    ):
+        monkeypatch.setattr(train, "verdicts", lambda pages, v=verdict: [v, Verdict("clip", True, "")])
+        with pytest.raises(StudyError, match=says):
+            train.main([])
+        load("gelu").path().write_text("\n\n\n\nimport = 3\n", encoding="utf-8")
+    assert "yours: gelu, clip." in capsys.readouterr().out
+
+
+def test_who_takes_part():
+    verdict_of = {"gelu": Verdict("gelu", True, ""), "clip": Verdict("clip", False, "wrong")}
+    yours, wrong, others = train.described(["gelu", "clip"], verdict_of)
+    assert yours == "yours: gelu, clip."
+    assert wrong == "Of these clip is wrong, by python -m study check. See what becomes of it."
+    assert others == "the book's: add, embedding, linear, layernorm, attention, heads, cross_entropy, tape, adamw."
+    (none,) = train.described([], {})
+    assert none.startswith("none of your pages takes part yet")

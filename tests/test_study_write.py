@@ -59,8 +59,8 @@ def test_from_the_page_to_the_tick(here):
         "  central differences say 0.1977 (12 of 12 numbers are wrong).",
         "  It looks like a missing term of rank one: along axis 1 the difference is a",
         '  multiple of the output (softmax without "- Σ dy·y" along axis 1?)',
-        "  Hint 1 of 3: Probabilities compete. Raise x₀: y₀ rises, and all others must",
-        "  fall. So dx₀ hears of every dy of its row, not of dy₀ alone.",
+        "  Hint 1 of 3: The probabilities of a row add up to 1. If x₀ rises, y₀ rises and",
+        "  all others fall. So dx₀ depends on every dy of its row.",
         "  --hint shows the next: python -m study check softmax --hint",
     ]
     assert said in (ROOT / "docs" / "study.md").read_text(encoding="utf-8"), "the screen that docs/study.md shows"

@@ -3,13 +3,13 @@
     p ← p · (1 - lr · decay)                      every parameter shrinks a little
     m ← β₁ m + (1 - β₁) g                         a running mean of the gradient
     v ← β₂ v + (1 - β₂) g²                        a running mean of its square
-    m̂ = m / (1 - β₁ᵗ),  v̂ = v / (1 - β₂ᵗ)         m and v begin at 0 and are too small at first; t = 1, 2, 3, …
+    m̂ = m / (1 - β₁ᵗ),  v̂ = v / (1 - β₂ᵗ)         m and v begin at 0: too small at first
     p ← p - lr · m̂ / (√v̂ + eps)
 
-Shapes: p, g, m and v all alike. p, m and v are changed in place: m *= β, p -= …, or
-p[...] = …; nothing is returned.
-By hand: in the first step m̂ is g and v̂ is g², whatever β is, so p moves by lr against
-the sign of g, be g large or small.
+Shapes: p, g, m and v all alike; t counts the steps from 1. p, m and v are changed in
+place, with m *= …, p -= … or p[...] = …, and nothing is returned.
+By hand: in the first step m̂ is g and v̂ is g², whatever β is. So p moves by lr against
+the sign of g, whether g is large or small.
 
 >>> p, m, v = np.array([1.0, 1.0]), np.zeros(2), np.zeros(2)
 >>> adamw(p, np.array([100.0, -0.01]), m, v, t=1, lr=0.1, betas=(0.9, 0.99), eps=0.0, decay=0.0)
@@ -39,7 +39,7 @@ def adamw(p, g, m, v, t, lr, betas, eps, decay):
 # --- for the checker ---
 
 HINTS = (
-    ("Translate the five lines one by one. m = … makes a new array and leaves the caller's as it was; m *= … or m[...] = … changes it."),
+    "Translate the five lines one by one. m = … makes a new array and leaves the caller's as it was; m *= … or m[...] = … changes it.",
     "The decay uses lr, too, and acts on p itself, not on g. eps stands outside of the root.",
     "m[...] = β₁ m + (1 - β₁) g, v in the same way with g², then p -= lr · (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + eps).",
 )

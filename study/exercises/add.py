@@ -1,7 +1,7 @@
 """A sum of two arrays of different shapes: y = a + b
 
-The gradient of a sum goes unchanged to both sides, and then through the way back of
-broadcasting, which you wrote before. It is given here.
+a and b may have different shapes; then one of them, or both, are repeated. The backward
+of that is the page broadcast. Here it is given: unbroadcast(dy, shape).
 
 Shapes: any two that broadcast; y has the common shape.
 By hand: a has the shape (2, 2), b is a single row. With dy = [[1, 2], [3, 4]], da is dy

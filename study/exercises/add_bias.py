@@ -4,8 +4,8 @@ Each number of bias is used once in every row. A number that is used many times 
 a gradient from each use.
 
 Shapes: x and y (T, C), bias (C,).
-By hand: T = 3. Raise bias[0] by 1: three numbers of y rise by 1. With dy = [[1], [10],
-[100]], dbias is 111.
+By hand: T = 3, C = 1. Raise bias[0] by 1: three numbers of y rise by 1. If the three
+numbers of dy are 1, 10 and 100, dbias is [111].
 
 >>> y, saved = add_bias_forward(np.zeros((3, 1)), np.array([7.0]))
 >>> add_bias_backward(np.array([[1.0], [10.0], [100.0]]), saved)[1]

@@ -1,8 +1,8 @@
 """Causal attention: y = A @ v, A = softmax(S), S = q @ kᵀ / √D, and row t sees only s ≤ t
 
-Every token asks a question q, matches it with the keys k of the tokens up to itself,
-and takes a mixture of their values v. A step that you have written stands behind each
-line of forward: a product, a masked softmax, a product.
+Each token compares its query q with the keys k of the tokens up to itself, and takes a
+weighted mean of their values v. Forward is three steps whose backward you have written:
+a product, a masked softmax, a product.
 
 Shapes: q, k and v (..., T, D), A and S (..., T, T), y (..., T, D).
 By hand: T = 1: the only token looks at itself, A = [[1]], y = v. So dv is dy, and dq
@@ -44,7 +44,7 @@ def attention_backward(dy, saved):
 # --- for the checker ---
 
 HINTS = (
-    ("Walk back line by line: from y = A @ v to dA and dv, from A = softmax(S) to dS, from S = q @ kᵀ / √D to dq and dk."),
+    "Walk back line by line: from y = A @ v to dA and dv, from A = softmax(S) to dS, from S = q @ kᵀ / √D to dq and dk.",
     (
         "The first and the last step are matmul: da = dy @ bᵀ, db = aᵀ @ dy. The middle one is softmax: dS = A · (dA "
         "- Σ dA · A). No second mask."
@@ -79,13 +79,13 @@ def _with(dS_of=None, dq=None, dk=None, dv=None):
 LIKELY = {
     "dv made with A instead of its transpose: y = A @ v, so dv = Aᵀ @ dy.": _with(dv=lambda A, dy: A @ dy),
     "dv = dy: the values are mixed by A on the way.": _with(dv=lambda A, dy: dy),
-    "softmax's way back without its sum: dS = A · (dA - Σ dA · A).": _with(dS_of=lambda dA, A: A * dA),
-    "softmax left out on the way back: dS = A · (dA - Σ dA · A).": _with(dS_of=lambda dA, A: dA),
-    "softmax left out on the way back, with a mask: dS = A · (dA - Σ dA · A).": _with(dS_of=lambda dA, A: np.where(A > 0, dA, 0)),
+    "softmax's backward without its sum: dS = A · (dA - Σ dA · A).": _with(dS_of=lambda dA, A: A * dA),
+    "softmax left out in backward: dS = A · (dA - Σ dA · A).": _with(dS_of=lambda dA, A: dA),
+    "softmax left out in backward, and a mask in its place: dS = A · (dA - Σ dA · A).": _with(dS_of=lambda dA, A: np.where(A > 0, dA, 0)),
     "softmax's sum along the wrong axis: each row of A adds up to 1.": _with(
         dS_of=lambda dA, A: A * (dA - (dA * A).sum(axis=-2, keepdims=True))
     ),
-    "a plus in softmax's way back: dS = A · (dA - Σ dA · A).": _with(dS_of=lambda dA, A: A * (dA + (dA * A).sum(axis=-1, keepdims=True))),
+    "a plus in softmax's backward: dS = A · (dA - Σ dA · A).": _with(dS_of=lambda dA, A: A * (dA + (dA * A).sum(axis=-1, keepdims=True))),
     "the scale 1/√D left out: it stands in S, and so in dq and in dk.": _with(
         dq=lambda dS, k, c: dS @ k, dk=lambda dS, q, c: dS.swapaxes(-1, -2) @ q
     ),

@@ -1,8 +1,8 @@
-"""Broadcasting, and the way back: y = x, repeated until it has a larger shape
+"""Broadcasting, and its backward: y = x, repeated until it has a larger shape
 
-NumPy repeats an array along axes that it lacks, on the left, and along axes of length
-1. This is done in every a + b of two shapes, so this one function stands at the end of
-the backward of every arithmetic op. It is often called unbroadcast.
+NumPy repeats an array along new axes on the left, and along axes of length 1. Every
+a + b of two different shapes does this, so the backward of every arithmetic op ends
+with this function. It is often called unbroadcast.
 
 Shapes: x any, y the given shape; x must broadcast to it.
 By hand: x (3, 1) repeated to (2, 3, 4): each number of x stands in y 2 · 4 = 8 times.
@@ -39,9 +39,9 @@ def broadcast_backward(dy, saved):
 # --- for the checker ---
 
 HINTS = (
-    ("Write x = [[1], [2]] and its repetition to (2, 3) down. Where does each number of x stand in y? Those places send gradients back."),
-    ("Two kinds of axes were repeated: new ones on the left, which dx does not have, and axes of length 1, which dx keeps."),
-    ("Sum over the first dy.ndim - len(shape) axes. Then, for each axis where shape has 1, sum over it with keepdims=True."),
+    ("Write down x = [[1], [2]] and its repetition to (2, 3). At which places of y is each number of x? Each has a gradient."),
+    "Two kinds of axes were repeated: new ones on the left, which dx does not have, and axes of length 1, which dx keeps.",
+    "Sum over the first dy.ndim - len(shape) axes. Then, for each axis where shape has 1, sum over it with keepdims=True.",
 )
 
 

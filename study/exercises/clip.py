@@ -29,7 +29,7 @@ def clip(gradients, max_norm):
 
 HINTS = (
     "One length for all gradients together, then one factor for all. How long are [3, 0] and [4] together?",
-    ("The length: add up all squares of all arrays, then take the root once. A factor above 1 would make short gradients longer."),
+    "The length: add up all squares of all arrays, then take the root once. A factor above 1 would make short gradients longer.",
     "norm = √(Σ (g · g).sum()), factor = min(1, max_norm / (norm + 1e-6)), and g * factor for each.",
 )
 

@@ -1,12 +1,12 @@
 """Cross-entropy: how surprised the model is: loss = -mean(log p[target]), p = softmax(x)
 
-Each of N rows holds V scores, and target names the token that came next. A probability
-of 1 there costs nothing, 1/2 costs log 2 = 0.69.
+Each of N rows holds V scores, and target is the number of the token that came next. If
+its probability is 1 the loss is 0; if it is 1/2 the loss is log 2 = 0.69. target has no
+gradient: return None in its place.
 
 Shapes: x (N, V), target (N,) whole numbers, loss ().
-By hand: one row x = [0, log 3], so p = [1/4, 3/4], and target = [0]: the loss is log 4.
-dx is [1/4 - 1, 3/4] = [-3/4, 3/4]. With two such rows each counts half: the loss is a
-mean. target has no gradient: return None in its place.
+By hand: one row x = [0, log 3], so p = [1/4, 3/4], and target = [0]: the loss is log 4,
+and dx is [-3/4, 3/4]. With two such rows each counts half: the loss is a mean.
 
 >>> loss, saved = cross_entropy_forward(np.log([[1.0, 3.0]]), np.array([0]))
 >>> cross_entropy_backward(np.array(1.0), saved)[0].round(6)
@@ -40,7 +40,7 @@ def cross_entropy_backward(dy, saved):
 
 HINTS = (
     "In one row the loss is log Σ exp(x) - x[target]. Take the derivative of each of the two terms.",
-    ("The first term gives p, the second gives 1 at the target and 0 elsewhere: what the model believed minus what was true."),
+    "The first term gives p, the second gives 1 at the target and 0 elsewhere: what the model believed minus what was true.",
     "dx = (p - onehot(target)) · dy / N. Copy p before you subtract 1 at the targets: saved is not yours to write to.",
 )
 
@@ -57,7 +57,7 @@ def _one_hot(s):
 LIKELY = {
     "p without the 1 at the target: what was true has to be subtracted.": lambda dy, s: (s[0] * (dy / len(s[0])), None),
     "the truth without what the model believed: -onehot lacks p.": lambda dy, s: (-_one_hot(s) * (dy / len(s[0])), None),
-    "-1/p at the target: that is the gradient of p; x has softmax's way back before it, and both together are p - onehot.": lambda dy, s: (
+    "-1/p at the target: that is the gradient of p. The gradient of x is p - onehot: softmax's backward and 1/p together.": lambda dy, s: (
         -_one_hot(s) / s[0] * (dy / len(s[0])),
         None,
     ),

@@ -6,7 +6,8 @@ y stays x.
 
 Shapes: x, keep and y any, the same; p a number.
 By hand: p = 0.75, keep = [True, False]: y = [4x₀, 0]. With dy = [1, 1], dx is [4, 0].
-keep and p are no inputs with a gradient.
+keep and p have no gradient; they come last, so nothing
+is returned for them.
 
 >>> y, saved = dropout_forward(np.array([1.0, 2.0]), np.array([True, False]), 0.75)
 >>> y
@@ -33,7 +34,7 @@ def dropout_backward(dy, saved):
 # --- for the checker ---
 
 HINTS = (
-    ("Once keep is drawn, dropout is a multiplication by fixed numbers: 0 or 1 / (1 - p). What is the derivative of c · x?"),
+    "Once keep is drawn, dropout is a multiplication by fixed numbers: 0 or 1 / (1 - p). What is the derivative of c · x?",
     "Backward does what forward did, with the same keep: a new draw would be the gradient of another function.",
     "dx = dy where keep is True and 0 elsewhere, divided by 1 - p.",
 )

@@ -1,12 +1,12 @@
 """The embedding: y[t] = weight[ids[t]]
 
-A table with one row of C numbers for each of V tokens. Forward looks the rows up. A
-token that occurs twice uses its row twice.
+weight is a table with one row of C numbers for each of V tokens. Forward looks rows up.
+A token that occurs twice uses its row twice. ids are whole numbers and have no gradient:
+return None in their place.
 
 Shapes: ids (...) whole numbers, weight (V, C), y (..., C).
 By hand: ids = [1, 1], dy = [[3], [4]]: row 1 was used twice, and dweight[1] is 7. All
-other rows of dweight are 0. ids are whole numbers and have no gradient: return None in
-their place.
+other rows of dweight are 0.
 
 >>> y, saved = embedding_forward(np.array([1, 1]), np.zeros((3, 1)))
 >>> embedding_backward(np.array([[3.0], [4.0]]), saved)[1]

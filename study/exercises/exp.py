@@ -1,8 +1,8 @@
 """The exponential of every number: y = eˣ
 
 Shapes: x and y any, the same.
-By hand: x = 0 gives 1, x = 0.01 gives 1.01005: there y grows as fast as x. At x = log
-5, where y is 5, it grows 5 times as fast.
+By hand: x = 0 gives 1, and x = 0.01 gives 1.01005: there y grows as fast as x. At
+x = log 5 = 1.609 y is 5, and x = 1.619 gives 5.0503: there it grows 5 times as fast.
 
 >>> y, saved = exp_forward(np.log([1.0, 5.0]))
 >>> exp_backward(np.array([2.0, 2.0]), saved)
@@ -28,7 +28,7 @@ def exp_backward(dy, saved):
 # --- for the checker ---
 
 HINTS = (
-    "Look at what forward saved. Why would backward be content with y and not ask for x?",
+    "Look at what forward saved. Why is y enough for backward?",
     "eˣ is the function that is its own derivative.",
     "dx = dy · y.",
 )

@@ -40,7 +40,7 @@ def heads_backward(dy, saved):
 
 HINTS = (
     "Undo the last step of forward first, then the one before.",
-    ("Forward was reshape, then swapaxes(1, 2). The way back is swapaxes(1, 2), then reshape. Exchanging two axes twice changes nothing."),
+    "Forward was reshape, then swapaxes(1, 2). So backward is swapaxes(1, 2), then reshape. Exchanging two axes twice changes nothing.",
     "dy.swapaxes(1, 2) has the shape (B, T, H, D), and reshape(B, T, H * D) puts the heads side by side.",
 )
 

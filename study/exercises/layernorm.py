@@ -1,6 +1,6 @@
 """Layer norm: y = x̂ · weight + bias, x̂ = (x - μ) / σ
 
-μ is the mean of a row of C numbers, and σ = √(mean of (x - μ)² + eps) its spread. x̂
+μ is the mean of a row of C numbers, σ = √(mean of (x - μ)² + eps) is its spread, and x̂
 has the mean 0 and the spread 1. Every number of x moves the mean and the spread of its
 row, and through them all numbers of that row of y. This is the gradient that is most
 often wrong.
@@ -48,7 +48,7 @@ HINTS = (
         " weight is the gradient of x̂."
     ),
     (
-        "A number xⱼ does three things: it moves its own x̂ⱼ, it drags the mean of its row, and it stretches the "
+        "A number xⱼ does three things: it moves its own x̂ⱼ, it moves the mean of its row, and it changes the "
         "spread of its row. Three terms."
     ),
     "dx = (1/σ) · (g - mean(g) - x̂ · mean(g · x̂)), the means over the last axis with keepdims=True.",
@@ -86,7 +86,7 @@ LIKELY = {
     "means over all rows together: each row has its own, axis=-1 with keepdims=True.": _with(
         lambda dy, h, i, w: i * (dy * w - (dy * w).mean() - h * (dy * w * h).mean())
     ),
-    "a plus before the third term: stretching the spread makes x̂ smaller.": _with(
+    "a plus before the third term: a larger spread makes x̂ smaller.": _with(
         lambda dy, h, i, w: i * (dy * w - _mean(dy * w) + h * _mean(dy * w * h))
     ),
     "the third term without its factor x̂.": _with(lambda dy, h, i, w: i * (dy * w - _mean(dy * w) - _mean(dy * w * h))),

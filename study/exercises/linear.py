@@ -38,7 +38,7 @@ def linear_backward(dy, saved):
 # --- for the checker ---
 
 HINTS = (
-    ("One row, one output: y[o] = Σᵢ weight[o, i] · x[i] + bias[o]. In which outputs does x[i] occur? In which rows does weight[o, i]?"),
+    "One row, one output: y[o] = Σᵢ weight[o, i] · x[i] + bias[o]. In which outputs does x[i] occur? In which rows does weight[o, i]?",
     (
         "dx[i] = Σₒ dy[o] · weight[o, i]: no transpose this time. weight and bias are shared by all rows, so their "
         "gradients are sums over rows."

@@ -1,8 +1,9 @@
 """The head and the loss in one: loss = cross_entropy(x @ weight.T, target)
 
-At the end of a GPT the scores of all V tokens are made and at once turned into a loss.
-Done as one op, the gradient of the scores can take the place of the scores: the largest
-array of the model exists once. Two pages that you have written, one after the other.
+At the end of a GPT the scores of all V tokens are computed, and a loss from them. As one
+op, the gradient of the scores can be written over the scores, so that the largest array
+of the model exists once. Backward is two pages that you have written, one after the
+other.
 
 Shapes: x (N, C), weight (V, C), target (N,) whole numbers, loss ().
 By hand: x = [[1]], weight = [[0], [log 3]], target = [0]: the scores are [0, log 3],
@@ -50,7 +51,7 @@ HINTS = (
         "Go back one step at a time. First the gradient of the scores, as on the page cross_entropy. Then those of x "
         "and weight, as in linear."
     ),
-    ("dscores = (p - onehot(target)) · dy / N, of the shape (N, V). What follows is the way back through scores = x @ weight.T."),
+    "dscores = (p - onehot(target)) · dy / N, of the shape (N, V). What follows is the way back through scores = x @ weight.T.",
     "dx = dscores @ weight and dweight = dscores.T @ x.",
 )
 

@@ -1,8 +1,8 @@
 """The natural logarithm of every number: y = log x
 
 Shapes: x and y any, the same; x > 0.
-By hand: at x = 2 the logarithm grows half as fast as x, at x = 4 a quarter as fast.
-With dy = 1, dx is 0.5 and 0.25.
+By hand: log 2 = 0.693, and log 2.02 = 0.703: at x = 2 the logarithm grows half as fast
+as x. At x = 4 it grows a quarter as fast. With dy = 1, dx is 0.5 and 0.25.
 
 >>> y, saved = log_forward(np.array([2.0, 4.0]))
 >>> log_backward(np.array([1.0, 1.0]), saved)
@@ -27,8 +27,8 @@ def log_backward(dy, saved):
 # --- for the checker ---
 
 HINTS = (
-    "Compute log 2 and log 2.02 on paper or in Python. x moved by 0.02; by how much did y move?",
-    "exp undoes log: e^y = x. The derivative of a function that undoes another is one over the other's derivative.",
+    "x = 2 gives 0.5, and x = 4 gives 0.25. What does x = 10 give? Compute log 10 and log 10.1.",
+    "exp is the inverse of log: e^y = x. The derivative of an inverse function is one over the derivative of the function, at y.",
     "The derivative of log x is 1/x.",
 )
 

@@ -4,8 +4,8 @@ The sum goes over the last axis. y holds logarithms; the probabilities themselve
 exp(y).
 
 Shapes: x and y (..., C).
-By hand: x = [0, log 3]: y = [log 1/4, log 3/4]. With dy = [1, 0], dx is [1 - 1/4, 0 -
-3/4] = [3/4, -3/4].
+By hand: x = [0, log 3] gives y = [log 1/4, log 3/4]. With dy = [1, 0], dx is
+[3/4, -3/4].
 
 >>> y, saved = log_softmax_forward(np.log([[1.0, 3.0]]))
 >>> log_softmax_backward(np.array([[1.0, 0.0]]), saved).round(6)
@@ -33,7 +33,7 @@ def log_softmax_backward(dy, saved):
 
 HINTS = (
     "Two terms, two ways back. xᵢ stands by itself in yᵢ alone, and it stands in the log Σ exp of every y of its row.",
-    ("The derivative of log Σ exp(x) with respect to xⱼ is the probability pⱼ = exp(yⱼ). Every y of the row has that term, with a minus."),
+    "The derivative of log Σ exp(x) with respect to xⱼ is the probability pⱼ = exp(yⱼ). Every y of the row has that term, with a minus.",
     "dx = dy - p · (Σ dy over the row), with p = exp(y).",
 )
 
@@ -47,7 +47,7 @@ LIKELY = {
     "softmax's backward, applied to logarithms: saved holds log p, and p is exp(y).": lambda dy, y: (
         y * (dy - (dy * y).sum(axis=-1, keepdims=True))
     ),
-    "softmax's backward: without the product with p, the logarithm has taken it away.": lambda dy, y: (
+    "softmax's backward: the derivative of the logarithm, 1/p, has cancelled its factor p.": lambda dy, y: (
         np.exp(y) * (dy - (dy * np.exp(y)).sum(axis=-1, keepdims=True))
     ),
     "p without the sum of dy over the row: every y of the row has the term log Σ exp.": lambda dy, y: dy - np.exp(y) * dy,

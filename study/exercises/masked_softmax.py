@@ -35,7 +35,7 @@ def masked_softmax_backward(dy, saved):
 # --- for the checker ---
 
 HINTS = (
-    "What is y at a hidden place? What does softmax's own backward make of it?",
+    "What is y at a hidden place? What does softmax's backward give there?",
     "Nothing new is needed: at hidden places y is 0, and softmax's formula multiplies with y.",
     "dx = y · (dy - Σ dy · y): the same line as for softmax. A second mask would change nothing.",
 )

@@ -1,10 +1,10 @@
 """The product of two matrices: y = a @ b
 
-One number of y:  y[t, n] = Σₖ a[t, k] · b[k, n].  Find all numbers of y in which a[t,
-k] occurs, and with which factor.
+One number of y is y[t, n] = Σₖ a[t, k] · b[k, n]. In which numbers of y does a[t, k]
+occur, and with which factor?
 
-Shapes: a (T, K), b (K, N), y (T, N). The shapes alone nearly force the answer: only one
-product of dy and b has the shape (T, K).
+Shapes: a (T, K), b (K, N), y (T, N). They nearly give the answer away: only one product
+of dy and b has the shape (T, K).
 By hand: a = [[1, 2]], b = [[3], [4]]: y = [[11]]. With dy = [[1]], da is [[3, 4]] and
 db is [[1], [2]].
 

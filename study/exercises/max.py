@@ -31,7 +31,7 @@ def max_backward(dy, saved):
 
 HINTS = (
     "Which numbers of x can move the maximum, if they move only a little?",
-    "Only the winner of each row receives the row's gradient; the others receive 0. Begin with np.zeros(shape).",
+    "Only the largest number of a row receives the row's gradient. The others receive 0. Begin with np.zeros(shape).",
     "dx[np.arange(T), place] = dy writes dy[t] to row t, column place[t].",
 )
 

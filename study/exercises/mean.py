@@ -31,7 +31,7 @@ def mean_backward(dy, saved):
 HINTS = (
     "A mean is a sum and a division. What does the division do to the gradient?",
     "Each of the C numbers of a row moves the mean by 1/C of its own move.",
-    "As for the sum, and every number divided by C, the length of a row.",
+    "As on the page sum, with every number divided by C, the length of a row.",
 )
 
 

@@ -1,7 +1,7 @@
 """The mean squared error: loss = (1/n) Σ (x - target)²
 
-A loss is a single number, so dy is one, too, usually 1. The target is data, and yet it
-may have a gradient.
+A loss is a single number, and so is dy; usually it is 1. The target is data, but it can
+have a gradient, too.
 
 Shapes: x and target any, the same, n numbers; loss ().
 By hand: x = [3, 1], target = [1, 1]: the loss is (4 + 0) / 2 = 2. Move x[0] to 3.1: it
@@ -33,7 +33,7 @@ def mse_backward(dy, saved):
 
 HINTS = (
     "Three steps were taken: a difference, a square, a mean. Go back through them one after the other.",
-    ("The mean gives dy / n to each square, the square multiplies with 2 · difference, and in x - target the target has a minus."),
+    "The mean gives dy / n to each square, the square multiplies with 2 · difference, and in x - target the target has a minus.",
     "dx = dy · 2 · difference / n, where n is difference.size; dtarget = -dx.",
 )
 

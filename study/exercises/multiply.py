@@ -1,7 +1,7 @@
 """A product, number by number: y = a · b
 
-Two inputs, so two gradients, returned in the order of the inputs. Hold one factor still
-and move the other: how fast does y move?
+There are two inputs, so there are two gradients, returned in the order of the inputs.
+Keep one factor as it is and change the other: how fast does y change?
 
 Shapes: a, b and y any, the same.
 By hand: a = 3 and b = 5 give 15. With a = 3.1 it is 15.5: y moved 5 times as far as a.
@@ -30,7 +30,7 @@ def multiply_backward(dy, saved):
 
 HINTS = (
     "Let a be 3 and b be 5. Move a by 0.1. How far does y move, and which of the two numbers is that?",
-    "The slope of a · b along a is b: a factor is felt in proportion to the other factor.",
+    "The slope of a · b along a is b: the effect of a factor is proportional to the other factor.",
     "da = dy · b and db = dy · a, in this order.",
 )
 

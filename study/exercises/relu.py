@@ -32,7 +32,7 @@ def relu_backward(dy, saved):
 
 HINTS = (
     "Draw the function. What is its slope on the left of 0, and on the right?",
-    "The slope is 0 or 1, so each number of dy is passed on, or stopped. `saved` says which.",
+    "The slope is 0 or 1, so each number of dy is passed on or replaced by 0. `positive` says which.",
     "np.where(positive, dy, 0) takes dy where positive is True and 0 elsewhere.",
 )
 

@@ -39,7 +39,7 @@ def rmsnorm_backward(dy, saved):
 
 HINTS = (
     "It is layer norm with one term less. Which of the three is not needed when no mean is subtracted?",
-    "A number of x moves its own x̂, and it stretches r for its whole row. The gradient must not point along x̂.",
+    "A number of x moves its own x̂, and it changes r for its whole row. The gradient has no part along x̂.",
     "dx = (1/r) · (g - x̂ · mean(g · x̂)), with g = dy · weight.",
 )
 
@@ -67,6 +67,6 @@ LIKELY = {
         rmsnorm_backward(dy, s)[0],
         sum_of(dy, tuple(range(dy.ndim - 1))),
     ),
-    "a plus before the second term: stretching r makes x̂ smaller.": _with(lambda dy, h, i, w: i * (dy * w + h * _mean(dy * w * h))),
+    "a plus before the second term: a larger r makes x̂ smaller.": _with(lambda dy, h, i, w: i * (dy * w + h * _mean(dy * w * h))),
     "the second term without its factor x̂.": _with(lambda dy, h, i, w: i * (dy * w - _mean(dy * w * h))),
 }

@@ -33,7 +33,7 @@ def sigmoid_backward(dy, saved):
 
 HINTS = (
     "The slope at y = 1/2 is 1/4, and at y = 3/4 it is 3/16. Which product of two numbers made of y gives that?",
-    ("The chain rule gives e⁻ˣ / (1 + e⁻ˣ)². One factor 1 / (1 + e⁻ˣ) is y. What is the other, e⁻ˣ / (1 + e⁻ˣ), in terms of y?"),
+    "The chain rule gives e⁻ˣ / (1 + e⁻ˣ)². One factor 1 / (1 + e⁻ˣ) is y. What is the other, e⁻ˣ / (1 + e⁻ˣ), in terms of y?",
     "The derivative is y · (1 - y).",
 )
 

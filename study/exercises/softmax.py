@@ -34,7 +34,7 @@ def softmax_backward(dy, saved):
 # --- for the checker ---
 
 HINTS = (
-    ("Probabilities compete. Raise x₀: y₀ rises, and all others must fall. So dx₀ hears of every dy of its row, not of dy₀ alone."),
+    "The probabilities of a row add up to 1. If x₀ rises, y₀ rises and all others fall. So dx₀ depends on every dy of its row.",
     "The quotient rule gives ∂yᵢ/∂xⱼ = yᵢ · (1 if i = j else 0) - yᵢ · yⱼ. Multiply with dyᵢ and add up over i.",
     "dx = y · (dy - s), where s is one number for each row: Σ dy · y, with keepdims=True.",
 )

@@ -1,8 +1,8 @@
 """The square of every number: y = x²
 
-The whole game in one line. Somewhere behind y a loss is computed. dy tells, for every
-number of y, how fast the loss grows when that number grows. Wanted is dx: how fast the
-loss grows when x does. The chain rule: dx = dy · (how fast y grows when x does).
+Somewhere behind y a loss is computed. dy says, for every number of y, how fast the loss
+grows when that number grows. You compute dx: how fast the loss grows when x grows. The
+chain rule: dx = dy · (how fast y grows when x grows).
 
 Shapes: x and y any, the same.
 By hand: x = 3 gives 9, and x = 3.01 gives 9.0601. So y grows 6 times as fast as x. With
@@ -34,7 +34,7 @@ def square_backward(dy, saved):
 
 HINTS = (
     "Take x = 3 and x = 3.01, and compare the two squares. How many times as far as x did y move? Try x = 5 as well.",
-    "The derivative of x² is 2x. The chain rule multiplies it with what comes in, dy.",
+    "The derivative of x² is 2x. The chain rule multiplies it by dy, which comes in.",
     "dx = dy · 2 · x, number by number.",
 )
 

@@ -30,8 +30,8 @@ def tanh_backward(dy, saved):
 # --- for the checker ---
 
 HINTS = (
-    ("The slope at y = 0 is 1, at y = 0.5 and at y = -0.5 it is 0.75. Which function of y is that? It does not see the sign."),
-    ("tanh = sinh / cosh, and each of these two is the other's derivative. The quotient rule gives (cosh² - sinh²) / cosh²."),
+    "The slope at y = 0 is 1, at y = 0.5 and at y = -0.5 it is 0.75. Which function of y is that? It does not see the sign.",
+    "tanh = sinh / cosh, and each of these two is the other's derivative. The quotient rule gives (cosh² - sinh²) / cosh².",
     "The derivative is 1 - y².",
 )
 

@@ -1,18 +1,18 @@
 """The tape: the chain rule for a whole network, walked backwards
 
-Forward has left one node for each op. A node knows its parents, what it was computed
-from, and with gradients(dy) it turns the gradient of its output into those of its
-parents: that is a backward as you have written many. Left is the walk: call them in the
-right order, and add up.
+Forward has left one node for each op. A node has parents, the nodes that it was computed
+from. Its gradients(dy) is a backward such as you have written: it turns the gradient of
+the node's output into the gradients of its parents. You write the walk: it calls them
+in the right order, and adds up what arrives.
 
     node.number           greater than the numbers of all nodes that it was computed from
     node.parents          a list of nodes; a leaf, such as a parameter, has none: []
     node.gradients(dy)    a list: one gradient for each parent, in their order
 
 By hand: x is a leaf, a = x · x has the parents [x, x], and y = a + x has the parents
-[a, x]. For x = 3 and dy = 1: y sends 1 to a and 1 to x, then a sends 3 to x, and 3 once
-more. Together x receives 7, which is the derivative of x² + x. A node may be asked only
-when all has arrived.
+[a, x]. For x = 3 and dy = 1, y gives 1 to a and 1 to x. Then a gives 3 to x, twice. The
+sum for x is 7, which is the derivative of x² + x. gradients(dy) of a node is called once,
+when everything has arrived at it.
 """
 
 import heapq
@@ -42,12 +42,9 @@ def walk(last, dy):
 # --- for the checker ---
 
 HINTS = (
-    ("Keep a dict from nodes to what has arrived so far. Where two paths meet, gradients add up: a = a + dx, never a += dx."),
-    (
-        "The order is the whole difficulty. Among the nodes that wait, which one can be sure that nothing more will "
-        "arrive? Look at the numbers."
-    ),
-    ("Take the waiting node with the highest number, ask it for its gradients, add each to what its parent has, and let new parents wait."),
+    "Keep a dict from nodes to what has arrived so far. Where two paths meet, gradients add up: a = a + dx, never a += dx.",
+    "The order is the difficulty. At which of the waiting nodes can nothing more arrive? Look at the numbers.",
+    "Take the waiting node with the highest number, ask it for its gradients, add each to what its parent has, and let new parents wait.",
 )
 
 
