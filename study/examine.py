@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -89,13 +90,30 @@ def located(path: Path, source: str, elsewhere: bool = True) -> Iterator[None]:
             if not _lines_of(path, error):
                 raise
             wrong(f"{path}, {_at(path, source, error)}")
-        wrong(_at(path, source, error))
+        wrong(_at(path, source, error), _fit_mistake(error))
+
+
+def _fit_mistake(error: BaseException) -> str | None:
+    """What arrays that do not fit look like, by NumPy's message."""
+    text = str(error)
+    if not isinstance(error, ValueError):
+        return None
+    if sizes := re.search(r"core dimension.*\(size (\d+) is different from (\d+)\)", text):
+        return (
+            f"a transpose that is missing or too many, or two factors in the wrong order: a @ b needs as many columns in a as there "
+            f"are rows in b, and here these are {sizes[2]} and {sizes[1]}."
+        )
+    if shapes := re.search(r"could not be broadcast together with shapes \(([\d,]*)\) \(([\d,]*)\)", text):
+        one, other = sorted((tuple(int(n) for n in shape.split(",") if n) for shape in shapes.groups()), key=len)
+        if one == other[: len(one)]:
+            return "an axis that is missing at the end: keepdims=True keeps it in a sum or a mean, and a[:, None] adds one."
+    return None
 
 
 def _at(path: Path, source: str, error: BaseException) -> str:
     """An error of the page in one sentence."""
     lines = _lines_of(path, error)
-    text = str(error).partition("\n")[0].rstrip(".")
+    text = re.sub(r"^matmul: Input operand.*", "these two matrices do not fit", str(error).partition("\n")[0]).rstrip(". ")
     what = f"{type(error).__name__}{f': {text}' if text else ''}."
     return f"line {lines[-1]} raises {what}{_quoted(source, lines[-1])}" if lines else f"the page raises {what}"
 
@@ -146,7 +164,7 @@ def _check_gradients(exercise: Exercise, page: SimpleNamespace, path: Path, sour
         compared += sum(x.size for x in inputs if _is_differentiable(x))
         if wrongs:
             first = min(wrongs, key=lambda m: (m.error < 1e-3 * wrongs[0].error, m.position))
-            found.append(_told(exercise, calls, right[1], first, wrongs))
+            found.append(_told(exercise, calls, first, wrongs))
     if found:
         says, looks_like = next((told for told in found if told[1]), found[0])
         return Verdict(exercise.name, False, says, looks_like)
@@ -262,7 +280,7 @@ class _Calls:
         )
 
 
-def _told(exercise: Exercise, calls: _Calls, right_backward: Any, first: Mismatch, wrongs: list[Mismatch]) -> tuple[str, str | None]:
+def _told(exercise: Exercise, calls: _Calls, first: Mismatch, wrongs: list[Mismatch]) -> tuple[str, str | None]:
     """What is wrong with one gradient, and what that looks like: a known mistake of this page, or one of the general diagnosis."""
     label = f"d{calls.names[first.position]}"
     digits = next(d for d in (4, 6, 10, 17) if f"{first.backward:.{d}g}" != f"{first.differences:.{d}g}" or d == 17)
@@ -274,7 +292,19 @@ def _told(exercise: Exercise, calls: _Calls, right_backward: Any, first: Mismatc
     others = [f"d{calls.names[m.position]}" for m in wrongs if m is not first]
     if others:
         says += f" {' and '.join(others)} {'are' if len(others) > 1 else 'is'} wrong, too."
-    return says, _known_mistake(exercise, calls, first) or first.looks_like
+    return says, _known_mistake(exercise, calls, first) or first.looks_like or _not_linear(calls, first)
+
+
+def _not_linear(calls: _Calls, mismatch: Mismatch) -> str | None:
+    """Whether the gradient is not proportional to dy, as every gradient is."""
+    if mismatch.evidence is None or len(mismatch.evidence.dy) != 1:
+        return None
+    once, twice = (calls.backward(c * mismatch.evidence.dy[0])[mismatch.position] for c in (1, 2))
+    if _same(once, twice):
+        return "dy left out: the gradient is the same whatever dy is."
+    if not np.allclose(twice, 2 * once, rtol=1e-9, atol=0, equal_nan=True):
+        return "dy left out of a term, or squared: if dy is twice as large, the gradient must be twice as large. Yours is not."
+    return None
 
 
 def _known_mistake(exercise: Exercise, calls: _Calls, mismatch: Mismatch) -> str | None:
@@ -300,7 +330,7 @@ def _shape_mistake(dx: np.ndarray, x: np.ndarray, dy: np.ndarray) -> str | None:
         and all(n == 1 or n == m for n, m in zip(x.shape, dx.shape, strict=True))
     ):
         return "a forgotten sum over an axis along which the input was repeated."
-    if dx.ndim == x.ndim < dy.ndim and x.size < dy.size and set(dx.shape) <= set(dy.shape):
+    if dx.ndim == x.ndim < dy.ndim and x.size < dy.size and set(dx.shape) <= {*dy.shape, dy.size // dy.shape[-1]}:
         return "a sum over another axis than the one along which the input was repeated."
     if dx.shape == x.shape[::-1]:
         return "a transpose too many, or one that was forgotten."

@@ -65,10 +65,12 @@ def main(argv: Sequence[str]) -> int:
             raise StudyError(f"training cannot begin: {load(name).path()}: {verdict_of[name].says}")
     for line in described(written, verdict_of):
         print(*wrapped(screen.plain(line), screen.width), sep="\n")
-    try:
-        pages = {name: load_page(load(name), load(name).path())[0] for name in written}
-    except WrongPageError as error:
-        raise StudyError(f"training cannot begin: {error.says} Check your pages first: python -m study check.") from error
+    pages = {}
+    for name in written:
+        try:
+            pages[name] = load_page(load(name), load(name).path())[0]
+        except WrongPageError as error:
+            raise StudyError(f"training cannot begin: {load(name).path()}: {error.says}") from error
     model_config, config = from_preset("tiny", steps=steps)
     dataset = open_dataset(config.data, config.val_fraction)
     same = compare(pages, model_config, config, dataset, screen)

@@ -155,7 +155,7 @@ def test_steps_and_pages_are_checked_first(pages, monkeypatch, capsys):
             Verdict("gelu", False, "the page was still running.", comes_back=False),
             r"training cannot begin: .*gelu.py: the page was still running",
         ),
-        (Verdict("gelu", False, "wrong"), r"training cannot begin: line 5 is not Python"),
+        (Verdict("gelu", False, "wrong"), r"training cannot begin: .*gelu.py: line 5 is not Python"),
     ):
         monkeypatch.setattr(train, "verdicts", lambda pages, v=verdict: [v, Verdict("clip", True, "")])
         with pytest.raises(StudyError, match=says):

@@ -56,6 +56,7 @@ LIKELY = {
     "the mean of dy over the row: it is the sum, for every y of the row has the term log Σ exp.": lambda dy, y: (
         dy - np.exp(y) * dy.mean(axis=-1, keepdims=True)
     ),
+    "the sum of dy over all rows together: each row has its own.": lambda dy, y: dy - np.exp(y) * dy.sum(),
     "the second term left out: x stands in log Σ exp as well.": lambda dy, y: dy,
     "a plus where a minus belongs: log Σ exp is subtracted.": lambda dy, y: dy + np.exp(y) * dy.sum(axis=-1, keepdims=True),
     "p alone, without dy in the second term: it is p · Σ dy.": lambda dy, y: dy - np.exp(y),

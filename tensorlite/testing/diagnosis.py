@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _LARGEST_JACOBIAN = 1_000_000  # numbers
+_FEW = 16  # slices, each of which is tried
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _missing_sum(e: Evidence) -> str | None:
         return None
     terms = e.contributions()
     for k in range(e.x.ndim, terms.ndim):
-        for i in (0, terms.shape[k] - 1):
+        for i in range(terms.shape[k]) if terms.shape[k] <= _FEW else (0, terms.shape[k] - 1):
             if terms.shape[k] > 1 and e.is_explained_by(_sum_over_y(e, terms.take([i], axis=k))):
                 return f"a missing sum over a broadcast axis: only slice {i} along axis {k - e.x.ndim} of the output counts."
     flat = terms.reshape(e.x.size, -1)
