@@ -20,7 +20,7 @@ Names, argument orders and defaults are torch's wherever torch has the same func
 
 from typing import Any
 
-from tensorlite import kernels, nn, optim, random  # importing the kernels registers them
+from tensorlite import compat, kernels, nn, optim, random  # importing the kernels registers them
 from tensorlite.backend import Device, DeviceUnavailableError
 from tensorlite.creation import (
     arange,
@@ -99,10 +99,17 @@ from tensorlite.tensor import Tensor
 __version__ = "0.1.0"
 
 
+globals().update(compat.spelling.FUNCTIONS)  # with torch's other keywords
+
+
 def __getattr__(name: str) -> Any:
     if name == "bfloat16":  # looked up only when it is used: it needs an extra package
         try:
             return bfloat16_dtype()
         except ImportError as error:
             raise AttributeError(str(error)) from None  # so that hasattr() says no
-    raise AttributeError(f"module 'tensorlite' has no attribute {name!r}.")
+    return compat.find(name)  # what only programs written for torch need, and a sentence about what is missing
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *compat.names()})

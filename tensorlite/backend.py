@@ -20,6 +20,8 @@ import numpy as np
 OLDEST_CUPY = 14  # the first with graphs and types as they are used here
 INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
 
+_NAMES = {"numpy": "numpy", "cpu": "numpy", "cupy": "cupy", "cuda": "cupy"}  # ours and torch's -> ours
+
 Array = Any  # numpy.ndarray or cupy.ndarray: they share their methods, not a base class
 
 
@@ -59,8 +61,9 @@ class PoolMemory(NamedTuple):
 
 
 class Device:
-    """A place for arrays: ``Device("numpy")``, ``Device("cupy")`` or ``Device("cupy:1")``.
+    """A place for arrays: ``Device("numpy")``, ``Device("cupy")`` or ``Device("cupy:1")``; also ``tensorlite.device``.
 
+    torch's names mean the same: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, and the number of a GPU alone. None is the CPU.
     A Device object does not use the driver. The first array created on it does.
 
     Raises:
@@ -71,15 +74,21 @@ class Device:
     name: str
     index: int
 
-    def __init__(self, spec: str | Device = "numpy") -> None:
+    def __init__(self, spec: str | int | Device | None = "numpy", index: int | None = None) -> None:
         if isinstance(spec, Device):
             self.name, self.index = spec.name, spec.index
             return
-        name, _, index = str(spec).partition(":")
-        if name not in ("numpy", "cupy") or (index and not (name == "cupy" and index.isdecimal())):
-            hint = {"cpu": " Use 'numpy'.", "cuda": " Use 'cupy'."}.get(name, "")
-            raise ValueError(f"unknown device {spec!r}: it is 'numpy' (the CPU), 'cupy' or 'cupy:<index>'.{hint}")
-        self.name, self.index = name, int(index or 0)
+        text = "numpy" if spec is None else f"cupy:{spec}" if isinstance(spec, int) else spec
+        text = text if index is None else f"{text}:{index}"
+        name, colon, number = text.partition(":")
+        self.name, self.index = _NAMES.get(name, ""), int(number) if number.isdecimal() else 0
+        if not self.name or (colon and not number.isdecimal()) or (self.name == "numpy" and self.index):
+            raise ValueError(f"unknown device {text!r}: it is 'numpy' or 'cpu', 'cupy' or 'cuda', 'cupy:<index>' or 'cuda:<index>'.")
+
+    @property
+    def type(self) -> str:
+        """torch's name: ``"cpu"`` or ``"cuda"``."""
+        return "cpu" if self.name == "numpy" else "cuda"
 
     @property
     def module(self) -> Any:
@@ -135,7 +144,8 @@ class Device:
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):
-            return str(self) == other or self.name == other
+            name, colon, number = other.partition(":")
+            return _NAMES.get(name) == self.name and (not colon or number == str(self.index))
         return isinstance(other, Device) and (self.name, self.index) == (other.name, other.index)
 
     def __hash__(self) -> int:

@@ -131,13 +131,15 @@ def randn(
 
 def randint(
     low: int,
-    high: int,
-    size: Any,
+    high: Any,
+    size: Any = None,
     generator: np.random.Generator | None = None,
     dtype: Any = int64,
     device: Device | str = "numpy",
 ) -> Tensor:
-    """Integers from ``low`` up to but without ``high``."""
+    """Integers from ``low`` up to but without ``high``; ``randint(high, size)`` counts from 0."""
+    if size is None:
+        low, high, size = 0, low, high
     values = (generator or random.default_generator()).integers(low, high, _shape((size,)))
     return Tensor(Device(device).asarray(values, dtype))
 

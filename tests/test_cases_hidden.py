@@ -23,15 +23,23 @@ BETTER = {  # finite here, and not in torch
     "cross_entropy": "a row that is ignored may hold anything",
     "dropout": "what is dropped hides an infinite number",
     "logsumexp": "a row of nothing but -inf has no gradient",
+    "cumprod": "the factors before x are multiplied, and not divided out",
+    "norm": "a mask selects: what is not the largest, or is 0, has no influence",
     "pow": "0 ** e is 0 for every e > 0",
     "prod": "the product of the others has nothing to do with x itself, and is 0 beside a 0",
 }
 LOUDER = {  # finite in torch, and not here
     "abs": "of nan: torch's sign of nan is 0",
+    "cumprod": "an infinite number beside a 0: the product of the others is 0 · ∞",
+    "elu": "of nan: torch takes the slope of the numbers above 0",
+    "l1_loss": "as abs",
+    "norm": "as abs",
+    "smooth_l1_loss": "as abs",
     "prod": "an infinite number between two zeros: the product of the others is 0 · ∞",
 }
 OTHER = {"relu": "of nan: the gradient is 0 here, and dy in torch"}  # finite in both
-ELSEWHERE = ("attention", "causal_self_attention")  # products in which what is hidden is 0 · nan
+# products in which what is hidden is 0 · nan; and probabilities, of which both refuse what is none
+ELSEWHERE = ("attention", "causal_self_attention", "binary_cross_entropy")
 
 
 def op_of(case):

@@ -206,7 +206,6 @@ REFUSED = [
     (NotImplementedError, "sparse", lambda: F.embedding(tl.tensor([0]), x, sparse=True)),
     (ValueError, "padding_idx 2 is no row", lambda: F.embedding(tl.tensor([0]), x, padding_idx=2)),
     (IndexError, "7", lambda: F.embedding(tl.tensor([7]), x)),
-    (NotImplementedError, "enable_gqa", lambda: F.scaled_dot_product_attention(x, x, x, enable_gqa=True)),
     (NotImplementedError, "size_average", lambda: F.cross_entropy(x, tl.tensor([0, 1]), size_average=True)),
     (NotImplementedError, "reduce", lambda: F.mse_loss(x, x, reduce=True)),
     (NotImplementedError, "inplace", lambda: F.dropout(x, inplace=True)),

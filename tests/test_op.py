@@ -295,10 +295,10 @@ def test_the_message_says_what_the_op_takes():
     x = tl.ones(2, 2)
     for call, said in [
         (
-            lambda: x.sum(1, keepdims=True),
-            r"sum\(\): got an unexpected keyword argument 'keepdims'; it takes sum\(x, dim=None, keepdim=False\)",
+            lambda: x.sum(1, keep=True),
+            r"sum\(\): got an unexpected keyword argument 'keep'; it takes sum\(x, dim=None, keepdim=False\)",
         ),
-        (lambda: tl.add(x, x, alpha=2), r"add\(\): got an unexpected keyword argument 'alpha'; it takes add\(x, other\)"),
+        (lambda: tl.add(x, x, beta=2), r"add\(\): got an unexpected keyword argument 'beta'; it takes add\(x, other\)"),
         (x.matmul, r"matmul\(\): missing a required argument: 'b'; it takes matmul\(a, b\)"),
         (lambda: tl.exp(x, x), r"exp\(\): too many positional arguments; it takes exp\(x\)"),
         (lambda: x.float(1), r"Tensor\.float\(\) takes 1 positional argument but 2 were given"),

@@ -102,9 +102,11 @@ def check_backend(options: argparse.Namespace) -> None:
         UserError: naming those that do.
     """
     try:
-        Device(options.backend)
+        device = Device(options.backend)
     except ValueError as error:
         fail(str(error))
+    if not options.backend.startswith(device.name):
+        fail(f"{options.backend!r} is torch's name for a backend. Use {device.name!r}.")
 
 
 def check_context_keep(options: argparse.Namespace, block_size: int) -> None:

@@ -293,6 +293,8 @@ def require_working(config: TrainConfig) -> None:
         device = Device(config.backend)
     except ValueError as error:
         fail(str(error))
+    if not config.backend.startswith(device.name):
+        fail(f"{config.backend!r} is torch's name for a backend. Use {device.name!r}.")
     device.asarray(0)  # the first array asks the driver
     if device.name != "numpy":
         _require_precision(device, config.precision)

@@ -1,7 +1,10 @@
 """Layers and models on top of the ops; names and arguments are those of ``torch.nn``."""
 
+from typing import Any
+
+from tensorlite.lazy import on_demand
 from tensorlite.nn import functional, init
-from tensorlite.nn.containers import ModuleList, Sequential
+from tensorlite.nn.containers import ModuleDict, ModuleList, Sequential
 from tensorlite.nn.layers import (
     GELU,
     Dropout,
@@ -23,6 +26,20 @@ from tensorlite.nn.parameter import Parameter
 
 __all__ = [
     "GELU", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten", "Identity", "LayerNorm", "Linear", "MSELoss", "Module",
-    "ModuleList", "NLLLoss", "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh",
+    "ModuleDict", "ModuleList", "NLLLoss", "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh",
     "functional", "init",
 ]  # fmt: skip
+
+_find = on_demand(
+    "tensorlite.nn",
+    {
+        "tensorlite.nn": "utils",
+        "tensorlite.nn.further_layers": """
+            LeakyReLU ELU Softplus LogSigmoid LogSoftmax BatchNorm1d L1Loss SmoothL1Loss HuberLoss BCELoss BCEWithLogitsLoss KLDivLoss
+        """,
+    },
+)
+
+
+def __getattr__(name: str) -> Any:
+    return _find(name)  # what a GPT does not need

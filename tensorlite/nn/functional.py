@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tensorlite.backend import array_module
+from tensorlite.lazy import on_demand
 from tensorlite.ops import attention as _attention
 from tensorlite.ops import cross_entropy as _cross_entropy
 from tensorlite.ops import dropout as _dropout
@@ -236,14 +237,24 @@ def scaled_dot_product_attention(
     Args:
         attn_mask: booleans, True where a query may look, or numbers added to the scores.
         dropout_p: applied whenever it is not 0; pass 0 outside of training, as in torch.
+        enable_gqa: there may be fewer heads of keys and values than of queries: each serves several, which are neighbours.
         generator: where dropout's random bits come from, by default the thread's stream (torch has no such argument).
         recompute: keep less for backward, which computes the weights again (nor this one).
     """
-    _unsupported("scaled_dot_product_attention", enable_gqa=enable_gqa)
     check_probability("scaled_dot_product_attention", dropout_p)
+    if enable_gqa:
+        key, value = (_for_every_query_head(x, query.shape[-3]) for x in (key, value))
     return _attention.attention(
         query, key, value, attn_mask, is_causal=is_causal, scale=scale, dropout_p=dropout_p, generator=generator, recompute=recompute
     )
+
+
+def _for_every_query_head(x: Tensor, heads: int) -> Tensor:
+    """x (…, H, S, D) with each head repeated until there are ``heads``. Source: Ainslie et al. 2023, "GQA"."""
+    if heads % x.shape[-3]:
+        raise ValueError(f"scaled_dot_product_attention: {heads} heads of queries cannot share {x.shape[-3]} heads of keys or values.")
+    each = heads // x.shape[-3]
+    return x if each == 1 else x.unsqueeze(-3).expand(*x.shape[:-2], each, *x.shape[-2:]).flatten(-4, -3)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
@@ -301,3 +312,18 @@ def _cast(x: Tensor, dtype: Any) -> Tensor:
     if not is_floating(np.dtype(dtype)):
         raise TypeError(f"softmax: dtype must be floating point, got {dtype}.")
     return x.to(np.dtype(dtype))
+
+
+_find = on_demand(
+    "tensorlite.nn.functional",
+    {
+        "tensorlite.nn.further_functional": """
+            batch_norm binary_cross_entropy binary_cross_entropy_with_logits cosine_similarity elu huber_loss kl_div l1_loss leaky_relu
+            logsigmoid normalize pad smooth_l1_loss softplus
+        """
+    },
+)
+
+
+def __getattr__(name: str) -> Any:
+    return _find(name)  # what a GPT does not need

@@ -236,7 +236,7 @@ class Module:
             elif parameter.grad is not None:
                 parameter.grad.array[...] = 0
 
-    def to(self, *args: Any, device: Device | str | None = None, dtype: Any = None) -> Self:
+    def to(self, *args: Any, device: Device | str | int | None = None, dtype: Any = None, non_blocking: bool = False) -> Self:
         """Move every parameter and buffer to a device, and the floating point ones to a dtype.
 
         ``to("cupy")``, ``to(tl.float64)`` and ``to("cupy", tl.float64)`` work as well as the keywords. The
@@ -246,7 +246,7 @@ class Module:
             TypeError: for a dtype that is not floating point.
         """
         for arg in args:
-            if isinstance(arg, Device) or (isinstance(arg, str) and arg.partition(":")[0] in ("numpy", "cupy", "cpu", "cuda")):
+            if isinstance(arg, Device | int) or (isinstance(arg, str) and arg.partition(":")[0] in ("numpy", "cupy", "cpu", "cuda")):
                 device = arg
             elif arg is not None:
                 dtype = arg
@@ -257,6 +257,14 @@ class Module:
         for tensor in (*self.parameters(), *self.buffers()):
             _move(tensor, target, dtype)
         return self
+
+    def cpu(self) -> Self:
+        """The same as ``to("cpu")``."""
+        return self.to(device="cpu")
+
+    def cuda(self, device: Device | str | int = "cuda") -> Self:
+        """The same as ``to("cuda")``."""
+        return self.to(device=device)
 
     def float(self) -> Self:
         """The same as ``to(float32)``."""

@@ -22,5 +22,13 @@ Read it in this order. Each page stands on its own.
     attention       the pages above combined
     self_attention  attention as a GPT uses it, all heads in one array
 
+A GPT needs no more. Programs written for torch also find
+
+    rounding, logarithm, error_function, norm, cumprod      more functions of numbers
+    rectifier       relu's relatives: leaky relu, elu, softplus
+    batchnorm       layernorm with batch and channels exchanged
+    losses, binary_cross_entropy, kl_div                    other answers to "how far off?"
+    sorting, scatter, diagonal, padding                     moving numbers, and putting them back
+
 Importing this package puts the operators and methods on `Tensor` (see `methods`).
 """

@@ -46,39 +46,39 @@ def div_(x: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     """x ← x / other, rounded as `div` rounds; also ``x /= other``, and ``x //= other`` for "floor"."""
     if rounding_mode is None and is_floating(x.dtype):
         return _arithmetic("div_", arithmetic.div, operator.itruediv, x, other)
-    return _change("div_", arithmetic.div, x, other, rounding_mode=rounding_mode)
+    return change("div_", arithmetic.div, x, other, rounding_mode=rounding_mode)
 
 
 def pow_(x: Tensor, exponent: Any) -> Tensor:
     """x ← x ** exponent; also ``x **= exponent``."""
-    return _change("pow_", arithmetic.pow, x, exponent)
+    return change("pow_", arithmetic.pow, x, exponent)
 
 
 def clamp_(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """x ← x limited to [min, max]."""
-    return _change("clamp_", comparison.clamp, x, min, max)
+    return change("clamp_", comparison.clamp, x, min, max)
 
 
 def masked_fill_(x: Tensor, mask: Any, value: Any) -> Tensor:
     """x ← value where the mask is True."""
-    return _change("masked_fill_", indexing.masked_fill, x, mask, value)
+    return change("masked_fill_", indexing.masked_fill, x, mask, value)
 
 
 def fill_(x: Tensor, value: Any) -> Tensor:
     """x ← value everywhere: a number, or a tensor of no axes. The old values get the gradient 0."""
     if getattr(value, "shape", ()) != ():
         raise ValueError(f"fill_ takes one number, or a tensor of no axes, got shape {value.shape}; copy_ takes more.")
-    return _assign("fill_", x, value)
+    return assign("fill_", x, value)
 
 
 def zero_(x: Tensor) -> Tensor:
     """x ← 0 everywhere. The old values get the gradient 0."""
-    return _assign("zero_", x, 0)
+    return assign("zero_", x, 0)
 
 
 def copy_(x: Tensor, source: Any) -> Tensor:
     """x ← source, in the dtype and on the device of x. The gradient flows to ``source``, and the old values get 0."""
-    return _assign("copy_", x, source)
+    return assign("copy_", x, source)
 
 
 def setitem(x: Tensor, index: Any, value: Any) -> None:
@@ -106,7 +106,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
 
 
 def _arithmetic(name: str, op: Callable[..., Tensor], inplace: Callable[[Any, Any], Any], x: Tensor, other: Any) -> Tensor:
-    """`_change`, but without a temporary array where dtype and shape stay the same: ``inplace`` is NumPy's ``+=``."""
+    """`change`, but without a temporary array where dtype and shape stay the same: ``inplace`` is NumPy's ``+=``."""
     if not _is_recorded(x, other) and (type(other) in (int, float) or (isinstance(other, Tensor) and type(other.array) is type(x.array))):
         a, b = promote(_writable(name, x), unwrap(other))
         if a is x.array:
@@ -114,10 +114,10 @@ def _arithmetic(name: str, op: Callable[..., Tensor], inplace: Callable[[Any, An
             inplace(a, b)
             x.version.increment(a)
             return x
-    return _change(name, op, x, other)
+    return change(name, op, x, other)
 
 
-def _change(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:
+def change(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:
     """x ← op(x, …)"""
     if _is_recorded(x, *args):
         return _record(name, op, x, *args, **options)
@@ -129,7 +129,7 @@ def _change(name: str, op: Callable[..., Tensor], x: Tensor, *args: Any, **optio
     return x
 
 
-def _assign(name: str, x: Tensor, source: Any) -> Tensor:
+def assign(name: str, x: Tensor, source: Any) -> Tensor:
     """x ← source, converted to the dtype of x."""
     if isinstance(source, Tensor):
         source = shape.to(source, x.dtype, x.device)

@@ -415,18 +415,26 @@ def to_backward(dy: Array, saved: Any) -> Array:
 _to = Op(to_forward, to_backward)
 
 
-def to(x: Tensor, *targets: Any, dtype: Any = None, device: Device | str | None = None) -> Tensor:
-    """``x.to(dtype)``, ``x.to(device)``, ``x.to(device, dtype)`` or ``x.to(other)``; x itself if nothing changes."""
+def to(
+    x: Tensor, *targets: Any, dtype: Any = None, device: Device | str | int | None = None, non_blocking: bool = False, copy: bool = False
+) -> Tensor:
+    """``x.to(dtype)``, ``x.to(device)``, ``x.to(device, dtype)`` or ``x.to(other)``; x itself if nothing changes, unless ``copy``.
+
+    Args:
+        non_blocking: torch's; a copy to the GPU waits for what the host still has to write, whatever is said here.
+    """
     for target in targets:
         if isinstance(target, Tensor):
             dtype, device = target.dtype, target.device
-        elif isinstance(target, str | Device):
+        elif isinstance(target, str | int | Device):
             device = target
         else:
             dtype = target
     new_dtype = x.dtype if dtype is None else np.dtype(dtype)
     new_device = x.device if device is None else Device(device)
-    return x if (new_dtype, new_device) == (x.dtype, x.device) else _to(x, new_dtype, new_device)
+    if (new_dtype, new_device) == (x.dtype, x.device):
+        return clone(x) if copy else x
+    return _to(x, new_dtype, new_device)
 
 
 # --- helpers --------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Optimizers, gradient clipping and learning-rate schedules, with torch's names and update rules."""
 
+from typing import Any
+
+from tensorlite.lazy import on_demand
 from tensorlite.optim.adam import Adam, AdamW
 from tensorlite.optim.clip import clip_grad_norm_, clip_grad_value_
 from tensorlite.optim.flat import FlatParameters
@@ -12,3 +15,9 @@ __all__ = [
     "SGD", "Adam", "AdamW", "ConstantLR", "CosineAnnealingLR", "Dials", "FlatParameters", "GradScaler", "LRScheduler", "LambdaLR",
     "LinearLR", "Optimizer", "clip_grad_norm_", "clip_grad_value_", "warmup_cosine",
 ]  # fmt: skip
+
+_find = on_demand("tensorlite.optim", {"tensorlite.optim": "lr_scheduler", "tensorlite.optim.rmsprop": "RMSprop"})
+
+
+def __getattr__(name: str) -> Any:
+    return _find(name)  # what a GPT is not trained with

@@ -19,6 +19,13 @@ from tensorlite.tape import enable_grad
 from tensorlite.tensor import Tensor, is_floating
 
 TILE = 32768  # numbers updated at a time on the CPU: all arrays of one update then stay in the L2 cache
+_OF_TORCHS_KERNELS = {
+    "foreach",
+    "fused",
+    "capturable",
+    "differentiable",
+    "decoupled_weight_decay",
+}  # in its state_dicts; no rule reads them
 
 
 class Optimizer:
@@ -167,7 +174,7 @@ class Optimizer:
         Raises:
             ValueError: if groups, parameters, shapes or options do not fit.
         """
-        groups = [dict(group) for group in state_dict["param_groups"]]
+        groups = [{name: value for name, value in group.items() if name not in _OF_TORCHS_KERNELS} for group in state_dict["param_groups"]]
         ours = [len(group["params"]) for group in self.param_groups]
         theirs = [len(group["params"]) for group in groups]
         if ours != theirs:

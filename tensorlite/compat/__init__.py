@@ -1,0 +1,106 @@
+"""What only programs written for torch need; a reader of backpropagation never enters.
+
+`tensorlite` has the names in `FUNCTIONS`, and `Tensor` those in `METHODS`. Each comes from its page at the first use (`tensorlite.lazy`).
+What has a gradient of its own is a page of the book as any other; the rest are thin functions in this package. What is missing, and what
+to write instead, is in `tensorlite.missing`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorlite.compat import spelling
+from tensorlite.lazy import Later, on_demand
+from tensorlite.missing import sentence
+from tensorlite.ops import methods  # noqa: F401 - first come the book's own methods, then what is put in front of some
+from tensorlite.tensor import Tensor
+
+FUNCTIONS = {
+    "tensorlite": "backends cuda utils",
+    "tensorlite.ops.rounding": "sign floor ceil round trunc remainder",
+    "tensorlite.ops.logarithm": "log1p expm1 log2 log10",
+    "tensorlite.ops.error_function": "erf",
+    "tensorlite.ops.sorting": "sort topk argsort",
+    "tensorlite.ops.scatter": "scatter scatter_add index_add",
+    "tensorlite.ops.cumprod": "cumprod",
+    "tensorlite.ops.norm": "norm",
+    "tensorlite.ops.diagonal": "diagonal diag_embed diag trace",
+    "tensorlite.compat.creation": """
+        linspace logspace eye empty empty_like full_like rand_like randn_like randperm bernoulli multinomial normal as_tensor asarray
+        FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ShortTensor CharTensor ByteTensor BoolTensor
+    """,
+    "tensorlite.compat.composed": """
+        t outer dot mv addmm repeat_interleave masked_select swapaxes swapdims movedim vstack hstack lerp addcmul addcdiv
+        cosine_similarity concat concatenate clip absolute multiply subtract divide true_divide negative floor_divide
+    """,
+    "tensorlite.compat.questions": """
+        allclose isclose equal unique bincount nonzero count_nonzero is_tensor is_floating_point numel
+        logical_xor bitwise_not bitwise_and bitwise_or bitwise_xor
+    """,
+    "tensorlite.compat.modes": "inference_mode set_grad_enabled Generator get_rng_state set_rng_state",
+    "tensorlite.compat.constants": "inf pi nan e float double half int short bool int8 int16 device dtype Size finfo iinfo",
+    "tensorlite.compat.saving": "save load",
+}
+
+METHODS = {
+    "tensorlite.ops.rounding": "sign floor ceil round trunc remainder",
+    "tensorlite.ops.logarithm": "log1p expm1 log2 log10",
+    "tensorlite.ops.error_function": "erf",
+    "tensorlite.ops.sorting": "sort topk argsort",
+    "tensorlite.ops.scatter": "scatter scatter_add index_add",
+    "tensorlite.ops.cumprod": "cumprod",
+    "tensorlite.ops.norm": "norm",
+    "tensorlite.ops.diagonal": "diagonal diag_embed diag trace",
+    "tensorlite.ops.rectifier": "logsigmoid",
+    "tensorlite.compat.creation": "bernoulli multinomial",
+    "tensorlite.compat.composed": """
+        t outer dot mv addmm repeat_interleave masked_select swapaxes swapdims movedim lerp addcmul addcdiv
+        expand_as view_as reshape_as type_as clip absolute multiply subtract divide true_divide negative floor_divide
+    """,
+    "tensorlite.compat.questions": """
+        allclose isclose equal unique bincount nonzero count_nonzero logical_xor bitwise_not bitwise_and bitwise_or bitwise_xor
+        __invert__=bitwise_not __and__=and_operator __or__=or_operator __xor__=xor_operator
+        __rand__=and_operator __ror__=or_operator __rxor__=xor_operator
+    """,
+    "tensorlite.compat.methods": """
+        cpu cuda type grad_fn nelement ndimension element_size nbytes itemsize stride data_ptr is_contiguous is_cuda is_complex pin_memory
+        short byte char bfloat16 new_tensor new_zeros new_ones new_full new_empty detach_
+        __format__=formatted __mod__=mod_operator __rmod__=reflected_mod_operator __contains__=contains
+    """,
+    "tensorlite.compat.in_place": """
+        normal_ uniform_ bernoulli_ exponential_ random_ remainder_ clip_ abs_ neg_ exp_ log_ sqrt_ rsqrt_ reciprocal_ square_ floor_ ceil_
+        round_ trunc_ relu_ sigmoid_ tanh_ tril_ triu_ lerp_ addcmul_ addcdiv_ scatter_ scatter_add_ index_add_
+        __imod__=mod_operator __iand__=and_operator __ior__=or_operator __ixor__=xor_operator
+    """,
+}
+
+
+def _no_method(x: Tensor, name: str) -> Any:
+    """Asked for when Tensor has no such attribute."""
+    plain = name.startswith("__")
+    raise AttributeError(f"'{type(x).__name__}' object has no attribute {name!r}" if plain else sentence(f"Tensor.{name}"))
+
+
+for _page, _names in METHODS.items():
+    for _name in _names.split():
+        _method, _, _function = _name.partition("=")  # for an operator: the function on the page has another name
+        setattr(Tensor, _method, Later(_method, _page, _function or _method, spelling.with_torch_keywords))
+for _name, _respelled in spelling.METHODS.items():
+    setattr(Tensor, _name, _respelled)
+
+setattr(Tensor, "__getattr__", _no_method)  # noqa: B010 - for the type checker Tensor has one already
+_find = on_demand("tensorlite", FUNCTIONS, spelling.with_torch_keywords)
+
+
+def find(name: str) -> Any:
+    """``tensorlite.<name>``.
+
+    Raises:
+        AttributeError: for a name that is on no page, with a sentence about it.
+    """
+    return _find(name)
+
+
+def names() -> list[str]:
+    """All names in `FUNCTIONS`."""
+    return [name for listed in FUNCTIONS.values() for name in listed.split()]

@@ -1,0 +1,68 @@
+"""Names that are looked up when somebody asks for them.
+
+Programs written for torch know many names that training a GPT does not need. They stand on pages of their own, which are imported at the
+first use of one of their names: `import tensorlite` reads none of them, and takes no longer for all that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def on_demand(module: str, pages: Mapping[str, str], finish: Callable[[Any], Any] = _as_it_is) -> Callable[[str], Any]:
+    """A ``__getattr__`` for ``module``, which has the names in ``pages`` as if it had imported them.
+
+    Args:
+        pages: page -> its names, with blanks between them. Under ``module`` itself stand the modules that are in it.
+        finish: what is made of that which the page has, once.
+
+    A name that is on no page raises an AttributeError with a sentence about it, see `tensorlite.missing`.
+    """
+    page_of = {name: page for page, names in pages.items() for name in names.split()}
+
+    def look_up(name: str) -> Any:
+        page = page_of.get(name)
+        if page is None:
+            raise AttributeError(_sentence(module, name))
+        value = importlib.import_module(f"{page}.{name}") if page == module else finish(getattr(importlib.import_module(page), name))
+        setattr(sys.modules[module], name, value)  # from now on it is found at once
+        return value
+
+    return look_up
+
+
+class Later:
+    """A method that its class gets from a page at the first use: ``Tensor.topk = Later("topk", "tensorlite.ops.sorting", "topk")``.
+
+    Args:
+        name: of the method.
+        function: its name on the page.
+        finish: what is made of that, once.
+    """
+
+    def __init__(self, name: str, page: str, function: str, finish: Callable[[Any], Any] = _as_it_is) -> None:
+        self.name, self.page, self.function, self.finish = name, page, function, finish
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        method = self.finish(getattr(importlib.import_module(self.page), self.function))
+        base = next(cls for cls in owner.__mro__ if vars(cls).get(self.name) is self)
+        setattr(base, self.name, method)
+        return getattr(owner if instance is None else instance, self.name)
+
+
+def _sentence(module: str, name: str) -> str:
+    if name.startswith("__"):
+        return f"module {module!r} has no attribute {name!r}."
+    from tensorlite.missing import sentence
+
+    return sentence(f"{module}.{name}")
+
+
+__all__ = ["Later", "on_demand"]

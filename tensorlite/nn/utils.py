@@ -1,0 +1,24 @@
+"""``torch.nn.utils``: gradients clipped, and parameters as one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tensorlite.ops.shape import cat
+from tensorlite.optim.clip import clip_grad_norm_, clip_grad_value_
+from tensorlite.tensor import Tensor
+
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "parameters_to_vector", "vector_to_parameters"]
+
+
+def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
+    """All parameters end to end."""
+    return cat([p.reshape(-1) for p in parameters])
+
+
+def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
+    """The other way round: the numbers are copied into the parameters."""
+    start = 0
+    for p in parameters:
+        p.data.copy_(vec.detach()[start : start + p.numel()].reshape(p.shape))
+        start += p.numel()

@@ -1,0 +1,151 @@
+"""``python -m tensorlite.port script.py``: each line of a program for torch that cannot run here, and what to write instead.
+
+The program is read, and not run. What it takes from torch by name is looked up in tensorlite; of what it does with tensors, only the
+names of methods can be seen.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tensorlite.missing import is_known, sentence
+
+_OTHER_PACKAGES = ("torchvision", "torchaudio", "torchtext", "pytorch_lightning", "lightning", "accelerate", "timm", "torchmetrics")
+
+
+class Finding(NamedTuple):
+    """A line, and what is to be said of it."""
+
+    line: int
+    text: str
+
+
+def findings(source: str) -> list[Finding]:
+    """What in a program cannot run here, in the order of its lines.
+
+    Raises:
+        SyntaxError: if that is no Python.
+    """
+    tree = ast.parse(source)
+    names = _names_of_torch(tree)
+    found = {Finding(node.lineno, text) for node in ast.walk(tree) for text in _said_of(node, names)}  # type: ignore[attr-defined]
+    return sorted(found)
+
+
+def _names_of_torch(tree: ast.Module) -> dict[str, str]:
+    """Every name that an import binds to something of torch's, and what: ``{"F": "torch.nn.functional"}``."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if _is_torchs(alias.name):
+                    names[alias.asname or "torch"] = alias.name if alias.asname else "torch"
+        elif isinstance(node, ast.ImportFrom) and node.module and _is_torchs(node.module):
+            names.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
+    return names
+
+
+def _is_torchs(module: str) -> bool:
+    return module.partition(".")[0] == "torch"
+
+
+def _said_of(node: ast.AST, names: dict[str, str]) -> Iterator[str]:
+    """The sentences about one node of the tree."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            if _is_torchs(alias.name):
+                yield from _missing(alias.name)
+            elif alias.name.partition(".")[0] in _OTHER_PACKAGES:
+                yield sentence(alias.name)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        if _is_torchs(node.module):
+            for alias in node.names:
+                yield from _missing(node.module if alias.name == "*" else f"{node.module}.{alias.name}")
+        elif node.module.partition(".")[0] in _OTHER_PACKAGES:
+            yield sentence(node.module)
+    elif isinstance(node, ast.Attribute):
+        dotted = _dotted(node, names)
+        if dotted:
+            yield from _missing(dotted)
+    elif isinstance(node, ast.Call):
+        yield from _said_of_call(node, names)
+
+
+def _said_of_call(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
+    given = {keyword.arg for keyword in node.keywords if not (isinstance(keyword.value, ast.Constant) and not keyword.value.value)}
+    function = node.func
+    dotted = _dotted(function, names)
+    if dotted and "out" in given:
+        yield f"{_ours(dotted)} takes no out=: assign the result, or write it with x.copy_(…)."
+    if "inplace" in given:
+        yield "inplace=True is not here: no function writes to its input; leave it out."
+    if "create_graph" in given:
+        yield f"create_graph=True is not here: {sentence('grad').partition(': ')[2]}"
+    if isinstance(function, ast.Attribute) and not dotted and is_known(function.attr) and not _is_a_module(function, names):
+        from tensorlite.tensor import Tensor
+
+        if not hasattr(Tensor, function.attr) and function.attr not in ("stream", "compile", "export", "fold", "grad"):
+            yield f"if that is a tensor: {sentence('Tensor.' + function.attr)}"
+
+
+def _is_a_module(function: ast.Attribute, names: dict[str, str]) -> bool:
+    """Whether what the method belongs to is a plain name that was imported, and so no tensor."""
+    return isinstance(function.value, ast.Name) and function.value.id in names
+
+
+def _dotted(node: ast.AST, names: dict[str, str]) -> str | None:
+    """``torch.nn.functional.relu`` for ``F.relu``; None for what does not begin with a name of torch's."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id not in names:
+        return None
+    return ".".join([names[node.id], *reversed(parts)])
+
+
+def _missing(dotted: str) -> Iterator[str]:
+    """A sentence, if tensorlite has no such thing."""
+    import tensorlite
+
+    found: object = tensorlite
+    path = "tensorlite"
+    for part in dotted.split(".")[1:]:
+        path = f"{path}.{part}"
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(path)
+            except ImportError:
+                yield sentence(path)
+                return
+        found = getattr(found, part)
+
+
+def _ours(dotted: str) -> str:
+    return dotted.replace("torch", "tensorlite", 1)
+
+
+def main(arguments: list[str]) -> int:
+    """Print what was found; 0 if nothing was, 1 if something was, 2 for what is no Python program."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m tensorlite.port script.py", file=sys.stderr)
+        return 2
+    try:
+        found = findings(Path(arguments[0]).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError, ValueError) as error:
+        print(f"error: {arguments[0]} cannot be read as a Python program: {error}", file=sys.stderr)
+        return 2
+    for line, text in found:
+        print(f"{arguments[0]}:{line}: {text}")
+    if not found:
+        print(f"Everything that {arguments[0]} takes from torch by name is here: write `import tensorlite as torch`.")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,224 @@
+"""docs/from-torch.md: each line of "Different on purpose", and what is missing says so."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tensorlite as tl
+from tensorlite import missing, port
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def dtype_and_shape():
+    assert tl.ones(2).dtype == np.dtype("float32")
+    assert type(tl.ones(2).shape) is tuple
+
+
+def device_prints():
+    assert str(tl.ones(2).device) == "numpy"
+    assert tl.ones(2).device == "cpu"
+
+
+def one_stream():
+    tl.manual_seed(1)
+    first = tl.rand(3).tolist()
+    tl.manual_seed(1)
+    tl.cuda.manual_seed_all(2)
+    assert tl.rand(3).tolist() == first
+
+
+def empty_is_zeros():
+    assert tl.empty(3).tolist() == [0, 0, 0]
+
+
+def flip_is_a_view():
+    x = tl.arange(3)
+    assert np.shares_memory(x.flip(0).array, x.array)
+
+
+def integers_compute():
+    assert (tl.ones(2, 2, dtype=tl.int64) @ tl.ones(2, 2)).dtype == tl.float32
+    with pytest.raises(RuntimeError):
+        torch.ones(2, 2, dtype=torch.int64) @ torch.ones(2, 2)
+
+
+def tensor_keeps_the_dtype():
+    assert tl.Tensor([1, 2]).dtype == tl.int64
+    assert torch.Tensor([1, 2]).dtype == torch.float32
+
+
+def after_save():
+    for t in (tl, torch):
+        w = t.ones(2, requires_grad=True)
+        h = w.exp()
+        h += 1
+        if t is torch:
+            with pytest.raises(RuntimeError):
+                h.sum().backward()
+        else:
+            h.sum().backward()
+
+
+def view_grown_old():
+    for t in (tl, torch):
+        h = t.ones(2, requires_grad=True) * 2
+        view = h.view(2, 1)
+        h *= 3
+        if t is tl:
+            with pytest.raises(RuntimeError, match="its memory was written to in place through another tensor"):
+                (view * 2).sum()
+        else:
+            (view * 2).sum().backward()
+
+
+def setitem_on_the_tape():
+    for t in (tl, torch):
+        h = t.ones(2, requires_grad=True) * 2
+        if t is tl:
+            with pytest.raises(RuntimeError, match=r"use where\(\) or masked_fill\(\)"):
+                h[0] = 5
+        else:
+            h[0] = 5
+
+
+def multinomial_of_too_many():
+    with pytest.raises(RuntimeError):
+        tl.multinomial(tl.tensor([0.0, 1.0]), 2)
+    assert torch.multinomial(torch.tensor([0.0, 1.0]), 2).tolist() == [1, 0]
+
+
+def kl_div_at_0():
+    for t, right in ((tl, 0.0), (torch, float("nan"))):
+        p = t.tensor([0.0, 1.0], requires_grad=True)
+        t.nn.functional.kl_div(t.zeros(2), p, reduction="sum").backward()
+        np.testing.assert_equal(p.grad[0].item(), right)
+
+
+def sorting_is_stable():
+    assert tl.tensor([1, 0] * 50).sort().indices.tolist() == [*range(1, 100, 2), *range(0, 100, 2)]
+
+
+def load_builds_no_object():
+    file = io.BytesIO()
+    torch.save({"model": torch.nn.Linear(1, 1)}, file)
+    file.seek(0)
+    with pytest.raises(ValueError, match=r"the file asks for torch\.nn\.modules\.linear\.Linear"):
+        tl.load(file)
+    with pytest.raises(ValueError, match="weights_only=False would run whatever code"):
+        tl.load(file, weights_only=False)
+
+
+def save_writes_safetensors():
+    from safetensors.numpy import load
+
+    file = io.BytesIO()
+    tl.save({"w": tl.ones(2)}, file)
+    assert [array.tolist() for array in load(file.getvalue()).values()] == [[1, 1]]
+
+
+def loader_in_this_process():
+    data = tl.utils.data.TensorDataset(tl.arange(4))
+    batches = [[b.tolist() for (b,) in tl.utils.data.DataLoader(data, batch_size=2, num_workers=n)] for n in (0, 4)]
+    assert batches[0] == batches[1] == [[0, 1], [2, 3]]
+
+
+DIFFERENCES = [
+    dtype_and_shape, device_prints, one_stream, empty_is_zeros, flip_is_a_view, integers_compute, tensor_keeps_the_dtype, after_save,
+    view_grown_old, setitem_on_the_tape, multinomial_of_too_many, kl_div_at_0, sorting_is_stable, load_builds_no_object,
+    save_writes_safetensors, loader_in_this_process,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda difference: difference.__name__)
+def test_a_difference_on_purpose(difference):
+    difference()
+
+
+def test_the_page_lists_as_many_differences_as_are_tested():
+    page = (ROOT / "docs" / "from-torch.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| here \| in torch \| why \|\n\|---.*\n((?:\|.*\n)+)", page)
+    assert table.count("\n") == len(DIFFERENCES)
+
+
+# --- what is missing says so ----------------------------------------------------------------------------
+
+MISSING = {
+    "conv3d": (lambda: tl.conv3d, r"tensorlite\.conv3d is not here: convolutions .* nn\.Linear on the k shifted inputs"),
+    "nn.LSTM": (lambda: tl.nn.LSTM, r"tensorlite\.nn\.LSTM is not here: recurrent layers .* write the cell"),
+    "F.max_pool2d": (lambda: tl.nn.functional.max_pool2d, r"functional\.max_pool2d is not here: pooling"),
+    "optim.LBFGS": (lambda: tl.optim.LBFGS, r"tensorlite\.optim\.LBFGS is not here: the optimizers here are"),
+    "compile": (lambda: tl.compile, r"tensorlite\.compile is not here: nothing is compiled"),
+    "cuda.Stream": (lambda: tl.cuda.Stream, r"tensorlite\.cuda\.Stream is not here: one stream"),
+    "a method": (lambda: tl.ones(2, 2).svd(), r"Tensor\.svd is not here: decompositions"),
+    "nobody knows it": (lambda: tl.no_such_thing, r"tensorlite\.no_such_thing is not here: .* docs/from-torch\.md"),
+}
+
+
+@pytest.mark.parametrize(("ask", "said"), MISSING.values(), ids=MISSING)
+def test_what_is_missing_says_so_in_a_sentence(ask, said):
+    with pytest.raises(AttributeError, match=said) as caught:
+        ask()
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_that_is_said_to_be_missing_is_here():
+    owners = (tl, tl.nn, tl.nn.functional, tl.optim, tl.optim.lr_scheduler, tl.utils.data, tl.nn.init, tl.Tensor)
+    here = {(owner, name) for name in missing._BY_NAME for owner in owners if hasattr(owner, name)}
+    assert {name for _, name in here} == {"grad"}  # x.grad; torch.autograd.grad is what is missing
+
+
+PROGRAM = """\
+import torch, torchvision
+import torch.nn as nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, WeightedRandomSampler
+import torch.distributed as dist
+
+class Net(nn.Module):
+    def forward(self, x):
+        x = nn.ReLU(inplace=True)(F.conv1d(x, self.w))
+        return torch.softmax(x, dim=-1).svd()
+
+torch.manual_seed(0)
+model = torch.compile(Net())
+loss = F.cross_entropy(model(torch.randn(2, 3)), torch.tensor([0, 1]))
+loss.backward(create_graph=True)
+torch.add(loss, 1, out=loss)
+grad = self.svd
+"""
+
+
+def test_port_names_each_line_that_cannot_run_here(tmp_path, capsys):
+    script = tmp_path / "script.py"
+    script.write_text(PROGRAM)
+    assert port.main([str(script)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    found = [(int(line.split(":")[1]), line.split(": ")[1]) for line in lines]
+    assert [number for number, _ in found] == [1, 4, 5, 9, 9, 10, 13, 15, 16]
+    assert "torchvision is not here" in found[0][1]
+    assert "WeightedRandomSampler is not here" in found[1][1]
+    assert all(text.strip() for _, text in found)
+
+
+def test_port_finds_nothing_in_what_runs_and_does_not_run_it(tmp_path, capsys):
+    script = tmp_path / "script.py"
+    script.write_text("import torch\nimport torch.nn as nn\nraise SystemExit(torch.cuda.is_available() and nn.Linear(1, 1))\n")
+    assert port.main([str(script)]) == 0
+    assert "is here: write `import tensorlite as torch`" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["def", None, "\0"])
+def test_port_says_what_it_cannot_read(tmp_path, capsys, content):
+    script = tmp_path / "script.py"
+    if content is not None:
+        script.write_text(content)
+    assert port.main([str(script)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {script} cannot be read as a Python program")
+    assert port.main([]) == 2
