@@ -17,7 +17,7 @@ from study.screen import Screen, wrapped
 
 KIND = "lesson"
 WORDS = {
-    "en": {"heading": "The course: 21 lessons, and pages beside them", "next": "Next:", "run on": "run on"},
+    "en": {"heading": "The course: 21 lessons, and pages beside them", "next": "Next: ", "run on": "run on"},
     "zh-TW": {"heading": "課程：21 課，以及旁邊的補充頁", "next": "下一課：", "run on": "執行於"},
 }
 
@@ -85,7 +85,7 @@ def lines(page: Page, screen: Screen, engine: str, language: str) -> Iterator[st
             yield from screen.markdown(part.text)
     following = names()[names().index(page.name) + 1 :][:1]
     if following:
-        yield from wrapped(screen.plain(f"{words['next']} python -m study {number_of(following[0])}{suffix(language)}"), screen.width)
+        yield from wrapped(screen.plain(f"{words['next']}python -m study {number_of(following[0])}{suffix(language)}"), screen.width)
 
 
 def suffix(language: str) -> str:
