@@ -18,8 +18,7 @@ import numpy as np
 from benchmarks.configurations import CONFIGURATIONS, Configuration
 from benchmarks.turns import serve
 from data.loader import RandomBatches
-from gpt.config import TrainConfig
-from gpt.training.trainer import BATCHES
+from gpt.config import RandomStream, TrainConfig
 from tensorlite.random import make_generator
 
 SEED = 0
@@ -64,7 +63,7 @@ def our_steps(configuration: Configuration, precision: str, graph: bool | str) -
             loss = trainer.update()
         return float("nan") if loss is None else loss.item()
 
-    return steps, lambda: trainer.gpu_memory()["gpu_memory"]  # the graph's pool is in it
+    return steps, lambda: trainer.stepper.metrics()["gpu_memory"]  # the graph's pool is in it
 
 
 def torch_steps(configuration: Configuration, precision: str, compiled: bool) -> tuple[Callable[[int], float], Callable[[], int]]:
@@ -92,7 +91,9 @@ def torch_steps(configuration: Configuration, precision: str, compiled: bool) ->
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
     half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
-    batches = RandomBatches(text(configuration), config.batch_size, configuration.model.block_size, make_generator(SEED, BATCHES))
+    batches = RandomBatches(
+        text(configuration), config.batch_size, configuration.model.block_size, make_generator(SEED, RandomStream.BATCHES)
+    )
 
     def on_gpu(ids: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(ids.astype(np.int64)).pin_memory().to("cuda", non_blocking=True)

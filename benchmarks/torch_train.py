@@ -21,8 +21,7 @@ from benchmarks.torch_gpt import TorchGPT
 from data.cores import available_cores
 from data.dataset import open_dataset
 from data.loader import RandomBatches, Tokens
-from gpt.config import GPTConfig, TrainConfig
-from gpt.training.trainer import BATCHES, EVALUATION
+from gpt.config import GPTConfig, RandomStream, TrainConfig
 from tensorlite.memory import keep_freed_memory
 from tensorlite.random import make_generator
 
@@ -57,7 +56,7 @@ def main() -> None:
         model.eval()
         means = {}
         for name, tokens in (("train_loss", dataset.train), ("val_loss", dataset.val)):
-            evaluation = batches(tokens, EVALUATION)
+            evaluation = batches(tokens, RandomStream.EVALUATION)
             losses = [model(*to_torch(evaluation.next_batch()))[1].item() for _ in range(training.eval_iters)]
             means[name] = sum(losses) / len(losses)
         model.train()
@@ -70,7 +69,7 @@ def main() -> None:
             file.write(json.dumps(record) + "\n")
         torch.save(model.state_dict(), options.out / "model.pt")
 
-    train_batches = batches(dataset.train, BATCHES)
+    train_batches = batches(dataset.train, RandomStream.BATCHES)
     for step in range(training.steps):
         if step % training.eval_interval == 0:
             report(step)

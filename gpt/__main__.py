@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from gpt.config import nearest
+from gpt.config import closest_name
 from gpt.errors import fail, leave, run_main
 
 USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot [its options]"
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             return 0
         fail(f"--mode is missing: it is one of {', '.join(MODES)}.")
     if mode not in MODES:
-        meant = nearest(mode, MODES)
+        meant = closest_name(mode, MODES)
         fail(f"there is no mode {mode!r}: " + (f"did you mean {meant}?" if meant else f"it is one of {', '.join(MODES)}."))
     return importlib.import_module(f"gpt.{mode}").main(arguments)  # each of them has its own libraries
 

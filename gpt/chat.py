@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from data.errors import DataError
 from data.files import explain, write_atomically
 from data.paths import expand_path
-from gpt.checkpoints.loading import open_model
+from gpt.checkpoints.loading import load_model
 from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check_context_keep, check_sampling
 from gpt.errors import run_main
 from gpt.finetuning.classifier import refuse_classifier
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     sampling = check_sampling(parser, options)
     refuse_classifier(options.checkpoint)
-    model, tokenizer, config = open_model(options.checkpoint, options.backend)
+    model, tokenizer, config = load_model(options.checkpoint, options.backend)
     check_context_keep(options, config.block_size)
     conversation = Conversation(
         model,

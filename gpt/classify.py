@@ -28,10 +28,10 @@ from data.paths import expand_path
 from data.tokenizer import Tokenizer
 from gpt.cli.arguments import Parser, add_model_options, check_backend
 from gpt.errors import fail, run_main
-from gpt.finetuning.classifier import Classifier, confusion, describe_confusion, load_classifier, row_of
+from gpt.finetuning.classifier import Classifier, confusion_matrix, format_confusion, load_classifier, text_row
 from gpt.finetuning.config import UNKNOWN
-from gpt.finetuning.records import KINDS, encode_all, read_records, text_of
-from gpt.finetuning.tasks import with_unknown
+from gpt.finetuning.records import KINDS, encode_texts, read_records, text_field
+from gpt.finetuning.tasks import with_unknown_policy
 from gpt.generation.stream import limit_threads
 
 AT_ONCE = 32  # texts
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = _given(options)
     classifier, tokenizer = load_classifier(options.checkpoint, options.backend)
     _require_known_labels(texts, classifier.labels, source)
-    tokenizer = with_unknown(tokenizer, options.unknown)
+    tokenizer = with_unknown_policy(tokenizer, options.unknown)
     alone = bool(options.texts) and len(texts) == 1 and not options.json
     cropped, truth, found = 0, [], []
     with limit_threads(classifier):
@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"note: {cropped:,} of {len(texts):,} texts are longer than the model's context: it has read "
               f"their first {classifier.config.block_size:,} tokens.", file=sys.stderr)  # fmt: skip
     if truth:
-        table = confusion(np.array(truth), np.array(found), classifier.labels)
-        print("\n" + describe_confusion(table, classifier.labels, f"the {len(truth):,} labelled texts in {source}"), file=sys.stderr)
+        table = confusion_matrix(np.array(truth), np.array(found), classifier.labels)
+        print("\n" + format_confusion(table, classifier.labels, f"the {len(truth):,} labelled texts in {source}"), file=sys.stderr)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,7 +99,7 @@ def _given(options: argparse.Namespace) -> list[Text]:
         texts = [Text(number, text.replace("\r\n", "\n")) for number, text in enumerate(options.texts, 1)]
     elif options.file and expand_path(options.file).suffix in KINDS:
         records = read_records(options.file)
-        texts = [Text(record.line, text_of(record, "text", options.file), _label(record.fields.get("label"))) for record in records]
+        texts = [Text(record.line, text_field(record, "text", options.file), _label(record.fields.get("label"))) for record in records]
     else:
         lines = _read(options.file).split("\n")
         texts = [Text(number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -136,8 +136,8 @@ def _classified(
     """Each text with the probabilities of the labels, and whether it was too long and was cut."""
     texts = iter(texts)
     while several := list(itertools.islice(texts, AT_ONCE)):
-        ids = encode_all([(text.line, text.text) for text in several], tokenizer, source)
-        rows = [row_of(tokens, classifier.config.block_size) for tokens in ids]
+        ids = encode_texts([(text.line, text.text) for text in several], tokenizer, source)
+        rows = [text_row(tokens, classifier.config.block_size) for tokens in ids]
         for text, tokens, probabilities in zip(several, ids, classifier.probabilities(rows), strict=True):
             yield text, probabilities, len(tokens) > classifier.config.block_size
 

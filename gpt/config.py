@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -24,6 +25,13 @@ _AT_LEAST_ONE = (
 )  # fmt: skip
 _ZERO_FOR_NEVER = ("patience", "sample_interval", "checkpoint_interval")
 SCHEDULES = ("constant", "linear", "cosine")
+
+
+class RandomStream(IntEnum):
+    """The independent streams of random numbers of a run: ``make_generator(config.seed, stream)`` starts one."""
+
+    WEIGHTS, BATCHES, DROPOUT, EVALUATION, SAMPLE = range(5)
+    SPLIT = 100  # which examples are held out for validation
 
 
 def option(default: Any, help: str) -> Any:
@@ -247,7 +255,7 @@ def from_preset(name: str, **changes: Any) -> tuple[GPTConfig, TrainConfig]:
     )
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def closest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name that ``name`` was probably meant to be."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
@@ -261,7 +269,7 @@ def require_name(what: str, name: str, known: Iterable[str]) -> None:
     """
     known = list(known)
     if name not in known:
-        meant = nearest(name, known)
+        meant = closest_name(name, known)
         raise ValueError(f"unknown {what} {name!r}: " + (f"did you mean {meant!r}?" if meant else f"it is one of {', '.join(known)}."))
 
 

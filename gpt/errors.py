@@ -1,7 +1,4 @@
-"""What a user sees when something goes wrong: a sentence for a mistake of theirs, a traceback for a mistake of ours.
-
-Amounts of memory in words are here, too: most errors that need them are about too little of it.
-"""
+"""Errors as a user sees them: one sentence for a mistake of the user, a traceback for a mistake of the program."""
 
 from __future__ import annotations
 
@@ -16,11 +13,21 @@ import data.errors
 from data.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, DataError
 from tensorlite.backend import DeviceUnavailableError
 
-__all__ = ["EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError", "fail", "in_words", "leave", "missing", "run_main"]
+__all__ = [
+    "EXIT_BROKEN_PIPE",
+    "EXIT_INTERRUPTED",
+    "EXIT_USER_ERROR",
+    "UserError",
+    "describe_memory_error",
+    "fail",
+    "format_bytes",
+    "leave",
+    "run_main",
+]
 
 
 class UserError(Exception):
-    """The user can mend this: the message is one sentence that says what is wrong and what to do."""
+    """A mistake that the user can correct. The message is one sentence that says what is wrong and what to do."""
 
 
 def fail(message: str) -> NoReturn:
@@ -41,14 +48,14 @@ def run_main(main: Callable[[], int | None]) -> int:
     def guarded() -> int | None:
         try:
             return main()
-        except MemoryError as error:  # of the steps of a run, which has better advice, none comes here
-            fail(f"{missing(error)} What takes less: a smaller model (layers, width, vocabulary), or fewer texts at once.")
+        except MemoryError as error:  # not one of a training step: a run gives better advice
+            fail(f"{describe_memory_error(error)} What takes less: a smaller model (layers, width, vocabulary), or fewer texts at once.")
 
     return data.errors.run_main(guarded, (UserError, DataError, DeviceUnavailableError))
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with ``code``, also if other threads are in the middle of a step: `sys.exit` would wait for them."""
+    """End the process with ``code``, even while other threads compute: `sys.exit` would wait for them."""
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -56,8 +63,8 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def in_words(size: float) -> str:
-    """A number of bytes for people."""
+def format_bytes(size: float) -> str:
+    """A number of bytes in words, such as 1.5 MiB."""
     unit = "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:
@@ -66,12 +73,12 @@ def in_words(size: float) -> str:
     return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
 
 
-def missing(error: MemoryError) -> str:
-    """The error's own figures, in a sentence."""
+def describe_memory_error(error: MemoryError) -> str:
+    """A sentence with the figures that the error gives."""
     said = str(error).strip().rstrip(".") or "the system gave no figure"
     figures = [int(figure.replace(",", "")) for figure in re.findall(r"([\d,]+) bytes", said)]
     if not said.startswith("Out of memory allocating") or len(figures) < 2:
         return f"out of memory ({said})."
-    asked, held, *limit = map(in_words, figures)  # CuPy's
+    asked, held, *limit = map(format_bytes, figures)  # CuPy's
     limited = f", and --memory-limit allows {limit[0]}" if limit else ""
     return f"out of memory on the GPU: {asked} were asked for, {held} are taken already{limited}."

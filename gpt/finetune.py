@@ -21,7 +21,7 @@ from gpt.cli.options import parse_settings
 from gpt.errors import leave, run_main
 from gpt.finetuning.config import FINETUNING
 from gpt.finetuning.run import Finetuning
-from gpt.training.run import folder_to_resume
+from gpt.training.resume import folder_to_resume
 from tensorlite.memory import keep_freed_memory
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parse_settings(argv, FINETUNING)
     resumed = given.pop("resume", None)
     run = Finetuning.new(given) if resumed is None else Finetuning.resume(folder_to_resume(resumed, given), given)
-    return run.carry_out()
+    return run.run()
 
 
 if __name__ == "__main__":

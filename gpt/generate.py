@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from data.corpus import clean_text
 from data.files import explain
 from data.paths import expand_path
-from gpt.checkpoints.loading import open_model
+from gpt.checkpoints.loading import load_model
 from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check_context_keep, check_sampling
 from gpt.errors import fail, run_main
 from gpt.finetuning.classifier import refuse_classifier
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = check_sampling(parser, options, num_samples=1)
     prompt = _prompt(options)
     refuse_classifier(options.checkpoint)
-    model, tokenizer, config = open_model(options.checkpoint, options.backend)
+    model, tokenizer, config = load_model(options.checkpoint, options.backend)
     check_context_keep(options, config.block_size)
     length = len(tokenizer.encode(prompt))
     if length > config.block_size:

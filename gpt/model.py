@@ -4,21 +4,25 @@
 
 Axes: B batch, T time, C channels (n_embd), H heads, D = C / H head size, V vocabulary. The names (wte, wpe, h, ln_1, attn.c_attn,
 attn.c_proj, ln_2, mlp.c_fc, mlp.c_proj, ln_f, lm_head) are those of GPT-2, so that its published weights fit one to one.
-Gradients are not mentioned anywhere on this page: every line is an op of `tensorlite.ops`, which knows its own.
+This page does not mention gradients: every line is an op of `tensorlite.ops`, and each op computes its own.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 import tensorlite as tl
 from data.tokenizer import Tokenizer
+from gpt.checkpoints.hugging_face import read_pretrained, write_pretrained
 from gpt.config import GPTConfig
 from gpt.generation.sampling import sample
 from tensorlite import Tensor, nn
+from tensorlite.backend import Device
 from tensorlite.nn import functional as F
 
 
@@ -67,7 +71,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Every token by itself works on what it has gathered, in a space four times as wide."""
+    """Two linear layers with an activation between them, applied to each token by itself; the hidden layer is four times as wide."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -81,7 +85,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Talk to the others, then think. Both only *add* to x, so the gradient has a straight way back."""
+    """Attention, then the MLP, each after a layer norm. Both only *add* to x, so the gradient reaches the input of the block unchanged."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -96,18 +100,18 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """What both models share: a loss, and a way to write. A subclass says how ids become logits."""
+    """What both models share: the loss, and generation. A subclass computes the logits."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
 
     def logits(self, idx: Tensor) -> Tensor:
-        """For each token the scores of all that could come next: (B, T) -> (B, T, V)."""
+        """For each token the scores of all tokens that could come next: (B, T) -> (B, T, V)."""
         raise NotImplementedError
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The logits, and with targets the mean over all B · T positions of -log p(target), in nats.
+        """The logits; and, given targets, the mean over all B · T positions of -log p(target), in nats.
 
         Shapes: idx, targets (B, T) integers below vocab_size, T at most block_size; logits (B, T, V); loss ().
         Raises: ValueError for another number of axes or too many tokens; IndexError for an id that is not in the vocabulary.
@@ -133,10 +137,10 @@ class LanguageModel(nn.Module):
         top_p: float | None = None,
         rng: np.random.Generator | None = None,
     ) -> Tensor:
-        """``idx`` (B, T) and ``max_new_tokens`` more ids, each drawn from what the model predicts after the last block_size ones.
+        """``idx`` (B, T) and ``max_new_tokens`` more ids, each drawn from the model's prediction after the last block_size ids.
 
-        The model stays in the mode it is in: call ``eval()`` before, or dropout takes part. How the draw goes, and what temperature,
-        top_k and top_p do to it, is told in `gpt.generation.sampling.sample`; without ``rng`` the thread's stream is used.
+        The model stays in its mode: call ``eval()`` first, or dropout is applied. `gpt.generation.sampling.sample` explains the draw and
+        what temperature, top_k and top_p do; without ``rng`` the thread's random stream is used.
         """
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])
@@ -144,8 +148,13 @@ class LanguageModel(nn.Module):
             idx = tl.cat([idx, tl.tensor(following[:, None], dtype=idx.dtype, device=idx.device)], dim=1)
         return idx
 
+    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> Path:
+        """Write a folder that transformers opens as a GPT-2, and return it; see `gpt.checkpoints.hugging_face.write_pretrained`."""
+        weights = {name: tensor.numpy() for name, tensor in self.state_dict().items()}
+        return write_pretrained(folder, self.config, weights, tokenizer)
+
     def num_parameters(self) -> int:
-        """How many numbers training adjusts; a shared one counts once."""
+        """The number of trainable numbers; a shared weight counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
@@ -164,14 +173,14 @@ class GPT(LanguageModel):
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         if config.tied_head:
-            self.lm_head.weight = self.wte.weight  # the same vectors read tokens in and write them out
+            self.lm_head.weight = self.wte.weight  # one matrix embeds the tokens and scores them
         initialise(self)
 
     def logits(self, idx: Tensor) -> Tensor:
         return self.lm_head(self.features(idx))
 
     def features(self, idx: Tensor) -> Tensor:
-        """What the model knows at each position, before the head turns it into scores: (B, T) -> (B, T, C)."""
+        """The vector at each position after the last layer norm; the head turns it into scores: (B, T) -> (B, T, C)."""
         T = idx.shape[1]
         positions = self.wpe.weight if self.config.positions == "learned" else self.waves
         x = self.drop(self.wte(idx) + positions[:T])  # (B, T, C) + (T, C)
@@ -180,21 +189,17 @@ class GPT(LanguageModel):
         return self.ln_f(x)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], dropout: float | None = None) -> GPT:
-        """GPT-2 with published weights, from a folder as transformers writes it; see `gpt.checkpoints.hugging_face.load_pretrained`."""
-        from gpt.checkpoints.hugging_face import load_pretrained
-
-        return load_pretrained(folder, dropout)
-
-    def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-        """Write a folder that transformers opens; see `gpt.checkpoints.hugging_face.save_pretrained`."""
-        from gpt.checkpoints.hugging_face import save_pretrained
-
-        save_pretrained(self, folder, tokenizer)
+    def from_pretrained(cls, folder: str | os.PathLike[str], dropout: float | None = None, device: Device | str = "numpy") -> GPT:
+        """GPT-2 with published weights, in eval mode; see `gpt.checkpoints.hugging_face.read_pretrained`."""
+        config, weights = read_pretrained(folder, dropout)
+        model = build_model_for(config, weights)
+        assert isinstance(model, GPT)
+        model.load_state_dict(weights, strict=False)  # a tied head has no weight of its own
+        return model.to(device=device).eval()
 
 
 class BigramLanguageModel(LanguageModel):
-    """Predicts from the last token alone: row i of the table holds the logits of what follows token i."""
+    """Predicts from the last token alone: row i of the table holds the logits of the token that follows token i."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
@@ -206,15 +211,22 @@ class BigramLanguageModel(LanguageModel):
 
 
 def build_model(config: GPTConfig) -> LanguageModel:
-    """The model that ``config`` describes, its weights drawn from the thread's stream (see `tensorlite.manual_seed`)."""
+    """The model that ``config`` describes; its weights are drawn from the thread's random stream (see `tensorlite.manual_seed`)."""
     return GPT(config) if config.model == "gpt" else BigramLanguageModel(config)
+
+
+def build_model_for(config: GPTConfig, weights: Mapping[str, np.ndarray]) -> LanguageModel:
+    """The model to load ``weights`` into, with their dtype. Nothing is drawn from the thread's random stream."""
+    with tl.random.use_generator(tl.random.make_generator(0)):
+        model = build_model(config)
+    return model.to(dtype=np.float64) if any(array.dtype == np.float64 for array in weights.values()) else model
 
 
 def initialise(model: LanguageModel) -> None:
     """Weights from N(0, 0.02), biases 0, layer norms 1 and 0.
 
     With ``scaled_init`` the layers that add to the residual stream (two in each block) start smaller by sqrt(2 n_layer): the sum
-    of 2 n_layer independent terms then has the same spread, however deep the model is.
+    of 2 n_layer independent terms then has the same standard deviation, however deep the model is.
     """
     config = model.config
     for name, parameter in model.named_parameters():
@@ -227,7 +239,7 @@ def initialise(model: LanguageModel) -> None:
 
 
 def sinusoids(block_size: int, n_embd: int) -> np.ndarray:
-    """sin(t ω), cos(t ω) for n_embd / 2 frequencies ω from 1 down to nearly 1/10000: a clock with many hands.
+    """sin(t ω) and cos(t ω) for n_embd / 2 frequencies ω, from 1 down to nearly 1/10000.
 
     Shapes: (block_size, n_embd), sines in the even columns and cosines in the odd ones.
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5.

@@ -18,7 +18,7 @@ from typing import Any
 
 from data.files import explain
 from data.paths import expand_path
-from gpt.checkpoints.loading import open_model
+from gpt.checkpoints.loading import load_model
 from gpt.cli.arguments import Parser
 from gpt.errors import fail, run_main
 from gpt.model import GPT
@@ -108,7 +108,7 @@ def _named(runs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attention(run: str, prompt: str, path: Path) -> None:
-    model, tokenizer, config = open_model(run)
+    model, tokenizer, config = load_model(run)
     if not isinstance(model, GPT):
         fail(f"{run} has no attention to draw: its model is a bigram table.")
     ids = tokenizer.encode(prompt).astype("int64")

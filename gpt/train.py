@@ -13,11 +13,12 @@ dataclasses in `gpt.config`, see --help.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from gpt.cli.options import TRAINING, configs_of, parse_settings
+from gpt.cli.options import TRAINING, make_configs, parse_settings
 from gpt.errors import fail, leave, run_main
 from gpt.training.pretraining import Pretraining
-from gpt.training.run import folder_to_resume
+from gpt.training.resume import folder_to_resume
 from gpt.training.trainer import Trainer
 from tensorlite.memory import keep_freed_memory
 from tensorlite.profile import Profile
@@ -36,22 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.pop("print_config", False):
         if resumed is not None:
             fail("--print-config shows the settings of a new run; those of a run that exists are in its config.json.")
-        print(TRAINING.settings(*reversed(configs_of(given))))
+        print(TRAINING.settings(*reversed(make_configs(given))))
         return 0
     if resumed is not None:
         run = Pretraining.resume(folder_to_resume(resumed, given), given)
     elif profiled is not None:
-        return _profile(Pretraining(*configs_of(given)).trainer, profiled)
+        model_config, config = make_configs(given)
+        return _profile(Pretraining(model_config, replace(config, cuda_graph=False)).trainer, profiled)  # in a graph no op can be timed
     else:
-        run = Pretraining.new(*configs_of(given))
-    return run.carry_out()
+        run = Pretraining.new(*make_configs(given))
+    return run.run()
 
 
 def _profile(trainer: Trainer, steps: int) -> int:
     """Say where the time of some steps goes; nothing is kept."""
     if steps < 1:
         fail(f"--profile takes a number of steps, at least 1, got {steps}.")
-    trainer.captured = None  # in a graph no op can be told from the next
     with trainer.workers:
         for _ in range(WARM_UP):
             trainer.update()

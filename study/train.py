@@ -24,9 +24,9 @@ import numpy as np
 import tensorlite as tl
 from data.dataset import Dataset, open_dataset
 from data.loader import RandomBatches
-from gpt.config import GPTConfig, TrainConfig, from_preset
+from gpt.config import GPTConfig, RandomStream, TrainConfig, from_preset
 from gpt.model import build_model
-from gpt.training.trainer import BATCHES, WEIGHTS, learning_rate_factor
+from gpt.training.trainer import learning_rate_factor
 from study.errors import Parser, StudyError
 from study.examine import load_page, located
 from study.examiner import verdicts
@@ -117,7 +117,7 @@ class Run:
 
     def __init__(self, pages: Pages, model_config: GPTConfig, config: TrainConfig, dataset: Dataset) -> None:
         self.pages, self.config, self.step = pages, config, 0
-        with use_generator(make_generator(config.seed, WEIGHTS)):
+        with use_generator(make_generator(config.seed, RandomStream.WEIGHTS)):
             self.model = build_model(replace(model_config, vocab_size=dataset.vocab_size))
         self.parameters = list(self.model.parameters())
         groups = [
@@ -126,7 +126,7 @@ class Run:
         ]
         kind = AdamWOf.made_of(pages["adamw"]) if "adamw" in pages else optim.AdamW
         self.optimizer = kind(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
-        generator = make_generator(config.seed, BATCHES)
+        generator = make_generator(config.seed, RandomStream.BATCHES)
         self.batches = RandomBatches(dataset.train, config.batch_size, model_config.block_size, generator)
 
     def update(self) -> float:

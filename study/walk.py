@@ -18,7 +18,7 @@ import tensorlite as tl
 from data.errors import DataError
 from data.paths import expand_path
 from data.tokenizer import CharTokenizer, Tokenizer
-from gpt.checkpoints.loading import open_model
+from gpt.checkpoints.loading import load_model
 from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.model import GPT, LanguageModel, build_model
@@ -101,7 +101,7 @@ def open_passage(checkpoint: str | None, text: str) -> Passage:
             config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=64, n_layer=2, n_head=2, n_embd=16, dropout=0.1)
             with random.use_generator(random.make_generator(0)):
                 return Passage(build_model(config), tokenizer, text)
-        model, found, _ = open_model(checkpoint)
+        model, found, _ = load_model(checkpoint)
         found.encode(text)
         return Passage(model, found, text)
     except (DataError, UserError) as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpt.training.trainer import Evaluation, Trainer
+from gpt.training.evaluation import Evaluation
+from gpt.training.trainer import Trainer
 
 
 def told(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:

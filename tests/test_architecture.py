@@ -11,7 +11,7 @@ import functools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tensorlite", "gpt", "data", "study")
 ENGINE = {"tensorlite.backend", "tensorlite.random", "tensorlite.tape", "tensorlite.tensor", "tensorlite.op", "tensorlite.creation"}
 
-MODEL_LEVEL = {"gpt", "tensorlite", "tensorlite.*", "data", "numpy"}  # open to every room of gpt
+MODEL_LEVEL = {"gpt.model", "gpt.config", "gpt.errors", "tensorlite", "tensorlite.*", "data", "numpy"}
+WEIGHTS_ON_DISK = {"gpt.checkpoints.weights", "gpt.checkpoints.hugging_face"}
 
 # Room -> what it may import besides itself and the standard library. The longest matching name is a module's room.
 ROOMS: dict[str, set[str]] = {
@@ -75,24 +76,22 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite.inspect": ENGINE | {"tensorlite.context", "tensorlite.nn", "numpy"},
     "tensorlite": {"tensorlite.*"},
     "data": {"numpy", "tqdm", "py7zr", "backports", "compression", "tokenizers", "tiktoken"},
-    "gpt": {
-        "gpt.*",
-        "tensorlite",
-        "tensorlite.*",
-        "data",
-        "numpy",
-        "tqdm",
-        "safetensors",
-        "threadpoolctl",
-        "jsonargparse",
-        "yaml",
-    },
-    "gpt.cli": MODEL_LEVEL | {"gpt.generation", "jsonargparse"},
-    "gpt.generation": MODEL_LEVEL | {"threadpoolctl"},
-    "gpt.checkpoints": MODEL_LEVEL | {"gpt.training", "gpt.finetuning", "safetensors", "threadpoolctl"},
+    "gpt.config": {"tensorlite.precision"},
+    "gpt.errors": {"data", "tensorlite.backend"},
+    "gpt.checkpoints.weights": {"gpt.config", "gpt.errors", "numpy", "safetensors"},
+    "gpt.checkpoints.hugging_face": {"gpt.checkpoints.weights", "gpt.config", "data", "numpy", "safetensors"},
+    "gpt.generation.sampling": {"gpt.errors", "tensorlite", "tensorlite.*", "numpy"},
+    "gpt.model": {"gpt.checkpoints.hugging_face", "gpt.generation.sampling", "gpt.config", "tensorlite", "tensorlite.*", "data", "numpy"},
+    "gpt.finetuning.lora": {"gpt.model", "gpt.config", "gpt.errors", "tensorlite", "tensorlite.*"},
+    "gpt.generation": MODEL_LEVEL | {"gpt.generation.sampling", "threadpoolctl"},
     "gpt.plots": MODEL_LEVEL | {"matplotlib"},
-    "gpt.training": MODEL_LEVEL | {"gpt.checkpoints", "gpt.generation", "gpt.plots", "tqdm", "tensorboardX"},
-    "gpt.finetuning": MODEL_LEVEL | {"gpt.cli", "gpt.training", "gpt.checkpoints", "gpt.generation", "safetensors"},
+    "gpt.checkpoints": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.finetuning.lora", "safetensors", "threadpoolctl"},
+    "gpt.training": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.checkpoints", "gpt.generation", "gpt.plots", "tqdm", "tensorboardX"},
+    "gpt.cli": {"gpt.config", "gpt.errors", "gpt.generation.sampling", "tensorlite.*", "jsonargparse"},
+    "gpt.finetuning": MODEL_LEVEL
+    | WEIGHTS_ON_DISK
+    | {"gpt.finetuning.lora", "gpt.cli", "gpt.training", "gpt.checkpoints", "gpt.generation", "safetensors"},
+    "gpt": {"gpt.*", "tensorlite", "tensorlite.*", "data", "numpy"},
     "study": {"study.torch_twins", "gpt", "gpt.*", "tensorlite", "tensorlite.*", "data", "numpy"},
     "study.torch_twins": {"tensorlite.*", "numpy", "torch"},  # asks torch, if it is installed; nothing else outside of tests does
 }
@@ -105,8 +104,6 @@ class Import:
     module: str
     target: str
     line: int
-    for_types_only: bool
-    at_import: bool
 
     def __str__(self) -> str:
         return f"{self.module}, line {self.line}: imports {self.target}"
@@ -131,10 +128,13 @@ def tree_of(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"), str(MODULES[module]))
 
 
-def imports(module: str) -> Iterator[Import]:
-    """Every import in a module: at its top, inside functions, for type checkers, and by ``import_module("name")``."""
+def imports(module: str, tree: ast.Module | None = None) -> Iterator[Import]:
+    """Every import in a module: at its top, inside functions, for type checkers, and by ``import_module("name")``.
 
-    def walk(node: ast.AST, types_only: bool, at_import: bool) -> Iterator[Import]:
+    ``tree`` is read in the place of the module's own.
+    """
+
+    def walk(node: ast.AST) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             targets: list[str] = []
             if isinstance(child, ast.Import):
@@ -146,12 +146,10 @@ def imports(module: str) -> Iterator[Import]:
             elif isinstance(child, ast.Call) and ast.unparse(child.func).endswith(("import_module", "__import__")):
                 targets = [arg.value for arg in child.args[:1] if isinstance(arg, ast.Constant)]
             for target in dict.fromkeys(targets):
-                yield Import(module, target, child.lineno, types_only, at_import)
-            guarded = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
-            in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-            yield from walk(child, types_only or guarded, at_import and not in_function)
+                yield Import(module, target, child.lineno)
+            yield from walk(child)
 
-    yield from walk(tree_of(module), types_only=False, at_import=True)
+    yield from walk(tree_of(module) if tree is None else tree)
 
 
 def room(module: str) -> str:
@@ -185,7 +183,7 @@ def test_every_import_follows_an_arrow(module):
 
 def test_a_new_arrow_would_be_noticed():
     def arrow(module: str, target: str) -> Import:
-        return Import(module, target, 1, False, True)
+        return Import(module, target, 1)
 
     for module, target in [
         ("tensorlite.ops.linear", "torch"),
@@ -217,24 +215,48 @@ def test_a_new_arrow_would_be_noticed():
     assert not forbidden(arrow("gpt.model", "tensorlite.nn.functional"))
 
 
-def test_modules_do_not_import_each_other_in_a_circle():
-    """Not inside functions and not for the type checker either; in gpt, for now, only what runs at import is held to it."""
-
-    def counts(arrow: Import) -> bool:
-        return not arrow.module.startswith("gpt") or (arrow.at_import and not arrow.for_types_only)
-
-    graph = {module: {arrow.target for arrow in imports(module) if arrow.target in MODULES and counts(arrow)} for module in MODULES}
+def circle_in(graph: Mapping[str, Collection[str]]) -> list[str]:
+    """The files of a circle, the first of them once more at the end; empty if there is none."""
     finished: set[str] = set()
 
-    def visit(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, f"a circle: {' -> '.join([*path[path.index(module) :], module])}"
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
         if module not in finished:
             for target in sorted(graph[module]):
-                visit(target, (*path, module))
+                if found := visit(target, [*path, module]):
+                    return found
             finished.add(module)
+        return []
 
-    for module in graph:
-        visit(module, ())
+    return next((found for module in graph if (found := visit(module, []))), [])
+
+
+def arrows() -> dict[str, set[str]]:
+    """Every file, and the files that it imports: at its top, inside functions, and for the type checker."""
+    return {module: {arrow.target for arrow in imports(module) if arrow.target in MODULES} for module in MODULES}
+
+
+def test_no_circle_of_files():
+    assert circle_in(arrows()) == []
+
+
+@pytest.mark.parametrize(
+    "module, planted",
+    [
+        ("tensorlite.tape", "from tensorlite.tensor import Tensor"),
+        ("tensorlite.tape", "def f():\n    from tensorlite import tensor"),
+        ("gpt.checkpoints.weights", "def f():\n    import gpt.model"),
+        ("gpt.checkpoints.hugging_face", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from gpt.model import GPT"),
+        ("gpt.training.stepper", "class A:\n    def f(self):\n        from gpt.training.trainer import Trainer"),
+        ("gpt.finetuning.lora", "import importlib\nf = lambda: importlib.import_module('gpt.checkpoints.adapter')"),
+        ("data.files", "from data import prepare"),
+    ],
+)
+def test_a_planted_circle_would_be_noticed(module, planted):
+    graph = arrows()
+    graph[module] = {*graph[module], *(arrow.target for arrow in imports(module, ast.parse(planted)))} & set(MODULES)
+    assert module in circle_in(graph)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -332,3 +354,23 @@ def test_no_file_names_somebodys_machine_or_a_package_host():
             continue  # a picture
         found += [f"{name}: {match.group()}" for match in NOT_FOR_THE_PUBLIC.finditer(text)]
     assert not found
+
+
+def test_the_public_names_of_gpt_come_when_they_are_used():
+    program = """
+import sys
+import gpt
+assert not {"gpt.model", "gpt.generation.stream", "tensorlite"} & set(sys.modules)
+assert sorted(gpt.__all__) == sorted(name for names in gpt._MODULES.values() for name in names)
+for name in gpt.__all__:
+    assert getattr(gpt, name).__name__ == name
+from gpt import GPT, generate_text, load_model, stream_text
+try:
+    gpt.nothing
+except AttributeError:
+    pass
+else:
+    raise AssertionError
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer, load_tokenizer
-from gpt.checkpoints.model_folder import CONFIG, METADATA, TOKENIZER, WEIGHTS, CheckpointError, load_model, save_model
-from gpt.checkpoints.weights import SEAL
+from gpt.checkpoints.model_folder import CONFIG, METADATA, TOKENIZER, WEIGHTS, load_model_folder, save_model
+from gpt.checkpoints.weights import CHECKSUM, CheckpointError
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.model import LanguageModel, build_model
@@ -50,7 +50,7 @@ def logits(model: LanguageModel) -> np.ndarray:
 
 def complaint(path: str | Path) -> str:
     with pytest.raises(CheckpointError) as raised:
-        load_model(path)
+        load_model_folder(path)
     message = str(raised.value)
     assert isinstance(raised.value, UserError)
     assert "\n" not in message
@@ -70,7 +70,7 @@ def rewrite(folder: Path, tensors: dict | None = None, **ours: object) -> None:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     metadata, weights = (
         {name: value for name, value in {**old, **new}.items() if value is not None}
-        for old, new in ((metadata, {SEAL: None, **ours}), (weights, tensors or {}))
+        for old, new in ((metadata, {CHECKSUM: None, **ours}), (weights, tensors or {}))
     )
     (folder / WEIGHTS).write_bytes(safetensors.numpy.save(weights, {METADATA: json.dumps(metadata)}))
 
@@ -83,7 +83,7 @@ def test_the_same_bits_come_back(tmp_path: Path, config: GPTConfig) -> None:
     model = make(config).eval()
     save_model(tmp_path, model, TOKEN)
     for path in (tmp_path, str(tmp_path), tmp_path / WEIGHTS):
-        again, tokenizer, config_again = load_model(path)
+        again, tokenizer, config_again = load_model_folder(path)
         assert config_again == config == again.config
         assert tokenizer == TOKEN
         assert not any(module.training for module in again.modules())
@@ -96,7 +96,7 @@ def test_the_same_bits_come_back(tmp_path: Path, config: GPTConfig) -> None:
 
 def test_one_file_is_enough(saved: Path, tmp_path: Path) -> None:
     (saved / WEIGHTS).rename(tmp_path / "alone")
-    model, tokenizer, _ = load_model(tmp_path / "alone")
+    model, tokenizer, _ = load_model_folder(tmp_path / "alone")
     np.testing.assert_array_equal(logits(model), logits(make()))
     assert tokenizer == TOKEN
 
@@ -105,13 +105,13 @@ def test_a_tied_weight_is_stored_once_and_still_tied(saved: Path) -> None:
     names = safetensors.numpy.load_file(saved / WEIGHTS).keys()
     assert "wte.weight" in names
     assert "lm_head.weight" not in names
-    model, _, _ = load_model(saved)
+    model, _, _ = load_model_folder(saved)
     assert model.lm_head.weight is model.wte.weight
 
 
 def test_a_file_that_has_the_tied_weight_twice_loads_too(saved: Path) -> None:
     rewrite(saved, {"lm_head.weight": safetensors.numpy.load_file(saved / WEIGHTS)["wte.weight"]})
-    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make()))
+    np.testing.assert_array_equal(logits(load_model_folder(saved)[0]), logits(make()))
 
 
 def test_weights_of_any_memory_layout(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_weights_of_any_memory_layout(tmp_path: Path) -> None:
         parameter.array = np.asfortranarray(parameter.array)
     assert not model.lm_head.weight.array.flags.c_contiguous
     save_model(tmp_path, model, TOKEN)
-    np.testing.assert_allclose(logits(load_model(tmp_path)[0]), before, rtol=1e-5)
+    np.testing.assert_allclose(logits(load_model_folder(tmp_path)[0]), before, rtol=1e-5)
     np.testing.assert_array_equal(safetensors.numpy.load_file(tmp_path / WEIGHTS)["lm_head.weight"], model.lm_head.weight.array)
 
 
@@ -129,14 +129,14 @@ def test_double_precision_is_kept(tmp_path: Path) -> None:
     model = make(CONFIGS["course"]).to(dtype=tl.float64).eval()
     model.wte.weight.array[0, 0] = 1 + 2**-40
     save_model(tmp_path, model, TOKEN)
-    again, _, _ = load_model(tmp_path)
+    again, _, _ = load_model_folder(tmp_path)
     assert {parameter.dtype for parameter in again.parameters()} == {np.dtype("float64")}
     np.testing.assert_array_equal(logits(again), logits(model))
 
 
 def test_saving_over_an_older_checkpoint(saved: Path) -> None:
     save_model(saved, make(seed=1), TOKEN)
-    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make(seed=1)))
+    np.testing.assert_array_equal(logits(load_model_folder(saved)[0]), logits(make(seed=1)))
     assert sorted(os.listdir(saved)) == [CONFIG, WEIGHTS, TOKENIZER]
 
 
@@ -151,7 +151,7 @@ def test_loading_draws_nothing_from_the_callers_stream(saved: Path) -> None:
     tl.manual_seed(7)
     expected = random.default_generator().random(3)
     tl.manual_seed(7)
-    load_model(saved)
+    load_model_folder(saved)
     np.testing.assert_array_equal(random.default_generator().random(3), expected)
 
 
@@ -196,7 +196,7 @@ def test_a_full_disk_loses_nothing(saved: Path, tmp_path: Path, monkeypatch: pyt
         save_model(saved, make(seed=1), TOKEN, step=1)
     written = [WEIGHTS, CONFIG, TOKENIZER][:room_for]  # the weights come first
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == {**old, **{name: new[name] for name in written}}
-    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make(seed=1 if written else 0)))
+    np.testing.assert_array_equal(logits(load_model_folder(saved)[0]), logits(make(seed=1 if written else 0)))
 
 
 def test_ctrl_c_while_saving_loses_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_ctrl_c_while_saving_loses_nothing(saved: Path, monkeypatch: pytest.Monk
     with pytest.raises(KeyboardInterrupt):
         save_model(saved, make(seed=1), TOKEN)
     assert sorted(os.listdir(saved)) == [CONFIG, WEIGHTS, TOKENIZER]
-    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make()))
+    np.testing.assert_array_equal(logits(load_model_folder(saved)[0]), logits(make()))
 
 
 def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_no_permission_to_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def denied(path: Path, mode: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("gpt.checkpoints.model_folder.open", denied, raising=False)
+    monkeypatch.setattr("gpt.checkpoints.weights.open", denied, raising=False)
     assert "permission denied" in complaint(saved)
 
 
@@ -369,7 +369,7 @@ def understood(content: bytes, path: Path) -> tuple[GPTConfig, CharTokenizer, di
     """All that a file says, or None if it is refused, in one sentence."""
     path.write_bytes(content)
     try:
-        model, tokenizer, config = load_model(path)
+        model, tokenizer, config = load_model_folder(path)
     except CheckpointError as error:
         assert "\n" not in str(error)  # noqa: PT017 - either outcome may be right
         return None
@@ -398,12 +398,12 @@ def test_what_would_still_fit_together_is_noticed(tmp_path: Path, was: bytes, be
     content = (tmp_path / WEIGHTS).read_bytes()
     assert was in content
     (tmp_path / WEIGHTS).write_bytes(content.replace(was, becomes, 1))
-    assert "is damaged: it does not hold what was written" in complaint(tmp_path)
+    assert "is damaged: its checksum is not that of its contents" in complaint(tmp_path)
 
 
 def test_a_file_without_a_seal_is_read(saved: Path) -> None:
     rewrite(saved)
-    np.testing.assert_array_equal(logits(load_model(saved)[0]), logits(make()))
+    np.testing.assert_array_equal(logits(load_model_folder(saved)[0]), logits(make()))
 
 
 def test_a_header_with_a_name_twice(saved: Path) -> None:

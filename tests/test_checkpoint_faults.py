@@ -14,12 +14,13 @@ import pytest
 import safetensors.numpy
 
 from data.tokenizer import CharTokenizer
-from gpt.checkpoints.model_folder import CheckpointError
 from gpt.checkpoints.retention import Checkpoints
 from gpt.checkpoints.snapshot import MANIFEST, read_snapshot, write_snapshot
-from gpt.checkpoints.training_state import OPTIMIZER, TRAINING, TrainingState, files_of
+from gpt.checkpoints.training_state import OPTIMIZER, TRAINING, TrainingState
+from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig, TrainConfig
 from gpt.model import build_model
+from gpt.training.resume import checkpoint_files, restore
 from gpt.training.trainer import Trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 8
@@ -148,7 +149,7 @@ def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(tmp_path,
     damaged = Checkpoints(tmp_path).path(3) / "a"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     checkpoints = Checkpoints(tmp_path, keep_last=2)
-    assert checkpoints.newest_whole() == str(checkpoints.path(2)) and "warning" in capsys.readouterr().err
+    assert checkpoints.load_latest() == str(checkpoints.path(2)) and "warning" in capsys.readouterr().err
     checkpoints.save(4, NEW.items())
     assert checkpoints.steps() == [2, 4]
     checkpoints.save(5, NEW.items(), best=2)
@@ -179,14 +180,14 @@ def snapshot(tmp_path_factory) -> Path:
     for _ in range(2):
         training.update()
     checkpoints = Checkpoints(folder)
-    checkpoints.save(2, files_of(training, TOKENIZER, "gpt.train", {}))
+    checkpoints.save(2, checkpoint_files(training, TOKENIZER, "gpt.train", {}))
     return checkpoints.path(2)
 
 
 def load(folder: Path) -> None:
     """As a run that goes on does it."""
     state = TrainingState.from_files(read_snapshot(folder), str(folder))
-    state.put_into(trainer(state.model_config), TOKENIZER)
+    restore(trainer(state.model_config), TOKENIZER, state)
 
 
 def complaint(folder: Path) -> str:
@@ -199,8 +200,8 @@ def complaint(folder: Path) -> str:
 
 def test_what_was_saved_comes_back(snapshot):
     again = trainer()
-    TrainingState.from_files(read_snapshot(snapshot), "").put_into(again, TOKENIZER)
-    assert dict(files_of(again, TOKENIZER, "gpt.train", {})) == read_snapshot(snapshot)
+    restore(again, TOKENIZER, TrainingState.from_files(read_snapshot(snapshot), ""))
+    assert dict(checkpoint_files(again, TOKENIZER, "gpt.train", {})) == read_snapshot(snapshot)
     assert again.step == 2
 
 

@@ -101,7 +101,7 @@ def test_a_long_text_is_cut_and_said_so(run, capsys):
         (["--checkpoint", "RUN", "--file", "other.csv"], "line 3 of other.csv has the label 'up', which the model does not know"),
         (["--checkpoint", "RUN", "--file", "utf16.txt"], "is UTF-16 text, not UTF-8"),
         (["--checkpoint", "RUN", "--file", "a\0b"], "'a\\x00b'"),
-        (["--checkpoint", "base", "a"], "its model was not taught to classify; python -m gpt.finetune --task classify does."),
+        (["--checkpoint", "base", "a"], "its model is no classifier; python -m gpt.finetune --task classify trains one."),
         (["--checkpoint", "RUN", "--text", "a"], "unknown option --text"),
         (["--checkpoint", "RUN", "--backend", "tpu", "a"], "unknown device 'tpu'"),
     ],
@@ -121,7 +121,5 @@ def test_mistakes_get_one_sentence(run, capsys, monkeypatch, argv, sentence):
 @pytest.mark.parametrize("name", ["", "best", "model.safetensors"])
 def test_a_classifier_does_not_write(run, capsys, program, name):
     assert run_main(lambda: program.main(["--checkpoint", str(run / name)])) == 2
-    assert (
-        f'was taught to tell texts apart, not to write: python -m gpt.classify --checkpoint {run / name} "TEXT".' in capsys.readouterr().err
-    )
+    assert f'is a classifier and generates no text: python -m gpt.classify --checkpoint {run / name} "TEXT".' in capsys.readouterr().err
     assert out(capsys, "--checkpoint", run / name, "ab").out.startswith("left ")

@@ -15,7 +15,7 @@ from gpt.errors import UserError
 from gpt.finetuning.tasks import RowTrainer
 from gpt.model import build_model
 from gpt.training.pretraining import Pretraining
-from gpt.training.stepper import WARM_UP
+from gpt.training.stepper import WARM_UP, GPUStepper
 from gpt.training.trainer import Trainer
 from tensorlite import optim
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
@@ -79,7 +79,7 @@ def test_a_launched_step_is_the_plain_step_bit_for_bit(any_cupy, name):
         norms = [run.gradient_norm.item() for run in (plain, captured)]
         assert losses[0] == losses[1] and norms[0] == norms[1]
         assert_same(everything(plain), everything(captured))
-    assert captured.captured.memory > 0 and captured.captured.why_not is None
+    assert captured.stepper.graph_memory > 0 and captured.stepper.why_eager is None
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -122,8 +122,8 @@ def test_a_run_resumed_in_the_middle_ends_as_one_that_was_never_stopped(precisio
         eval_interval=100, eval_iters=1, log_interval=3, sample_length=0,
     )  # fmt: skip
     for steps, name in ((12, "whole"), (6, "parts")):
-        assert Pretraining.new(shape, replace(config, steps=steps, out=str(tmp_path / name))).carry_out() == 0
-    assert Pretraining.resume(tmp_path / "parts", {"steps": 12}).carry_out() == 0
+        assert Pretraining.new(shape, replace(config, steps=steps, out=str(tmp_path / name))).run() == 0
+    assert Pretraining.resume(tmp_path / "parts", {"steps": 12}).run() == 0
     assert capsys.readouterr().out.count("recorded as a CUDA graph") == 3
     assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")))
 
@@ -133,14 +133,14 @@ def test_a_run_resumed_in_the_middle_ends_as_one_that_was_never_stopped(precisio
 
 def reads_its_loss(run):
     """As an op would that looks at a value."""
-    gradients = run.gradients
+    gradients = run.stepper.gradients
 
     def looking(*args):
-        loss, norm = gradients(*args)
-        loss.item()
-        return loss, norm
+        result = gradients(*args)
+        result.loss.item()
+        return result
 
-    run.gradients = looking
+    run.stepper.gradients = looking
     return run
 
 
@@ -164,14 +164,15 @@ def test_a_graph_that_the_user_insists_on_and_cannot_have_is_an_error(standin):
 def test_rows_of_different_lengths_and_the_books_rules_make_no_graph(standin, capsys):
     rows = [type("Row", (), {})() for _ in range(3)]
     with use_kernels("book"):
-        assert "TENSORLITE_KERNELS=book" in trainer("auto").captured.why_not
+        assert type(trainer("auto").stepper) is GPUStepper
+        assert "no CUDA graph, every op is queued by Python: TENSORLITE_KERNELS=book" in capsys.readouterr().out
     del rows
-    assert RowTrainer.steps_are_alike is False
-    RowsLikeThat = type("RowsLikeThat", (Trainer,), {"steps_are_alike": False})
+    assert RowTrainer.batches_have_one_shape is False
+    RowsLikeThat = type("RowsLikeThat", (Trainer,), {"batches_have_one_shape": False})
     run = trainer("auto", kind=RowsLikeThat)
     for _ in range(STEPS):
         run.update()
-    assert run.captured.memory == 0
+    assert run.stepper.graph_memory == 0
     assert "no CUDA graph, every op is queued by Python: batches are as wide as their longest row." in capsys.readouterr().out
 
 
@@ -237,17 +238,17 @@ def test_memory_that_a_graph_uses_is_not_given_back_while_it_is_captured(standin
 
 def test_a_step_that_fits_only_without_a_graph_stays_plain(standin, capsys):
     run = trainer("auto")
-    gradients, recorded = run.gradients, machine.machine
+    gradients, recorded = run.stepper.gradients, machine.machine
 
     def too_large(*args):
         if recorded.graph is not None:
             raise machine.OutOfMemoryError(1 << 30, 0, 1 << 20)
         return gradients(*args)
 
-    run.gradients = too_large
+    run.stepper.gradients = too_large
     for _ in range(STEPS):
         loss = run.update()
-    assert np.isfinite(loss.item()) and run.captured.why_not.startswith("Out of memory allocating")
+    assert np.isfinite(loss.item()) and run.stepper.why_eager.startswith("Out of memory allocating")
 
 
 def test_what_is_written_between_two_launches_into_memory_of_the_capture_is_lost(standin):
@@ -268,27 +269,27 @@ def test_what_is_written_between_two_launches_into_memory_of_the_capture_is_lost
     assert np.isnan(recording.result.get()).all()
 
 
-# --- the optimizer's dials -------------------------------------------------------------------------------
+# --- the optimizer's device scalars -------------------------------------------------------------------------------
 
 
-def test_dials_count_as_a_step_does_and_hold_rate_and_number(any_cupy):
+def test_device_scalars_count_as_a_step_does_and_hold_rate_and_number(any_cupy):
     weights = [tl.nn.Parameter(any_cupy.ones(size, "float32")) for size in (3, 5)]
     optimizer = optim.AdamW([{"params": weights[:1], "lr": 0.5}, {"params": weights[1:], "lr": 0.25}])
     for weight in weights:
         weight.sum().backward()
     optimizer.step()
-    dials = optimizer.dials()
+    scalars = optimizer.device_scalars()
     optimizer.param_groups[1]["lr"] = 0.125
-    dials.turn()
-    assert [float(lr) for lr in dials.lr] == [0.5, 0.125] and [int(step) for step in dials.step] == [2, 2]
+    scalars.advance()
+    assert [float(lr) for lr in scalars.lr] == [0.5, 0.125] and [int(step) for step in scalars.step] == [2, 2]
     assert [entry["step"] for entry in optimizer.state_dict()["state"].values()] == [2, 2]
     assert [weight.version.count for weight in weights] == [2, 2]
-    assert dials.still_fit()
+    assert scalars.are_valid()
     optimizer.load_state_dict(optimizer.state_dict())
-    assert not dials.still_fit()
+    assert not scalars.are_valid()
 
 
-def test_step_by_dials_is_step(any_cupy):
+def test_step_with_device_scalars_is_step(any_cupy):
     start = np.random.default_rng(0).standard_normal((3, 32), dtype=np.float32)
     stepped, dialled = (tl.nn.Parameter(any_cupy.asarray(start)) for _ in range(2))
     optimizers = [optim.AdamW([weight], lr=0.1) for weight in (stepped, dialled)]
@@ -296,9 +297,9 @@ def test_step_by_dials_is_step(any_cupy):
         for weight in (stepped, dialled):
             (weight * weight).sum().backward()
         optimizers[0].step()
-        dials = optimizers[1].dials()
-        dials.turn()
-        optimizers[1].step_by(dials)
+        scalars = optimizers[1].device_scalars()
+        scalars.advance()
+        optimizers[1].step_with(scalars)
         for optimizer in optimizers:
             optimizer.zero_grad()
     np.testing.assert_array_equal(stepped.array.get(), dialled.array.get())

@@ -9,7 +9,7 @@ import pytest
 
 from data.tokenizer import CharTokenizer
 from gpt import generate
-from gpt.checkpoints.model_folder import WEIGHTS, load_model, save_model
+from gpt.checkpoints.model_folder import WEIGHTS, load_model_folder, save_model
 from gpt.config import GPTConfig
 from gpt.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, fail, run_main
 from gpt.generation.stream import generate_text
@@ -58,7 +58,7 @@ def program(*argv: object, **options) -> subprocess.Popen:
 
 def test_the_prompt_and_what_follows(run: Path, capsys: pytest.CaptureFixture) -> None:
     text = out(capsys, "--checkpoint", run, "--prompt", "the ", "--max-new-tokens", 30, "--seed", 3)
-    model, tokenizer, _ = load_model(run)
+    model, tokenizer, _ = load_model_folder(run)
     assert text == generate_text(model, tokenizer, "the ", 30, generator=random.make_generator(3, 0)) + "\n"
     assert len(text) == 4 + 30 + 1
 

@@ -19,7 +19,7 @@ from gpt.chat import Chat
 from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig
 from gpt.errors import run_main
-from gpt.generation.chat_template import Template
+from gpt.generation.chat_template import ChatTemplate
 from gpt.generation.conversation import Conversation
 from gpt.generation.stream import generate_text
 from gpt.model import LanguageModel, build_model
@@ -68,7 +68,7 @@ def test_a_base_model_goes_on_with_the_text(told: list):
 
 
 def test_a_taught_model_sees_the_template(told: list):
-    conversation = Conversation(make(1000), TOKEN, Template(), stop=["naïve"])
+    conversation = Conversation(make(1000), TOKEN, ChatTemplate(), stop=["naïve"])
     assert "".join(conversation.say("the fox?")) == "a fox"
     list(conversation.say("quick?"))
     first = "### User:\nthe fox?\n\n### Assistant:\n"
@@ -81,7 +81,7 @@ def test_a_taught_model_sees_the_template(told: list):
 
 
 def test_the_oldest_turns_make_room(told: list):
-    conversation = Conversation(make(150), TOKEN, Template(), max_new_tokens=20)
+    conversation = Conversation(make(150), TOKEN, ChatTemplate(), max_new_tokens=20)
     for _ in range(6):
         list(conversation.say("the quick brown fox?"))
     assert len(conversation.messages) == 12
@@ -92,7 +92,7 @@ def test_the_oldest_turns_make_room(told: list):
 
 
 def test_an_answer_that_is_stopped_counts(told: list):
-    conversation = Conversation(make(), TOKEN, Template())
+    conversation = Conversation(make(), TOKEN, ChatTemplate())
     answer = conversation.say("fox?")
     assert [next(answer), next(answer)] == ["", "a"]
     answer.close()
@@ -100,7 +100,7 @@ def test_an_answer_that_is_stopped_counts(told: list):
 
 
 def test_what_cannot_be_read_is_not_said(told: list):
-    for template in (None, Template()):
+    for template in (None, ChatTemplate()):
         conversation = Conversation(make(), TOKEN, template)
         with pytest.raises(TokenizerError, match="never saw this character: 'Z'"):
             conversation.say("Zoo")
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_not_said(told: list):
 
 
 def test_what_is_unknown_is_found_in_the_line_that_was_typed(told: list):
-    for template in (None, Template()):
+    for template in (None, ChatTemplate()):
         conversation = Conversation(make(), TOKEN, template)
         assert "".join(conversation.say("fox"))
         with pytest.raises(TokenizerError, match=r"'Z' .* at position 2"):
@@ -118,7 +118,7 @@ def test_what_is_unknown_is_found_in_the_line_that_was_typed(told: list):
 def test_an_answer_has_no_white_space_around_it(told: list, monkeypatch: pytest.MonkeyPatch):
     pieces = ["\n", " ", "a", " \n", "", "\nfox. ", "\n\n"]
     monkeypatch.setattr("gpt.generation.conversation.stream_text", lambda *args, **options: iter(pieces))
-    assert list(Conversation(make(), TOKEN, Template()).say("fox")) == ["", "", "a", "", "", " \n\nfox.", ""]
+    assert list(Conversation(make(), TOKEN, ChatTemplate()).say("fox")) == ["", "", "a", "", "", " \n\nfox.", ""]
     assert "".join(Conversation(make(), TOKEN).say("fox")) == "\n a \n\nfox. \n\n"
 
 
@@ -247,7 +247,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(run: Path):
 
 def test_a_taught_model_at_a_terminal(run: Path, tmp_path: Path):
     save_model(tmp_path, make(), TOKEN)
-    Template().save(tmp_path)
+    ChatTemplate().save(tmp_path)
     terminal = Terminal("-m", "gpt", "--mode", "chat", "--checkpoint", tmp_path, "--max-new-tokens", 10, "--temperature", 0)
     assert "The model answers." in terminal.until("> ")
     terminal.type("the fox?\n")

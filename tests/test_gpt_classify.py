@@ -9,14 +9,15 @@ import pytest
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.checkpoints.model_folder import CheckpointError, save_model
+from gpt.checkpoints.model_folder import save_model
+from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig
 from gpt.errors import run_main
 from gpt.finetune import main
-from gpt.finetuning.classifier import Classifier, classes_of, confusion, describe_confusion, load_classifier, read_labelled
+from gpt.finetuning.classifier import Classifier, confusion_matrix, format_confusion, load_classifier, read_labelled_texts, row_classes
 from gpt.finetuning.records import RecordError
 from gpt.model import build_model
-from gpt.training.rows import IGNORE, Row, padded
+from gpt.training.rows import IGNORE, Row, pad_rows
 
 TOKENIZER = CharTokenizer.train("abcdefgh ,\n")
 CONFIG = GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=24, n_layer=2, n_head=2, n_embd=16)
@@ -35,28 +36,28 @@ def write(tmp_path, *lines, name="data.jsonl"):
 
 
 def labelled(tmp_path, texts=TEXTS, block_size=24):
-    return read_labelled(write(tmp_path, *({"text": text, "label": label} for text, label in texts)), TOKENIZER, block_size)
+    return read_labelled_texts(write(tmp_path, *({"text": text, "label": label} for text, label in texts)), TOKENIZER, block_size)
 
 
 def test_the_label_is_asked_of_the_last_token(tmp_path):
     data = labelled(tmp_path)
     assert data.labels == ["left", "right"]
-    assert classes_of(data.rows).tolist() == [0, 1, 0, 1]
-    x, y = padded(data.rows)
+    assert row_classes(data.rows).tolist() == [0, 1, 0, 1]
+    x, y = pad_rows(data.rows)
     assert x.shape == (4, 4)
     assert y.tolist() == [[-100, -100, 0, -100], [-100, -100, -100, 1], [-100, -100, -100, 0], [-100, 1, -100, -100]]
 
 
 def test_csv_and_json_lines_are_the_same(tmp_path):
     table = write(tmp_path, "label,text", *(f'{label},"{text}"' for text, label in TEXTS), name="data.csv")
-    for one, other in zip(read_labelled(table, TOKENIZER, 24).rows, labelled(tmp_path).rows, strict=True):
+    for one, other in zip(read_labelled_texts(table, TOKENIZER, 24).rows, labelled(tmp_path).rows, strict=True):
         assert np.array_equal(one.x, other.x)
         assert np.array_equal(one.y, other.y)
 
 
 def test_a_csv_text_may_have_commas_quotes_and_line_ends(tmp_path):
     table = write(tmp_path, "text,label", '"a,b\nc",x', "d,y", name="data.csv")
-    rows = read_labelled(table, TOKENIZER, 24).rows
+    rows = read_labelled_texts(table, TOKENIZER, 24).rows
     assert [TOKENIZER.decode(row.x) for row in rows] == ["a,b\nc", "d"]
 
 
@@ -65,7 +66,7 @@ def test_what_is_read_is_the_text_alone(pooling, tmp_path):
     """Alone or padded in a batch with others, whatever stands in the pads: the same scores."""
     classifier = Classifier(body(), ["left", "right"], pooling).eval()
     rows = labelled(tmp_path).rows
-    x, _ = padded(rows, pad=5)
+    x, _ = pad_rows(rows, pad=5)
     with tl.no_grad():
         together = classifier(tl.tensor(x))[0].numpy()
         for i, row in enumerate(rows):
@@ -86,7 +87,7 @@ def test_the_two_poolings_are_what_they_say(tmp_path):
 def test_the_language_models_head_gets_no_gradient(tmp_path):
     model = build_model(GPTConfig(**{**CONFIG.__dict__, "tied_head": False}))
     classifier = Classifier(model, ["left", "right"])
-    _, loss = classifier(*(tl.tensor(array) for array in padded(labelled(tmp_path).rows)))
+    _, loss = classifier(*(tl.tensor(array) for array in pad_rows(labelled(tmp_path).rows)))
     loss.backward()
     assert model.lm_head.weight.grad is None
     assert classifier.score.weight.grad is not None
@@ -104,11 +105,11 @@ def test_predict_and_confusion():
     rows = [Row(np.array([i % 8] * (1 + i % 3)), np.array([IGNORE] * (i % 3) + [i % 3])) for i in range(10)]
     assert np.array_equal(classifier.predict(rows, batch_size=3), classifier.predict(rows, batch_size=10))
     assert classifier.training, "in the mode that it was in"
-    table = confusion(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 2, 0]), "abc")
+    table = confusion_matrix(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 2, 0]), "abc")
     assert table.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
-    text = describe_confusion(table, ["a", "b", "c"])
+    text = format_confusion(table, ["a", "b", "c"])
     assert "accuracy 60.0% on 5 texts" in text
-    assert "always the commonest label: 40.0%" in text
+    assert "always the most frequent label: 40.0%" in text
 
 
 def test_a_classifier_comes_back(tmp_path):
@@ -118,17 +119,17 @@ def test_a_classifier_comes_back(tmp_path):
     again, tokenizer = load_classifier(tmp_path / "run")
     assert (again.labels, again.pooling, tokenizer) == (classifier.labels, "last", TOKENIZER)
     rows = labelled(tmp_path).rows
-    x = tl.tensor(padded(rows)[0])
+    x = tl.tensor(pad_rows(rows)[0])
     assert np.array_equal(again(x)[0].detach().numpy(), classifier(x)[0].detach().numpy())
     file = tmp_path / "run" / "classifier.safetensors"
     file.write_bytes(file.read_bytes().replace(b"left", b"lift"))
-    with pytest.raises(CheckpointError, match="it does not hold what was written"):
+    with pytest.raises(CheckpointError, match="its checksum is not that of its contents"):
         load_classifier(tmp_path / "run")
     file.write_bytes(b"12345678{}")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_classifier(tmp_path / "run")
     file.unlink()
-    with pytest.raises(CheckpointError, match="not taught to classify"):
+    with pytest.raises(CheckpointError, match="is no classifier"):
         load_classifier(tmp_path / "run")
 
 
@@ -145,20 +146,20 @@ def test_a_classifier_comes_back(tmp_path):
 )
 def test_a_bad_line_is_told_with_its_number(tmp_path, line, message):
     with pytest.raises(RecordError, match=message):
-        read_labelled(write(tmp_path, {"text": "a", "label": "x"}, line, {"text": "b", "label": "y"}), TOKENIZER, 24)
+        read_labelled_texts(write(tmp_path, {"text": "a", "label": "x"}, line, {"text": "b", "label": "y"}), TOKENIZER, 24)
 
 
 def test_a_broken_table_is_told_with_its_line(tmp_path):
     with pytest.raises(RecordError, match=r"line 3 of .* has 1 field, but the header names 2"):
-        read_labelled(write(tmp_path, "text,label", "a,x", "b", name="data.csv"), TOKENIZER, 24)
+        read_labelled_texts(write(tmp_path, "text,label", "a,x", "b", name="data.csv"), TOKENIZER, 24)
     with pytest.raises(RecordError, match="has no examples"):
-        read_labelled(write(tmp_path, "text,label", name="data.csv"), TOKENIZER, 24)
+        read_labelled_texts(write(tmp_path, "text,label", name="data.csv"), TOKENIZER, 24)
     with pytest.raises(RecordError, match=r"neither \.jsonl nor \.csv"):
-        read_labelled(write(tmp_path, "a", name="data.txt"), TOKENIZER, 24)
+        read_labelled_texts(write(tmp_path, "a", name="data.txt"), TOKENIZER, 24)
 
 
 def test_one_label_is_nothing_to_tell_apart(tmp_path):
-    with pytest.raises(RecordError, match="the label 'x': there is nothing to tell apart"):
+    with pytest.raises(RecordError, match="the label 'x': there is nothing to classify"):
         labelled(tmp_path, [("a", "x"), ("b", "x")])
 
 

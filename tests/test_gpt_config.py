@@ -8,7 +8,7 @@ import re
 import pytest
 
 from gpt import train
-from gpt.cli.options import TRAINING, configs_of, parse_settings
+from gpt.cli.options import TRAINING, make_configs, parse_settings
 from gpt.config import PRESET_SUMMARIES, PRESETS, GPTConfig, TrainConfig, from_preset
 from gpt.errors import UserError
 from gpt.finetuning.config import FINETUNING
@@ -123,7 +123,7 @@ def test_an_unknown_setting_names_the_nearest():
 
 
 def parse(*argv):
-    return configs_of(parse_settings(argv))
+    return make_configs(parse_settings(argv))
 
 
 def test_no_options_mean_the_preset_tiny():

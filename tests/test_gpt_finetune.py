@@ -11,12 +11,13 @@ import safetensors.numpy
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.checkpoints.loading import open_model
-from gpt.checkpoints.model_folder import CheckpointError, load_model, save_model
+from gpt.checkpoints.adapter import load_adapter
+from gpt.checkpoints.loading import load_model
+from gpt.checkpoints.model_folder import load_model_folder, save_model
+from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.finetune import main
-from gpt.finetuning.lora import load_adapter
 from gpt.finetuning.tasks import text_loss
 from gpt.generation.decoder import supports
 from gpt.model import build_model
@@ -57,8 +58,8 @@ def changed(base, run):
 def test_it_reports_what_was_gained_and_what_was_forgotten(base, capsys):
     assert finetune(base, "--learning-rate=0.01") == 0
     out = capsys.readouterr().out
-    model, tokenizer, _ = load_model(base)
-    again, _, _ = load_model(base.parent / "run")
+    model, tokenizer, _ = load_model_folder(base)
+    again, _, _ = load_model_folder(base.parent / "run")
     for name, text in (("new", NEW), ("old", OLD)):
         held = tokenizer.encode(text)[int(len(text) * 0.9) :]
         before, after = (text_loss(model, held), text_loss(again, held))
@@ -101,11 +102,11 @@ def test_lora_is_saved_apart_and_merged(base, capsys):
     assert finetune(base, "--lora-rank=2", "--lora-targets=c_attn,mlp.c_proj", "--learning-rate=0.05") == 0
     run = base.parent / "run"
     assert changed(base, run) == {f"h.{i}.{name}.weight" for i in range(3) for name in ("attn.c_attn", "mlp.c_proj")}
-    unmerged, tokenizer, _ = load_model(base)
+    unmerged, tokenizer, _ = load_model_folder(base)
     load_adapter(run, unmerged)
     ids = tl.tensor(tokenizer.encode(NEW)[None, :32].astype(np.int64))
     with tl.no_grad():
-        ours, theirs = unmerged(ids)[0].numpy(), load_model(run)[0](ids)[0].numpy()
+        ours, theirs = unmerged(ids)[0].numpy(), load_model_folder(run)[0](ids)[0].numpy()
     assert abs(ours - theirs).max() <= 2e-6 * abs(ours).max()
     assert "of which 864 (" in capsys.readouterr().out  # 3 · 2 · (16 + 48 + 64 + 16)
 
@@ -117,8 +118,8 @@ def test_an_adapter_alone_is_merged_when_it_is_opened(base, capsys):
     alone.mkdir()
     for name in ("adapter.json", "adapter.safetensors"):
         shutil.copy(run / name, alone / name)
-    opened, tokenizer, _ = open_model(alone)
-    whole, _, _ = load_model(run)
+    opened, tokenizer, _ = load_model(alone)
+    whole, _, _ = load_model_folder(run)
     assert tokenizer == TOKENIZER
     assert supports(opened), "it is not written with quickly"
     assert opened.state_dict().keys() == whole.state_dict().keys()
@@ -128,7 +129,7 @@ def test_an_adapter_alone_is_merged_when_it_is_opened(base, capsys):
     assert finetune(alone, out="further") == 0  # and goes where a checkpoint goes
     shutil.rmtree(base)
     with pytest.raises(CheckpointError, match=f"there is no checkpoint {base}"):
-        open_model(alone)
+        load_model(alone)
 
 
 def test_answers_are_learnt_and_the_template_is_saved(base, capsys):
@@ -146,7 +147,7 @@ def test_answers_are_learnt_and_the_template_is_saved(base, capsys):
 def test_where_the_old_text_is_gone_the_rest_is_told(base, capsys):
     (base.parent / "old.txt").rename(base.parent / "moved.txt")
     assert finetune(base) == 0
-    assert "What was forgotten is not known: there is no file" in capsys.readouterr().out
+    assert "How much was forgotten is not known: there is no file" in capsys.readouterr().out
     assert finetune(base, f"--old-data={base.parent / 'moved.txt'}", out="again") == 0
     assert "moved.txt, a token" in capsys.readouterr().out
 
@@ -161,7 +162,7 @@ def test_unknown_characters_are_named_or_skipped(base, capsys):
     assert "--unknown skip" in err
     assert not (base.parent / "run").exists()
     assert finetune(base, "--unknown=skip", data="strange.txt") == 0
-    assert load_model(base.parent / "run")[1] == TOKENIZER
+    assert load_model_folder(base.parent / "run")[1] == TOKENIZER
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_a_mistake_is_told_in_one_sentence(base, capsys, options, message):
         ("data.txt", "", "is empty"),
         ("data.txt", "the", "too short"),
         ("data.jsonl", "", "has no examples"),
-        ("data.jsonl", '{"prompt": "the", "response": "dog"}\n', "it takes at least two"),
+        ("data.jsonl", '{"prompt": "the", "response": "dog"}\n', "at least two are needed"),
         ("data.jsonl", '{"prompt": "the", "response": "dog"}\n\n', "line 2 of"),
         ("data.jsonl", '{"prompt": "the"\n', "line 1 of"),
         ("data.csv", "text,label\nthe,a\ndog\n", "line 3 of"),
@@ -223,7 +224,7 @@ def test_a_stop_saves_and_leaves(base, monkeypatch, capsys):
     assert finetune(base, "--lora-rank=2") == 130
     assert "Stopped after step" in capsys.readouterr().out
     assert (base.parent / "run" / "adapter.safetensors").exists()
-    load_model(base.parent / "run")
+    load_model_folder(base.parent / "run")
 
 
 def test_the_same_seed_gives_the_same_weights(base):

@@ -17,7 +17,7 @@ import pytest
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.checkpoints.model_folder import load_model, save_model
+from gpt.checkpoints.model_folder import load_model_folder, save_model
 from gpt.checkpoints.retention import Checkpoints
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
@@ -116,7 +116,7 @@ def test_the_process_is_ended(folder, number):
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode in (0, 130, -number), errors
-    assert Checkpoints(Path("ended")).newest_whole().step <= 16
+    assert Checkpoints(Path("ended")).load_latest().step <= 16
     assert run("--resume", "ended") == 0
     assert hashes("ended") == hashes("whole")
 
@@ -145,7 +145,7 @@ def test_the_time_limit_says_how_to_go_on(folder, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lora-rank=3"], "--lora-rank is 2 in this run, and cannot become 3 on the way"),
+        (["--lora-rank=3"], "--lora-rank is 2 in this run, and cannot be changed to 3"),
         (["--dropout=0.5"], "--dropout is 0.2 in this run"),
         (["--task=classify"], "--task is text in this run"),
         (["--data=old.txt"], "was trained on another text than old.txt now holds"),
@@ -188,7 +188,7 @@ def test_the_best_weights_are_kept_beside_the_last(folder, task, capsys, monkeyp
     assert (record["step"], record["val_loss"]) == (9, 1.25)
     assert json.loads(Path("run/config.json").read_text())["step"] == 15
     assert "best        validation 1.2500 after step 9: run/best" in capsys.readouterr().out
-    best, last = ([p.numpy() for p in load_model(path)[0].state_dict().values()] for path in ("run/best", "run"))
+    best, last = ([p.numpy() for p in load_model_folder(path)[0].state_dict().values()] for path in ("run/best", "run"))
     assert any(not np.array_equal(a, b) for a, b in zip(best, last, strict=True))
     if "labels.csv" in task[0]:
         assert load_classifier("run/best")[0].labels == ["long", "short"]
@@ -207,11 +207,11 @@ def test_dropout_is_that_which_was_asked_for(folder):
     short = [*SETTINGS, "--steps=1"]
     assert run("--checkpoint=base", "--data=new.txt", *short, "--dropout=0.5", "--out=dropped") == 0
     assert run("--checkpoint=base", "--data=new.txt", *short, "--dropout=0", "--out=none") == 0
-    assert load_model("dropped")[2].dropout == 0.5
-    one, other = (load_model(path)[0].state_dict() for path in ("dropped", "none"))
+    assert load_model_folder("dropped")[2].dropout == 0.5
+    one, other = (load_model_folder(path)[0].state_dict() for path in ("dropped", "none"))
     assert any(not np.array_equal(one[name].numpy(), other[name].numpy()) for name in one)
     assert run("--checkpoint=dropped", "--data=new.txt", *[s for s in short if "dropout" not in s], "--out=again") == 0
-    assert load_model("again")[2].dropout == 0.5
+    assert load_model_folder("again")[2].dropout == 0.5
     assert run("--checkpoint=base", "--data=new.txt", "--dropout=1", "--out=never") == 2
 
 
@@ -220,7 +220,7 @@ def test_dropout_is_that_which_was_asked_for(folder):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_nan_is_named_with_its_layer(folder, capsys):
-    model, tokenizer, _ = load_model("base")
+    model, tokenizer, _ = load_model_folder("base")
     model.h[1].mlp.c_fc.weight.array[0, 0] = np.nan
     save_model("broken", model, tokenizer, TrainConfig(data="old.txt"))
     assert run("--checkpoint=broken", "--data=new.txt", "--lora-rank=2", *SETTINGS, "--out=run") == 2
@@ -241,4 +241,4 @@ def test_too_little_memory_comes_with_advice(folder, capsys, monkeypatch):
     assert "out of memory (Unable to allocate 1.00 EiB" in error
     assert "--batch-size 2 --accumulation 2" in error
     assert "--block-size" not in error, "that is the checkpoint's to decide"
-    assert "The checkpoint of step 0 is whole: --resume run." in error
+    assert "The checkpoint of step 0 is complete: --resume run." in error

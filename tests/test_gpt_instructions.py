@@ -16,9 +16,9 @@ from gpt.config import GPTConfig, TrainConfig
 from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_per_row
 from gpt.finetuning.records import RecordError
 from gpt.finetuning.tasks import InstructTask, rows_loss
-from gpt.generation.chat_template import Template, TemplateError, load_template
+from gpt.generation.chat_template import ChatTemplate, TemplateError, load_template
 from gpt.model import build_model
-from gpt.training.rows import IGNORE, Row, RowBatches, packed, padded
+from gpt.training.rows import IGNORE, Row, RowBatches, pack_rows, pad_rows
 from tensorlite.parallel import BatchShards, Workers
 from tensorlite.random import make_generator
 
@@ -57,7 +57,7 @@ def test_a_conversation_becomes_a_text_of_which_the_answer_is_learnt(tmp_path):
     assert TOKENIZER.decode(row.x) == "### User:\nSay hi.\n\n### Assistant:\nHi!\n\n### User:"
     assert TOKENIZER.decode(row.y[row.y != IGNORE]) == "Hi!\n\n### User:\n"
     first = int(np.argmax(row.y != IGNORE))
-    assert TOKENIZER.decode(row.x[: first + 1]) == Template().prompt([{"role": "user", "content": "Say hi."}])
+    assert TOKENIZER.decode(row.x[: first + 1]) == ChatTemplate().prompt([{"role": "user", "content": "Say hi."}])
 
 
 def test_both_forms_are_the_same(tmp_path):
@@ -78,16 +78,16 @@ def test_neither_the_prompts_targets_nor_the_pads_change_the_gradient(tmp_path):
     """The model reads one prompt and is given the targets of another: whatever they are, and whatever is in the pads, each bit stays."""
     rows = rows_of(tmp_path, *LINES)
     # pads that occur in neither text: zeros added to the gradient of a letter of theirs may change how its sum is grouped
-    x, y = padded(rows, pad=int(TOKENIZER.encode("~")[0]))
+    x, y = pad_rows(rows, pad=int(TOKENIZER.encode("~")[0]))
     assert len(rows[0]) < len(rows[1]), "the first row is padded"
     wrapped = ResponseLoss(model(), tokens_per_row(rows))
     loss, gradient = gradients(wrapped, x, y)
 
     others = rows_of(tmp_path, *({**line, "prompt": line["prompt"].swapcase()} for line in LINES))
     assert all((row.x != other.x).any() for row, other in zip(rows, others, strict=True))
-    pads, _ = padded(rows, pad=int(TOKENIZER.encode("^")[0]))
+    pads, _ = pad_rows(rows, pad=int(TOKENIZER.encode("^")[0]))
     assert (pads != x).any()
-    for other_x, other_y in ((x, padded(others)[1]), (pads, y)):
+    for other_x, other_y in ((x, pad_rows(others)[1]), (pads, y)):
         again, same = gradients(wrapped, other_x, other_y)
         assert again == loss
         assert all(np.array_equal(gradient[name], same[name]) for name in gradient)
@@ -97,7 +97,7 @@ def test_neither_the_prompts_targets_nor_the_pads_change_the_gradient(tmp_path):
     log_p = tl.nn.functional.log_softmax(logits, -1)
     wrapped.zero_grad()
     losses = [-(log_p[i, t, int(y[i, t])]) for i, t in zip(*np.nonzero(y != IGNORE), strict=True)]
-    by_hand = tl.stack(losses).sum() / sum(row.asked for row in rows)
+    by_hand = tl.stack(losses).sum() / sum(row.num_targets for row in rows)
     by_hand.backward()
     assert by_hand.item() == pytest.approx(loss, rel=1e-5)
     for name, parameter in wrapped.named_parameters():
@@ -116,13 +116,13 @@ def test_a_text_after_the_prompt_can_be_anything_but_the_prompt_matters(tmp_path
     wrapped = ResponseLoss(model(), 10.0)
     (one,), (two,) = rows_of(tmp_path, LINES[0]), rows_of(tmp_path, {"prompt": "Say ho.", "response": "Hi!"})
     assert np.array_equal(one.y, two.y)
-    assert gradients(wrapped, *padded([one]))[0] != gradients(wrapped, *padded([two]))[0]
+    assert gradients(wrapped, *pad_rows([one]))[0] != gradients(wrapped, *pad_rows([two]))[0]
 
 
 def test_shards_do_not_change_what_a_token_weighs(tmp_path):
     """A mean over each share would give the one short answer half of all the weight."""
     rows = rows_of(tmp_path, *LINES)
-    x, y = padded(rows)
+    x, y = pad_rows(rows)
     found = []
     for count in (1, 2):
         wrapped = ResponseLoss(model(), tokens_per_row(rows))
@@ -139,7 +139,7 @@ def test_in_eval_mode_the_loss_is_the_mean_over_response_tokens(tmp_path):
     rows = rows_of(tmp_path, *LINES)
     wrapped = ResponseLoss(model(), 1.0).eval()
     with tl.no_grad():
-        _, loss = wrapped(*(tl.tensor(array) for array in padded(rows)))
+        _, loss = wrapped(*(tl.tensor(array) for array in pad_rows(rows)))
     assert loss.item() == pytest.approx(rows_loss(wrapped, rows, batch_size=1), rel=1e-6)
 
 
@@ -173,9 +173,9 @@ def rows_of_lengths(*lengths):
 )
 def test_packed_rows_hold_every_example_whole_and_once(lengths):
     rows = rows_of_lengths(*lengths)
-    tight = packed(rows, 10)
+    tight = pack_rows(rows, 10)
     assert all(len(row) <= 10 for row in tight)
-    assert sum(row.asked for row in tight) == sum(row.asked for row in rows)
+    assert sum(row.num_targets for row in tight) == sum(row.num_targets for row in rows)
     pieces = []  # an example begins where its first id, a multiple of 100, stands
     for row in tight:
         starts = [*np.flatnonzero(row.x % 100 == 0), len(row)]
@@ -185,7 +185,7 @@ def test_packed_rows_hold_every_example_whole_and_once(lengths):
 
 
 def test_no_target_of_a_packed_row_lies_in_another_example():
-    (row,) = packed(rows_of_lengths(4, 3, 2), 10)
+    (row,) = pack_rows(rows_of_lengths(4, 3, 2), 10)
     asked = row.y != IGNORE
     assert np.array_equal(row.y[asked] // 100, row.x[asked] // 100)
 
@@ -193,7 +193,7 @@ def test_no_target_of_a_packed_row_lies_in_another_example():
 def test_a_packed_example_is_learnt_as_it_is_alone(tmp_path):
     """The first one in a row has no past: its losses are to the rounding those of a row of its own. And each token weighs the same."""
     rows = rows_of(tmp_path, *SHORT)
-    (together,) = packed(rows, 96)
+    (together,) = pack_rows(rows, 96)
     first = max(rows, key=len)
     assert np.array_equal(together.x[: len(first)], first.x)
     with tl.no_grad():
@@ -201,7 +201,7 @@ def test_a_packed_example_is_learnt_as_it_is_alone(tmp_path):
     np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
     wrapped = ResponseLoss(model(), tokens_per_row([together]))
-    x, y = padded([together])
+    x, y = pad_rows([together])
     loss, _ = gradients(wrapped, x, y)
     with tl.no_grad():
         log_p = tl.nn.functional.log_softmax(model()(tl.tensor(x))[0], -1).numpy()[0]
@@ -211,9 +211,9 @@ def test_a_packed_example_is_learnt_as_it_is_alone(tmp_path):
 
 def test_packing_leaves_nothing_to_pad_and_the_prompt_still_teaches_nothing(tmp_path):
     """The gradient of a packed batch is that of its response tokens alone: written out by hand, one after the other."""
-    (row,) = packed(rows_of(tmp_path, *SHORT), 96)
-    wrapped = ResponseLoss(model(), float(row.asked))
-    _, gradient = gradients(wrapped, *padded([row]))
+    (row,) = pack_rows(rows_of(tmp_path, *SHORT), 96)
+    wrapped = ResponseLoss(model(), float(row.num_targets))
+    _, gradient = gradients(wrapped, *pad_rows([row]))
     log_p = tl.nn.functional.log_softmax(wrapped(tl.tensor(row.x[None]))[0], -1)
     wrapped.zero_grad()
     tl.stack([-log_p[0, int(t), int(row.y[t])] for t in np.flatnonzero(row.y != IGNORE)]).mean().backward()
@@ -249,7 +249,7 @@ def test_an_empty_file_is_refused(tmp_path):
 
 def test_a_template_is_saved_with_the_model(tmp_path):
     assert load_template(tmp_path) is None
-    template = Template(user="Q: ", assistant="A: ", end="\n")
+    template = ChatTemplate(user="Q: ", assistant="A: ", end="\n")
     template.save(tmp_path)
     assert load_template(tmp_path) == template
     assert template.prompt([{"role": "user", "content": "Who?"}]) == "Q: Who?\nA: "
@@ -275,7 +275,7 @@ def evaluations(tmp_path, **settings):
 def test_the_validation_loss_does_not_depend_on_the_batch_size(tmp_path):
     """It is the mean over all answer tokens, as torch has it for all rows in one batch."""
     for evaluation, trainer in evaluations(tmp_path):
-        x, y = padded(trainer.tokens["validation text"])
+        x, y = pad_rows(trainer.tokens["validation text"])
         logits, _ = trainer.model.eval()(tl.tensor(x))
         expected = torch.nn.functional.cross_entropy(
             torch.from_numpy(logits.detach().numpy()).flatten(0, 1).double(), torch.from_numpy(y).flatten(), ignore_index=IGNORE

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import tensorlite as tl
+from gpt.checkpoints.adapter import fingerprint, load_adapter, save_adapter
 from gpt.config import GPTConfig
-from gpt.finetuning.lora import LoraError, LoraLinear, add_lora, fingerprint, load_adapter, merged, save_adapter
+from gpt.finetuning.lora import LoraError, LoraLinear, add_lora, merge_lora
 from gpt.model import build_model
 from tensorlite import nn
 from tensorlite.testing import gradcheck
@@ -82,7 +83,7 @@ def test_only_the_corrections_are_trained():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(tl.float32, 2e-6), (tl.float64, 1e-14)])
 def test_merged_equals_unmerged_to_rounding(dtype, tolerance):
     corrected = learnt(dtype=dtype)
-    plain = merged(corrected)
+    plain = merge_lora(corrected)
     assert not any(isinstance(module, LoraLinear) for module in plain.modules())
     assert [name for name, _ in plain.named_parameters()] == [name for name, _ in model().named_parameters()]
     ours, theirs = logits(corrected), logits(plain)
@@ -93,7 +94,7 @@ def test_merged_equals_unmerged_to_rounding(dtype, tolerance):
 def test_merging_leaves_the_model_as_it_is():
     corrected = learnt()
     before = logits(corrected)
-    merged(corrected)
+    merge_lora(corrected)
     assert np.array_equal(logits(corrected), before)
 
 
@@ -122,7 +123,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
     save_adapter(tmp_path, learnt())
     other = model()
     other.wte.weight.array[0, 0] += 1
-    with pytest.raises(LoraError, match="learnt on another model"):
+    with pytest.raises(LoraError, match="trained on another model"):
         load_adapter(tmp_path, other)
 
 
@@ -136,7 +137,7 @@ def test_a_missing_or_damaged_adapter_is_refused(tmp_path):
     with pytest.raises(LoraError, match="cannot be read"):
         load_adapter(tmp_path, model())
     file.write_bytes(whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:])
-    with pytest.raises(LoraError, match="is damaged: it does not hold what was written"):
+    with pytest.raises(LoraError, match="is damaged: its checksum is not that of its contents"):
         load_adapter(tmp_path, model())
 
 

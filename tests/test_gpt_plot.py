@@ -21,7 +21,7 @@ from gpt.plots.activation_curves import ACTIVATIONS, activation_curve, plot_acti
 from gpt.plots.attention_maps import attention_weights, plot_attention
 from gpt.plots.curves import plot_losses, plot_runs
 from gpt.plots.figure import save_figure
-from gpt.training.metrics import norms_by_layer
+from gpt.training.metrics import gradient_norms_by_layer
 from gpt.training.trainer import Trainer
 
 TOKENIZER = CharTokenizer.train("abcdefg \n")
@@ -97,10 +97,10 @@ def test_the_norms_of_the_layers_make_up_the_norm_of_all(monkeypatch):
         seen.update({name: p.grad.numpy().copy() for name, p in trainer.model.named_parameters()})
         return clip(parameters, length)
 
-    monkeypatch.setattr("gpt.training.trainer.optim.clip_grad_norm_", look_and_clip)
+    monkeypatch.setattr("gpt.training.stepper.optim.clip_grad_norm_", look_and_clip)
     trainer.update()
     total = float(trainer.gradient_norm.array)
-    norms = norms_by_layer(trainer.model, total)
+    norms = gradient_norms_by_layer(trainer.model, total)
     assert list(norms) == ["wte", "wpe", "h.0", "h.1", "ln_f"]
     assert sum(norm**2 for norm in norms.values()) == pytest.approx(total**2, rel=1e-5)
     expected = sum((gradient.astype(float) ** 2).sum() for name, gradient in seen.items() if name.startswith("h.1.")) ** 0.5

@@ -18,9 +18,9 @@ import torch
 import tensorlite as tl
 from data.tokenizer import BpeTokenizer, CharTokenizer
 from gpt import generate
-from gpt.checkpoints.hugging_face import is_pretrained, load_pretrained, save_pretrained
-from gpt.checkpoints.loading import open_model
-from gpt.checkpoints.model_folder import CheckpointError
+from gpt.checkpoints.hugging_face import is_pretrained
+from gpt.checkpoints.loading import load_model
+from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig
 from gpt.errors import run_main
 from gpt.generation.stream import stream_tokens
@@ -121,7 +121,7 @@ def test_ours_is_read_by_them(settings: dict, tmp_path: Path):
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert_same_function(ours, theirs.eval())
-    again = load_pretrained(tmp_path)
+    again = GPT.from_pretrained(tmp_path)
     assert again.config == config
     for name, tensor in ours.state_dict().items():
         np.testing.assert_array_equal(again.state_dict()[name].numpy(), tensor.numpy())
@@ -147,24 +147,24 @@ def test_sharded_and_without_prefix(tmp_path: Path):
     safetensors.numpy.save_file(whole, tmp_path / "plain" / "model.safetensors")
     (tmp_path / "plain" / "config.json").write_text((tmp_path / "sharded" / "config.json").read_text())
     for name in ("sharded", "plain"):
-        assert_same_function(load_pretrained(tmp_path / name), theirs)
+        assert_same_function(GPT.from_pretrained(tmp_path / name), theirs)
 
 
 def test_half_precision_is_widened(tmp_path: Path):
     their_model(**SHAPES["relu"]).half().save_pretrained(tmp_path)
-    assert {parameter.dtype for parameter in load_pretrained(tmp_path).parameters()} == {np.dtype(np.float32)}
+    assert {parameter.dtype for parameter in GPT.from_pretrained(tmp_path).parameters()} == {np.dtype(np.float32)}
 
 
 def test_dropout_can_be_said(folder: Path):
     assert GPT.from_pretrained(folder, dropout=0.0).config.dropout == 0
     edit(folder, attn_pdrop=0.3)
-    assert load_pretrained(folder, dropout=0.2).config.dropout == 0.2
+    assert GPT.from_pretrained(folder, dropout=0.2).config.dropout == 0.2
 
 
 def test_torch_and_transformers_are_not_needed(folder: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("torch", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
-    _, tokenizer, config = open_model(folder)
+    _, tokenizer, config = load_model(folder)
     assert tokenizer.vocab_size == config.vocab_size == 20
 
 
@@ -173,7 +173,7 @@ def test_generate_takes_such_a_folder(folder: Path, capsys: pytest.CaptureFixtur
         run_main(lambda: generate.main(["--checkpoint", str(folder), "--prompt", "abc", "--temperature", "0", "--max-new-tokens", "5"]))
         == 0
     )
-    model, tokenizer, _ = open_model(folder)
+    model, tokenizer, _ = load_model(folder)
     ids = model.generate(tl.tensor(tokenizer.encode("abc").astype(np.int64)[None]), 5, temperature=0).numpy()[0]
     assert capsys.readouterr().out == tokenizer.decode(ids) + "\n"
 
@@ -184,7 +184,7 @@ def test_a_byte_level_tokenizer_streams_whole_characters(tmp_path: Path, capsys:
     settings = {**SHAPES["relu"], "vocab_size": tokenizer.vocab_size}
     their_model(**settings).save_pretrained(tmp_path)
     tokenizer.save(tmp_path / "tokenizer.json")
-    model, tokenizer, _ = open_model(tmp_path)
+    model, tokenizer, _ = load_model(tmp_path)
     for seed in range(3):
         argv = ["--checkpoint", str(tmp_path), "--prompt", "naïve 😀", "--max-new-tokens", "40", "--seed", str(seed), "--completion-only"]
         assert run_main(lambda argv=argv: generate.main(argv)) == 0
@@ -320,14 +320,14 @@ def test_other_things_that_are_wrong(folder: Path, capsys: pytest.CaptureFixture
     for content, message in [
         ("[]", "it has no weight_map"),
         ('{"weight_map": {"a": "../a.safetensors"}}', "names a file outside of its folder"),
-        ('{"weight_map": {"a": "a.safetensors"}}', "there is no reading"),
+        ('{"weight_map": {"a": "a.safetensors"}}', "cannot be read"),
         ("{", "does not hold JSON"),
     ]:
         (folder / "model.safetensors.index.json").write_text(content)
         assert message in refusal(folder, capsys)
     (folder / "part.safetensors").write_bytes(weights)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"b": "part.safetensors"}}')
-    assert "part.safetensors should have b, says model.safetensors.index.json, and has not" in refusal(folder, capsys)
+    assert "part.safetensors does not have b, which model.safetensors.index.json says it has" in refusal(folder, capsys)
     (folder / "tokenizer.json").unlink()
     assert "has no tokenizer.json" in refusal(folder, capsys)
 
@@ -343,7 +343,7 @@ def test_other_things_that_are_wrong(folder: Path, capsys: pytest.CaptureFixture
 def test_models_that_are_no_gpt2(tmp_path: Path, changes: dict, message: str):
     model = build_model(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, **changes))
     with pytest.raises(CheckpointError, match=message):
-        save_pretrained(model, tmp_path / "new")
+        model.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -21,7 +21,7 @@ import safetensors.numpy
 from gpt.checkpoints.retention import Checkpoints
 from gpt.errors import run_main
 from gpt.train import main
-from gpt.training.fingerprint import agree, fingerprint
+from gpt.training.fingerprint import fingerprint, is_same_data
 from tensorlite.op import use_kernels
 from tests.evaluations import told
 from tests.patience import PATIENCE
@@ -93,7 +93,7 @@ def test_killed_again_and_again(tmp_path, undisturbed):
     kills = int(os.environ.get("KILLS", "2"))  # for each of the two settings; many more were made by hand
     for _ in range(kills):
         disturb(process, folder, luck)
-        assert Checkpoints(folder).newest_whole().step <= 40
+        assert Checkpoints(folder).load_latest().step <= 40
         process = start("--resume", folder)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
@@ -184,9 +184,9 @@ def test_the_last_few_and_the_best_are_kept(tmp_path, corpus, monkeypatch):
 
 def test_a_checkpoint_alone_is_enough_to_write_with(tmp_path, corpus):
     assert run(*SETTINGS, f"--data={corpus}", f"--out={tmp_path / 'run'}") == 0
-    from gpt.checkpoints.model_folder import load_model
+    from gpt.checkpoints.model_folder import load_model_folder
 
-    model, _, _ = load_model(tmp_path / "run" / "checkpoints" / "step-000040")
+    model, _, _ = load_model_folder(tmp_path / "run" / "checkpoints" / "step-000040")
     weights = safetensors.numpy.load_file(tmp_path / "run" / "model.safetensors")
     assert all((model.state_dict()[name].numpy() == array).all() for name, array in weights.items())
 
@@ -237,7 +237,7 @@ def test_no_whole_checkpoint_is_an_error(finished, capsys):
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        (["--n-layer=2"], "--n-layer is 1 in this run, and cannot become 2 on the way"),
+        (["--n-layer=2"], "--n-layer is 1 in this run, and cannot be changed to 2"),
         (["--learning-rate=1"], "--learning-rate is 0.002 in this run"),
         (["--steps=0"], "steps must be at least 1"),
         (["--data=/nowhere"], "/nowhere"),
@@ -271,15 +271,15 @@ def test_one_other_character_in_a_long_text_is_noticed(tmp_path, capsys, place):
 
 def test_a_checkpoint_of_an_earlier_version_is_taken_by_the_length_of_its_text():
     found = fingerprint({"training text": np.arange(300), "validation text": np.arange(20)})
-    assert agree(found, found)
-    assert agree({"training text": [300, "ab12"], "validation text": [20, "cd34"]}, found)
+    assert is_same_data(found, found)
+    assert is_same_data({"training text": [300, "ab12"], "validation text": [20, "cd34"]}, found)
     for recorded in (
         {"training text": [301, "ab12"], "validation text": [20, "cd34"]},
         {"training text": [300, "sha256:ab12"], "validation text": found["validation text"]},
         {"training text": 300, "validation text": "x"},
         {},
     ):
-        assert not agree(recorded, found)
+        assert not is_same_data(recorded, found)
 
 
 def test_other_arithmetic_is_told(tmp_path, corpus, capsys, monkeypatch):
@@ -304,7 +304,7 @@ def test_what_is_no_run(tmp_path, finished, capsys):
         finished / "config.json": "is a file",
         finished / "checkpoints" / "step-000040": f"give the folder of the run, {finished}",
         tmp_path / "rum": f"did you mean {finished}?",
-        tmp_path: "no whole checkpoint",
+        tmp_path: "no complete checkpoint",
     }.items():
         assert run("--resume", path) == 2
         assert sentence in capsys.readouterr().err
@@ -328,4 +328,4 @@ def test_two_runs_cannot_share_a_folder(tmp_path, corpus, capsys):
         process.communicate()
     shutil.rmtree(folder / "checkpoints")
     assert run("--resume", folder) == 2
-    assert "no whole checkpoint" in capsys.readouterr().err  # the lock went with the process
+    assert "no complete checkpoint" in capsys.readouterr().err  # the lock went with the process

@@ -39,7 +39,7 @@ def test_the_work_is_that_of_the_formula(changes):
     work = count_work(model(**changes), "numpy")
     assert work.per_token == 6 * (L * BLOCK + V * C)
     assert work.per_pair == 12 * L * C
-    assert work.of(5, 8) == 5 * 8 * (6 * (L * BLOCK + V * C) + 12 * L * C * 8)
+    assert work.operations(5, 8) == 5 * 8 * (6 * (L * BLOCK + V * C) + 12 * L * C * 8)
 
 
 def test_what_is_frozen_has_less_work():
@@ -73,8 +73,8 @@ def test_the_share_is_work_over_time_over_peak(monkeypatch):
     speed = Speed()
     speed.work, speed.peak = Work(per_token=100.0, per_pair=10.0), 1e4
     speed.add(np.zeros((3, 8)))
-    assert speed.look() == (24 / 2, 3 * 8 * (100 + 80) / 2, 3 * 8 * (100 + 80) / 2 / 1e4)
-    assert speed.look() == (0, None, None)  # nothing since then
+    assert speed.measure() == (24 / 2, 3 * 8 * (100 + 80) / 2, 3 * 8 * (100 + 80) / 2 / 1e4)
+    assert speed.measure() == (0, None, None)  # nothing since then
 
 
 def test_no_share_is_above_one(monkeypatch):
@@ -85,7 +85,7 @@ def test_no_share_is_above_one(monkeypatch):
     speed.work, speed.peak = Work(per_token=100.0, per_pair=10.0), 1e3
     for share in (1, 0.5):  # the second time takes twice as long
         speed.add(np.zeros((3, 8)))
-        assert speed.look().share_of_peak == share
+        assert speed.measure().share_of_peak == share
     assert speed.peak == 3 * 8 * (100 + 80) / 2
 
 
@@ -107,7 +107,7 @@ def test_a_bigram_has_no_products_and_no_share():
     with Workers(1) as workers:
         speed.calibrate(model(model="bigram"), "numpy", workers)
     speed.add(np.zeros((3, 8)))
-    assert speed.look().share_of_peak is None
+    assert speed.measure().share_of_peak is None
 
 
 def test_without_memory_for_it_there_is_no_share(monkeypatch):
@@ -119,7 +119,7 @@ def test_without_memory_for_it_there_is_no_share(monkeypatch):
     with Workers(1) as workers:
         speed.calibrate(model(), "numpy", workers)
     speed.add(np.zeros((3, 8)))
-    assert speed.look().share_of_peak is None
+    assert speed.measure().share_of_peak is None
 
 
 def test_the_share_is_in_the_metrics_and_in_the_line(tmp_path, capsys):

@@ -98,21 +98,21 @@ def test_whoever_asks_to_stop_does_not_wait_for_the_batches_of_an_evaluation(mon
 # Steps (or batches of an evaluation) that never end: whether the program does cannot depend on how fast they are.
 ENDLESS = """
 import threading, sys
-import gpt.training.trainer as trainer
 from gpt.errors import leave, run_main
 from gpt.train import main
+from gpt.training.trainer import Trainer
 
 def endless(self, *_):
     print("has begun", file=sys.stderr, flush=True)
     self.workers.map(lambda _: threading.Event().wait(), range(100))
 
-trainer.Trainer.{method} = endless
+Trainer.{method} = endless
 leave(run_main(main))
 """
 
 
 @posix
-@pytest.mark.parametrize("method, saved", [("plain_step", "step 0"), ("_mean_loss", "step 0")])
+@pytest.mark.parametrize("method, saved", [("update", "step 0"), ("_mean_loss", "step 0")])
 def test_the_first_ctrl_c_is_acknowledged_and_the_second_ends_it(tmp_path, method, saved):
     (tmp_path / "fox.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
     options = [*SHAPE, f"--data={tmp_path / 'fox.txt'}", f"--out={tmp_path / 'run'}"]
@@ -132,7 +132,7 @@ def test_the_first_ctrl_c_is_acknowledged_and_the_second_ends_it(tmp_path, metho
     finally:
         process.kill()
     assert process.returncode == 130
-    assert f"Ended in step 1. The checkpoint of {saved} is whole: --resume {tmp_path / 'run'}." in err.decode()
+    assert f"Ended in step 1. The checkpoint of {saved} is complete: --resume {tmp_path / 'run'}." in err.decode()
     assert b"Traceback" not in err
 
 
@@ -151,12 +151,12 @@ def test_a_log_has_lines(clock, capsys):
     with Progress(total=100, done=10, on_terminal=False) as progress:
         for seconds in (1, 1, 1, 8, 1):
             clock[0] += seconds
-            progress.say(f"loss {seconds}")
+            progress.set_status(f"loss {seconds}")
             progress.step()
-        with progress.evaluation("validation text", 4) as after_a_batch:
+        with progress.evaluation("validation text", 4) as batch_done:
             for _ in range(4):
                 clock[0] += 9
-                after_a_batch()
+                batch_done()
         progress.write("step    15: evaluated")
     out, err = capsys.readouterr()
     assert out == "step    15: evaluated\n"

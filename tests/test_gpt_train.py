@@ -18,7 +18,7 @@ import gpt.checkpoints.model_folder
 import gpt.checkpoints.snapshot
 import gpt.training.run_folder
 import tensorlite as tl
-from gpt.checkpoints.model_folder import load_model
+from gpt.checkpoints.model_folder import load_model_folder
 from gpt.config import from_preset
 from gpt.errors import UserError, run_main
 from gpt.generation.stream import generate_text
@@ -79,7 +79,7 @@ def test_a_run_prints_what_it_does_and_leaves_what_it_learnt(tmp_path, options, 
     assert records[-1]["val_loss"] == config["val_loss"]
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
 
-    model, tokenizer, _ = load_model(folder)
+    model, tokenizer, _ = load_model_folder(folder)
     assert generate_text(model, tokenizer, "The quick", 20, generator=np.random.default_rng(0)).startswith("The quick")
     assert len(out.rstrip("\n").partition("--checkpoint")[2].partition("\n\n")[2]) >= 29  # the sample
 
@@ -87,12 +87,12 @@ def test_a_run_prints_what_it_does_and_leaves_what_it_learnt(tmp_path, options, 
 def test_the_weights_that_are_left_have_the_loss_that_was_printed(tmp_path, options):
     assert run(options) == 0
     from data.loader import RandomBatches, split_tokens
-    from gpt.training.trainer import EVALUATION
+    from gpt.config import RandomStream
     from tensorlite.random import make_generator
 
-    model, tokenizer, _ = load_model(tmp_path / "run")
+    model, tokenizer, _ = load_model_folder(tmp_path / "run")
     _, validation = split_tokens(tokenizer.encode(TEXT), 0.1)
-    batches = RandomBatches(validation, 4, 8, make_generator(1337, EVALUATION))
+    batches = RandomBatches(validation, 4, 8, make_generator(1337, RandomStream.EVALUATION))
     losses = [model(*(tl.tensor(array) for array in batches.next_batch()))[1].item() for _ in range(2)]
     assert np.mean(losses) == pytest.approx(json.loads((tmp_path / "run" / "config.json").read_text())["val_loss"], rel=1e-6)
 
@@ -201,7 +201,7 @@ def test_a_disk_that_fills_up_later_costs_a_warning_and_then_the_newest_weights_
     err = capsys.readouterr().err
     assert err.count("Training goes on.") == 4  # after each evaluation
     assert err.splitlines()[-1].startswith("error: the checkpoint cannot be saved")
-    load_model(tmp_path / "run")  # those from the start are still whole
+    load_model_folder(tmp_path / "run")  # those from the start are still whole
 
 
 def test_metrics_that_cannot_be_written_do_not_cost_the_weights(tmp_path, options, capsys, monkeypatch):
@@ -215,7 +215,7 @@ def test_metrics_that_cannot_be_written_do_not_cost_the_weights(tmp_path, option
     assert run(options) == 0
     assert capsys.readouterr().err.count("the metrics are not being written") == 1
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
-    load_model(tmp_path / "run")
+    load_model_folder(tmp_path / "run")
 
 
 # --- stopping -----------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_stopping_keeps_the_weights(tmp_path, options, number):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["step"] > 5
     assert f"Stopped after step {config['step']} of 1000000" in out
-    model, _, _ = load_model(tmp_path / "run")
+    model, _, _ = load_model_folder(tmp_path / "run")
     assert math.isfinite(float(np.abs(model.wte.weight.detach().numpy()).max()))
 
 
@@ -305,7 +305,7 @@ def test_neither_stream_is_there(tmp_path, options):
     close = "import os, sys; os.close(1); os.close(2); os.execv(sys.executable, [sys.executable, '-m', 'gpt.train', *sys.argv[1:]])"
     done = subprocess.run([sys.executable, "-c", close, *options], cwd=ROOT, timeout=PATIENCE)
     assert done.returncode == 0
-    load_model(tmp_path / "run")
+    load_model_folder(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
 
 
@@ -320,7 +320,7 @@ def test_where_there_is_no_room_for_a_checkpoint_the_weights_alone_are_saved(tmp
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: the checkpoint cannot be saved: ")
     assert f"The weights of step 12 alone are saved in {tmp_path / 'run'}." in error
-    assert f"The checkpoint of step 0 is whole: --resume {tmp_path / 'run'}." in error
+    assert f"The checkpoint of step 0 is complete: --resume {tmp_path / 'run'}." in error
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
 
 

@@ -11,7 +11,7 @@ from data import inspect
 from data.prepare import Settings, prepare
 from data.prepared import PreparedError, open_prepared
 from data.tokenizer import BpeTokenizer, CharTokenizer, Gpt2Tokenizer, IdsTokenizer
-from gpt.checkpoints.model_folder import load_model
+from gpt.checkpoints.model_folder import load_model_folder
 from gpt.errors import run_main
 from gpt.generate import main as generate
 from gpt.train import main
@@ -54,7 +54,7 @@ def test_a_bpe_folder(tmp_path: Path, text: Path, capsys) -> None:
     assert run(tmp_path, f"--data={tmp_path / 'folder'}") == 0
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
     assert "first line  Dorothy lived" in capsys.readouterr().out
-    model, tokenizer, _ = load_model(tmp_path / "run")
+    model, tokenizer, _ = load_model_folder(tmp_path / "run")
     assert isinstance(tokenizer, BpeTokenizer)
     assert tokenizer == open_prepared(tmp_path / "folder").tokenizer
     assert model.config.vocab_size == tokenizer.vocab_size
@@ -84,7 +84,7 @@ def test_a_folder_of_nanogpts_trains_unchanged(tmp_path: Path, nano: Path, capsy
     sample = out.rstrip("\n").rpartition("\n")[2].split()
     assert len(sample) == 20
     assert all(0 <= int(word) < len(set(TEXT)) for word in sample)
-    assert load_model(tmp_path / "run")[1] == IdsTokenizer(len(set(TEXT)))
+    assert load_model_folder(tmp_path / "run")[1] == IdsTokenizer(len(set(TEXT)))
     assert run_main(lambda: generate([f"--checkpoint={tmp_path / 'run'}", "--prompt=3 5", "--max-new-tokens=4", "--seed=0"])) == 0
     assert len(capsys.readouterr().out.split()) == 6
 
@@ -93,14 +93,14 @@ def test_a_folder_of_nanogpts_with_the_tokenizer_it_was_made_with(tmp_path: Path
     CharTokenizer.train(TEXT).save(tmp_path / "char.json")
     assert run(tmp_path, f"--data={nano}", f"--tokenizer={tmp_path / 'char.json'}") == 0
     assert "first line  Dorothy lived" in capsys.readouterr().out
-    assert load_model(tmp_path / "run")[1] == CharTokenizer.train(TEXT)
+    assert load_model_folder(tmp_path / "run")[1] == CharTokenizer.train(TEXT)
 
 
 def test_a_vocabulary_rounded_up(tmp_path: Path, nano: Path, text: Path) -> None:
     for data in (nano, text):
         assert run(tmp_path, f"--data={data}", "--vocab-size=64", "--steps=1") == 0
-    assert load_model(tmp_path / "run")[0].config.vocab_size == 64
-    model, tokenizer, _ = load_model(tmp_path / "run-2")
+    assert load_model_folder(tmp_path / "run")[0].config.vocab_size == 64
+    model, tokenizer, _ = load_model_folder(tmp_path / "run-2")
     assert model.config.vocab_size == 64
     assert tokenizer == CharTokenizer.train(TEXT)
 
@@ -110,7 +110,7 @@ def test_gpt2s_tokenizer_travels_in_the_checkpoint(tmp_path: Path, text: Path) -
     Gpt2Tokenizer(ranks).save(tmp_path / "gpt2.json")
     assert run(tmp_path, f"--data={text}", f"--tokenizer={tmp_path / 'gpt2.json'}", "--steps=1") == 0
     (tmp_path / "gpt2.json").unlink()
-    assert load_model(tmp_path / "run")[1] == Gpt2Tokenizer(ranks)
+    assert load_model_folder(tmp_path / "run")[1] == Gpt2Tokenizer(ranks)
 
 
 def test_the_bigram_counts_a_folder_as_it_counts_a_text(tmp_path: Path, text: Path, capsys, monkeypatch) -> None:
@@ -128,7 +128,7 @@ def test_a_folder_with_another_tokenizer_than_the_checkpoints_is_refused(tmp_pat
     assert run(tmp_path, f"--data={text}", "--steps=1") == 0
     (tmp_path / "other.txt").write_text(TEXT + "!")
     prepare(tmp_path / "other.txt", tmp_path / "other", Settings(workers=1))
-    _, tokenizer, _ = load_model(tmp_path / "run")
+    _, tokenizer, _ = load_model_folder(tmp_path / "run")
     with pytest.raises(PreparedError) as caught:
         open_prepared(tmp_path / "other", tokenizer)
     assert tokenizer.hash in str(caught.value)

@@ -14,13 +14,13 @@ import torch
 
 import tensorlite as tl
 from data.errors import DataError
-from gpt.config import GPTConfig, TrainConfig, from_preset
+from gpt.config import GPTConfig, RandomStream, TrainConfig, from_preset
 from gpt.errors import UserError
 from gpt.generation.stream import stream_text
 from gpt.model import build_model
 from gpt.training.evaluation import counted_bigram_loss
 from gpt.training.pretraining import Pretraining
-from gpt.training.trainer import SAMPLE, Trainer, learning_rate_factor, make_optimizer
+from gpt.training.trainer import Trainer, learning_rate_factor, make_optimizer
 from tensorlite.random import make_generator
 from tests.torch_gpt import twin_of
 
@@ -40,17 +40,17 @@ def language(size: int, length: int, seed: int = 0) -> np.ndarray:
 TOKENS = language(17, 3000)
 
 
-def trainer(model: GPTConfig = MODEL, folder=None, dtype=tl.float32, **settings) -> Trainer:
+def trainer(model: GPTConfig = MODEL, dtype=tl.float32, **settings) -> Trainer:
     tl.manual_seed(1)
     config = TrainConfig(**{"steps": 20, "batch_size": 4, "warmup_steps": 3, "eval_interval": 10, "eval_iters": 3, **settings})
-    return Trainer(build_model(model).to(dtype=dtype), config, TOKENS[:2700], TOKENS[2700:], folder)
+    return Trainer(build_model(model).to(dtype=dtype), config, TOKENS[:2700], TOKENS[2700:])
 
 
 def test_accumulated_batches_are_one_batch():
     """Loss and gradient are the means over all of them."""
     run, same = trainer(accumulation=3, grad_clip=0.0), trainer(grad_clip=0.0)
     x, y = (np.concatenate(parts) for parts in zip(*(same.batches.next_batch() for _ in range(3)), strict=True))
-    loss, norm = same.gradients([same.to_device((x, y))], same.dropout_keys())
+    loss, norm = same.stepper.gradients([same.stepper.to_device((x, y))], 0, [()])
     assert abs(run.update().item() - loss.item()) < 1e-6
     assert abs(run.gradient_norm.item() - norm.item()) < 1e-5
 
@@ -60,10 +60,10 @@ def test_the_sample_of_a_run_keeps_half_of_a_full_context(tmp_path):
     text.write_text("the quick brown fox jumps over the lazy dog " * 20)
     config = TrainConfig(data=str(text), tokenizer="char", sample_length=40, batch_size=2)
     run = Pretraining(GPTConfig(block_size=8, n_layer=1, n_head=1, n_embd=16), config)
-    luck = make_generator(config.seed, SAMPLE, 0)
+    luck = make_generator(config.seed, RandomStream.SAMPLE, 0)
     expected = "".join(stream_text(run.model.eval(), run.tokenizer, "", 40, generator=luck, context_keep=4))
     run.model.train()
-    assert run.write_text() == expected and run.model.training
+    assert run.sample_text() == expected and run.model.training
 
 
 def torch_training(twin, config: TrainConfig):
@@ -103,7 +103,7 @@ def test_a_hundred_steps_lose_what_torchs_lose(changes, dtype):
     ours = trainer(dataclasses.replace(MODEL, **changes), dtype=dtype, steps=100, warmup_steps=10, learning_rate=1e-3, grad_clip=0.5)
     twin = twin_of(ours.model)
     optimizer, schedule = torch_training(twin, ours.config)
-    batches = ours._batches("training text", stream=1)  # the trainer's own order
+    batches = ours._make_batches("training text", RandomStream.BATCHES)  # the trainer's own order
 
     worst, clipped = 0.0, 0
     for _ in range(100):
@@ -186,7 +186,7 @@ def test_the_loss_is_read_only_where_it_is_logged(monkeypatch):
     item = tl.Tensor.item
     monkeypatch.setattr(tl.Tensor, "item", lambda tensor: read.append(tensor.shape) or item(tensor))
     trainer(steps=40, log_interval=20, eval_interval=40, eval_iters=2).train()
-    assert len(read) == 2 + 2 * (2 * 2)  # two looks, and two evaluations of two batches of two texts
+    assert len(read) == 2 * 2 + 2 * (2 * 2)  # two log lines with loss and norm, and two evaluations of two batches of two texts
 
 
 def test_too_short_a_text_is_told_before_the_first_step():

@@ -16,10 +16,10 @@ import pytest
 import gpt.training.run_folder
 import tensorlite as tl
 from gpt.config import GPTConfig, TrainConfig
-from gpt.errors import UserError, in_words, run_main
+from gpt.errors import UserError, format_bytes, run_main
 from gpt.model import CausalSelfAttention, build_model
 from gpt.train import main
-from gpt.training.memory import advice, estimate
+from gpt.training.memory import advise, estimate_memory
 from gpt.training.run_folder import FolderLock
 from gpt.training.trainer import Trainer
 from tensorlite import memory
@@ -63,7 +63,7 @@ def test_recomputed_attention_is_the_same_attention():
     kept, recomputed = trainer(config), trainer(config, recompute=True)
     for _ in range(5):
         assert kept.update().item() == recomputed.update().item()
-    assert estimate(recomputed).activations < estimate(kept).activations
+    assert estimate_memory(recomputed).activations < estimate_memory(kept).activations
 
 
 # --- numbers that are not finite ------------------------------------------------------------------------
@@ -141,11 +141,11 @@ def test_the_estimate_is_near_what_a_run_takes():
     """In a process of its own, since the peak is that of a process."""
     script = (
         "import numpy as np; from gpt.config import *; from gpt.model import build_model; from gpt.training.trainer import Trainer\n"
-        "from gpt.training.memory import estimate; from tensorlite.memory import peak_memory\n"
+        "from gpt.training.memory import estimate_memory; from tensorlite.memory import peak_memory\n"
         "model = build_model(GPTConfig(vocab_size=300, block_size=128, n_layer=4, n_head=4, n_embd=192, dropout=0.1))\n"
         "tokens = np.arange(9000) % 300\n"
         "run = Trainer(model, TrainConfig(batch_size=24, steps=9, workers=1, shards=1), tokens, tokens)\n"
-        "expected = estimate(run); run.workers.__enter__(); before = peak_memory()\n"
+        "expected = estimate_memory(run); run.workers.__enter__(); before = peak_memory()\n"
         "run.update(); run.update(); print(expected.optimizer + expected.activations, peak_memory() - before)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
@@ -185,7 +185,7 @@ def test_out_of_memory_comes_with_figures_and_a_way_out(tmp_path, capsys, monkey
     assert "--batch-size 2 --accumulation 2" in error
     assert "a smaller --block-size than 8" in error
     assert "--attention-recompute true" in error
-    assert f"The checkpoint of step 2 is whole: --resume {tmp_path / 'run'}." in error
+    assert f"The checkpoint of step 2 is complete: --resume {tmp_path / 'run'}." in error
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")
@@ -206,7 +206,7 @@ def test_a_real_limit(tmp_path):
     assert done.returncode == 2, done.stderr
     assert "warning: that is more than is free." in done.stdout
     assert "error: out of memory (" in done.stderr
-    assert "The checkpoint of step 0 is whole" in done.stderr
+    assert "The checkpoint of step 0 is complete" in done.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what Linux says in /proc")
@@ -241,14 +241,14 @@ def test_free_memory_is_the_smallest_of_what_machine_container_and_limit_leave(f
 
 
 def test_sizes_in_words():
-    assert [in_words(n) for n in (0, 1023, 1024, 1536, 200 * 2**20, 3 * 2**40)] == [
+    assert [format_bytes(n) for n in (0, 1023, 1024, 1536, 200 * 2**20, 3 * 2**40)] == [
         "0 bytes", "1,023 bytes", "1.0 KiB", "1.5 KiB", "200 MiB", "3.0 TiB",
     ]  # fmt: skip
 
 
 def test_advice_for_what_cannot_be_halved():
     run = trainer(batch_size=1, attention_recompute=True)
-    text = advice(MemoryError(), run, estimate(run))
+    text = advise(MemoryError(), run, estimate_memory(run))
     assert "the system gave no figure" in text
     assert "--batch-size" not in text
     assert "--attention-recompute" not in text
@@ -261,7 +261,7 @@ def test_the_profile_counts_what_a_step_does():
     run = trainer(shards=1)
     with Profile() as profile:
         run.update()
-    lines = profile.lines
+    lines = profile.records
     N, C, V = 4 * 16, 32, 17
     assert lines["linear", "forward"].calls == 4 * 2 + 1
     products = 2 * N * (2 * 12 * C * C + C * V)  # in each block 3 + 1 + 4 + 4 times C · C
@@ -279,10 +279,10 @@ def test_profiling_changes_no_result_and_ends_with_the_block():
     plain, profiled = trainer(workers=2), trainer(workers=2)
     with profiled.workers, Profile(2) as profile:
         losses = [profiled.update().item() for _ in range(3)]
-    calls = sum(line.calls for line in profile.lines.values())
+    calls = sum(line.calls for line in profile.records.values())
     assert losses == [plain.update().item() for _ in range(3)]
     profiled.update()
-    assert calls == sum(line.calls for line in profile.lines.values())
+    assert calls == sum(line.calls for line in profile.records.values())
 
 
 def test_the_profile_from_the_command_line(tmp_path, capsys, monkeypatch):
@@ -315,7 +315,7 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(gpt.training.run_folder, "lock", unknown)
     FolderLock(tmp_path).release()
-    assert "see that no other run uses it" in capsys.readouterr().err
+    assert "make sure that no other run uses it" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_locked_at_all(tmp_path):

@@ -18,23 +18,23 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-import gpt.checkpoints.hugging_face
-import gpt.checkpoints.model_folder
+import gpt.model
 import tensorlite as tl
 from data.errors import DataError
-from gpt.checkpoints.hugging_face import load_pretrained, save_pretrained
-from gpt.checkpoints.loading import open_model
-from gpt.checkpoints.model_folder import METADATA, WEIGHTS, CheckpointError, load_model, save_model
-from gpt.checkpoints.training_state import OPTIMIZER, TRAINING, TrainingState, files_of
-from gpt.checkpoints.weights import SEAL, WeightsError, WeightsFile, shapes_of
+from gpt.checkpoints.adapter import CONFIG as ADAPTER
+from gpt.checkpoints.adapter import save_adapter
+from gpt.checkpoints.loading import load_model
+from gpt.checkpoints.model_folder import METADATA, WEIGHTS, load_model_folder, save_model
+from gpt.checkpoints.training_state import OPTIMIZER, TRAINING, TrainingState
+from gpt.checkpoints.weights import CHECKSUM, CheckpointError, WeightsError, WeightsFile, weight_shapes
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.finetuning.classifier import HEAD, Classifier, load_classifier
-from gpt.finetuning.lora import CONFIG as ADAPTER
-from gpt.finetuning.lora import LoraError, add_lora, save_adapter
-from gpt.finetuning.run import known_of
-from gpt.generation.chat_template import TEMPLATE, Template, load_template
-from gpt.model import build_model
+from gpt.finetuning.lora import LoraError, add_lora
+from gpt.finetuning.run import read_pretraining_record
+from gpt.generation.chat_template import TEMPLATE, ChatTemplate, load_template
+from gpt.model import GPT, build_model
+from gpt.training.resume import checkpoint_files, restore
 from gpt.training.trainer import Trainer
 from tests.test_checkpoint import CONFIGS, TOKEN, make
 
@@ -54,7 +54,7 @@ def without_a_seal(folder: Path, **changes: Any) -> None:
     """Change something of what a file of weights says about its model."""
     with safetensors.safe_open(folder / WEIGHTS, framework="numpy") as file:
         ours = json.loads(file.metadata()[METADATA])
-    ours = {name: value for name, value in {**ours, **changes}.items() if name != SEAL}
+    ours = {name: value for name, value in {**ours, **changes}.items() if name != CHECKSUM}
     (folder / WEIGHTS).write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(folder / WEIGHTS), {METADATA: json.dumps(ours)}))
 
 
@@ -65,7 +65,7 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    return save_pretrained(make(SMALL), tmp_path / "theirs", TOKEN)
+    return make(SMALL).save_pretrained(tmp_path / "theirs", TOKEN)
 
 
 @pytest.fixture
@@ -75,8 +75,7 @@ def no_model(monkeypatch):
     def build(config):
         raise AssertionError(f"a model of {config} was built before its weights were looked at")
 
-    monkeypatch.setattr(gpt.checkpoints.model_folder, "build_model", build)
-    monkeypatch.setattr(gpt.checkpoints.hugging_face, "build_model", build)
+    monkeypatch.setattr(gpt.model, "build_model", build)
 
 
 # --- before a model is made -------------------------------------------------------------------------------
@@ -87,7 +86,7 @@ def test_shapes_are_known_without_a_model(config):
     own = {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
     if config.tied_head and config.model == "gpt":
         del own["lm_head.weight"]
-    assert list(shapes_of(config)) == list(own.items())
+    assert list(weight_shapes(config)) == list(own.items())
 
 
 HUGE = {
@@ -107,7 +106,7 @@ def test_300_bytes_do_not_get_48_gigabytes(changes, tmp_path, no_model):
     entry = {"wte.weight": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}
     file = written(tmp_path / WEIGHTS, entry, bytes(4), config=config, tokenizer=TOKEN.to_dict())
     with pytest.raises(CheckpointError, match=r"do not fit its config|n_embd must be divisible by n_head"):
-        load_model(file)
+        load_model_folder(file)
 
 
 @pytest.mark.parametrize("changes", [{"n_layer": 10**9}, {"n_embd": 2**40, "n_inner": None}, {"n_positions": 10**12, "n_ctx": None}])
@@ -115,12 +114,12 @@ def test_nor_does_a_folder_of_transformers(changes, theirs, no_model):
     record = json.loads((theirs / "config.json").read_text())
     (theirs / "config.json").write_text(json.dumps({**record, **changes}))
     with pytest.raises(CheckpointError, match="do not fit its config"):
-        load_pretrained(theirs)
+        GPT.from_pretrained(theirs)
 
 
 @pytest.mark.parametrize("changes", [*HUGE.values()], ids=HUGE)
 def test_nor_does_a_checkpoint_of_a_run(changes):
-    files = dict(files_of(trainer(), TOKEN, "gpt.train", {}))
+    files = dict(checkpoint_files(trainer(), TOKEN, "gpt.train", {}))
     record = json.loads(files[TRAINING])
     record["model"].update(changes)
     with pytest.raises(CheckpointError, match=r"do not fit its config|n_embd must be divisible by n_head"):
@@ -135,7 +134,7 @@ def in_type(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     with safetensors.safe_open(folder / WEIGHTS, framework="numpy") as file:
         metadata = file.metadata()
     if METADATA in metadata:
-        metadata = {METADATA: json.dumps({name: value for name, value in json.loads(metadata[METADATA]).items() if name != SEAL})}
+        metadata = {METADATA: json.dumps({name: value for name, value in json.loads(metadata[METADATA]).items() if name != CHECKSUM})}
     narrow = {name: tensor.to(dtype) for name, tensor in safetensors.torch.load_file(folder / WEIGHTS).items()}
     safetensors.torch.save_file(narrow, folder / WEIGHTS, metadata)
     return {name: tensor.float() for name, tensor in narrow.items()}
@@ -144,11 +143,11 @@ def in_type(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precisions_are_widened_as_torch_does(dtype, saved, theirs):
     expected = in_type(saved, dtype)
-    for name, tensor in load_model(saved)[0].state_dict().items():
+    for name, tensor in load_model_folder(saved)[0].state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), expected[name if name in expected else "wte.weight"].numpy())
         assert tensor.dtype == np.float32
     expected = {name.removeprefix("transformer."): tensor for name, tensor in in_type(theirs, dtype).items()}
-    for name, tensor in load_pretrained(theirs).state_dict().items():
+    for name, tensor in GPT.from_pretrained(theirs).state_dict().items():
         wanted = expected[name if name in expected else "wte.weight"].numpy()
         np.testing.assert_array_equal(tensor.numpy(), wanted.T if "weight" in name and name.startswith("h.") else wanted)
 
@@ -165,13 +164,13 @@ def test_a_model_in_bfloat16_comes_back(tmp_path):
     pytest.importorskip("ml_dtypes")
     model = make(SMALL).to(dtype=tl.bfloat16)
     save_model(tmp_path, model, TOKEN)
-    for name, tensor in load_model(tmp_path)[0].state_dict().items():
+    for name, tensor in load_model_folder(tmp_path)[0].state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), model.state_dict()[name].numpy().astype(np.float32))
 
 
 @pytest.mark.parametrize("kind, size", [("F8_E4M3", 1), ("F8_E5M2", 1), ("F8_E8M0", 1), ("F4", 0.5), ("C64", 8), ("I16", 2), ("XX", 1)])
 def test_other_types_are_refused_by_name(kind, size, saved, theirs):
-    for folder, name, load in ((saved, "ln_f.weight", load_model), (theirs, "transformer.ln_f.weight", load_pretrained)):
+    for folder, name, load in ((saved, "ln_f.weight", load_model_folder), (theirs, "transformer.ln_f.weight", GPT.from_pretrained)):
         content = (folder / WEIGHTS).read_bytes()
         length = int.from_bytes(content[:8], "little")
         header, numbers, at = json.loads(content[8 : 8 + length]), b"", 0
@@ -197,11 +196,11 @@ def test_more_dimensions_than_an_array_has(tmp_path, saved):
         WeightsFile(written(tmp_path / "a", entry, bytes(4))).read("a")
     file = written(tmp_path / "b", entry, bytes(4), config=dataclasses.asdict(SMALL), tokenizer=TOKEN.to_dict())
     with pytest.raises(CheckpointError, match="a too many"):
-        load_model(file)
+        load_model_folder(file)
 
 
 def test_what_is_no_file_is_not_opened(saved, theirs):
-    for folder, load in ((saved, load_model), (theirs, load_pretrained)):
+    for folder, load in ((saved, load_model_folder), (theirs, GPT.from_pretrained)):
         (folder / WEIGHTS).unlink()
         if hasattr(os, "mkfifo"):
             os.mkfifo(folder / WEIGHTS)  # nobody will ever write to it
@@ -219,7 +218,7 @@ def test_a_mask_is_not_even_read(theirs):
     header = json.loads(content[8 : 8 + length])
     header["h.0.attn.bias"]["shape"] = [4, *[1] * 70]
     written(theirs / WEIGHTS, header, content[8 + length :])
-    load_pretrained(theirs)
+    GPT.from_pretrained(theirs)
 
 
 def test_what_is_null_was_not_said(theirs):
@@ -234,7 +233,7 @@ def test_what_is_null_was_not_said(theirs):
         "tie_word_embeddings",
     )
     (theirs / "config.json").write_text(json.dumps({**record, **dict.fromkeys(nulls)}))
-    assert load_pretrained(theirs).config == dataclasses.replace(SMALL, dropout=0.1, activation="gelu_tanh")
+    assert GPT.from_pretrained(theirs).config == dataclasses.replace(SMALL, dropout=0.1, activation="gelu_tanh")
 
 
 # --- everything else that is said about weights ------------------------------------------------------------
@@ -287,11 +286,11 @@ def test_whatever_our_metadata_says(saved):
     with safetensors.safe_open(saved / WEIGHTS, framework="numpy") as file:
         ours = json.loads(file.metadata()[METADATA])
     weights = safetensors.numpy.load_file(saved / WEIGHTS)
-    del ours[SEAL]
+    del ours[CHECKSUM]
 
     def use(record):
         (saved / WEIGHTS).write_bytes(safetensors.numpy.save(weights, {METADATA: json.dumps(record)}))
-        load_model(saved)
+        load_model_folder(saved)
 
     try_everything(ours, use)
 
@@ -305,14 +304,14 @@ def test_whatever_a_folder_of_transformers_says(theirs, name):
 
     def use(record):
         (theirs / name).write_text(json.dumps(record))
-        open_model(theirs)
+        load_model(theirs)
 
     use(record)
     try_everything(record, use)
 
 
 def adapter(folder: Path, base: Path) -> Path:
-    model = load_model(base)[0]
+    model = load_model_folder(base)[0]
     add_lora(model, rank=2)
     save_adapter(folder, model, finetuned_from=str(base))
     return folder
@@ -321,17 +320,17 @@ def adapter(folder: Path, base: Path) -> Path:
 def test_whatever_an_adapter_says(saved, tmp_path):
     folder = adapter(tmp_path / "adapter", saved)
     record = json.loads((folder / ADAPTER).read_text())
-    del record[SEAL]
+    del record[CHECKSUM]
 
     def use(record):
         (folder / ADAPTER).write_text(json.dumps(record))
-        open_model(folder)
+        load_model(folder)
 
     use(record)
     try_everything(record, use)
     (folder / ADAPTER).write_text("[" * 100_000)
     with pytest.raises(LoraError, match="cannot be read"):
-        open_model(folder)
+        load_model(folder)
 
 
 def test_adapters_in_a_circle(saved, tmp_path):
@@ -340,15 +339,15 @@ def test_adapters_in_a_circle(saved, tmp_path):
         record = json.loads((tmp_path / name / ADAPTER).read_text())
         (tmp_path / name / ADAPTER).write_text(json.dumps({**record, "finetuned_from": str(tmp_path / other)}))
     with pytest.raises(CheckpointError, match="belongs, by way of others, to itself"):
-        open_model(tmp_path / "a")
+        load_model(tmp_path / "a")
 
 
 def test_whatever_a_classifier_says(saved):
-    Classifier(load_model(saved)[0], ["a", "b"]).save(saved)
+    Classifier(load_model_folder(saved)[0], ["a", "b"]).save(saved)
     with safetensors.safe_open(saved / HEAD, framework="numpy") as file:
         record = json.loads(file.metadata()["classifier"])
     weights = safetensors.numpy.load_file(saved / HEAD)
-    del record[SEAL]
+    del record[CHECKSUM]
 
     def use(record):
         (saved / HEAD).write_bytes(safetensors.numpy.save(weights, {"classifier": json.dumps(record)}))
@@ -363,7 +362,7 @@ def test_whatever_a_template_says(tmp_path):
         (tmp_path / TEMPLATE).write_text(json.dumps(record))
         load_template(tmp_path)
 
-    try_everything(dataclasses.asdict(Template()), use)
+    try_everything(dataclasses.asdict(ChatTemplate()), use)
     (tmp_path / TEMPLATE).write_text("[" * 100_000)
     with pytest.raises(UserError, match="is no template"):
         load_template(tmp_path)
@@ -374,7 +373,7 @@ def test_whatever_a_record_of_training_says(tmp_path):
 
     def use(record):
         (tmp_path / "config.json").write_text(json.dumps(record))
-        known = known_of(str(tmp_path))
+        known = read_pretraining_record(str(tmp_path))
         assert known["data"] is None or isinstance(known["data"], str)
         assert 0 < known["val_fraction"] < 1
         assert 0 < known["learning_rate"] < float("inf")
@@ -392,11 +391,11 @@ def trainer(config: GPTConfig = SMALL) -> Trainer:
 def test_whatever_a_checkpoint_of_a_run_says():
     run = trainer()
     run.update()
-    files = dict(files_of(run, TOKEN, "gpt.train", {}))
+    files = dict(checkpoint_files(run, TOKEN, "gpt.train", {}))
 
     def use(record):
         state = TrainingState.from_files({**files, TRAINING: json.dumps(record).encode()}, "it")
-        state.put_into(trainer(state.model_config), TOKEN)
+        restore(trainer(state.model_config), TOKEN, state)
 
     use(json.loads(files[TRAINING]))
     try_everything(json.loads(files[TRAINING]), use, every=5)
@@ -406,11 +405,11 @@ def test_whatever_a_checkpoint_of_a_run_says():
 def test_an_optimizer_that_remembers_in_another_type(kind, size, tmp_path):
     run = trainer()
     run.update()
-    files = dict(files_of(run, TOKEN, "gpt.train", {}))
+    files = dict(checkpoint_files(run, TOKEN, "gpt.train", {}))
     file = written(tmp_path / "a", {"0.exp_avg": {"dtype": kind, "shape": [4], "data_offsets": [0, size]}}, bytes(size))
 
     def load():
-        TrainingState.from_files({**files, OPTIMIZER: file.read_bytes()}, "it").put_into(trainer(), TOKEN)
+        restore(trainer(), TOKEN, TrainingState.from_files({**files, OPTIMIZER: file.read_bytes()}, "it"))
 
     with pytest.raises(CheckpointError):
         load()

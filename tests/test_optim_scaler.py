@@ -11,12 +11,13 @@ import torch
 
 import tensorlite as tl
 from data.tokenizer import CharTokenizer
-from gpt.checkpoints.training_state import TRAINING, files_of
+from gpt.checkpoints.training_state import TRAINING
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError
 from gpt.model import build_model
+from gpt.training.resume import checkpoint_files
 from gpt.training.stepper import WARM_UP
-from gpt.training.trainer import Trainer
+from gpt.training.trainer import RunRecord, Trainer
 from tensorlite import Tensor, nn, optim
 from tensorlite.op import use_kernels
 from tensorlite.precision import use_precision
@@ -40,7 +41,7 @@ def scaled_steps(weight, optimizer, asarray=np.asarray, max_norm=1.0):
         scaler.step(optim.clip_grad_norm_([weight], max_norm))
         optimizer.zero_grad()
         found.append((scaler.state_dict()["scale"], tl.backend.to_numpy(weight.array).copy()))
-    scaler.settle()
+    scaler.finalize_step_count()
     return found, optimizer.state_dict()["state"][0]
 
 
@@ -97,7 +98,7 @@ def test_what_no_kernel_can_hold_back_is_looked_at(kind, dtype, any_cupy):
         np.testing.assert_allclose(a, b, rtol=2e-6)
     (weight * weight).sum().backward()
     with pytest.raises(RuntimeError, match=f"{kind} cannot be held back on the device here"):
-        optim.GradScaler(optimizer).step_by(optimizer.dials(), tl.zeros((), device="cupy"))
+        optim.GradScaler(optimizer).step_with(optimizer.device_scalars(), tl.zeros((), device="cupy"))
 
 
 WRONG = [{"init_scale": 0.0}, {"init_scale": 1e39}, {"init_scale": math.nan}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}]
@@ -127,12 +128,12 @@ def trainer(precision="float16", init_scale=None, **settings):
         model = build_model(MODEL).to(device="cupy").train()
     run = Trainer(model, TrainConfig(backend="cupy", precision=precision, **settings), TOKENS[:400], TOKENS[400:])
     if init_scale:
-        run.scaler.scale[...] = init_scale
+        run.stepper.scaler.scale[...] = init_scale
     return run
 
 
 def state_of(run):
-    run.settle()
+    run.stepper.finalize_step_count()
     arrays = {f"{number} {name}": value for number, entry in run.optimizer.state_dict()["state"].items() for name, value in entry.items()}
     return {**arrays, **{name: p.array.get() for name, p in run.model.named_parameters()}, "trainer": run.state_dict()["scaler"]}
 
@@ -144,9 +145,10 @@ def assert_same(one, other):
 
 
 def test_only_float16_is_scaled_and_not_by_the_book(standin):
-    assert [trainer(precision).scaler is not None for precision in ("float32", "tf32", "bfloat16", "float16")] == [False] * 3 + [True]
+    enabled = [trainer(precision).stepper.scaler.is_enabled() for precision in ("float32", "tf32", "bfloat16", "float16")]
+    assert enabled == [False, False, False, True]
     with use_kernels("book"):
-        assert trainer().scaler is None
+        assert not trainer().stepper.scaler.is_enabled()
 
 
 def test_too_large_a_scale_is_found_out_and_costs_the_first_steps_alone(any_cupy):
@@ -187,7 +189,7 @@ def test_a_recorded_step_is_held_back_as_a_plain_one(any_cupy, accumulation):
     with use_precision("float16"):
         for _ in range(WARM_UP + 20):
             assert plain.update().item() == captured.update().item()
-    assert captured.captured.memory > 0
+    assert captured.stepper.graph_memory > 0
     assert_same(state_of(plain), state_of(captured))
 
 
@@ -206,7 +208,7 @@ def test_a_run_taken_up_again_goes_on_with_the_scale_it_had(any_cupy):
             whole.update()
         for _ in range(12):
             first.update()
-        first.settle()
+        first.stepper.finalize_step_count()
         for p, q in zip(first.model.parameters(), second.model.parameters(), strict=True):
             q.array[...] = p.array
         second.optimizer.load_state_dict(first.optimizer.state_dict())
@@ -222,7 +224,7 @@ def test_a_checkpoint_counts_the_steps_that_were_made(standin):
         for _ in range(40):
             run.update()
     skipped = 40 - round(math.log2(run.state_dict()["scaler"]["scale"]))
-    record = json.loads(dict(files_of(run, CharTokenizer.train("abcdefghijklmnopqrst"), "gpt.train", {}))[TRAINING])
+    record = json.loads(dict(checkpoint_files(run, CharTokenizer.train("abcdefghijklmnopqrst"), "gpt.train", {}))[TRAINING])
     assert skipped > 5 and set(record["steps"].values()) == {40 - skipped}
     assert record["trainer"]["step"] == 40 and record["trainer"]["scaler"]["scale"] < 2.0**35
 
@@ -230,7 +232,7 @@ def test_a_checkpoint_counts_the_steps_that_were_made(standin):
 def test_a_gradient_that_always_overflows_ends_the_run(standin):
     run = trainer(init_scale=0.5)
     with pytest.raises(UserError, match="overflows float16 again and again"):
-        run.log(1.0, progress=None)
+        run.log(1.0, RunRecord(), progress=None)
 
 
 @pytest.mark.parametrize("growth_factor", [2.0, 1000.0])

@@ -7,9 +7,9 @@ import pytest
 
 from data.dataset import Dataset
 from data.tokenizer import CharTokenizer
-from gpt.config import from_preset
+from gpt.config import RandomStream, from_preset
 from gpt.model import build_model
-from gpt.training.trainer import WEIGHTS, Trainer
+from gpt.training.trainer import Trainer
 from study import train
 from study.errors import StudyError
 from study.examine import load_page
@@ -59,7 +59,7 @@ def losses(pages, dataset):
 def book(dataset):
     """The losses of `gpt.train`."""
     model_config = type(MODEL)(**{**vars(MODEL), "vocab_size": dataset.vocab_size})
-    with use_generator(make_generator(CONFIG.seed, WEIGHTS)):
+    with use_generator(make_generator(CONFIG.seed, RandomStream.WEIGHTS)):
         model = build_model(model_config)
     config = type(CONFIG)(**{**vars(CONFIG), "workers": 1, "shards": 1})
     trainer = Trainer(model, config, dataset.train, dataset.val)

@@ -1,4 +1,4 @@
-"""A trained model from whichever kind of folder it is in: ours, one of Hugging Face's, or LoRA's corrections to another."""
+"""Load a trained model from any kind of folder: ours, one of Hugging Face's, or one with LoRA's corrections alone."""
 
 from __future__ import annotations
 
@@ -7,44 +7,50 @@ from pathlib import Path
 
 from data.paths import expand_path
 from data.tokenizer import Tokenizer, load_tokenizer
-from gpt.checkpoints.hugging_face import TOKENIZER, is_pretrained, load_pretrained
-from gpt.checkpoints.model_folder import CheckpointError, load_model
+from gpt.checkpoints.adapter import base_of_adapter, load_adapter
+from gpt.checkpoints.hugging_face import TOKENIZER, is_pretrained
+from gpt.checkpoints.model_folder import load_model_folder
+from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig
-from gpt.finetuning import lora
-from gpt.model import LanguageModel
+from gpt.finetuning.lora import merge_lora
+from gpt.model import GPT, LanguageModel
 from tensorlite.backend import Device
 
 
-def open_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> tuple[LanguageModel, Tokenizer, GPTConfig]:
-    """The model and tokenizer in ``path``, whichever kind of folder it is: ours, transformers', or one with LoRA's corrections alone.
+def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> tuple[LanguageModel, Tokenizer, GPTConfig]:
+    """The model in ``path``, its tokenizer and its config; the model is in eval mode.
 
-    Corrections are merged into the model that they belong to.
+    LoRA's corrections are merged into the model that they belong to.
+
+    Args:
+        path: a folder that `gpt.train` or `gpt.finetune` has written, its safetensors file alone, a folder of transformers with a
+            tokenizer.json, or a folder with the two files adapter.* alone.
+        device: where the weights shall be, "numpy" or "cupy".
 
     Raises:
         CheckpointError, DataError: if it cannot be used; the message says why.
         DeviceUnavailableError: if there is no such device.
     """
     adapters: list[Path] = []
-    while base := lora.base_of(path):
+    while base := base_of_adapter(path):
         if expand_path(path).resolve() in adapters:
-            raise CheckpointError(f"the adapter in {path} belongs, by way of others, to itself: there is no model to open.")
+            raise CheckpointError(f"the adapter in {path} belongs, by way of others, to itself: there is no model to load.")
         adapters.append(expand_path(path).resolve())
         path = base
-    model, tokenizer, config = _open_whole(path, device)
+    model, tokenizer, config = _load_pretrained(path, device) if is_pretrained(path) else load_model_folder(path, device)
     for folder in reversed(adapters):
-        lora.load_adapter(folder, model)
-        model = lora.merged(model).eval()
+        load_adapter(folder, model)
+        model = merge_lora(model).eval()
     return model, tokenizer, config
 
 
-def _open_whole(path: str | os.PathLike[str], device: Device | str) -> tuple[LanguageModel, Tokenizer, GPTConfig]:
-    if not is_pretrained(path):
-        return load_model(path, device)
+def _load_pretrained(path: str | os.PathLike[str], device: Device | str) -> tuple[LanguageModel, Tokenizer, GPTConfig]:
+    """A folder of transformers that has a tokenizer."""
     folder = expand_path(path)
     if not (folder / TOKENIZER).exists():
         raise CheckpointError(f"{folder} has no {TOKENIZER}, so its model can read no text; save one there.")
     tokenizer = load_tokenizer(folder / TOKENIZER)
-    model = load_pretrained(folder, device=device)
+    model = GPT.from_pretrained(folder, device=device)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise CheckpointError(
             f"{folder} does not fit together: its tokenizer has {tokenizer.vocab_size:,} ids, "

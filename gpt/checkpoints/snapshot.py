@@ -1,12 +1,12 @@
-"""A folder of files that is either whole or not there at all.
+"""A folder of files that is either complete or absent.
 
     step-000250/
         manifest.json       size and SHA-256 of every other file; written last
-        ...                 whatever was given
+        ...                 the files
 
-Nothing that a crash, a full disk or a failing one leaves behind can be taken for a snapshot: the files are made in a folder
-with a temporary name, forced to the disk, listed in the manifest, and only then does the folder get its name, in one step. Reading
-goes the other way: every byte is held against the manifest before anybody looks at what it means.
+Nothing that a crash, a full disk or a failing one leaves behind can be taken for a snapshot. The files are written to a folder with a
+temporary name, flushed to the disk and listed in the manifest; then the folder is renamed in one step. Reading compares every byte with
+the manifest before any of them is interpreted.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from pathlib import Path
 from typing import Any
 
 from data.files import explain, sync_folder
-from gpt.checkpoints.model_folder import CheckpointError
+from gpt.checkpoints.weights import CheckpointError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-_LONGEST_MANIFEST = 2**20  # bytes; a real one has a few hundred
+_MAX_MANIFEST = 2**20  # bytes; a real one has a few hundred
 
 
 def write_snapshot(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Make ``folder`` with these files, or leave everything as it was. A folder of that name is replaced.
+    """Write ``folder`` with these files, or leave everything as it was. A folder of that name is replaced.
 
     Args:
         files: names and contents. A generator makes each content only when it is written, so that one at a time is in memory.
 
     Raises:
-        CheckpointError: if that cannot be done.
+        CheckpointError: if it cannot be written.
     """
-    making, replaced = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
+    temporary, replaced = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
     listed: dict[str, dict[str, Any]] = {}
     try:
-        making.mkdir(parents=True)
+        temporary.mkdir(parents=True)
         for name, content in files:
-            _write(making / name, content)
+            _write(temporary / name, content)
             listed[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        _write(making / MANIFEST, _manifest(listed))
-        sync_folder(making)
-        if folder.exists():  # a folder cannot take the name of another that has files
+        _write(temporary / MANIFEST, _manifest(listed))
+        sync_folder(temporary)
+        if folder.exists():  # a folder cannot be renamed over another that has files
             os.rename(folder, replaced)
-        os.rename(making, folder)
+        os.rename(temporary, folder)
         sync_folder(folder.parent)
     except OSError as error:
         raise CheckpointError(f"the checkpoint cannot be saved: {explain(error, folder)}") from error
-    finally:  # after success, an exception, or Ctrl-C: only the old folder is worth a second thought
+    finally:  # after success, an error, or Ctrl-C: the old folder comes back if there is no new one
         with contextlib.suppress(OSError):
             if replaced.exists() and not folder.exists():
                 os.rename(replaced, folder)
-        for leftover in (making, replaced):
+        for leftover in (temporary, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -64,20 +64,20 @@ def read_snapshot(folder: Path) -> dict[str, bytes]:
     """The files that the manifest lists, each exactly as it was written.
 
     Raises:
-        CheckpointError: if there is no manifest, or the folder does not hold to the bit what it says.
+        CheckpointError: if there is no manifest, or if a file is not as the manifest says.
     """
     listed = _read_manifest(folder)
     contents = {}
-    for name, facts in listed.items():
-        content = _read(folder / name, facts["bytes"])
-        if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+    for name, entry in listed.items():
+        content = _read(folder / name, entry["bytes"])
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             raise CheckpointError(f"{folder / name} is damaged: its bytes are not those that were written.")
         contents[name] = content
     return contents
 
 
 def remove_snapshot(folder: Path) -> None:
-    """Let go of a snapshot, if it can be: whole or not there holds for this way, too."""
+    """Remove a snapshot if possible. It is renamed first, so that it is complete or absent at every moment."""
     leaving = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with contextlib.suppress(OSError):
         os.rename(folder, leaving)
@@ -85,7 +85,7 @@ def remove_snapshot(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was in the middle of in ``folder``. A snapshot that it was replacing gets its name back."""
+    """Remove what a killed process has left in ``folder``. A snapshot that it was replacing gets its name back."""
     for leftover in folder.glob(".*.old"):
         name = folder / leftover.name.removeprefix(".").rsplit(".", 2)[0]
         if not name.exists():
@@ -110,7 +110,7 @@ def _read(path: Path, size: int) -> bytes:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing, but the manifest beside it lists it.") from error
     except OSError as error:
-        raise CheckpointError(f"there is no reading {path}: {(error.strerror or str(error)).lower()}.") from error
+        raise CheckpointError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
 
 
 def _manifest(listed: dict[str, dict[str, Any]]) -> bytes:
@@ -118,19 +118,19 @@ def _manifest(listed: dict[str, dict[str, Any]]) -> bytes:
 
 
 def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """The files by name. The text must be to the letter what `_manifest` writes: nothing guards the guard but that."""
+    """The files by name. The text must be exactly what `_manifest` writes: the manifest has no checksum of its own."""
     path = folder / MANIFEST
     if not path.exists():
-        raise CheckpointError(f"{folder} is no whole checkpoint: it has no {MANIFEST}, which is written last.")
+        raise CheckpointError(f"{folder} is no complete checkpoint: it has no {MANIFEST}, which is written last.")
     size = path.stat().st_size
-    if size > _LONGEST_MANIFEST:
+    if size > _MAX_MANIFEST:
         raise CheckpointError(f"{path} is damaged: it has {size:,} bytes.")
     text = _read(path, size)
     try:
         manifest = json.loads(text)
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"{path} has format {manifest['format']!r}, this version of tensorlite reads format {FORMAT}.")
-        listed = {str(name): {"bytes": int(facts["bytes"]), "sha256": str(facts["sha256"])} for name, facts in manifest["files"].items()}
+        listed = {str(name): {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in manifest["files"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointError(f"{path} is damaged: it is not the list of files that it should be.") from error
     if text != _manifest(listed) or any(Path(name).name != name or name == MANIFEST for name in listed):

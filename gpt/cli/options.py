@@ -140,7 +140,7 @@ def parse_settings(argv: Sequence[str] | None, program: Program = TRAINING) -> d
     return given
 
 
-def configs_of(given: Mapping[str, Any]) -> tuple[GPTConfig, TrainConfig]:
+def make_configs(given: Mapping[str, Any]) -> tuple[GPTConfig, TrainConfig]:
     """Both configs, with the preset's values where the user has said nothing.
 
     Raises:

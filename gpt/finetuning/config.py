@@ -1,4 +1,4 @@
-"""The settings of finetuning: which model, on what data, and which weights are trained. The training has `gpt.config.TrainConfig`."""
+"""The settings of finetuning: the model, the data, and which weights are trained. How they are trained is in `gpt.config.TrainConfig`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNKNOWN = ("error", "skip", "replace")
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """One field for each option.
+    """The settings that only finetuning has.
 
     Raises:
         ValueError: for a setting that cannot work, or two that exclude each other.
@@ -48,13 +48,13 @@ class FinetuneConfig:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
         if self.lora_rank is None and (self.lora_alpha is not None or self.lora_targets != ",".join(TARGETS)):
             raise ValueError("--lora-alpha and --lora-targets need --lora-rank, which says how large the corrections are.")
-        ways = {"--freeze-blocks": self.freeze_blocks, "--train-only": self.train_only, "--lora-rank": self.lora_rank is not None}
-        chosen = [name for name, value in ways.items() if value]
+        selections = {"--freeze-blocks": self.freeze_blocks, "--train-only": self.train_only, "--lora-rank": self.lora_rank is not None}
+        chosen = [name for name, value in selections.items() if value]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} exclude each other: each says what is trained.")
 
 
-# What differs from pretraining: there is less to learn, and what was learned can be lost.
+# Defaults that differ from those of pretraining: finetuning is shorter, and changes the weights less.
 DEFAULTS: Mapping[str, Any] = {
     "steps": 300, "warmup_steps": 20, "schedule": "cosine", "eval_interval": 100, "sample_length": 200, "out": "runs/finetuned",
 }  # fmt: skip

@@ -1,19 +1,19 @@
-"""Which parameters finetuning may change. What is frozen costs no gradient, no optimizer state, and forgets nothing."""
+"""Which parameters finetuning trains. A frozen parameter needs no gradient and no optimizer state, and keeps its value."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
 
-from gpt.config import nearest
+from gpt.config import closest_name
 from gpt.errors import fail
 from gpt.model import GPT, LanguageModel
 
 
 def freeze_blocks(model: LanguageModel, count: int) -> None:
-    """Freeze the first ``count`` blocks and the embeddings below them; backward then ends where the first free block begins.
+    """Freeze the embeddings and the first ``count`` blocks. Backward then ends at the first block that is trained.
 
-    A tied head is the token embedding, and frozen with it.
+    A tied head shares the weight of the token embedding, so it is frozen, too.
 
     Raises:
         UserError: unless the model has that many blocks.
@@ -30,25 +30,25 @@ def freeze_blocks(model: LanguageModel, count: int) -> None:
 
 
 def train_only(model: LanguageModel, patterns: Sequence[str]) -> None:
-    """Freeze everything but the parameters that one of the patterns names: ``*.bias``, ``h.3.*``, ``*ln_?.weight``.
+    """Freeze everything but the parameters that match one of ``patterns``: ``*.bias``, ``h.3.*``, ``*ln_?.weight``.
 
     Raises:
-        UserError: for a pattern that names no parameter.
+        UserError: for a pattern that matches no parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     chosen: set[str] = set()
     for pattern in patterns:
         found = fnmatch.filter(names, pattern)
         if not found:
-            meant = nearest(pattern, names)
+            meant = closest_name(pattern, names)
             fail(f"no parameter is called {pattern!r}: " + (f"did you mean {meant!r}?" if meant else f"they are {', '.join(names[:6])}, …"))
         chosen.update(found)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
 
 
-def trainable(model: LanguageModel) -> int:
-    """How many numbers are left to train.
+def count_trainable(model: LanguageModel) -> int:
+    """The number of trainable numbers.
 
     Raises:
         UserError: if there are none.

@@ -1,4 +1,4 @@
-"""Examples from a file: a JSON object on every line (.jsonl), or a table (.csv). Whatever is wrong is told with the number of its line."""
+"""Examples from a file: a JSON object on every line (.jsonl), or a table (.csv). Errors name the line."""
 
 from __future__ import annotations
 
@@ -55,23 +55,26 @@ def read_records(source: str | os.PathLike[str]) -> list[Record]:
     return records
 
 
-def text_of(record: Record, name: str, path: str | os.PathLike[str]) -> str:
-    """A field that must be there, and be a text that is not empty.
+def text_field(record: Record, name: str, path: str | os.PathLike[str]) -> str:
+    """The text in field ``name`` of a record; it must not be empty.
 
     Raises:
-        RecordError: naming the line, and what the line does have.
+        RecordError: naming the line, and the fields that it has.
     """
     if name not in record.fields:
-        there = ", ".join(repr(key) for key in record.fields) or "nothing"
-        raise RecordError(f"line {record.line} of {path} has no {name!r}, only {there}.")
+        fields = ", ".join(repr(key) for key in record.fields) or "nothing"
+        raise RecordError(f"line {record.line} of {path} has no {name!r}, only {fields}.")
     value = record.fields[name]
     if not isinstance(value, str) or not value:
         raise RecordError(f"line {record.line} of {path}: {name!r} must be a text that is not empty, got {value!r}.")
     return value
 
 
-def encode_all(texts: Iterable[tuple[int, str]], tokenizer: Tokenizer, path: str | os.PathLike[str]) -> list[np.ndarray]:
-    """The ids of texts that stand in the given lines.
+def encode_texts(texts: Iterable[tuple[int, str]], tokenizer: Tokenizer, path: str | os.PathLike[str]) -> list[np.ndarray]:
+    """The ids of each text.
+
+    Args:
+        texts: pairs of a line number and a text.
 
     Raises:
         RecordError: naming every character that the tokenizer does not know, each with the line where it first occurs.

@@ -1,13 +1,13 @@
-"""A run that begins with what another model has learnt: `python -m gpt.finetune`.
+"""A run that begins with the weights of another model: `python -m gpt.finetune`.
 
     runs/finetuned/
-        model.safetensors …     the newest weights, of a model with LoRA those that the corrections are merged into
-        adapter.*               the corrections alone
-        best/                   the same, at the lowest validation loss
-        checkpoints/            to go on from
+        model.safetensors …     the newest weights; with LoRA, the corrections are merged into them
+        adapter.*               LoRA's corrections alone
+        best/                   the same files for the lowest validation loss
+        checkpoints/            to resume from
 
-The loop is `gpt.training.trainer`'s, and what the model is to learn is a task's (`gpt.finetuning.tasks`). What is here is around them:
-which weights may change, and what was gained and forgotten.
+The loop is that of `gpt.training.trainer`, and the data and the loss are those of a task (`gpt.finetuning.tasks`). This page selects the
+weights that are trained, and measures how the losses on the new and on the old data change.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from data.errors import DataError
 from data.files import explain
 from data.paths import expand_path
 from data.tokenizer import Tokenizer
-from gpt.checkpoints.loading import open_model
-from gpt.checkpoints.model_folder import CONFIG, CheckpointError
+from gpt.checkpoints.adapter import save_adapter
+from gpt.checkpoints.loading import load_model
+from gpt.checkpoints.model_folder import CONFIG
 from gpt.checkpoints.training_state import TRAINING, TrainingState
-from gpt.config import TrainConfig, from_preset, require_type
+from gpt.checkpoints.weights import CheckpointError
+from gpt.config import RandomStream, TrainConfig, from_preset, require_type
 from gpt.errors import fail
 from gpt.finetuning.config import DEFAULTS, FinetuneConfig
-from gpt.finetuning.freezing import freeze_blocks, train_only, trainable
-from gpt.finetuning.lora import add_lora, merged, save_adapter
-from gpt.finetuning.tasks import ClassifyTask, InstructTask, Task, TextTask, guess_task, read_tokens, text_loss, with_unknown
+from gpt.finetuning.freezing import count_trainable, freeze_blocks, train_only
+from gpt.finetuning.lora import add_lora, merge_lora
+from gpt.finetuning.tasks import ClassifyTask, InstructTask, Task, TextTask, guess_task, read_tokens, text_loss, with_unknown_policy
 from gpt.generation.chat_template import load_template
-from gpt.model import LanguageModel, build_model
-from gpt.training.memory import Estimate
+from gpt.model import LanguageModel, build_model, build_model_for
+from gpt.training.memory import MemoryEstimate
 from gpt.training.report import final_table, machine_rows, table
-from gpt.training.run import MAY_CHANGE, Run, changed, recompute_attention, require_working
+from gpt.training.resume import MAY_CHANGE, change_config
+from gpt.training.run import Run, require_backend, set_attention_recompute
 from gpt.training.run_folder import RunFolder
-from gpt.training.trainer import WEIGHTS
 from tensorlite.random import make_generator, use_generator
 
 BEST = "best"
 
 
 class Finetuning(Run):
-    """See `Run`. Everything that can be wrong with the settings or the data is wrong before a folder is made.
+    """See `Run`. Errors in the settings or the data are found before a folder is made.
 
     Args:
-        model, tokenizer: who is taught. The model becomes part of this run.
-        options, config: what is taught and how.
-        template: the file or folder with the marks of a conversation, if it has any.
-        pretraining: what the model learnt first, see `known_of`.
+        model, tokenizer: the model to finetune, which becomes part of this run, and its tokenizer.
+        options, config: the settings of finetuning, and those of training.
+        template: the file or folder with the chat template, if there is one.
+        pretraining: the record of the model's pretraining, see `read_pretraining_record`.
 
     Attributes:
-        task: what it learns; its model wraps the language model where the task needs that.
+        task: the data and the loss; its model wraps the language model where the task needs that.
         losses: on the new and on the old validation text: {"new": {"before": …, "after": …}, "old": …}.
     """
 
@@ -73,64 +73,61 @@ class Finetuning(Run):
         pretraining: Mapping[str, Any],
     ) -> None:
         self.options, self.pretraining = options, pretraining
-        recompute_attention(model, config.attention_recompute)
-        with use_generator(make_generator(config.seed, WEIGHTS)):  # the new weights of LoRA, or of a classifier
-            _free(model, options)
+        set_attention_recompute(model, config.attention_recompute)
+        with use_generator(make_generator(config.seed, RandomStream.WEIGHTS)):  # draws the new weights of LoRA, or of a classifier
+            _select_trainable(model, options)
             self.task = _task(model, tokenizer, options, config, template)
-        self.trained = trainable(self.task.model)
-        self.old_text, self.why_not = _old_text(options, pretraining, tokenizer)
+        self.trained = count_trainable(self.task.model)
+        self.old_text, self.why_no_old_text = _read_old_text(options, pretraining, tokenizer)
         super().__init__(self.task.trainer(self.task.model, config, self.task.train, self.task.val), model, tokenizer)
         self.losses: dict[str, dict[str, float]] = {}
-        self.facts = {
+        self.extra = {
             "task": options.task, "finetuned_from": options.checkpoint,
             "finetuning": asdict(options), "pretraining": pretraining, "losses": self.losses,
         }  # fmt: skip
 
     @classmethod
     def new(cls, given: Mapping[str, Any]) -> Self:
-        """A run from the beginning, in a folder of its own.
+        """A new run, in a new folder.
 
         Args:
-            given: what the user has said.
+            given: the settings that the user gives.
 
         Raises:
-            UserError, DataError, DeviceUnavailableError: for what the user can mend.
+            UserError, DataError, DeviceUnavailableError: for what the user can correct.
         """
-        options = _options(given)
+        options = _finetune_config(given)
         if not (options.checkpoint and options.data):
-            fail("finetuning needs a model and something to teach it: --checkpoint DIR --data FILE.")
-        pretraining = known_of(options.checkpoint)
+            fail("finetuning needs a model and data to train it on: --checkpoint DIR --data FILE.")
+        pretraining = read_pretraining_record(options.checkpoint)
         config = _train_config(given, pretraining)
-        require_working(config)
-        model, tokenizer, _ = open_model(options.checkpoint, config.backend)
+        require_backend(config)
+        model, tokenizer, _ = load_model(options.checkpoint, config.backend)
         template = options.template or options.checkpoint
         options = replace(options, task=options.task or guess_task(options.data))
         run = cls(_with_dropout(model, options.dropout), tokenizer, options, config, template, pretraining)
-        return run.keep_in(RunFolder(Path(config.out or "runs/finetuned")))
+        return run.use_folder(RunFolder(Path(config.out or "runs/finetuned")))
 
     @classmethod
-    def made_again(cls, state: TrainingState, changes: Mapping[str, Any], path: Path) -> Self:
+    def from_checkpoint(cls, state: TrainingState, changes: Mapping[str, Any], path: Path) -> Self:
         try:
-            known = _known(state.record["pretraining"])
+            pretraining = _checked_pretraining(state.record["pretraining"])
             losses = {name: {when: float(loss) for when, loss in both.items()} for name, both in state.record["losses"].items()}
-            options = _options({**state.record["finetuning"], **changes})
+            options = _finetune_config({**state.record["finetuning"], **changes})
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise CheckpointError(f"{state.where} is not a checkpoint that this version of tensorlite can read ({error}).") from error
-        config = changed(state.config, {**changes, "out": str(path)})
-        require_working(config)
-        with use_generator(make_generator(0)):  # the first weights are thrown away
-            model = build_model(state.model_config)
-        if any(array.dtype == np.float64 for array in state.weights.values()):
-            model.to(dtype=np.float64)
-        run = cls(model.to(device=config.backend), state.tokenizer, options, config, path, known)
+            raise CheckpointError(f"{state.source} is not a checkpoint that this version of tensorlite can read ({error}).") from error
+        config = change_config(state.config, {**changes, "out": str(path)})
+        require_backend(config)
+        model = build_model_for(state.model_config, state.weights).to(device=config.backend)
+        run = cls(model, state.tokenizer, options, config, path, pretraining)
         run.losses.update(losses)
         return run
 
     def begin(self) -> None:
-        """Measure what there is to gain, and to forget."""
-        self._measure("before")
+        """Measure the losses before training."""
+        self._measure_losses("before")
 
-    def describe(self, expected: Estimate) -> str:
+    def describe(self, expected: MemoryEstimate) -> str:
         trainer, total = self.trainer, self.task.model.num_parameters()
         config = trainer.config
         batch = (f"{config.accumulation} x " if config.accumulation > 1 else "") + f"{config.batch_size} rows"
@@ -144,7 +141,7 @@ class Finetuning(Run):
 
     def save(self) -> None:
         if self.trainer.last and self.trainer.best.step == self.trainer.step:
-            self.write_model(self.best_path)  # before the checkpoint: whoever goes on from that finds the best one there
+            self.write_model(self.best_path)  # before the checkpoint, so that a run resumed from it finds the best model there
         super().save()
 
     def write_model(self, folder: Path) -> None:
@@ -153,7 +150,7 @@ class Finetuning(Run):
             folder.mkdir(exist_ok=True)
             if self.options.lora_rank is not None:
                 save_adapter(folder, self.model, finetuned_from=self.options.checkpoint)
-                self.model = merged(plain)
+                self.model = merge_lora(plain)
             super().write_model(folder)
             self.task.save(folder)
         except OSError as error:
@@ -166,13 +163,12 @@ class Finetuning(Run):
         return self.folder.path / BEST
 
     def sample(self) -> str:
-        """What the model says to a prompt of the task; nothing where it is not one that writes."""
         prompt = self.task.sample_prompt()
-        return "" if prompt is None else prompt + self.write_text(prompt, stop=self._stop)
+        return "" if prompt is None else prompt + self.sample_text(prompt, stop=self._stop)
 
     def finish(self, seconds: float) -> None:
-        self._measure("after")
-        self.write_model(self.folder.path)  # once more, with these figures
+        self._measure_losses("after")
+        self.write_model(self.folder.path)  # again, with these losses
         print(final_table(self, seconds))
         self.folder.plot()
         old = self.options.old_data or self.pretraining["data"]
@@ -181,26 +177,26 @@ class Finetuning(Run):
             f" The corrections alone: {self.folder.path}/adapter.*" if self.options.lora_rank is not None else ""
         )
         where += f"\nTo use it: python -m {self.task.program} --checkpoint {self.folder.path}"
-        compared = loss_table({names[name]: (both["before"], both["after"]) for name, both in self.losses.items()}) + self.why_not
-        print("\n" + "\n\n".join(filter(None, [compared, self.task.closing(), where])) + "\n")
+        compared = loss_table({names[name]: (both["before"], both["after"]) for name, both in self.losses.items()}) + self.why_no_old_text
+        print("\n" + "\n\n".join(filter(None, [compared, self.task.final_report(), where])) + "\n")
         prompt = self.task.sample_prompt()
         if prompt is not None and self.trainer.config.sample_length:
             self.print_text(prompt, stop=self._stop)
 
     @property
     def _stop(self) -> tuple[str, ...]:
-        """Where an answer ends."""
+        """The strings that end an answer."""
         return self.task.template.stop if isinstance(self.task, InstructTask) else ()
 
-    def _measure(self, when: str) -> None:
-        """The loss on the new validation text and, if it can be had, on the old."""
+    def _measure_losses(self, when: str) -> None:
+        """Measure the loss on the new validation data and, if there is one, on the old validation text."""
         self.losses.setdefault("new", {})[when] = self.task.val_loss()
         if self.old_text is not None:
             self.losses.setdefault("old", {})[when] = text_loss(self.model, self.old_text)
 
 
 def loss_table(losses: Mapping[str, tuple[float, float]]) -> str:
-    """The losses before and after, in nats, and in one word what that means."""
+    """The losses before and after, in nats, and in one word how each has changed."""
     title = "validation loss"
     width = max(len(title), *map(len, losses)) + 2
     lines = [f"{title:<{width}}{'before':>8}{'after':>8}{'change':>9}"]
@@ -211,31 +207,31 @@ def loss_table(losses: Mapping[str, tuple[float, float]]) -> str:
     return "\n".join(lines)
 
 
-def known_of(checkpoint: str) -> dict[str, Any]:
-    """What the model learnt first, from where it is written down: data, val_fraction and learning_rate.
+def read_pretraining_record(checkpoint: str) -> dict[str, Any]:
+    """What the checkpoint says about the model's pretraining: data, val_fraction and learning_rate.
 
-    A model of somebody else's comes without. Then it is taken for a GPT-2.
+    Published weights come without such a record; then it is that of GPT-2.
     """
     path = expand_path(checkpoint)
     folder = path if path.is_dir() else path.parent
-    for name in (CONFIG, TRAINING):  # of a run, and of a checkpoint within one
+    for name in (CONFIG, TRAINING):  # in a run's folder, and in a checkpoint within it
         try:
             record = json.loads((folder / name).read_text(encoding="utf-8"))
-            return _known(record.get("pretraining") or record["training"])
+            return _checked_pretraining(record.get("pretraining") or record["training"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             continue
     return {"data": None, "val_fraction": 0.1, "learning_rate": from_preset("gpt2")[1].learning_rate}
 
 
-def _known(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What is needed of a record of pretraining. Raises whatever is wrong with it: ValueError, TypeError, KeyError, OverflowError."""
+def _checked_pretraining(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The needed part of a record of pretraining. Raises ValueError, TypeError, KeyError or OverflowError if it is not one."""
     data, val_fraction, rate = (record[name] for name in ("data", "val_fraction", "learning_rate"))
     require_type(str | None, "data", data)
-    TrainConfig(val_fraction=val_fraction, learning_rate=rate, min_learning_rate=0)  # whether they are such numbers
+    TrainConfig(val_fraction=val_fraction, learning_rate=rate, min_learning_rate=0)  # checks the two numbers
     return {"data": data, "val_fraction": val_fraction, "learning_rate": float(rate)}
 
 
-def _options(given: Mapping[str, Any]) -> FinetuneConfig:
+def _finetune_config(given: Mapping[str, Any]) -> FinetuneConfig:
     try:
         return FinetuneConfig(**{name: value for name, value in given.items() if name in FinetuneConfig.__dataclass_fields__})
     except ValueError as error:
@@ -243,24 +239,24 @@ def _options(given: Mapping[str, Any]) -> FinetuneConfig:
 
 
 def _train_config(given: Mapping[str, Any], pretraining: Mapping[str, Any]) -> TrainConfig:
-    """The settings as the trainer takes them."""
+    """The settings of training, with the defaults of finetuning."""
     rate = given.get("learning_rate", pretraining["learning_rate"] / 10)
-    return changed(TrainConfig(), {**DEFAULTS, "learning_rate": rate, "min_learning_rate": rate / 10, **given})
+    return change_config(TrainConfig(), {**DEFAULTS, "learning_rate": rate, "min_learning_rate": rate / 10, **given})
 
 
 def _with_dropout(model: LanguageModel, dropout: float | None) -> LanguageModel:
-    """``model``, or where another dropout is wanted, one that is built with it and has the same weights."""
+    """``model``, or a model with the same weights and another ``dropout`` if one is given."""
     if dropout is None:
         return model
     weight = next(iter(model.parameters()))
-    with use_generator(make_generator(0)):  # the first weights are thrown away
+    with use_generator(make_generator(0)):  # the initial weights are overwritten
         built = build_model(replace(model.config, dropout=dropout)).to(device=weight.device, dtype=weight.dtype)
     built.load_state_dict(model.state_dict())
     return built.eval()
 
 
-def _free(model: LanguageModel, options: FinetuneConfig) -> None:
-    """Freeze what shall stay as it is."""
+def _select_trainable(model: LanguageModel, options: FinetuneConfig) -> None:
+    """Freeze all parameters that ``options`` exclude from training."""
     if options.lora_rank is not None:
         alpha = 2.0 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
         try:
@@ -275,7 +271,7 @@ def _free(model: LanguageModel, options: FinetuneConfig) -> None:
 
 def _task(model: LanguageModel, tokenizer: Tokenizer, options: FinetuneConfig, config: TrainConfig, template: str | Path) -> Task:
     assert options.data
-    tokenizer = with_unknown(tokenizer, options.unknown)
+    tokenizer = with_unknown_policy(tokenizer, options.unknown)
     match options.task:
         case "classify":
             return ClassifyTask(model, tokenizer, options.data, config.val_fraction, config.seed, options.pooling)
@@ -285,14 +281,14 @@ def _task(model: LanguageModel, tokenizer: Tokenizer, options: FinetuneConfig, c
             return TextTask(model, tokenizer, options.data, config.val_fraction)
 
 
-def _old_text(options: FinetuneConfig, pretraining: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Any, str]:
-    """The validation part of what the model learnt first, or None and why it cannot be had. One that was asked for must be there."""
+def _read_old_text(options: FinetuneConfig, pretraining: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Any, str]:
+    """The validation part of the pretraining text, or None and why it is not known. A text that the user names must exist."""
     if options.old_data:
         return read_tokens(options.old_data, tokenizer, pretraining["val_fraction"])[1], ""
-    why_not = "the checkpoint does not say what it was trained on"
+    reason = "the checkpoint does not say what it was trained on"
     if pretraining["data"]:
         try:
             return read_tokens(pretraining["data"], tokenizer, pretraining["val_fraction"])[1], ""
         except DataError as error:
-            why_not = str(error).rstrip(".")
-    return None, f"\nWhat was forgotten is not known: {why_not}; name a text with --old-data."
+            reason = str(error).rstrip(".")
+    return None, f"\nHow much was forgotten is not known: {reason}; name a text with --old-data."

@@ -1,7 +1,7 @@
-"""What a trained model can be taught next: another text, to answer, or to tell texts apart.
+"""The three tasks of finetuning: continue another text, answer, or classify.
 
-A task reads its data, says what is to be trained and on what, and measures how well it goes. The rest is the same for all, in
-`gpt.finetune`.
+A task reads its data, says which model is trained on it, and measures the loss. Everything else is the same for all tasks, and is in
+`gpt.finetuning.run`.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from data.loader import Batch, BatchError, Tokens, split_tokens
 from data.paths import expand_path
 from data.prepared import open_prepared, require_same_tokenizer
 from data.tokenizer import CharTokenizer, Tokenizer, UnknownCharacterError
+from gpt.config import RandomStream
 from gpt.errors import fail
-from gpt.finetuning.classifier import Classifier, classes_of, confusion, describe_confusion, read_labelled
+from gpt.finetuning.classifier import Classifier, confusion_matrix, format_confusion, read_labelled_texts, row_classes
 from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_per_row
 from gpt.finetuning.records import KINDS, read_records
-from gpt.generation.chat_template import Template
+from gpt.generation.chat_template import ChatTemplate
 from gpt.model import GPT, LanguageModel
-from gpt.training.rows import IGNORE, Row, RowBatches, packed, padded
-from gpt.training.trainer import EVALUATION, Trainer
+from gpt.training.rows import IGNORE, Row, RowBatches, pack_rows, pad_rows
+from gpt.training.trainer import Trainer
 from tensorlite.nn import functional as F
 from tensorlite.random import make_generator
 
-SPLIT = 100  # the stream of random numbers that decides which examples are for validation
-WINDOWS = 200  # of a text, at most, to measure a loss on
-ROWS = 12  # in an evaluation, for each of eval_iters
+MAX_WINDOWS = 200  # of a text, to measure a loss on
+ROWS_PER_ITER = 12  # rows in an evaluation for each of eval_iters
 
 
 class Task:
     """One kind of finetuning, with its data.
 
     Attributes:
-        model: what is trained; for some tasks it wraps the language model.
-        train, val: what it learns from, and what it is measured on.
-        summary: for people.
-        unit: of what the loss is a mean.
-        trainer: the kind of `Trainer` that knows the data.
-        program: that uses the result.
+        model: the model that is trained; for some tasks it wraps the language model.
+        train, val: the data for training and for validation.
+        summary: the data in words.
+        unit: what the loss is a mean over.
+        trainer: the subclass of `Trainer` for this kind of data.
+        program: the program that uses the result.
     """
 
     model: LanguageModel
@@ -57,23 +57,23 @@ class Task:
     program = "gpt.generate"
 
     def val_loss(self) -> float:
-        """How well it goes now, on what was not learnt from."""
+        """The loss on the validation data."""
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
         """Write what belongs to the task beside the weights."""
 
-    def closing(self) -> str:
-        """What is to be said at the end."""
+    def final_report(self) -> str:
+        """What to print at the end."""
         return ""
 
     def sample_prompt(self) -> str | None:
-        """What the model shall go on from, to show what it has learnt; None if it does not write."""
+        """A prompt to show what the model has learnt; None if it does not generate text."""
         return ""
 
 
 class TextTask(Task):
-    """Go on with another text: a text file, a prepared folder, or a corpus with a name."""
+    """Continue another text: a text file, a prepared folder, or a corpus with a name."""
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, data: str, val_fraction: float) -> None:
         self.model = model
@@ -85,24 +85,24 @@ class TextTask(Task):
 
 
 class RowTrainer(Trainer):
-    """A trainer whose data are rows of their own lengths, not one long text."""
+    """A trainer whose data are rows of different lengths, not one long text."""
 
-    steps_are_alike = False
+    batches_have_one_shape = False
 
     def _evaluation_batches(self, name: str) -> Iterator[Batch]:
-        """Each row once, up to a number that has nothing to do with the batch size: then neither has the loss."""
-        rows, at_once = self._batches(name, EVALUATION), self.config.batch_size
-        chosen = rows.drawn(0, min(len(rows.rows), self.config.eval_iters * ROWS))
-        return (padded(chosen[start : start + at_once]) for start in range(0, len(chosen), at_once))
+        """Each row at most once. The number of rows does not depend on the batch size, so the loss does not either."""
+        rows, batch_size = self._make_batches(name, RandomStream.EVALUATION), self.config.batch_size
+        chosen = rows.rows_from(0, min(len(rows.rows), self.config.eval_iters * ROWS_PER_ITER))
+        return (pad_rows(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size))
 
-    def _batches(self, name: str, stream: int) -> Any:
+    def _make_batches(self, name: str, stream: RandomStream) -> Any:
         rows: Any = self.tokens[name]
         seed = int(make_generator(self.config.seed, stream).integers(2**32))
         return RowBatches(rows, self.config.batch_size, seed, name)
 
 
 class InstructTask(Task):
-    """Answer: conversations in a .jsonl file."""
+    """Answer, as in the conversations of a .jsonl file."""
 
     trainer = RowTrainer
     unit = "token of a response"
@@ -115,15 +115,15 @@ class InstructTask(Task):
         data: str,
         val_fraction: float,
         seed: int,
-        template: Template | None = None,
+        template: ChatTemplate | None = None,
         packing: bool = False,
     ) -> None:
-        self.template, self.tokenizer = template or Template(), tokenizer
+        self.template, self.tokenizer = template or ChatTemplate(), tokenizer
         rows = read_instructions(data, tokenizer, model.config.block_size, self.template)
         self.train, self.val = split_rows(rows, val_fraction, seed, data)
         conversations, packs = len(self.train), ""
-        if packing:  # what is validated with stays apart: the loss then means the same
-            self.train = packed(self.train, model.config.block_size)
+        if packing:  # not the validation rows, so that their loss means the same
+            self.train = pack_rows(self.train, model.config.block_size)
             packs = f" in {len(self.train):,} rows"
         self.model = ResponseLoss(model, tokens_per_row(self.train))
         cropped = sum(len(row) == model.config.block_size for row in rows)
@@ -143,7 +143,7 @@ class InstructTask(Task):
 
 
 class ClassifyTask(Task):
-    """Tell texts apart: a .jsonl or .csv file with texts and labels."""
+    """Classify, as in the texts and labels of a .jsonl or .csv file."""
 
     trainer = RowTrainer
     unit = "text"
@@ -151,8 +151,8 @@ class ClassifyTask(Task):
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, data: str, val_fraction: float, seed: int, pooling: str) -> None:
         if not isinstance(model, GPT):
-            fail("a bigram table knows one character at a time: to classify texts, use a checkpoint of a GPT.")
-        labelled = read_labelled(data, tokenizer, model.config.block_size)
+            fail("a bigram table sees one character at a time: to classify texts, use a checkpoint of a GPT.")
+        labelled = read_labelled_texts(data, tokenizer, model.config.block_size)
         self.train, self.val = split_rows(labelled.rows, val_fraction, seed, data)
         self.model = self.classifier = Classifier(model, labelled.labels, pooling)
         self.summary = (
@@ -167,16 +167,16 @@ class ClassifyTask(Task):
     def save(self, folder: Path) -> None:
         self.classifier.save(folder)
 
-    def closing(self) -> str:
+    def final_report(self) -> str:
         labels = self.classifier.labels
-        return describe_confusion(confusion(classes_of(self.val), self.classifier.predict(self.val), labels), labels)
+        return format_confusion(confusion_matrix(row_classes(self.val), self.classifier.predict(self.val), labels), labels)
 
     def sample_prompt(self) -> None:
         return None
 
 
 def guess_task(data: str) -> str:
-    """text, instruct or classify, by what the file holds.
+    """The task that the content of a file suggests: text, instruct or classify.
 
     Raises:
         RecordError: for a file of examples that is broken.
@@ -188,10 +188,10 @@ def guess_task(data: str) -> str:
 
 
 def read_tokens(data: str | os.PathLike[str], tokenizer: Tokenizer, val_fraction: float) -> tuple[Tokens, Tokens]:
-    """Both parts of a text in the ids of ``tokenizer``, which a prepared folder must have been made with.
+    """The training and the validation part of a text, in the ids of ``tokenizer``.
 
     Raises:
-        DataError: if it cannot be had, or the tokenizer does not know it.
+        DataError: if it cannot be read, if the tokenizer does not know a character, or if a prepared folder has another tokenizer.
     """
     path = expand_path(data)
     if path.is_dir():
@@ -208,36 +208,36 @@ def read_tokens(data: str | os.PathLike[str], tokenizer: Tokenizer, val_fraction
 
 
 def split_rows(rows: Sequence[Row], val_fraction: float, seed: int, name: str) -> tuple[list[Row], list[Row]]:
-    """Rows to learn from and rows to validate with, at random: a file may well be sorted by label.
+    """Rows for training and rows for validation, chosen at random, because a file may be sorted by label.
 
     Raises:
         BatchError: if there are too few for both.
     """
     if len(rows) < 2:
-        raise BatchError(f"{name} has {len(rows)} example: it takes at least two, one to learn from and one to validate with.")
-    order = make_generator(seed, SPLIT).permutation(len(rows))
+        raise BatchError(f"{name} has {len(rows)} example: at least two are needed, one for training and one for validation.")
+    order = make_generator(seed, RandomStream.SPLIT).permutation(len(rows))
     held = min(max(1, round(len(rows) * val_fraction)), len(rows) - 1)
     return [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
 
 
-def with_unknown(tokenizer: Tokenizer, policy: str) -> Tokenizer:
-    """``tokenizer``, doing something else about characters that it never saw: "error", "skip" or "replace".
+def with_unknown_policy(tokenizer: Tokenizer, policy: str) -> Tokenizer:
+    """``tokenizer`` with another policy for characters that it does not know: "error", "skip" or "replace".
 
     Raises:
-        TokenizerError: if it has nothing to replace them by.
+        TokenizerError: if it has no character to replace them by.
     """
     return CharTokenizer(tokenizer.characters, policy) if isinstance(tokenizer, CharTokenizer) and policy != "error" else tokenizer
 
 
-def text_loss(model: LanguageModel, tokens: Tokens, windows: int = WINDOWS, batch_size: int = 16) -> float:
-    """Mean loss of the language model over windows that lie evenly in ``tokens``: the same ones every time.
+def text_loss(model: LanguageModel, tokens: Tokens, windows: int = MAX_WINDOWS, batch_size: int = 16) -> float:
+    """Mean loss of the language model over evenly spaced windows of ``tokens``, the same every time.
 
     Raises:
         BatchError: if there is not one whole window.
     """
     T = min(model.config.block_size, len(tokens) - 1)
     if T < 1:
-        raise BatchError("the text has not even two tokens to measure a loss on.")
+        raise BatchError("the text has fewer than two tokens, so there is no loss to measure.")
     count = min(windows, (len(tokens) - 1) // T)
     starts = np.linspace(0, len(tokens) - 1 - T, count).astype(int)
     ids = [np.asarray(tokens[start : start + T + 1], np.int64) for start in starts]
@@ -251,8 +251,8 @@ def rows_loss(model: LanguageModel, rows: Sequence[Row], batch_size: int = 16) -
     total = 0.0
     with tl.no_grad():
         for start in range(0, len(rows), batch_size):
-            x, y = (tl.tensor(array, device=device) for array in padded(rows[start : start + batch_size]))
+            x, y = (tl.tensor(array, device=device) for array in pad_rows(rows[start : start + batch_size]))
             logits, _ = model(x)
             total += F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1), ignore_index=IGNORE, reduction="sum").item()
     model.train(mode)
-    return total / sum(row.asked for row in rows)
+    return total / sum(row.num_targets for row in rows)

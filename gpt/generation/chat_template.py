@@ -34,7 +34,7 @@ class TemplateError(UserError):
 
 
 @dataclass(frozen=True)
-class Template:
+class ChatTemplate:
     """The marks before and after each message.
 
     Raises:
@@ -78,7 +78,7 @@ class Template:
         write_atomically(Path(folder) / TEMPLATE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
-def load_template(folder: str | os.PathLike[str]) -> Template | None:
+def load_template(folder: str | os.PathLike[str]) -> ChatTemplate | None:
     """The template in a checkpoint's folder (or in a file of its own), or None where there is none, as for a base model.
 
     Raises:
@@ -92,7 +92,7 @@ def load_template(folder: str | os.PathLike[str]) -> Template | None:
         return load_template(file.parent)
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
-        return Template(**content)
+        return ChatTemplate(**content)
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        marks = ", ".join(field.name for field in dataclasses.fields(Template))
+        marks = ", ".join(field.name for field in dataclasses.fields(ChatTemplate))
         raise TemplateError(f"{file} is no template ({error}): it is a JSON object with any of {marks}.") from error

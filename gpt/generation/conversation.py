@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.tokenizer import Tokenizer
-from gpt.generation.chat_template import Message, Template
+from gpt.generation.chat_template import ChatTemplate, Message
 from gpt.generation.decoder import Decoder, supports
 from gpt.generation.stream import stream_text
 from gpt.model import LanguageModel
@@ -27,7 +27,7 @@ class Conversation:
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
-        template: Template | None = None,
+        template: ChatTemplate | None = None,
         *,
         max_new_tokens: int = 200,
         stop: Sequence[str] = (),

@@ -1,10 +1,10 @@
-"""What is logged of a run: the lines of metrics.jsonl, the same numbers as TensorBoard's events, and the gradient's norms.
+"""The log of a run: metrics.jsonl, the same numbers as TensorBoard's events, and the norms of the gradient.
 
     runs/<name>/metrics.jsonl                             one JSON object a line, appended as training goes
     runs/<name>/tensorboard/events.out.tfevents.…         the same for  tensorboard --logdir runs
 
-TensorboardX, which writes the format, is optional and imported only here, when events are asked for. Each record becomes an event on the
-disk at once, without tensorboardX's own queue and thread: an error belongs to whoever logs, and a killed run has lost nothing.
+TensorboardX writes that format. It is optional, and imported only here, when events are asked for. Each record is written to the disk at
+once, without the queue and the thread of tensorboardX: an error is raised where the record is logged, and a killed run loses nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BLOCK = re.compile(r"(?:^|\.)(h\.\d+)\.")
 
 
 def read_metrics(file: Path, count: int | None = None) -> Iterator[dict[str, Any]]:
-    """The records in the first ``count`` lines of a metrics.jsonl, or in all. What a crash has left of a line is passed over.
+    """The records in the first ``count`` lines of a metrics.jsonl, or in all. A line that a crash has left incomplete is skipped.
 
     Raises:
         OSError: if it cannot be read.
@@ -46,7 +46,7 @@ def read_metrics(file: Path, count: int | None = None) -> Iterator[dict[str, Any
 
 
 def append_line(file: Path, line: str) -> None:
-    """Add ``line`` to ``file`` as a whole or not at all: a disk that is nearly full takes a part, and the next line would follow on that.
+    """Append ``line`` to ``file`` completely or not at all: a disk that is nearly full takes a part, and the next line would continue it.
 
     Raises:
         OSError: if it cannot be written.
@@ -59,8 +59,8 @@ def append_line(file: Path, line: str) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-class Events:
-    """Of the run in ``run_folder``. The files of an earlier process are replaced: a run that goes on has each number once.
+class TensorBoardEvents:
+    """TensorBoard's events of the run in ``run_folder``. The files of an earlier process are replaced, so that no number is there twice.
 
     Args:
         records: what was logged so far.
@@ -82,7 +82,7 @@ class Events:
         self._writer.flush()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl: a scalar for each of its numbers.
+        """Write one line of metrics.jsonl, a scalar for each of its numbers.
 
         Raises:
             OSError: if it cannot be written.
@@ -95,22 +95,22 @@ class Events:
         self._writer.flush()
 
     def close(self) -> None:
-        """Nothing more will be written.
+        """End the file.
 
         Raises:
-            OSError: if the last words cannot be.
+            OSError: if the end cannot be written.
         """
         self._writer.close()
 
 
 def require_tensorboard() -> None:
-    """Raises UserError if tensorboardX is not installed."""
+    """Raise UserError if tensorboardX is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         fail("--tensorboard needs tensorboardX: pip install 'tensorlite[tensorboard]'.")
 
 
 def numbers_in(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Name and value of each number; those of a table within the record are called table/name."""
+    """The name and value of each number; a number in a nested table is named table/name."""
     for name, value in record.items():
         if isinstance(value, Mapping):
             yield from numbers_in(value, f"{prefix}{name}/")
@@ -118,11 +118,11 @@ def numbers_in(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield prefix + name, value
 
 
-def norms_by_layer(model: LanguageModel, total: float) -> dict[str, float]:
-    """The norm of the last step's gradient in each block, and in each layer outside of them, before it was clipped.
+def gradient_norms_by_layer(model: LanguageModel, total: float) -> dict[str, float]:
+    """The norm of the last step's gradient, before it was clipped, in each block and in each layer outside of the blocks.
 
-    After a step the gradients are forgotten, but they still lie in the optimizer's flat buffer until the next ones are written there
-    (`Tensor.grad_buffer`). Clipping has shortened all of them alike, so they are scaled until together they are ``total`` long.
+    After a step the gradients are forgotten, but their values stay in the optimizer's flat buffer until the next ones are written there
+    (`Tensor.grad_buffer`). Clipping has scaled all of them by one factor, so they are scaled back until their total norm is ``total``.
     """
     found: dict[str, list[Any]] = {}
     for name, parameter in model.named_parameters():
@@ -133,7 +133,7 @@ def norms_by_layer(model: LanguageModel, total: float) -> dict[str, float]:
     if not found:
         return {}
     xp = array_module(next(iter(found.values()))[0])
-    squares = to_numpy(xp.stack([sum(parts) for parts in found.values()])).astype(float)  # a GPU is waited for once, not for each
+    squares = to_numpy(xp.stack([sum(parts) for parts in found.values()])).astype(float)  # waits for a GPU once, not for each layer
     length = float(squares.sum()) ** 0.5
     scale = total / length if length else 0.0
     return {layer: scale * square**0.5 for layer, square in zip(found, squares.tolist(), strict=True)}

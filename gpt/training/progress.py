@@ -1,4 +1,4 @@
-"""How far a run is: a bar at a terminal, and in a log a line now and then."""
+"""The progress of a run: a bar at a terminal, and a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-FIRST_LINE, PAUSE = 2.0, 10.0  # seconds until a log has its first line, and between two of them
+FIRST_LINE, INTERVAL = 2.0, 10.0  # seconds until the first line of a log, and between two lines
 
 
 class Progress:
-    """Of a run of ``total`` steps, for a ``with`` block.
+    """The progress of a run of ``total`` steps, for a ``with`` block.
 
-    A bar is drawn again and again in one line, which only a terminal can show: in a log each drawing would be a fragment of its own.
+    A bar is redrawn in one line, which only a terminal can show: in a log every redrawing would be a line of its own.
 
     Args:
         done: steps that were made before.
-        on_terminal: whether standard error shows a bar.
+        on_terminal: whether to show a bar on standard error; if not given, whether that is a terminal.
     """
 
     def __init__(self, total: int, done: int = 0, on_terminal: bool | None = None) -> None:
@@ -29,27 +29,27 @@ class Progress:
         self._bar: Any = None
         if sys.stderr.isatty() if on_terminal is None else on_terminal:
             self._bar = tqdm(total=total, initial=done, unit="step", mininterval=0.1)
-        self._said = ""
-        self._begin, self._begin_at = time.monotonic(), done
-        self._next_line = self._begin + FIRST_LINE
+        self._status = ""
+        self._start, self._start_step = time.monotonic(), done
+        self._next_line = self._start + FIRST_LINE
         self._lock = threading.Lock()
 
     def step(self) -> None:
-        """One more step is made."""
+        """Count one more step."""
         self.done += 1
         if self._bar is not None:
             self._bar.update()
         elif self.done < self.total:
-            self._line_now_and_then(self._line)
+            self._print_if_due(self._line)
 
-    def say(self, text: str) -> None:
-        """What to show beside the count from now on."""
-        self._said = text
+    def set_status(self, text: str) -> None:
+        """Show ``text`` beside the count from now on."""
+        self._status = text
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
 
     def write(self, text: str) -> None:
-        """A line of its own, on standard output."""
+        """Print a line on standard output."""
         if self._bar is None:
             print(text, flush=True)
         else:
@@ -57,23 +57,23 @@ class Progress:
 
     @contextlib.contextmanager
     def evaluation(self, text: str, batches: int) -> Iterator[Callable[[], None]]:
-        """Show how far an evaluation on ``text`` is; yields what to call after each of its batches, from any thread."""
+        """Show the progress of an evaluation on ``text``; yield a function to call after each of its batches, from any thread."""
         done = 0
         bar = None
         if self._bar is not None:
             bar = tqdm(total=batches, desc=f"evaluating, {text}", unit="batch", leave=False, mininterval=0.1, delay=0.5)
 
-        def after_a_batch() -> None:
+        def batch_done() -> None:
             nonlocal done
             with self._lock:
                 done += 1
                 if bar is not None:
                     bar.update()
                 elif done < batches:
-                    self._line_now_and_then(lambda: f"step {self.done}: evaluating, {done} of {batches} batches of the {text}")
+                    self._print_if_due(lambda: f"step {self.done}: evaluating, {done} of {batches} batches of the {text}")
 
         try:
-            yield after_a_batch
+            yield batch_done
         finally:
             if bar is not None:
                 bar.close()
@@ -87,16 +87,16 @@ class Progress:
         else:
             print(self._line(), file=sys.stderr)
 
-    def _line_now_and_then(self, line: Callable[[], str]) -> None:
+    def _print_if_due(self, line: Callable[[], str]) -> None:
         now = time.monotonic()
         if now >= self._next_line:
-            self._next_line = now + PAUSE
+            self._next_line = now + INTERVAL
             print(line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
         """Such as: step 120/3000, 0:10 gone, 3:58 to go, loss 2.345, …"""
-        gone = time.monotonic() - self._begin
+        gone = time.monotonic() - self._start
         parts = [f"step {self.done}/{self.total}", f"{tqdm.format_interval(gone)} gone"]
-        if self._begin_at < self.done < self.total:
-            parts.append(f"{tqdm.format_interval(gone / (self.done - self._begin_at) * (self.total - self.done))} to go")
-        return ", ".join([*parts, self._said] if self._said else parts)
+        if self._start_step < self.done < self.total:
+            parts.append(f"{tqdm.format_interval(gone / (self.done - self._start_step) * (self.total - self.done))} to go")
+        return ", ".join([*parts, self._status] if self._status else parts)

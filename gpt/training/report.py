@@ -1,4 +1,4 @@
-"""What a run says before its first step, and after its last."""
+"""What a run prints before its first step, and after its last."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from data.console import error_text
-from gpt.errors import in_words
-from gpt.training.memory import Estimate
+from gpt.errors import format_bytes
+from gpt.training.memory import MemoryEstimate
 from gpt.training.metrics import METRICS
 from gpt.training.run import Run
 from tensorlite.memory import peak_memory
@@ -24,7 +24,7 @@ def table(rows: Mapping[str, str], width: int | None = None) -> list[str]:
     """Lines with the names in a column of their own.
 
     Args:
-        width: where longer lines are broken, between two words; without one, that of the terminal, and in a file nowhere.
+        width: where longer lines are broken, between two words; without one, the width of the terminal. In a file lines are not broken.
     """
     if width is None and sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
@@ -35,8 +35,8 @@ def table(rows: Mapping[str, str], width: int | None = None) -> list[str]:
     return lines
 
 
-def machine_rows(run: Run, expected: Estimate) -> tuple[dict[str, str], list[str]]:
-    """Where and with what a run will work, as rows of a table; and warnings."""
+def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], list[str]]:
+    """The kernels, the memory and the folder of a run, as rows of a table; and warnings."""
     trainer, folder = run.trainer, run.folder
     kernels = kernel_table("cpu" if trainer.config.backend == "numpy" else "cuda")
     faster = {name: pairs[0] for name, pairs in kernels.items() if pairs[0] != "book"}
@@ -52,7 +52,7 @@ def machine_rows(run: Run, expected: Estimate) -> tuple[dict[str, str], list[str
 
 
 def final_table(run: Run, seconds: float) -> str:
-    """What has happened."""
+    """The result of a run, as a table."""
     trainer, peak = run.trainer, peak_memory()
     last, best = trainer.last, trainer.best
     ended = f": {best.waited} evaluations without a better validation loss" if trainer.is_stuck else ""
@@ -62,23 +62,23 @@ def final_table(run: Run, seconds: float) -> str:
         "speed": _speed(run),
         "loss": f"training {last.train_loss:.4f}, validation {last.val_loss:.4f}" if last else "not evaluated",
         "best": f"validation {best.val_loss:.4f} after step {best.step:,}: {run.best_path}",
-        "memory": f"{in_words(peak)} at most" if peak else "not known here",
+        "memory": f"{format_bytes(peak)} at most" if peak else "not known here",
     }
     return "\n".join(["", *table(rows)])
 
 
 def _speed(run: Run) -> str:
-    """The middle one of all that were logged."""
+    """The median of the speeds that were logged."""
     try:
         records = [record for record in run.folder.records() if "tokens_per_second" in record]
     except OSError as error:
         return f"not known: {METRICS} cannot be read ({error_text(error)})"
     if not records:
         return "not measured"
-    said = f"{np.median([record['tokens_per_second'] for record in records]):,.0f} tokens a second"
+    text = f"{np.median([record['tokens_per_second'] for record in records]):,.0f} tokens a second"
     rates = [record["operations_per_second"] for record in records if record.get("operations_per_second") is not None]
     if rates and run.trainer.speed.peak:
         rate = float(np.median(rates))
-        peak = max(run.trainer.speed.peak, rate)  # before it went on, the run may have been on a faster machine
-        said += f": {rate / peak:.0%} of what large matrix products reach here, {peak / 1e9:,.0f} GFLOP/s"
-    return said
+        peak = max(run.trainer.speed.peak, rate)  # a resumed run may have been on a faster machine before
+        text += f": {rate / peak:.0%} of what large matrix products reach here, {peak / 1e9:,.0f} GFLOP/s"
+    return text

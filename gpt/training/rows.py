@@ -1,10 +1,10 @@
-"""Batches of examples that have lengths of their own: padded on the right, and never trained on the pad.
+"""Batches of examples of different lengths: padded on the right, without targets at the padding.
 
-    x    S a y _ h i . H i ! ·      ·  any id at all
+    x    S a y _ h i . H i ! ·      ·  padding: any id
     y    - - - - - - - H i ! -      -  IGNORE: no target, so no loss and no gradient
 
-Where the padding is on the right no attention mask is needed: in a causal model no token sees a later one, so what stands
-in the pads reaches no position before them; and at the pads themselves nothing is asked. A target of IGNORE contributes exactly 0.
+Padding on the right needs no attention mask. In a causal model no token sees a later one, so the padding changes no position before it, and
+the padded positions themselves have no target. A target of IGNORE contributes exactly 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAD = 0
 
 @dataclass(frozen=True)
 class Row:
-    """One example: ids and what is asked after each of them, both (T,)."""
+    """One example: ids, and the target at each of them, both (T,)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -34,13 +34,13 @@ class Row:
         return len(self.x)
 
     @property
-    def asked(self) -> int:
-        """How many targets count."""
+    def num_targets(self) -> int:
+        """How many targets are not IGNORE."""
         return int((self.y != IGNORE).sum())
 
 
-def padded(rows: Sequence[Row], pad: int = PAD) -> tuple[np.ndarray, np.ndarray]:
-    """``x`` and ``y``, (B, T) with T the length of the longest row."""
+def pad_rows(rows: Sequence[Row], pad: int = PAD) -> tuple[np.ndarray, np.ndarray]:
+    """``x`` and ``y`` of a batch: (B, T), where T is the length of the longest row."""
     shape = (len(rows), max(map(len, rows)))
     x, y = np.full(shape, pad, np.int64), np.full(shape, IGNORE, np.int64)
     for i, row in enumerate(rows):
@@ -48,21 +48,20 @@ def padded(rows: Sequence[Row], pad: int = PAD) -> tuple[np.ndarray, np.ndarray]
     return x, y
 
 
-def packed(rows: Sequence[Row], length: int) -> list[Row]:
-    """The same examples in fewer rows of at most ``length``: several short ones, one after the other, share a row.
+def pack_rows(rows: Sequence[Row], length: int) -> list[Row]:
+    """The same examples in fewer rows of at most ``length``: several short ones share a row, one after the other.
 
         x    S a y _ h i . H i ! G o _ o n . O k
         y    - - - - - - H i ! - - - - - - O k -
 
-    Every target stays with its own example, and no position is asked for anything beyond it. But nothing hides the first example
-    from the second: it is read as if it had come before in the same text, as several documents in a context are when GPT-3 is trained.
-    The longest rows are placed first, each where it leaves the least room.
+    No position has a target in the next example. But the second example sees the first, as if it came before in the same text, as
+    several documents in one context do when GPT-3 is trained. The longest rows are placed first, each where it leaves the least room.
 
-    Source: Brown et al. 2020, "Language Models are Few-Shot Learners", appendix B, for packing without a mask; "best fit decreasing" is
-    the textbook's heuristic for bin packing.
+    Source: Brown et al. 2020, "Language Models are Few-Shot Learners", appendix B, for packing without a mask; the heuristic for bin
+    packing is "best fit decreasing".
     """
     bins: list[list[Row]] = []
-    room: list[tuple[int, int]] = []  # what is left in each, smallest first, and its number
+    room: list[tuple[int, int]] = []  # for each bin what is left in it, and its number; sorted
     for row in sorted(rows, key=len, reverse=True):
         place = bisect.bisect_left(room, (len(row), 0))
         if place < len(room):
@@ -76,13 +75,14 @@ def packed(rows: Sequence[Row], length: int) -> list[Row]:
 
 
 class RowBatches:
-    """Batches of rows, in an order shuffled anew for each epoch: each comes once before any comes again.
+    """Batches of rows in random order. Each epoch has every row once, in a new order.
 
     Args:
         seed: decides the order.
+        name: of the data, for messages.
 
     Attributes:
-        position: how many rows have been drawn.
+        position: how many rows have been taken.
 
     Raises:
         BatchError: if there are no rows.
@@ -95,28 +95,28 @@ class RowBatches:
         self.position = 0
 
     def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
-        """The next ``x`` and ``y``, see `padded`."""
-        rows = self.drawn(self.position, self.batch_size)
+        """The next ``x`` and ``y``, see `pad_rows`."""
+        rows = self.rows_from(self.position, self.batch_size)
         self.position += self.batch_size
-        return padded(rows)
+        return pad_rows(rows)
 
-    def drawn(self, start: int, count: int) -> list[Row]:
-        """``count`` rows in the order in which they are drawn, from place ``start`` on."""
+    def rows_from(self, start: int, count: int) -> list[Row]:
+        """``count`` rows in random order, from position ``start`` of the order on."""
         epochs, places = np.divmod(start + np.arange(count), len(self.rows))
         chosen = [shuffled(place, len(self.rows), self.seed, int(epoch)) for epoch, place in zip(epochs, places, strict=True)]
         return [self.rows[int(i)] for i in chosen]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream of batches stands, fit for JSON."""
+        """The position in the data, fit for JSON."""
         return {"position": self.position, "seed": self.seed, "rows": len(self.rows)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where ``state`` was taken.
 
         Raises:
-            BatchError: if it was taken from other rows, or another order of them.
+            BatchError: if it was taken from other rows, or from another order of them.
         """
         for name, own in (("seed", self.seed), ("rows", len(self.rows))):
             if state[name] != own:
-                raise BatchError(f"this position is one in another order of examples: its {name} is {state[name]}, here it is {own}.")
+                raise BatchError(f"this position belongs to another order of examples: its {name} is {state[name]}, here it is {own}.")
         self.position = state["position"]

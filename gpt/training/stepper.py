@@ -1,132 +1,305 @@
-"""A training step as a CUDA graph: recorded once, launched from then on.
+"""One training step: the gradient of a batch (or of several, accumulated), clipped, and the update of the weights.
 
-The first steps are plain: they compile the kernels, and show how much memory a step needs. Then one is recorded, with the batch, the
-dropout's key, the learning rates and the step counts in arrays of its own. Each step after that copies the new values in, and launches.
-What a plain step changes on Python's side, the counts of the optimizer above all, is changed here as well: whoever looks, saves or
-evaluates between two steps finds what a plain step would have left.
+    CPUStepper      op by op, on a team of workers that share the batch
+    GPUStepper      op by op: Python queues every kernel
+    GraphStepper    recorded once as a CUDA graph, and launched as a whole from then on
+
+`make_stepper` chooses one of them at the start of a run. They have one interface and give the same numbers: a launched step is the GPU's
+eager step bit for bit. In float16 the loss is scaled (`tensorlite.optim.GradScaler`); in every other precision the scaler does nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
+import tensorlite as tl
 from data.loader import Batch
+from gpt.config import RandomStream, TrainConfig
 from gpt.errors import fail
+from gpt.model import LanguageModel
+from gpt.training.diagnosis import fail_not_finite
+from gpt.training.rows import IGNORE
 from tensorlite import Tensor, optim
-from tensorlite.backend import Array
+from tensorlite.backend import Array, Device
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder, Recording
 from tensorlite.op import kernel_mode
+from tensorlite.parallel import BatchShards, Workers
+from tensorlite.random import draw_dropout_key, make_generator
 
-if TYPE_CHECKING:
-    from gpt.training.trainer import Trainer
-
-WARM_UP = 3  # plain steps before the one that is recorded
+WARM_UP = 3  # eager steps before the one that is recorded
 
 
-class CapturedStep:
-    """Called with the batches of a step, it makes the step of ``trainer``, and returns what `Trainer.plain_step` does.
+class StepResult(NamedTuple):
+    """What a step returns: the mean loss over its batches, and the length of the gradient before it was clipped; both of shape ()."""
 
-    The two tensors that it returns are filled anew by the next step.
+    loss: Tensor
+    gradient_norm: Tensor
+
+
+class Stepper:
+    """What the three steppers share.
+
+    Args:
+        model: is trained in place.
+        optimizer: holds the trained parameters.
+        workers: compute the shards.
 
     Attributes:
-        why_not: why all steps are plain; None if they are not.
+        shard_count: into how many parts a batch is cut; it decides how sums are rounded.
+        scaler: scales the loss in float16; elsewhere it does nothing.
+    """
+
+    def __init__(self, model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers) -> None:
+        self.model, self.optimizer, self.config = model, optimizer, config
+        self.shard_count = config.shards or workers.count
+        self.shards = BatchShards(model, optimizer.flats, self.shard_count, workers)
+        is_scaled = config.precision == "float16" and kernel_mode() == "fast"  # the book computes in float32
+        self.scaler = optim.GradScaler(optimizer, enabled=is_scaled)
+
+    def step(self, batches: Sequence[Batch], number: int) -> StepResult:
+        """Make step ``number`` on ``batches``, which are accumulated; afterwards the gradients are forgotten.
+
+        Raises:
+            UserError: on the CPU, if loss or gradient are not finite. The weights are then those of before the step.
+        """
+        raise NotImplementedError
+
+    def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The two arrays of a batch as tensors where the model is."""
+        x, y = (tl.tensor(array, device=self.config.backend) for array in batch)
+        return x, y
+
+    def gradients(self, batches: Sequence[tuple[Tensor, Tensor]], number: int, keys: Sequence[Array] | Array) -> StepResult:
+        """Compute the mean loss over ``batches`` and its gradient, which is clipped and left in the parameters.
+
+        The workers share each batch (see `tensorlite.parallel`).
+
+        Args:
+            number: of the step; together with seed, batch and shard it names the random numbers of dropout on the CPU.
+            keys: for each batch those of dropout on a GPU, see `GPUStepper.dropout_keys`.
+        """
+        share = self.scaler.scale / len(batches)
+        losses = [
+            self.shards.forward_backward(batch, functools.partial(self._dropout_stream, number, i), share, keys[i])
+            for i, batch in enumerate(batches)
+        ]
+        self.scaler.unscale_(self.model.parameters())
+        norm = optim.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
+        total = functools.reduce(operator.add, losses)  # not a stack: for many arrays CuPy copies a list of addresses from the host
+        return StepResult(total * (1 / len(losses)), norm)
+
+    def check(self, loss: float, gradient_norm: float, number: int) -> None:
+        """Raise UserError if the loss of step ``number`` is not finite. `CPUStepper` has found that out before."""
+        if not math.isfinite(loss):
+            fail_not_finite(self.model, loss, gradient_norm, number)
+
+    def finalize_step_count(self) -> None:
+        """Let the optimizer count only the steps that were made; call it before the optimizer's state is saved."""
+        self.scaler.finalize_step_count()
+
+    def metrics(self) -> dict[str, Any]:
+        """Further numbers for the log."""
+        return {}
+
+    @property
+    def graph_memory(self) -> int:
+        """Bytes of the GPU's memory that belong to a recorded graph."""
+        return 0
+
+    def _dropout_stream(self, number: int, i: int, shard: int) -> np.random.Generator:
+        """The random numbers of one shard of batch ``i`` of a step: the same whichever worker computes it, and whenever."""
+        return make_generator(self.config.seed, RandomStream.DROPOUT, number * self.config.accumulation + i, shard)
+
+
+class CPUStepper(Stepper):
+    """Op by op on NumPy. Loss and gradient are checked before every update, because on the CPU that costs nothing."""
+
+    def step(self, batches: Sequence[Batch], number: int) -> StepResult:
+        result = self.gradients([self.to_device(batch) for batch in batches], number, [()] * len(batches))
+        loss, norm = result.loss.array, result.gradient_norm.array
+        if not np.isfinite(loss + norm):
+            fail_not_finite(self.model, float(loss), float(norm), number, self._shares(batches, number))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return result
+
+    def _shares(self, batches: Sequence[Batch], number: int) -> Iterator[tuple[tuple[Tensor, ...], np.random.Generator]]:
+        """What each shard computes in this step: its rows, and its random numbers."""
+        for i, batch in enumerate(batches):
+            tensors = self.to_device(batch)
+            for shard, rows in enumerate(self.shards.split_rows(len(batch[0]))):
+                yield tuple(tensor[rows] for tensor in tensors), self._dropout_stream(number, i, shard)
+
+
+class GPUStepper(Stepper):
+    """Op by op on a GPU. Nothing is read back from the device, so that it never waits for Python."""
+
+    def step(self, batches: Sequence[Batch], number: int) -> StepResult:
+        result = self.gradients([self.to_device(batch) for batch in batches], number, self.dropout_keys(number))
+        self.scaler.step(result.gradient_norm)
+        self.optimizer.zero_grad()
+        return result
+
+    def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        self._check_ids(batch)  # on a GPU an id out of range raises nothing: it reads another row
+        return super().to_device(batch)
+
+    def dropout_keys(self, number: int) -> Array:
+        """The key of dropout for each shard of each of the step's batches: (accumulation, shards, 2), on the device."""
+        streams = [[self._dropout_stream(number, i, shard) for shard in range(self.shard_count)] for i in range(self.config.accumulation)]
+        return Device(self.config.backend).asarray(np.array([[draw_dropout_key(stream) for stream in row] for row in streams]))
+
+    def check(self, loss: float, gradient_norm: float, number: int) -> None:
+        """Raise UserError if the loss is not finite, or if no step is made any more because every gradient overflows."""
+        super().check(loss, gradient_norm, number)
+        if self.scaler.is_enabled() and self.scaler.state_dict()["scale"] < 1:
+            fail(
+                f"the gradient overflows float16 again and again, and no step has been made for a while, at step {number}: "
+                "try --precision bfloat16, or a smaller learning rate."
+            )
+
+    def metrics(self) -> dict[str, Any]:
+        """The loss scale in float16; the bytes of memory that training holds, the graph's included, and how many it may hold."""
+        pool, limit = Device(self.config.backend).memory(), self.config.memory_limit
+        scale = {"loss_scale": self.scaler.state_dict()["scale"]} if self.scaler.is_enabled() else {}
+        return {
+            **scale,
+            "gpu_memory": pool.reserved + self.graph_memory,
+            "gpu_memory_limit": pool.limit if limit is None else int(limit * 2**30),
+        }
+
+    def _check_ids(self, batch: Batch) -> None:
+        known = self.model.config.vocab_size
+        largest, smallest = max(array.max() for array in batch), min(array[array != IGNORE].min(initial=0) for array in batch)
+        if largest >= known or smallest < 0:
+            wrong = largest if largest >= known else smallest
+            raise ValueError(f"token id {wrong} is out of range: the model knows {known} tokens, 0 to {known - 1}.")
+
+
+class GraphStepper(GPUStepper):
+    """A step as a CUDA graph.
+
+    The first steps are eager: they compile the kernels, and show how much memory a step needs. Then a step is recorded, with the batch,
+    the dropout's keys, the learning rates and the step counts in arrays of its own. Each later step copies the new values in and launches.
+    What an eager step changes on Python's side, above all the optimizer's counts, is changed here as well: between two steps everything is
+    as an eager step would have left it. The two tensors of the result are overwritten by the next step.
+
+    Attributes:
+        why_eager: why a step cannot be recorded, so that all steps are eager; None while they are not.
     """
 
     _recorder: Recorder | None
-    _recording: Recording[tuple[Tensor, Tensor]] | None
-    _dials: optim.Dials | None
+    _recording: Recording[StepResult] | None
+    _scalars: optim.DeviceScalars | None
     _batches: list[tuple[Tensor, Tensor]]
     _keys: Array
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.why_not: str | None = None
-        self._begin()
-        if obstacle := _obstacle(trainer):
-            self._give_up(obstacle)
+    def __init__(self, model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers) -> None:
+        super().__init__(model, optimizer, config, workers)
+        self.why_eager: str | None = None
+        self._reset()
 
-    def __call__(self, batches: list[Batch]) -> tuple[Tensor, Tensor]:
+    def step(self, batches: Sequence[Batch], number: int) -> StepResult:
         """Make a step.
 
         Raises:
             UserError: if it cannot be recorded, and the user insists.
         """
-        if self._dials and not self._dials.still_fit():
-            self._begin()  # the optimizer's arrays are others now
-        if self.why_not is None and self._recorder is None:
-            self._recorder = Recorder()
+        if self.why_eager is not None:
+            return super().step(batches, number)
+        if self._scalars and not self._scalars.are_valid():
+            self._reset()  # the optimizer has new arrays
         if self._recorder is None:
-            return self.trainer.plain_step(batches)
+            self._recorder = Recorder()
         if self._warm < WARM_UP:
             self._warm += 1
-            return self._recorder.run(lambda: self.trainer.plain_step(batches))
+            return self._recorder.run(lambda: super(GraphStepper, self).step(batches, number))
         if self._recording is None:
             try:
-                self._recording = self._record(self._recorder, batches)
+                self._recording = self._record(self._recorder, batches, number)
             except CaptureError as error:
-                self._give_up(str(error).strip().rstrip("."))
-                return self.trainer.plain_step(batches)
-        return self._launch(self._recording, batches)
+                self.why_eager = str(error).strip().rstrip(".")
+                self._reset()
+                report_no_graph(self.config, self.why_eager, number)
+                return super().step(batches, number)
+        return self._launch(self._recording, batches, number)
 
     @property
-    def memory(self) -> int:
-        """Bytes that belong to the graph, and to nobody else."""
+    def graph_memory(self) -> int:
         return self._recorder.memory if self._recorder else 0
 
-    def _begin(self) -> None:
-        """From the start: nothing is recorded."""
-        self._recorder = self._recording = self._dials = None
+    def _reset(self) -> None:
+        """Begin again: nothing is recorded."""
+        self._recorder = self._recording = self._scalars = None
         self._warm, self._batches = 0, []
 
-    def _record(self, recorder: Recorder, batches: list[Batch]) -> Recording[tuple[Tensor, Tensor]]:
-        """Write down a step on arrays like those of ``batches``."""
-        trainer = self.trainer
-        self._batches = [trainer.to_device(batch) for batch in batches]
-        keys = self._keys = trainer.dropout_keys()
-        memory = trainer.optimizer.dials_memory()  # like batches and keys from before the capture, see `Optimizer.dials`
+    def _record(self, recorder: Recorder, batches: Sequence[Batch], number: int) -> Recording[StepResult]:
+        """Record a step on arrays like those of ``batches``. The arrays that change between launches are allocated before the capture."""
+        self._batches = [self.to_device(batch) for batch in batches]
+        keys = self._keys = self.dropout_keys(number)
+        memory = self.optimizer.device_scalars_memory()
 
-        def step() -> tuple[Tensor, Tensor]:
-            loss, norm = trainer.gradients(self._batches, keys)
-            self._dials = trainer.optimizer.dials(memory)
-            trainer.make_step(norm, self._dials)
-            return loss, norm
+        def step() -> StepResult:
+            result = self.gradients(self._batches, number, keys)
+            self._scalars = self.optimizer.device_scalars(memory)
+            self.scaler.step_with(self._scalars, result.gradient_norm)
+            return result
 
         try:
             recording = recorder.record(step)
         finally:
-            trainer.optimizer.zero_grad()  # the places are known now, but nothing was written there
-        tqdm.write(f"step {trainer.step}: recorded as a CUDA graph, which works in {recorder.memory / 2**20:,.0f} MiB")
+            self.optimizer.zero_grad()  # the gradients have their places now, but nothing was written there
+        tqdm.write(f"step {number}: recorded as a CUDA graph, which works in {recorder.memory / 2**20:,.0f} MiB")
         return recording
 
-    def _launch(self, recording: Recording[tuple[Tensor, Tensor]], batches: list[Batch]) -> tuple[Tensor, Tensor]:
-        assert self._dials is not None
-        for held, batch in zip(self._batches, batches, strict=True):
-            for tensor, new in zip(held, self.trainer.to_device(batch), strict=True):
+    def _launch(self, recording: Recording[StepResult], batches: Sequence[Batch], number: int) -> StepResult:
+        assert self._scalars is not None
+        for recorded, batch in zip(self._batches, batches, strict=True):
+            for tensor, new in zip(recorded, self.to_device(batch), strict=True):
                 tensor.array[...] = new.array
-        self._keys[...] = self.trainer.dropout_keys()
-        self._dials.turn()
+        self._keys[...] = self.dropout_keys(number)
+        self._scalars.advance()
         recording.launch()
         return recording.result
 
-    def _give_up(self, why: str) -> None:
-        """From now on all steps are plain, and it is said so.
 
-        Raises:
-            UserError: if the user insists.
-        """
-        if self.trainer.config.cuda_graph is True:
-            fail(f"--cuda-graph true, but the step cannot be recorded: {why}.")
-        self._begin()
-        self.why_not = why
-        tqdm.write(f"step {self.trainer.step}: no CUDA graph, every op is queued by Python: {why}.")
+def make_stepper(
+    model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers, one_shape: bool = True
+) -> Stepper:
+    """The stepper for these settings.
 
+    Args:
+        one_shape: whether all batches have the same shape, without which a step cannot be recorded.
 
-def _obstacle(trainer: Trainer) -> str | None:
-    """What is known beforehand to stand against a graph."""
-    if not trainer.steps_are_alike:
-        return "batches are as wide as their longest row"
+    Raises:
+        UserError: if the user insists on a CUDA graph, and there cannot be one.
+    """
+    if config.backend == "numpy":
+        return CPUStepper(model, optimizer, config, workers)
+    if not config.cuda_graph:
+        return GPUStepper(model, optimizer, config, workers)
+    if not one_shape:
+        report_no_graph(config, "batches are as wide as their longest row", 0)
+        return GPUStepper(model, optimizer, config, workers)
     if kernel_mode() == "book":
-        return "TENSORLITE_KERNELS=book, and the book's AdamW takes its rates from Python"
-    return None
+        report_no_graph(config, "TENSORLITE_KERNELS=book, and the book's AdamW takes its rates from Python", 0)
+        return GPUStepper(model, optimizer, config, workers)
+    return GraphStepper(model, optimizer, config, workers)
+
+
+def report_no_graph(config: TrainConfig, why: str, number: int) -> None:
+    """Say that all steps from ``number`` on are eager, and why.
+
+    Raises:
+        UserError: if the user insists on a CUDA graph.
+    """
+    if config.cuda_graph is True:
+        fail(f"--cuda-graph true, but the step cannot be recorded: {why}.")
+    tqdm.write(f"step {number}: no CUDA graph, every op is queued by Python: {why}.")

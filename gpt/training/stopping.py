@@ -1,4 +1,4 @@
-"""Ctrl-C, or the end of the time: without losing anything, finish what is half done, then stop."""
+"""Stop training after Ctrl-C, another signal, or a time limit: between two steps, so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Self
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
-    """The user asked to stop, and it is a good moment."""
+    """The user has asked to stop, and no step is half done."""
 
 
 class TimeIsUp(Stopped):
@@ -22,15 +22,14 @@ class TimeIsUp(Stopped):
 
 
 class StopRequest:
-    """Inside the ``with`` block Ctrl-C (and SIGTERM, and SIGHUP, where there are such) only leaves a note, which `check` reads
-    between two steps.
+    """Inside the ``with`` block Ctrl-C (SIGINT), SIGTERM and SIGHUP, where they exist, only set a flag; `check` reads it between two steps.
 
-    An exception in the middle of an update would leave some weights new and some old. Whoever is in a hurry presses Ctrl-C a second time,
-    and is obeyed at once. The other signals come from programs, several of which may send the same one when a terminal is closed: a second
-    one changes nothing. A signal that the program was told to ignore (by ``nohup``, say) stays ignored.
+    An exception in the middle of an update would leave some weights new and some old. A second Ctrl-C ends the program at once. The other
+    signals come from programs, and several programs may send the same signal when a terminal is closed, so a second one changes nothing. A
+    signal that is ignored when the block begins (because of ``nohup``, for example) stays ignored.
 
     Args:
-        minutes: after how long to stop without being asked; None means never.
+        minutes: the time limit; None means no limit.
     """
 
     SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -43,7 +42,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def check(self) -> None:
-        """Raises Stopped if the user has asked to stop, TimeIsUp if the time has passed."""
+        """Raise Stopped if the user has asked to stop, TimeIsUp if the time limit has passed."""
         if self.requested:
             raise Stopped
         if time.monotonic() > self._deadline:
@@ -52,11 +51,11 @@ class StopRequest:
     def __enter__(self) -> Self:
         self._depth += 1
         if self._depth > 1:
-            return self  # who calls `train` may hold it for longer, until all is saved
+            return self  # the caller of `Trainer.train` may hold it for longer, until all is saved
         self._deadline = time.monotonic() + 60 * self._minutes
-        if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
-            heard = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-            self._previous = {number: signal.signal(number, self._note) for number in heard}
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
+            caught = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._handle) for number in caught}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -65,16 +64,16 @@ class StopRequest:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.requested:
             self.requested = True
             again = "; Ctrl-C once more ends at once" if number == signal.SIGINT else ""
-            _say(f"\n{signal.Signals(number).name}: stopping after this step, and saving{again}.\n")
+            _write_to_stderr(f"\n{signal.Signals(number).name}: stopping after this step, and saving{again}.\n")
 
 
-def _say(text: str) -> None:
-    """To standard error, but past its buffer: that may be half written to at the moment when a signal comes."""
+def _write_to_stderr(text: str) -> None:
+    """Write to standard error without its buffer, which may be in use in the moment when the signal comes."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be none
         os.write(sys.stderr.fileno(), text.encode())

@@ -6,13 +6,13 @@ from tensorlite.lazy import on_demand
 from tensorlite.optim.adam import Adam, AdamW
 from tensorlite.optim.clip import clip_grad_norm_, clip_grad_value_
 from tensorlite.optim.flat import FlatParameters
-from tensorlite.optim.optimizer import Dials, Optimizer
+from tensorlite.optim.optimizer import DeviceScalars, Optimizer
 from tensorlite.optim.scaler import GradScaler
 from tensorlite.optim.schedule import ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, warmup_cosine
 from tensorlite.optim.sgd import SGD
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "ConstantLR", "CosineAnnealingLR", "Dials", "FlatParameters", "GradScaler", "LRScheduler", "LambdaLR",
+    "SGD", "Adam", "AdamW", "ConstantLR", "CosineAnnealingLR", "DeviceScalars", "FlatParameters", "GradScaler", "LRScheduler", "LambdaLR",
     "LinearLR", "Optimizer", "clip_grad_norm_", "clip_grad_value_", "warmup_cosine",
 ]  # fmt: skip
 

@@ -70,7 +70,7 @@ class Optimizer:
         """Change ``p`` and ``state`` in place, given the gradient ``g``, which stays as it is.
 
         Args:
-            step: which step this is for these numbers, counted from 1. It and ``group["lr"]`` may be arrays of no axes (`Dials`).
+            step: which step this is for these numbers, counted from 1. It and ``group["lr"]`` may be arrays of no axes (`DeviceScalars`).
             state: the arrays that `arrays_of` lists.
         """
         raise NotImplementedError
@@ -98,39 +98,39 @@ class Optimizer:
             buffer.flat.check()
         if not all(buffer.flat.fits() for buffer in self._buffers):
             self._lay_out(self.state_dict()["state"])
-        for run in self._runs():
-            self._update_run(run, run.group, run.step)
-            run.count()
+        for span in self._spans():
+            self._update_span(span, span.group, span.step)
+            span.count_step()
         return loss
 
-    def step_by(self, dials: Dials, steps: list[Array] | None = None) -> None:
-        """What `step` does on the device, with rates and counts read from ``dials``; they, and not this, count the step.
+    def step_with(self, scalars: DeviceScalars, steps: list[Array] | None = None) -> None:
+        """What `step` does on the device, with the rates and step counts in ``scalars``; `DeviceScalars.advance` counts the step, not this.
 
-        This is for a step that is captured as a CUDA graph; see `Dials`. All parameters that had a gradient when the dials were made must
-        have one now.
+        This is for a step that is captured as a CUDA graph; see `DeviceScalars`. All parameters that had a gradient when ``scalars`` was
+        made must have one now.
 
         Args:
-            steps: in the place of ``dials.step``. To AdamW's CUDA kernel, and to no other rule, 0 means no step (see `GradScaler`).
+            steps: replaces ``scalars.step``. To AdamW's CUDA kernel, and to no other rule, 0 means no step (see `GradScaler`).
         """
-        for run, lr, step in zip(dials.runs, dials.lr, steps or dials.step, strict=True):
-            self._update_run(run, {**run.group, "lr": lr}, step)
+        for span, lr, step in zip(scalars.spans, scalars.lr, steps or scalars.step, strict=True):
+            self._update_span(span, {**span.group, "lr": lr}, step)
 
-    def uncount(self, steps: int) -> None:
-        """Take back that many of the steps that were counted; for steps that were counted and not made (see `GradScaler`)."""
+    def subtract_steps(self, steps: int) -> None:
+        """Take ``steps`` off every count, for steps that were counted and not made (see `GradScaler`)."""
         for buffer in self._buffers:
             buffer.steps = [max(0, count - steps) for count in buffer.steps]
 
-    def dials(self, memory: Array | None = None) -> Dials:
-        """`Dials` for the parameters that have a gradient now.
+    def device_scalars(self, memory: Array | None = None) -> DeviceScalars:
+        """`DeviceScalars` for the parameters that have a gradient now.
 
         Args:
-            memory: where to keep the numbers, from `dials_memory`. A captured step needs it from before the capture: an array that is
-                allocated in a capture may lie where the graph, earlier in the same launch, keeps something else.
+            memory: where to keep the numbers, from `device_scalars_memory`. A captured step needs memory from before the capture: an array
+                that is allocated in a capture may lie where the graph, earlier in the same launch, keeps something else.
         """
-        return Dials(self, self.dials_memory() if memory is None else memory)
+        return DeviceScalars(self, self.device_scalars_memory() if memory is None else memory)
 
-    def dials_memory(self) -> Array:
-        """Memory for the rates and counts of the most runs that there can be, one for each parameter."""
+    def device_scalars_memory(self) -> Array:
+        """Memory for the rates and step counts of as many spans as there can be, one for each parameter."""
         flats = self.flats
         return array_module(flats[0].data).empty((2, sum(map(len, flats))), "int32")
 
@@ -316,29 +316,29 @@ class Optimizer:
 
     # --- the walk -------------------------------------------------------------------------------------
 
-    def _runs(self) -> list[Run]:
-        """What has to be updated, after a look at which parameters have a gradient."""
+    def _spans(self) -> list[Span]:
+        """The spans to be updated: those of the parameters that have a gradient now."""
         for buffer in self._buffers:
             buffer.present = buffer.flat.refresh()
         return [
-            Run(group, buffer, i, j)
+            Span(group, buffer, i, j)
             for group, parts in zip(self.param_groups, self._parts, strict=True)
             for buffer, first, last in parts
-            for i, j in buffer.runs(first, last)
+            for i, j in buffer.spans(first, last)
         ]
 
-    def _update_run(self, run: Run, group: dict[str, Any], step: Any) -> None:
-        """One step for the parameters of ``run``, with the options of ``group``."""
-        flat = run.buffer.flat
-        arrays = [flat.data, flat.grad, *(run.buffer.array(name) for name in self.arrays_of(group))]
-        start, stop = flat.starts[run.first], flat.starts[run.last]
+    def _update_span(self, span: Span, group: dict[str, Any], step: Any) -> None:
+        """One step for the parameters of ``span``, with the options of ``group``."""
+        flat = span.buffer.flat
+        arrays = [flat.data, flat.grad, *(span.buffer.array(name) for name in self.arrays_of(group))]
+        start, stop = flat.starts[span.first], flat.starts[span.last]
         tile = TILE if array_module(flat.data) is np else max(1, stop - start)
         for k in range(start, stop, tile):
             self.update(group, step, *(array[k : min(k + tile, stop)] for array in arrays))
 
 
 @dataclass(frozen=True)
-class Run:
+class Span:
     """The parameters of ``group`` in ``buffer`` from ``first`` up to but without ``last``: they lie side by side and are updated as one."""
 
     group: dict[str, Any]
@@ -351,8 +351,8 @@ class Run:
         """Which step the next one is for them, counted from 1."""
         return self.buffer.steps[self.first] + 1
 
-    def count(self) -> None:
-        """They have made it."""
+    def count_step(self) -> None:
+        """Count a step for each of them, and a write to each."""
         step = self.step
         for i in range(self.first, self.last):
             self.buffer.steps[i] = step
@@ -360,34 +360,35 @@ class Run:
             p.version.increment(p.array)
 
 
-class Dials:
-    """The learning rate and the step of each run in the device's memory, where a captured step reads them.
+class DeviceScalars:
+    """The learning rate and the step count of each span in the device's memory, where a captured step reads them.
 
-    A CUDA graph repeats what was captured, with the same addresses and numbers. What changes from step to step is therefore put where
-    its kernels look it up. `turn` does that, and counts the step; the graph is launched after it.
+    A CUDA graph repeats what was captured, with the same addresses and numbers. What changes from step to step is therefore written to
+    memory that its kernels read. `advance` writes it and counts the step; the graph is launched after it.
 
     Attributes:
-        lr, step: for each run an array of no axes, float32 and int32.
+        lr, step: for each span an array of no axes, float32 and int32.
     """
 
     def __init__(self, optimizer: Optimizer, memory: Array) -> None:
-        self.runs = runs = optimizer._runs()
+        self.spans = spans = optimizer._spans()
         self._optimizer, self._layout = optimizer, optimizer.layout
-        self._device = runs[0].buffer.flat.device
-        self._both = memory[:, : len(runs)]  # one array, so that one copy brings all
-        self.lr = [self._both[0, i : i + 1].view("float32").reshape(()) for i in range(len(runs))]
-        self.step = [self._both[1, i : i + 1].reshape(()) for i in range(len(runs))]
+        self._device = spans[0].buffer.flat.device
+        self._both = memory[:, : len(spans)]  # one array, so that one copy writes all
+        self.lr = [self._both[0, i : i + 1].view("float32").reshape(()) for i in range(len(spans))]
+        self.step = [self._both[1, i : i + 1].reshape(()) for i in range(len(spans))]
 
-    def still_fit(self) -> bool:
-        """Whether parameters and state lie where they lay when the dials were made."""
+    def are_valid(self) -> bool:
+        """Whether the optimizer's parameters and state are still at the addresses that they had when this was made."""
         return self._layout == self._optimizer.layout and all(flat.fits() for flat in self._optimizer.flats)
 
-    def turn(self) -> None:
-        """To the next step: its rates and numbers, from the optimizer's groups and counts."""
-        rates = np.array([run.group["lr"] for run in self.runs], np.float32)
-        self._both[...] = self._device.asarray(np.stack([rates.view(np.int32), np.array([run.step for run in self.runs], np.int32)]))
-        for run in self.runs:
-            run.count()
+    def advance(self) -> None:
+        """Write the rates and the number of the next step, from the optimizer's groups and counts, and count the step."""
+        rates = np.array([span.group["lr"] for span in self.spans], np.float32)
+        steps = np.array([span.step for span in self.spans], np.int32)
+        self._both[...] = self._device.asarray(np.stack([rates.view(np.int32), steps]))
+        for span in self.spans:
+            span.count_step()
 
 
 class _Buffer:
@@ -405,17 +406,17 @@ class _Buffer:
             self.state[name] = self.flat.zeros()
         return self.state[name]
 
-    def runs(self, first: int, last: int) -> list[tuple[int, int]]:
-        """Cut the parameters from ``first`` to ``last`` (excluded) into runs of neighbours that can be updated as one.
+    def spans(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Cut the parameters from ``first`` to ``last`` (excluded) into spans of neighbours that can be updated as one.
 
-        They all need a gradient, and to have made the same number of steps; as a rule that is one run.
+        The parameters of a span all have a gradient, and have made the same number of steps; as a rule there is one span.
         """
-        runs: list[tuple[int, int]] = []
+        spans: list[tuple[int, int]] = []
         for i in self.present:
             if not first <= i < last:
                 continue
-            if runs and runs[-1][1] == i and self.steps[i] == self.steps[i - 1]:
-                runs[-1] = (runs[-1][0], i + 1)
+            if spans and spans[-1][1] == i and self.steps[i] == self.steps[i - 1]:
+                spans[-1] = (spans[-1][0], i + 1)
             else:
-                runs.append((i, i + 1))
-        return runs
+                spans.append((i, i + 1))
+        return spans

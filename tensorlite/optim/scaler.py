@@ -26,7 +26,7 @@ from tensorlite.backend import Array, array_module, to_numpy
 from tensorlite.op import kernel_mode
 from tensorlite.optim.adam import AdamW
 from tensorlite.optim.clip import gradients_of
-from tensorlite.optim.optimizer import Dials, Optimizer
+from tensorlite.optim.optimizer import DeviceScalars, Optimizer
 from tensorlite.tensor import Tensor
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**126
@@ -40,16 +40,18 @@ class GradScaler:
         norm = clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(norm)
 
-    With AdamW on a GPU nothing of it is looked at from Python: whether a step counts is decided, and remembered, on the device.
+    With AdamW on a GPU Python reads none of this: whether a step counts is decided, and remembered, on the device.
 
     Args:
         optimizer: whose steps they are.
+        enabled: False makes a scaler that does nothing, so that one training loop serves every precision: ``scale`` is 1, `unscale_`
+            leaves the gradients alone, `step` and `step_with` are the optimizer's, and the state is empty.
         init_scale: the first S.
         growth_factor, backoff_factor: what S is multiplied with when it grows and when it shrinks.
         growth_interval: after how many steps without a break it grows.
 
     Attributes:
-        scale: S, a float32 array of no axes.
+        scale: S, a float32 array of no axes; 1.0 if the scaler is not enabled.
 
     Raises:
         ValueError: for a factor that goes the wrong way.
@@ -62,6 +64,7 @@ class GradScaler:
         growth_factor: float = 2.0,
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
+        enabled: bool = True,
     ) -> None:
         if not (SMALLEST <= init_scale <= LARGEST and growth_factor > 1 and 0 < backoff_factor < 1 and growth_interval >= 1):
             raise ValueError(
@@ -70,6 +73,10 @@ class GradScaler:
             )
         self.optimizer = optimizer
         self.growth_factor, self.backoff_factor, self.growth_interval = growth_factor, backoff_factor, growth_interval
+        self._enabled = enabled
+        self.scale: Any = 1.0
+        if not enabled:
+            return
         xp = array_module(optimizer.flats[0].data)
         self.scale = xp.full((), init_scale, "float32")
         self._good = xp.zeros((), "int32")  # steps in a row that were made
@@ -81,60 +88,79 @@ class GradScaler:
 
     def unscale_(self, parameters: Iterable[Tensor]) -> None:
         """Divide the gradients of ``parameters`` by S, in place."""
+        if not self._enabled:
+            return
         for gradient in gradients_of(parameters):
             gradient *= (1 / self.scale).astype(gradient.dtype)
 
     def step(self, norm: Tensor) -> None:
         """The optimizer's step if ``norm``, the length of all gradients, is finite; none otherwise. Then S changes as it should."""
-        if self._is_held_back_on_the_device():
-            dials = self.optimizer.dials()
-            dials.turn()
-            self.step_by(dials, norm)
+        if not self._enabled:
+            self.optimizer.step()
+            return
+        if self._decides_on_device():
+            scalars = self.optimizer.device_scalars()
+            scalars.advance()
+            self.step_with(scalars, norm)
             return
         finite = self._xp.isfinite(norm.array)
         if finite:  # on a GPU this waits for the device
             self.optimizer.step()
         self._adjust(finite)
 
-    def step_by(self, dials: Dials, norm: Tensor) -> None:
-        """`step` with the rates and counts of ``dials``, as `Optimizer.step_by` makes it.
+    def step_with(self, scalars: DeviceScalars, norm: Tensor) -> None:
+        """`step` with the rates and step counts in ``scalars``, as `Optimizer.step_with` makes it.
 
         Raises:
             RuntimeError: if the optimizer's rule does not know what a step 0 is: only the CUDA kernel of AdamW does.
         """
-        if not self._is_held_back_on_the_device():
+        if not self._enabled:
+            self.optimizer.step_with(scalars)
+            return
+        if not self._decides_on_device():
             raise RuntimeError(f"{type(self.optimizer).__name__} cannot be held back on the device here: use GradScaler.step.")
         finite = self._xp.isfinite(norm.array)
-        steps = [self._xp.where(finite, step - self._skipped, 0).astype("int32") for step in dials.step]
-        self.optimizer.step_by(dials, steps)
+        steps = [self._xp.where(finite, step - self._skipped, 0).astype("int32") for step in scalars.step]
+        self.optimizer.step_with(scalars, steps)
         self._skipped += ~finite
         self._adjust(finite)
 
-    def settle(self) -> None:
-        """Let the optimizer forget the steps that it has counted and that were not made; on a GPU this waits for the device.
+    def finalize_step_count(self) -> None:
+        """Take the steps that were counted and not made off the optimizer's counts; on a GPU this waits for the device.
 
-        Since the last time the same parameters must have had a gradient in all steps, as they have in training.
+        Since the last call the same parameters must have had a gradient in all steps, as they have in training.
         """
+        if not self._enabled:
+            return
         skipped = int(self._skipped)
         self._skipped[...] = 0
-        self.optimizer.uncount(skipped)
+        self.optimizer.subtract_steps(skipped)
+
+    def is_enabled(self) -> bool:
+        """Whether the loss is scaled at all."""
+        return self._enabled
 
     def state_dict(self) -> dict[str, Any]:
-        """S and the steps since it changed, fit for JSON. `settle` comes first."""
+        """S and the steps since it changed, fit for JSON; empty if the scaler is not enabled. Call `finalize_step_count` first."""
+        if not self._enabled:
+            return {}
         return {"scale": float(to_numpy(self.scale)), "good_steps": int(to_numpy(self._good))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`.
+        """Go on from a `state_dict`. A scaler that is not enabled ignores it.
 
         Raises:
             ValueError, TypeError, KeyError: if it is none.
         """
+        if not self._enabled:
+            return
         scale, good = float(state["scale"]), int(state["good_steps"])
         if not (SMALLEST <= scale <= LARGEST and good >= 0):
             raise ValueError(f"a loss scale is between 2**-126 and 2**126 and a number of steps not negative, got {scale} and {good}")
         self.scale[...], self._good[...], self._skipped[...] = scale, good, 0
 
-    def _is_held_back_on_the_device(self) -> bool:
+    def _decides_on_device(self) -> bool:
+        """Whether a step can be left out without asking the device: AdamW's CUDA kernel takes the step number 0 for no step."""
         flats = self.optimizer.flats
         is_known = isinstance(self.optimizer, AdamW) and all(flat.data.dtype == np.float32 for flat in flats)
         return self._xp is not np and is_known and kernel_mode() == "fast"
