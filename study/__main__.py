@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from data.errors import run_main
-from study import check, lesson, progress, train, walk, write
+from study import check, lab, lesson, progress, train, walk, write
 from study.errors import Parser, StudyError, nearest
 from study.page import LANGUAGES
 from study.screen import Screen
@@ -36,6 +36,7 @@ COMMANDS = {
     "check": Command(check.main, check.listing),
     "train": Command(train.main, train.listing),
     walk.KIND: Command(walk.main, walk.listing),
+    lab.KIND: Command(lab.main, lab.listing),
 }
 
 
