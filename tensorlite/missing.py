@@ -69,7 +69,7 @@ _WHY = {
     "WeightedRandomSampler DistributedSampler SubsetRandomSampler ChainDataset get_worker_info": _DATA,
     "profiler bottleneck": _PROFILER,
     "torchvision torchaudio torchtext pytorch_lightning lightning ignite fastai accelerate timm torchmetrics torchinfo": _PACKAGE,
-    "trunc_normal_ orthogonal_ sparse_ dirac_": _INITIAL,
+    "sparse_ dirac_": _INITIAL,
     "Stream Event stream memory_summary memory_stats reset_peak_memory_stats mem_get_info set_per_process_memory_fraction nvtx "
     "graphs CUDAGraph": _GPU,
 }

@@ -61,6 +61,7 @@ ROOMS: dict[str, set[str]] = {
         "cupy",
     },
     "tensorlite.nn": ENGINE | {"tensorlite.ops", "tensorlite.lazy", "numpy"},
+    "tensorlite.nn.hooks": {"tensorlite.nn", "tensorlite.ops", "tensorlite.tensor"},
     "tensorlite.nn.utils": {"tensorlite.ops", "tensorlite.optim", "tensorlite.tensor"},
     "tensorlite.nn.further_functional": {"tensorlite.ops", "tensorlite.compat", "tensorlite.tensor", "tensorlite.backend", "numpy"},
     "tensorlite.optim": {"tensorlite.op", "tensorlite.tensor", "tensorlite.tape", "tensorlite.backend", "tensorlite.lazy", "numpy"},

@@ -18,6 +18,7 @@ OPTIMIZERS = {
     "SGD": lambda t, groups: t.optim.SGD(groups, lr=0.1, momentum=0.9),
     "Adam": lambda t, groups: t.optim.Adam(groups, lr=0.01, amsgrad=True),
     "AdamW": lambda t, groups: t.optim.AdamW(groups, lr=0.01),
+    "RMSprop": lambda t, groups: t.optim.RMSprop(groups, lr=0.01, momentum=0.9, centered=True),
 }
 
 

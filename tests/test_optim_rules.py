@@ -1,4 +1,4 @@
-"""SGD, Adam and AdamW against torch's, number by number, in float64."""
+"""SGD, Adam, AdamW and RMSprop against torch's, number by number, in float64."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ RULES = [
     ("AdamW", {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.1}),
     ("AdamW", {"lr": 0.02, "weight_decay": 0.0}),
     ("AdamW", {"lr": 0.02, "amsgrad": True, "weight_decay": 0.3, "maximize": True}),
+    ("RMSprop", {}),
+    ("RMSprop", {"lr": 0.02, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1}),
+    ("RMSprop", {"lr": 0.02, "momentum": 0.8}),
+    ("RMSprop", {"lr": 0.02, "centered": True}),
+    ("RMSprop", {"lr": 0.02, "centered": True, "momentum": 0.5, "weight_decay": 0.1, "maximize": True}),
 ]
 each_rule = pytest.mark.parametrize(("name", "options"), RULES, ids=[f"{name}-{options}" for name, options in RULES])
 

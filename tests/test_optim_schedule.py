@@ -31,13 +31,24 @@ SCHEDULES = [
     ("CosineAnnealingLR", {"T_max": 7, "eta_min": 0.02}),
     ("LambdaLR", {"lr_lambda": pure}),
     ("LambdaLR", {"lr_lambda": [pure, lambda step: 1 / (step + 1)]}),
+    ("StepLR", {"step_size": 3, "gamma": 0.5}),
+    ("MultiStepLR", {"milestones": [9, 2, 2], "gamma": 0.5}),
+    ("ExponentialLR", {"gamma": 0.9}),
+    ("PolynomialLR", {"total_iters": 8, "power": 2.0}),
+    ("CosineAnnealingWarmRestarts", {"T_0": 3}),
+    ("CosineAnnealingWarmRestarts", {"T_0": 2, "T_mult": 2, "eta_min": 0.01}),
+    ("OneCycleLR", {"max_lr": [0.5, 1.0], "total_steps": 25, "cycle_momentum": False}),
+    (
+        "OneCycleLR",
+        {"max_lr": 0.5, "epochs": 6, "steps_per_epoch": 5, "anneal_strategy": "linear", "pct_start": 0.5, "cycle_momentum": False},
+    ),
 ]
 each = pytest.mark.parametrize(("name", "options"), SCHEDULES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(SCHEDULES)])
 
 
 def rates(t, name, options, steps):
     optimizer = optimizer_of(t)
-    module = tl.optim if t is tl else torch.optim.lr_scheduler
+    module = t.optim.lr_scheduler
     schedule = getattr(module, name)(optimizer, **options)
     seen = [[group["lr"] for group in optimizer.param_groups]]
     for _ in range(steps):
@@ -56,12 +67,12 @@ def test_equals_torchs(name, options):
 @each
 def test_a_saved_schedule_continues_exactly(name, options):
     straight = rates(tl, name, options, 12)
-    first = getattr(tl.optim, name)(optimizer_of(tl), **options)
+    first = getattr(tl.optim.lr_scheduler, name)(optimizer_of(tl), **options)
     for _ in range(5):
         first.step()
     optimizer = optimizer_of(tl)
     optimizer.load_state_dict(first.optimizer.state_dict())
-    second = getattr(tl.optim, name)(optimizer, **options)
+    second = getattr(tl.optim.lr_scheduler, name)(optimizer, **options)
     second.load_state_dict(first.state_dict())
     for expected in straight[5:]:
         assert second.get_last_lr() == expected
@@ -70,7 +81,7 @@ def test_a_saved_schedule_continues_exactly(name, options):
 
 def with_a_late_group(t, name, options, late=0.3, steps=6):
     optimizer = optimizer_of(t)
-    module = tl.optim if t is tl else torch.optim.lr_scheduler
+    module = t.optim.lr_scheduler
     schedule = getattr(module, name)(optimizer, **options)
     seen = []
     for step in range(steps):
@@ -170,3 +181,76 @@ def test_nonsense_is_refused():
         tl.optim.LinearLR(optimizer, start_factor=0)
     with pytest.raises(ValueError, match="is for 1 groups"):
         tl.optim.LambdaLR(optimizer, pure).load_state_dict({"last_epoch": 3, "base_lrs": [0.1]})
+
+
+# --- schedules that are not a function of the step, or are made of others -----------------------------------------
+
+
+def test_one_schedule_after_the_other_equals_torchs():
+    seen = []
+    for t in (tl, torch):
+        optimizer, of = optimizer_of(t), t.optim.lr_scheduler
+        parts = [of.LinearLR(optimizer, 0.1, total_iters=4), of.ConstantLR(optimizer, 0.5, 2), of.CosineAnnealingLR(optimizer, 8)]
+        schedule = of.SequentialLR(optimizer, parts, [4, 7])
+        rates = [[group["lr"] for group in optimizer.param_groups]]
+        for _ in range(14):
+            optimizer.step()
+            schedule.step()
+            rates.append([group["lr"] for group in optimizer.param_groups])
+        seen.append(rates)
+    np.testing.assert_allclose(*seen, rtol=1e-9)
+
+
+LOSSES = [5, 4, 4.1, 4.2, 3.9999, 4.3, 4.4, 4.5, 2, 2.1, 2.2, 2.3, 2.4, 1.9, 1.9, 1.9, 1.9, 1.9, 1.9]
+PLATEAUS = [
+    {"patience": 2},
+    {"patience": 1, "factor": 0.5, "cooldown": 2},
+    {"patience": 0, "threshold": 0.3, "threshold_mode": "abs", "min_lr": 0.01},
+    {"patience": 2, "mode": "max"},
+    {"patience": 1, "mode": "max", "threshold_mode": "abs", "threshold": 0.05, "eps": 0.02},
+]
+
+
+@pytest.mark.parametrize("options", PLATEAUS, ids=str)
+def test_a_plateau_is_seen_where_torch_sees_one(options):
+    seen = []
+    for t in (tl, torch):
+        optimizer = optimizer_of(t)
+        schedule = t.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
+        rates = []
+        for i, loss in enumerate(LOSSES):
+            schedule.step(t.tensor(loss))
+            rates.append(schedule.get_last_lr())
+            if t is tl and i == 9:  # saved and resumed on the way
+                state = schedule.state_dict()
+                schedule = t.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
+                schedule.load_state_dict(state)
+        seen.append(rates)
+    np.testing.assert_allclose(*seen, rtol=1e-12)
+    assert seen[0][0] != seen[0][-1]
+
+
+@pytest.mark.parametrize("name", ["StepLR", "MultiStepLR", "ExponentialLR", "PolynomialLR", "CosineAnnealingWarmRestarts"])
+def test_a_group_added_later_follows_every_schedule(name):
+    options = dict(SCHEDULES)[name]
+    optimizer = optimizer_of(tl)
+    schedule = getattr(tl.optim.lr_scheduler, name)(optimizer, **options)
+    schedule.step()
+    optimizer.add_param_group({"params": [tl.nn.Parameter(tl.zeros(1))], "lr": optimizer.param_groups[0]["lr"]})
+    for _ in range(6):
+        schedule.step()
+        assert optimizer.param_groups[2]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-15)
+
+
+def test_impossible_schedules_are_refused():
+    of, optimizer = tl.optim.lr_scheduler, optimizer_of(tl)
+    for said, make in [
+        ("T_0 and T_mult must be at least 1", lambda: of.CosineAnnealingWarmRestarts(optimizer, 0)),
+        ("give total_steps", lambda: of.OneCycleLR(optimizer, 0.1)),
+        ("anneal_strategy is", lambda: of.OneCycleLR(optimizer, 0.1, 5, anneal_strategy="x")),
+        ("one milestone less", lambda: of.SequentialLR(optimizer, [], [1])),
+        ("factor below 1", lambda: of.ReduceLROnPlateau(optimizer, factor=1.0)),
+        ("it has 3 steps, and this is step 4", lambda: [(s := of.OneCycleLR(optimizer, 0.1, 3)), [s.step() for _ in range(3)]]),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            make()

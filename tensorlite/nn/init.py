@@ -74,6 +74,59 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: np.random.Gene
     return uniform_(tensor, -bound, bound, generator)
 
 
+def kaiming_normal_(
+    tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: np.random.Generator | None = None
+) -> Tensor:
+    """Normal with the standard deviation gain / √fan; see `kaiming_uniform_`."""
+    fan_in, fan_out = _fans(tensor)
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"kaiming_normal_: unknown mode {mode!r}: it is 'fan_in' or 'fan_out'.")
+    std = calculate_gain(nonlinearity, a) / math.sqrt(fan_in if mode == "fan_in" else fan_out)
+    return normal_(tensor, 0.0, std, generator)
+
+
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Normal with the standard deviation gain · √(2 / (fan_in + fan_out)); see `xavier_uniform_`."""
+    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(_fans(tensor))), generator)
+
+
+def trunc_normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: np.random.Generator | None = None
+) -> Tensor:
+    """Normal numbers, each drawn again until it lies in [a, b]."""
+    if not a < b:
+        raise ValueError(f"trunc_normal_: a must be below b, got {a} and {b}.")
+    stream = generator or random.default_generator()
+    values = np.asarray(mean + std * stream.standard_normal(tensor.shape))
+    for _ in range(1000):
+        outside = (values < a) | (values > b)
+        if not outside.any():
+            return _write(tensor, values)
+        values[outside] = mean + std * stream.standard_normal(int(outside.sum()))
+    raise ValueError(f"trunc_normal_: of 1000 draws from N({mean}, {std}²) some never lay between {a} and {b}.")
+
+
+def eye_(tensor: Tensor) -> Tensor:
+    """1 on the diagonal of a matrix, and 0 beside it."""
+    if tensor.ndim != 2:
+        raise ValueError(f"eye_: a tensor of shape {tensor.shape} is no matrix.")
+    return _write(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Rows (or columns, whichever are fewer) at right angles, of length ``gain``: a vector keeps its length on its way through.
+
+    Source: Saxe, McClelland, Ganguli 2013, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks".
+    """
+    if tensor.ndim < 2:
+        raise ValueError(f"orthogonal_: it takes a tensor of at least 2 axes, got shape {tensor.shape}.")
+    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
+    drawn = (generator or random.default_generator()).standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(drawn)
+    q = q * np.sign(np.diagonal(r))  # so that every orthogonal matrix is as likely as any other
+    return _write(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
+
+
 def calculate_gain(nonlinearity: str, param: float = 0.01) -> float:
     """By how much weights must grow to make up for the activation that follows."""
     if nonlinearity == "leaky_relu":

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from tensorlite.backend import Device, device_of
+from tensorlite.lazy import Later
 from tensorlite.nn.parameter import Parameter
 from tensorlite.tensor import Tensor, is_floating
 
@@ -46,8 +47,16 @@ class Module:
         """What the module computes; call the module itself, ``model(x)``, rather than this."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(): define one.")
 
+    _module_hooks: Any = None  # `tensorlite.nn.hooks.ModuleHooks`, once there is one
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._module_hooks is not None:
+            return self._module_hooks.call(self, args, kwargs)
         return self.forward(*args, **kwargs)
+
+    register_forward_pre_hook = Later("register_forward_pre_hook", "tensorlite.nn.hooks", "register_forward_pre_hook")
+    register_forward_hook = Later("register_forward_hook", "tensorlite.nn.hooks", "register_forward_hook")
+    register_full_backward_hook = Later("register_full_backward_hook", "tensorlite.nn.hooks", "register_full_backward_hook")
 
     # --- attributes are filed by what they are --------------------------------------------------------
 
