@@ -131,5 +131,5 @@ def _print(lines: Iterator[str]) -> None:
 
 def listing(screen: Screen, language: str, done: Sequence[str]) -> Iterator[str]:
     """How a page is checked; the pages are listed by `study.write`."""
-    yield screen.styled(HEADINGS[language], "heading")
-    yield screen.styled("python -m study check; python -m study check softmax --hint", "dim")
+    yield from (screen.styled(line, "heading") for line in wrapped(HEADINGS[language], screen.width))
+    yield from (screen.styled(line, "dim") for line in wrapped("python -m study check, python -m study check softmax --hint", screen.width))

@@ -44,7 +44,7 @@ MYSTERIES = {
         "    np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, shape[1]))",
         "    dweight[ids] += dy",
         (
-            "Which tokens of the check's ids have a right row in dweight, those that occur once, or those that occur twice?",
+            "Call embedding_backward with the numbers that the page gives to check by hand, ids = [1, 1]. Is dweight[1] 7?",
             "Try it: a = np.zeros(3); a[[1, 1]] += 1; print(a). Is a[1] 2?",
             "The line dweight[ids] += dy reads, adds and writes back: of a repeated token one gradient is left. np.add.at adds all.",
         ),

@@ -71,8 +71,10 @@ def listing(screen: Screen, language: str, done: Sequence[str]) -> Iterator[str]
     solved = [name for name in all_names() if name in done]
     count = sum(name in MYSTERIES for name in solved)
     total = sum(map(len, GROUPS.values()))
-    yield screen.styled(heading.format(len(solved) - count, total, count, len(MYSTERIES)), "heading")
-    yield screen.styled("python -m study write softmax; then python -m study check", "dim")
+    yield from (
+        screen.styled(line, "heading") for line in wrapped(heading.format(len(solved) - count, total, count, len(MYSTERIES)), screen.width)
+    )
+    yield from (screen.styled(line, "dim") for line in wrapped("python -m study write softmax", screen.width))
     groups = {**GROUPS, mysteries: tuple(MYSTERIES)}
     widest = max(map(width_of, groups))
     for group, names in groups.items():

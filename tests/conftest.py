@@ -72,6 +72,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=str(error)))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Of a wrong gradient, show the diagnosis in pytest's line about the test, and hand the message to `summary`."""
+    report = yield
+    if call.excinfo and call.excinfo.typename == "GradientError":
+        message = str(call.excinfo.value)
+        report.user_properties.append(("wrong gradient", message))
+        report.longrepr.reprcrash.message = message.partition("\nIt looks like ")[2] or message
+    return report
+
+
 @pytest.fixture
 def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container that was started under a number instead of a user's name."""

@@ -29,7 +29,7 @@ def summary(reporter: pytest.TerminalReporter) -> Iterator[str]:
     yield from compared([(nodeid, value) for name, value, nodeid in recorded if name == "cuda pair"])
     planted = sum("test_planted_fault_is_caught" in r.nodeid for r in reports)
     yield from faults(planted, [value for name, value, _ in recorded if name == "caught"], reporter.verbosity > 0)
-    yield from wrong_gradients(reporter.stats.get("failed", []))
+    yield from wrong_gradients([(nodeid, value) for name, value, nodeid in recorded if name == "wrong gradient"])
 
 
 def loops(recorded: Recorded) -> Iterator[str]:
@@ -72,10 +72,10 @@ def faults(planted: int, caught: list[tuple[str, str]], one_by_one: bool) -> Ite
             yield from (f"       {fault:50} {by}" for fault, by in caught if by.partition("[")[0] == check)
 
 
-def wrong_gradients(failed: list[Any]) -> Iterator[str]:
-    """What gradcheck says of each gradient that is wrong, here where nothing is cut off at the terminal's width."""
-    for report in failed:
-        crash = getattr(report.longrepr, "reprcrash", None)
-        _, is_gradient, message = (crash.message if crash else "").partition("GradientError: ")
-        if is_gradient:
-            yield f"{report.nodeid.partition('::')[2]}: {' '.join(message.splitlines())}"
+def wrong_gradients(messages: list[tuple[str, str]]) -> Iterator[str]:
+    """(test, what gradcheck said): which input, and what the mistake looks like, here where nothing is cut off at the terminal's width."""
+    for nodeid, message in messages:
+        where, _, looks_like = message.partition("\nIt looks like ")
+        source, _, rest = where.partition(" is wrong for ")
+        label, _, numbers = rest.partition(": ")
+        yield f"{nodeid.partition('::')[2]}: {source} is wrong for {label}: {looks_like.partition(chr(10))[0] or numbers}"

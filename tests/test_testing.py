@@ -239,6 +239,12 @@ def test_derivatives_of_other_functions(make_op):
     assert "dy · (the input): that is the derivative of another function" in message(sine, normal(6))
 
 
+def test_a_gradient_where_there_is_none(make_op):
+    """As a softmax over a single number has, for which any factor of anything would do."""
+    one = make_op(lambda x: (x / x, x), lambda dy, x: dy * x)
+    assert "looks like a gradient where there is none: the right one is zero everywhere" in message(one, normal(3, 1))
+
+
 def test_what_was_left_at_zero(make_op):
     def backward(dy, saved):
         dx = np.zeros_like(dy)
@@ -299,9 +305,10 @@ def test_halve():
 def test_a_failure_in_pytest_is_short_and_named_at_the_end(tmp_path):
     (tmp_path / "test_halve.py").write_text(FAILING)
     (tmp_path / "conftest.py").write_text(
-        "from tests.summary import wrong_gradients\n"
+        "from tests.conftest import pytest_runtest_makereport\n"
+        "from tests.summary import summary\n"
         "def pytest_terminal_summary(terminalreporter):\n"
-        "    print(*wrong_gradients(terminalreporter.stats.get('failed', [])), sep='\\n')\n"
+        "    print(*summary(terminalreporter), sep='\\n')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "80"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path), str(tmp_path)]
@@ -309,8 +316,10 @@ def test_a_failure_in_pytest_is_short_and_named_at_the_end(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "gradcheck.py" not in done.stdout.partition("short test summary")[0].replace("tensorlite.testing.gradcheck.Grad", "")
     assert len(done.stdout.splitlines()) < 25
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("test_halve: the gradient of halve is wrong for input 0 (x)")]
-    assert line.endswith("It looks like a factor of 2 (2, and 2 is a length of an axis).")
+    lines = done.stdout.splitlines()
+    assert "test_halve: the gradient of halve is wrong for input 0 (x): a factor of 2 (2, and 2 is a length of an axis)." in lines
+    (failed,) = [line for line in lines if line.startswith("FAILED")]
+    assert failed.startswith("FAILED test_halve.py::test_halve - a factor of 2 (2, and")
 
 
 def test_a_kink_is_not_blamed_on_the_gradient():

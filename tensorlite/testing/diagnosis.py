@@ -80,6 +80,12 @@ def _zero(e: Evidence) -> str | None:
     return "a gradient that was left out: it is zero everywhere."
 
 
+def _unchanged(e: Evidence) -> str | None:
+    if np.abs(e.numeric).max() > 1e-9 * np.abs(e.analytic).max():
+        return None
+    return "a gradient where there is none: the right one is zero everywhere, for the result does not change with this input."
+
+
 def _exchanged(e: Evidence) -> str | None:
     """The gradient of another input stands here."""
     for label, numeric in e.others.items():
@@ -263,6 +269,7 @@ def _factor_per_element(e: Evidence) -> str | None:
 _SUSPECTS = (
     _nan,
     _zero,
+    _unchanged,
     _exchanged,
     _dy_left_out,
     _factor,
