@@ -1,38 +1,44 @@
-"""Teach a trained model something more:  python -m gpt.finetune --checkpoint runs/tiny --data my.txt
+"""Train a trained model further:  python -m gpt.finetune --checkpoint runs/tiny --data my.txt
 
     python -m gpt.finetune --checkpoint runs/tiny --data plays.txt                     another text
     python -m gpt.finetune --checkpoint runs/tiny --data answers.jsonl                 to answer (see gpt.finetuning.instructions)
-    python -m gpt.finetune --checkpoint runs/tiny --data reviews.csv --task classify   to tell texts apart (see gpt.finetuning.classifier)
+    python -m gpt.finetune --checkpoint runs/tiny --data reviews.csv --task classify   to classify texts (see gpt.finetuning.classifier)
 
-    … --lora-rank 8                      learn a small correction instead of all weights (see gpt.finetuning.lora)
-    … --freeze-blocks 3                  leave the embeddings and the first three blocks as they are
-    … --train-only "*ln_*" "h.3.*"       leave everything as it is but the parameters of these names
+    … --lora-rank 8                      train a low-rank correction instead of all weights (see gpt.finetuning.lora)
+    … --freeze-blocks 3                  do not train the embeddings and the first three blocks
+    … --train-only "*ln_*" "h.3.*"       train only the parameters with these names
 
-    python -m gpt.finetune --resume runs/finetuned                                     go on after a stop, exactly
+    python -m gpt.finetune --resume runs/finetuned                                     continue a run that was stopped
 
-What is new pushes out what was known. So at the end there is a table: the loss on the new and on the old validation text, before and after.
+A model that learns a new text forgets part of the old one. A table at the end shows the loss on both validation texts, before and after.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpt.cli.options import parse_settings
-from gpt.errors import leave, run_main
+from gpt.cli.options import PRINTS_NEW, parse_settings
+from gpt.errors import fail, leave, run_main
 from gpt.finetuning.config import FINETUNING
-from gpt.finetuning.run import Finetuning
+from gpt.finetuning.run import Finetuning, resolve_settings
 from gpt.training.resume import folder_to_resume
 from tensorlite.memory import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Finetune as the options say; returns the exit code.
+    """Finetune as the options say; return the exit code.
 
     Raises:
-        UserError, DataError, DeviceUnavailableError: for what the user can mend; most of it shows before the first step.
+        UserError, DataError, DeviceUnavailableError: for what the user can correct; most of it before the first step.
     """
     given = parse_settings(argv, FINETUNING)
     resumed = given.pop("resume", None)
+    if given.pop("print_config", False):
+        if resumed is not None:
+            fail(PRINTS_NEW)
+        options, config, _ = resolve_settings(given)
+        print(FINETUNING.settings(options, config))
+        return 0
     run = Finetuning.new(given) if resumed is None else Finetuning.resume(folder_to_resume(resumed, given), given)
     return run.run()
 

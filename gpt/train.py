@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gpt.cli.options import TRAINING, make_configs, parse_settings
+from gpt.cli.options import PRINTS_NEW, TRAINING, make_configs, parse_settings
 from gpt.errors import fail, leave, run_main
 from gpt.training.pretraining import Pretraining
 from gpt.training.resume import folder_to_resume
@@ -27,16 +27,16 @@ WARM_UP = 3  # steps before those that are profiled
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the options say; returns the exit code.
+    """Train as the options say; return the exit code.
 
     Raises:
-        UserError, DataError, DeviceUnavailableError: for what the user can mend; most of it shows before the first step.
+        UserError, DataError, DeviceUnavailableError: for what the user can correct; most of it before the first step.
     """
     given = parse_settings(argv)
     resumed, profiled = given.pop("resume", None), given.pop("profile", None)
     if given.pop("print_config", False):
         if resumed is not None:
-            fail("--print-config shows the settings of a new run; those of a run that exists are in its config.json.")
+            fail(PRINTS_NEW)
         print(TRAINING.settings(*reversed(make_configs(given))))
         return 0
     if resumed is not None:

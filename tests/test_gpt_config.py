@@ -7,11 +7,12 @@ import re
 
 import pytest
 
-from gpt import train
+from gpt import finetune, train
 from gpt.cli.options import TRAINING, make_configs, parse_settings
 from gpt.config import PRESET_SUMMARIES, PRESETS, GPTConfig, TrainConfig, from_preset
 from gpt.errors import UserError
 from gpt.finetuning.config import FINETUNING
+from gpt.finetuning.run import resolve_settings
 from gpt.model import build_model
 
 SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -258,6 +259,16 @@ def test_printed_settings_are_all_there_are_and_can_be_read_again(preset, tmp_pa
     assert training == wanted_training
     assert dataclasses.replace(model, vocab_size=1) == dataclasses.replace(wanted_model, vocab_size=1)  # a model's comes from the tokenizer
     assert {line.partition(":")[0] for line in printed.splitlines() if not line.startswith("#")} == {*TRAINING.types}
+
+
+def test_finetuning_prints_its_settings_too(tmp_path, capsys):
+    options = ["-c", str(tmp_path), "-d", "a.txt", "--lora-rank", "4", "--print-config"]
+    assert finetune.main(options) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")
+    again = resolve_settings(parse_settings(["--config", str(tmp_path / "printed.yaml")], FINETUNING))
+    assert again == resolve_settings(parse_settings(options, FINETUNING))
+    assert {line.partition(":")[0] for line in printed.splitlines() if not line.startswith("#")} == {*FINETUNING.types}
 
 
 def test_the_settings_of_a_run_that_exists_are_not_printed(tmp_path):

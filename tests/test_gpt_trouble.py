@@ -161,7 +161,7 @@ def test_more_than_there_is_gets_a_warning(tmp_path, capsys, monkeypatch):
     assert run_main(lambda: main([*options, f"--out={tmp_path / 'run'}"])) == 0
     out = capsys.readouterr().out
     assert "; 1,000 bytes free" in out
-    assert "warning: that is more than is free." in out
+    assert "warning: that is more memory than is free." in out
 
 
 def test_out_of_memory_comes_with_figures_and_a_way_out(tmp_path, capsys, monkeypatch):
@@ -204,7 +204,7 @@ def test_a_real_limit(tmp_path):
     ]  # fmt: skip
     done = subprocess.run([sys.executable, "-c", script, *options], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert "warning: that is more than is free." in done.stdout
+    assert "warning: that is more memory than is free." in done.stdout
     assert "error: out of memory (" in done.stderr
     assert "The checkpoint of step 0 is complete" in done.stderr
 

@@ -96,7 +96,11 @@ def base_of_adapter(folder: str | os.PathLike[str]) -> str | None:
         LoraError: for corrections that do not say which model they belong to.
     """
     folder = expand_path(folder)
-    if not (folder / CONFIG).exists() or any(folder.glob("model*.safetensors")):
+    if any(folder.glob("model*.safetensors")):
+        return None
+    if not (folder / CONFIG).exists():
+        if (folder / WEIGHTS).exists():
+            raise LoraError(f"{folder} has an {WEIGHTS} but no {CONFIG}, which names the model that it corrects: copy both files.")
         return None
     try:
         base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["finetuned_from"]

@@ -35,6 +35,7 @@ ACTIONS: dict[str, dict[str, Any]] = {
         "help": "train nothing, but print where the time of N steps goes, op by op (default: 5)",
     },
 }  # fmt: skip
+PRINTS_NEW = "--print-config shows the settings of a new run; those of a run that exists are in its config.json."
 SHORT = {
     "data": "-d", "preset": "-p", "steps": "-n", "batch_size": "-b", "learning_rate": "-l", "out": "-o", "checkpoint": "-c", "resume": "-r",
 }  # fmt: skip

@@ -65,7 +65,7 @@ FINETUNING = Program(
     (FinetuneConfig, TrainConfig),
     {
         "most common": ("checkpoint", "data", "task", "steps", "batch_size", "learning_rate", "lora_rank", "out"),
-        "runs and settings": ("resume", "config"),
+        "runs and settings": ("resume", "config", "print_config"),
         "data": ("unknown", "template", "packing", "pooling", "val_fraction", "old_data"),
         "which weights are trained": ("freeze_blocks", "train_only", "lora_alpha", "lora_targets", "dropout"),
         **TRAINING_TOPICS,

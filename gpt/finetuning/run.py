@@ -96,11 +96,9 @@ class Finetuning(Run):
         Raises:
             UserError, DataError, DeviceUnavailableError: for what the user can correct.
         """
-        options = _finetune_config(given)
-        if not (options.checkpoint and options.data):
-            fail("finetuning needs a model and data to train it on: --checkpoint DIR --data FILE.")
-        pretraining = read_pretraining_record(options.checkpoint)
-        config = _train_config(given, pretraining)
+        options, config, pretraining = resolve_settings(given)
+        assert options.checkpoint
+        assert options.data
         require_backend(config)
         model, tokenizer, _ = load_model(options.checkpoint, config.backend)
         template = options.template or options.checkpoint
@@ -229,6 +227,19 @@ def _checked_pretraining(record: Mapping[str, Any]) -> dict[str, Any]:
     require_type(str | None, "data", data)
     TrainConfig(val_fraction=val_fraction, learning_rate=rate, min_learning_rate=0)  # checks the two numbers
     return {"data": data, "val_fraction": val_fraction, "learning_rate": float(rate)}
+
+
+def resolve_settings(given: Mapping[str, Any]) -> tuple[FinetuneConfig, TrainConfig, dict[str, Any]]:
+    """All settings of a new run, and the record of the pretraining from which some defaults come.
+
+    Raises:
+        UserError: without a checkpoint or data, and for a value that cannot work.
+    """
+    options = _finetune_config(given)
+    if not (options.checkpoint and options.data):
+        fail("finetuning needs a model and data to train it on: --checkpoint DIR --data FILE.")
+    pretraining = read_pretraining_record(options.checkpoint)
+    return options, _train_config(given, pretraining), pretraining
 
 
 def _finetune_config(given: Mapping[str, Any]) -> FinetuneConfig:

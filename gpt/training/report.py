@@ -11,6 +11,7 @@ import numpy as np
 
 from data.console import error_text
 from gpt.errors import format_bytes
+from gpt.training.duration import estimate_seconds, format_duration
 from gpt.training.memory import MemoryEstimate
 from gpt.training.metrics import METRICS
 from gpt.training.run import Run
@@ -18,6 +19,7 @@ from tensorlite.memory import peak_memory
 from tensorlite.op import kernel_table
 
 NAMES = 12  # the width of their column
+LONG = 3600  # seconds; a run that takes longer on a CPU gets a warning
 
 
 def table(rows: Mapping[str, str], width: int | None = None) -> list[str]:
@@ -36,19 +38,28 @@ def table(rows: Mapping[str, str], width: int | None = None) -> list[str]:
 
 
 def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], list[str]]:
-    """The kernels, the memory and the folder of a run, as rows of a table; and warnings."""
+    """The time, memory, folder and kernels of a run, as rows of a table; and warnings."""
     trainer, folder = run.trainer, run.folder
     kernels = kernel_table("cpu" if trainer.config.backend == "numpy" else "cuda")
     faster = {name: pairs[0] for name, pairs in kernels.items() if pairs[0] != "book"}
     rows = {
-        "ops": ", ".join([f"{name}: {pair}" for name, pair in faster.items()] + ["all others: book" if faster else "all from the book"]),
         "memory": f"about {expected}",
         "folder": f"{folder.path}" + (f" ({folder.wanted} is taken)" if folder.path != folder.wanted else ""),
+        "kernels": f"{', '.join(faster)}; all other ops are the book's" if faster else "none: all ops are the book's",
     }
     if trainer.step:
         rows["resumed"] = f"after step {trainer.step:,}"
-    too_much = "warning: that is more than is free. A smaller --batch-size with more --accumulation makes the same steps in less."
-    return rows, [too_much] if expected.is_too_much else []
+    warnings = []
+    if expected.is_too_much:
+        advice = "A smaller --batch-size with more --accumulation makes the same steps in less."
+        warnings.append(f"warning: that is more memory than is free. {advice}")
+    seconds = estimate_seconds(trainer)
+    if seconds is not None:
+        rows = {"time": f"about {format_duration(seconds)}", **rows}
+        if seconds > LONG:
+            advice = "--preset tiny takes minutes; on an NVIDIA GPU add --backend cupy. Ctrl-C stops the run, --resume continues it."
+            warnings.append(f"warning: on this CPU the run takes about {format_duration(seconds)}. {advice}")
+    return rows, warnings
 
 
 def final_table(run: Run, seconds: float) -> str:
@@ -58,7 +69,7 @@ def final_table(run: Run, seconds: float) -> str:
     ended = f": {best.waited} evaluations without a better validation loss" if trainer.is_stuck else ""
     rows = {
         "steps": f"{trainer.step:,} of {trainer.config.steps:,}{ended}",
-        "time": f"{seconds / 60:.1f} minutes",
+        "time": format_duration(seconds),
         "speed": _speed(run),
         "loss": f"training {last.train_loss:.4f}, validation {last.val_loss:.4f}" if last else "not evaluated",
         "best": f"validation {best.val_loss:.4f} after step {best.step:,}: {run.best_path}",
