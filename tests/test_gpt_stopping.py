@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,31 @@ def test_whoever_asks_to_stop_does_not_wait_for_the_batches_of_an_evaluation(mon
     assert 1 <= len(made) <= 2
 
 
+@posix
+def test_an_evaluation_ends_at_once_and_its_batches_are_not_waited_for(monkeypatch):
+    tokens = np.arange(200) % 11
+    model = build_model(GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=1, n_embd=8))
+    trainer = Trainer(model, TrainConfig(batch_size=2, eval_iters=4, workers=2), tokens, tokens)
+    begun, released, ended = threading.Event(), threading.Event(), []
+
+    def forward(*args):
+        begun.set()
+        assert released.wait(PATIENCE)
+        ended.append(None)
+        raise RuntimeError
+
+    monkeypatch.setattr(type(model), "forward", forward)
+    interrupt = threading.Thread(target=lambda: (begun.wait(PATIENCE), send(signal.SIGINT)))
+    try:
+        interrupt.start()
+        with trainer.stop, pytest.raises(Stopped), trainer.workers:
+            trainer.evaluate()
+        assert not ended
+    finally:
+        released.set()
+        interrupt.join()
+
+
 # Steps (or batches of an evaluation) that never end: whether the program does cannot depend on how fast they are.
 ENDLESS = """
 import threading, sys
@@ -112,27 +138,31 @@ leave(run_main(main))
 
 
 @posix
-@pytest.mark.parametrize("method, saved", [("update", "step 0"), ("_mean_loss", "step 0")])
-def test_the_first_ctrl_c_is_acknowledged_and_the_second_ends_it(tmp_path, method, saved):
+@pytest.mark.parametrize("method, signals", [("update", 2), ("_mean_loss", 1)])
+def test_a_ctrl_c_is_acknowledged_and_ends_an_evaluation_and_the_second_ends_a_step(tmp_path, method, signals):
     (tmp_path / "fox.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
     options = [*SHAPE, f"--data={tmp_path / 'fox.txt'}", f"--out={tmp_path / 'run'}"]
     command = [sys.executable, "-c", ENDLESS.format(method=method), *options]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert isinstance(process.stderr, io.BufferedReader)
-        for awaited in (b"has begun", b"SIGINT: stopping after this step, and saving; Ctrl-C once more ends at once."):
+        for awaited in (b"has begun", b"SIGINT: stopping and saving; Ctrl-C once more ends at once."):
             line = b""
             while awaited not in line:
                 line = process.stderr.readline()
                 assert line, "the process has ended"
             if awaited == b"has begun":  # not before: until then nobody has said what is to be done at a SIGINT
                 process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=PATIENCE)
+        if signals == 2:
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert f"Ended in step 1. The checkpoint of {saved} is complete: --resume {tmp_path / 'run'}." in err.decode()
+    if signals == 2:
+        assert f"Ended in step 1. The checkpoint of step 0 is complete: --resume {tmp_path / 'run'}." in err.decode()
+    else:
+        assert f"Stopped after step 0 of 3000. The weights are saved in {tmp_path / 'run'}." in out.decode()
     assert b"Traceback" not in err
 
 
@@ -192,6 +222,6 @@ def test_a_terminal_has_a_bar(tmp_path):
     termios.tcsetwinsize(terminal.screen, (24, 100))  # a bar is drawn into what room there is
     terminal.until(r"\| \d+/1000000 \[")
     terminal.type("\x03")
-    terminal.until("SIGINT: stopping after this step, and saving")
+    terminal.until("SIGINT: stopping and saving")
     assert "To go on: python -m gpt.train --resume" in terminal.until("--resume")
     assert terminal.exit_code() == 130

@@ -240,7 +240,7 @@ def test_stopping_keeps_the_weights(tmp_path, options, number):
         process.kill()
     assert process.returncode == 130
     assert f"The weights are saved in {tmp_path / 'run'}." in out
-    assert f"{number.name}: stopping after this step, and saving" in err
+    assert f"{number.name}: stopping and saving" in err
     assert "Traceback" not in err
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["step"] > 5

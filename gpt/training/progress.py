@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # with the status it fits into 80 columns
 FIRST_LINE, INTERVAL = 2.0, 10.0  # seconds until the first line of a log, and between two lines
 
 
@@ -28,7 +29,7 @@ class Progress:
         self.total, self.done = total, done
         self._bar: Any = None
         if sys.stderr.isatty() if on_terminal is None else on_terminal:
-            self._bar = tqdm(total=total, initial=done, unit="step", mininterval=0.1)
+            self._bar = tqdm(total=total, initial=done, unit="step", mininterval=0.1, bar_format=BAR)
         self._status = ""
         self._start, self._start_step = time.monotonic(), done
         self._next_line = self._start + FIRST_LINE

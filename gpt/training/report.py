@@ -28,13 +28,18 @@ def table(rows: Mapping[str, str], width: int | None = None) -> list[str]:
     Args:
         width: where longer lines are broken, between two words; without one, the width of the terminal. In a file lines are not broken.
     """
-    if width is None and sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
     lines = []
     for name, text in rows.items():
-        broken = textwrap.wrap(text, max(1, width - NAMES), break_long_words=False, break_on_hyphens=False) if width else [text]
+        broken = wrap(text, NAMES, width)
         lines += [f"{start:<{NAMES}}{part}" for start, part in zip([name, *[""] * len(broken)], broken or [""], strict=False)]
     return lines
+
+
+def wrap(text: str, indent: int = 0, width: int | None = None) -> list[str]:
+    """``text`` in lines that leave ``indent`` columns free; see `table` for the width."""
+    if width is None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    return textwrap.wrap(text, max(1, width - indent), break_long_words=False, break_on_hyphens=False) if width else [text]
 
 
 def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], list[str]]:
@@ -59,7 +64,7 @@ def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], li
         if seconds > LONG:
             advice = "--preset tiny takes minutes; on an NVIDIA GPU add --backend cupy. Ctrl-C stops the run, --resume continues it."
             warnings.append(f"warning: on this CPU the run takes about {format_duration(seconds)}. {advice}")
-    return rows, warnings
+    return rows, [line for warning in warnings for line in wrap(warning)]
 
 
 def final_table(run: Run, seconds: float) -> str:

@@ -9,12 +9,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """The user has asked to stop, and no step is half done."""
+class Stopped(KeyboardInterrupt):
+    """The user has asked to stop, and no step is half done. As for any KeyboardInterrupt, `Workers` do not wait for what is running."""
 
 
 class TimeIsUp(Stopped):
@@ -28,6 +29,8 @@ class StopRequest:
     signals come from programs, and several programs may send the same signal when a terminal is closed, so a second one changes nothing. A
     signal that is ignored when the block begins (because of ``nohup``, for example) stays ignored.
 
+    Work that changes nothing, such as an evaluation, need not be finished: within `interruptible`, the first signal ends it at once.
+
     Args:
         minutes: the time limit; None means no limit.
     """
@@ -39,6 +42,7 @@ class StopRequest:
         self._minutes = math.inf if minutes is None else minutes
         self._deadline = math.inf
         self._depth = 0
+        self._interruptible = False
         self._previous: dict[int, Any] = {}
 
     def check(self) -> None:
@@ -47,6 +51,16 @@ class StopRequest:
             raise Stopped
         if time.monotonic() > self._deadline:
             raise TimeIsUp
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Inside the ``with`` block a signal raises Stopped in the main thread, whatever it is doing."""
+        self._interruptible = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._interruptible = False
 
     def __enter__(self) -> Self:
         self._depth += 1
@@ -70,7 +84,9 @@ class StopRequest:
         if not self.requested:
             self.requested = True
             again = "; Ctrl-C once more ends at once" if number == signal.SIGINT else ""
-            _write_to_stderr(f"\n{signal.Signals(number).name}: stopping after this step, and saving{again}.\n")
+            _write_to_stderr(f"\n{signal.Signals(number).name}: stopping and saving{again}.\n")
+            if self._interruptible:
+                raise Stopped
 
 
 def _write_to_stderr(text: str) -> None:

@@ -140,7 +140,8 @@ class Trainer:
         means = []
         for name in self.tokens:
             batches = list(self._evaluation_batches(name))
-            with progress.evaluation(name, len(batches)) if progress else contextlib.nullcontext(lambda: None) as batch_done:
+            shown = progress.evaluation(name, len(batches)) if progress else contextlib.nullcontext(lambda: None)
+            with shown as batch_done, self.stop.interruptible():
                 means.append(self._mean_loss(batches, batch_done))
         self.model.train()
         return Evaluation(*means)
