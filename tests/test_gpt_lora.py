@@ -7,6 +7,7 @@ import pytest
 
 import tensorlite as tl
 from gpt.checkpoints.adapter import fingerprint, load_adapter, save_adapter
+from gpt.checkpoints.loading import load_model
 from gpt.config import GPTConfig
 from gpt.finetuning.lora import LoraError, LoraLinear, add_lora, merge_lora
 from gpt.model import build_model
@@ -139,6 +140,13 @@ def test_a_missing_or_damaged_adapter_is_refused(tmp_path):
     file.write_bytes(whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:])
     with pytest.raises(LoraError, match="is damaged: its checksum is not that of its contents"):
         load_adapter(tmp_path, model())
+
+
+def test_an_adapter_that_does_not_say_what_it_corrects_is_refused(tmp_path):
+    save_adapter(tmp_path, learnt())
+    (tmp_path / "adapter.json").unlink()
+    with pytest.raises(LoraError, match=r"has an adapter\.safetensors but no adapter\.json, which names the model that it corrects"):
+        load_model(tmp_path)
 
 
 def test_what_cannot_be_corrected():
