@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import re
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from study import notebook, table
+from study import exercise, lab, notebook, table
+from study.__main__ import COMMANDS
 from study.page import ENGINES, LANGUAGES, Page, find, load, names, number_of, parse
 from study.runner import on_engine, run
 from tests.margins import checked, with_checks
@@ -95,6 +97,22 @@ def test_a_lesson_fits_eighty_columns_and_is_not_long(name):
         (text, 74) for code in page.code() for text in code.outputs.values() if not code.raises
     ]
     assert [line for text, width in texts for line in text.splitlines() if len(line) > width] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", names())
+def test_the_programs_that_a_lesson_names_are_there(name, language):
+    text = load(name, language).path.read_text(encoding="utf-8")
+    for module, word, rest in re.findall(r"python -m ([\w.]+) ?([a-z_]*)([^`\n]*)", text):
+        assert importlib.util.find_spec(module), f"python -m {module}"
+        if module == "study" and word:
+            assert word in COMMANDS, f"python -m study {word}"
+        if word == "write":
+            assert rest.strip() in exercise.all_names(), rest
+        if word == "lab":
+            for kind, variants in (("without", lab.WITHOUT), ("with", lab.WITH)):
+                named = re.findall(rf"--{kind} ([\w,-]+)", rest)
+                assert {one for some in named for one in some.split(",")} <= {variant.name for variant in variants}, rest
 
 
 def test_only_imports_differ_between_the_engines():
