@@ -16,6 +16,9 @@ engines, and compare what is printed with what the file says.
     notebook    a page as .ipynb
     table       `show`, with which the lessons print numbers;  draw: `numbers`, with which they fill weights
     progress    what was done, in my_study/progress.json
+    exercises   pages to write gradients on, solved;  mysteries: faults in them;  exercise: one of them as it is handed out
+    examine     runs a student's page and says what is wrong;  examiner: in another process, with a limit of time;  verdict: the result
+    write, check, train     the commands for the exercises
     lesson      the command for a lesson;  __main__: the table of commands, and the list of everything
 """
 

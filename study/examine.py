@@ -299,11 +299,13 @@ def _not_linear(calls: _Calls, mismatch: Mismatch) -> str | None:
     """Whether the gradient is not proportional to dy, as every gradient is."""
     if mismatch.evidence is None or len(mismatch.evidence.dy) != 1:
         return None
-    once, twice = (calls.backward(c * mismatch.evidence.dy[0])[mismatch.position] for c in (1, 2))
+    once, twice, negative = (calls.backward(c * mismatch.evidence.dy[0])[mismatch.position] for c in (1, 2, -1))
     if _same(once, twice):
         return "dy left out: the gradient is the same whatever dy is."
     if not np.allclose(twice, 2 * once, rtol=1e-9, atol=0, equal_nan=True):
         return "dy left out of a term, or squared: if dy is twice as large, the gradient must be twice as large. Yours is not."
+    if not np.allclose(negative, -once, rtol=1e-9, atol=0, equal_nan=True):
+        return "a gradient that does not change its sign with dy: |dy|, or a maximum, has no place in it."
     return None
 
 

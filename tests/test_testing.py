@@ -245,6 +245,11 @@ def test_a_gradient_where_there_is_none(make_op):
     assert "looks like a gradient where there is none: the right one is zero everywhere" in message(one, normal(3, 1))
 
 
+def test_what_should_be_zero(make_op):
+    clipped = make_op(lambda x: (x.clip(-0.5, 0.5), x), lambda dy, x: dy)
+    assert "a gradient where there is none: 6 of 15 numbers should be 0" in message(clipped, np.linspace(-0.8, 0.8, 15).reshape(3, 5))
+
+
 def test_what_was_left_at_zero(make_op):
     def backward(dy, saved):
         dx = np.zeros_like(dy)

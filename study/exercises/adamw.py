@@ -52,9 +52,9 @@ def _rule(p, g, m, v, t, lr, betas, eps, decay, *, kind=""):
     if kind not in ("coupled", "no decay", "decay late"):
         p *= 1 - (decay if kind == "decay without lr" else lr * decay)
     m *= beta1
-    m += g if kind == "m sum" else (1 - beta1) * g
+    m += g if kind in ("m sum", "sums") else (1 - beta1) * g
     v *= beta2
-    v += g * g if kind == "v sum" else (1 - beta2) * (np.abs(g) if kind == "v of |g|" else g if kind == "v of g" else g * g)
+    v += g * g if kind in ("v sum", "sums") else (1 - beta2) * (np.abs(g) if kind == "v of |g|" else g if kind == "v of g" else g * g)
     t = t - 1 if kind == "t from 0" else t
     first = 1 if kind in ("m not corrected", "not corrected") else 1 - beta1**t if kind != "β·t" else 1 - beta1 * t
     second = 1 if kind in ("v not corrected", "not corrected") else 1 - beta2**t if kind != "β·t" else 1 - beta2 * t
@@ -82,6 +82,7 @@ LIKELY = {
     "β₁ and β₂ exchanged.": "betas",
     "m as a sum and no mean: the new gradient is multiplied with 1 - β₁.": "m sum",
     "v as a sum and no mean: the new square is multiplied with 1 - β₂.": "v sum",
+    "m and v as sums and no means: what is new is multiplied with 1 - β₁ and 1 - β₂.": "sums",
     "|g| in the place of g² in v.": "v of |g|",
     "g in the place of g² in v.": "v of g",
     "steps that are counted from 0: t is given, and begins at 1.": "t from 0",

@@ -85,6 +85,9 @@ LIKELY = {
     "a plain sum of dA in softmax's backward: it is weighted with A, Σ dA · A.": _with(
         dS_of=lambda dA, A: A * (dA - dA.sum(axis=-1, keepdims=True))
     ),
+    "a plain mean of dA in softmax's backward: it is weighted with A, Σ dA · A.": _with(
+        dS_of=lambda dA, A: A * (dA - dA.mean(axis=-1, keepdims=True))
+    ),
     "dA made with k: y = A @ v, so dA = dy @ vᵀ.": lambda dy, s: attention_backward(dy, (s[0], s[1], s[1], s[3])),
     "softmax's sum along the wrong axis: each row of A adds up to 1.": _with(
         dS_of=lambda dA, A: A * (dA - (dA * A).sum(axis=-2, keepdims=True))

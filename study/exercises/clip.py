@@ -59,6 +59,7 @@ LIKELY = {
         g * min(1.0, most / (max(np.abs(h).max() for h in gs) + 1e-6)) for g in gs
     ],
     "gradients that are not changed at all: where is the factor used?": lambda gs, most: list(gs),
+    "gradients multiplied by max_norm itself: the factor is max_norm / |g|.": lambda gs, most: [g * most for g in gs],
     "the factor upside down: |g| / max_norm makes a long gradient longer.": lambda gs, most: [
         g * min(1.0, (_norm(gs) + 1e-6) / most) for g in gs
     ],

@@ -86,6 +86,9 @@ LIKELY = {
     "means over all rows together: each row has its own, axis=-1 with keepdims=True.": _with(
         lambda dy, h, i, w: i * (dy * w - (dy * w).mean() - h * (dy * w * h).mean())
     ),
+    "a division by the weight: x̂ is multiplied by it, and so is dy.": _with(
+        lambda dy, h, i, w: i * (dy / w - _mean(dy / w) - h * _mean(dy / w * h))
+    ),
     "a plus before the third term: a larger spread makes x̂ smaller.": _with(
         lambda dy, h, i, w: i * (dy * w - _mean(dy * w) + h * _mean(dy * w * h))
     ),

@@ -57,6 +57,7 @@ LIKELY = {
         dy - np.exp(y) * dy.mean(axis=-1, keepdims=True)
     ),
     "the sum of dy over all rows together: each row has its own.": lambda dy, y: dy - np.exp(y) * dy.sum(),
+    "the probabilities left out of the second term: it is p · Σ dy, with p = exp(y).": lambda dy, y: dy - dy.sum(axis=-1, keepdims=True),
     "the second term left out: x stands in log Σ exp as well.": lambda dy, y: dy,
     "a plus where a minus belongs: log Σ exp is subtracted.": lambda dy, y: dy + np.exp(y) * dy.sum(axis=-1, keepdims=True),
     "p alone, without dy in the second term: it is p · Σ dy.": lambda dy, y: dy - np.exp(y),

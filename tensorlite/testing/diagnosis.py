@@ -211,6 +211,14 @@ def _left_at_zero(e: Evidence) -> str | None:
     return f"numbers that were left at zero: {int(wrong.sum())} of {e.x.size} are 0, and all the others are right."
 
 
+def _not_left_at_zero(e: Evidence) -> str | None:
+    """What is wrong should be 0."""
+    wrong = np.abs(e.difference) > 1e-6 * np.abs(e.difference).max()
+    if np.abs(e.numeric[wrong]).max() > 1e-9 * np.abs(e.difference).max():
+        return None
+    return f"a gradient where there is none: {int(wrong.sum())} of {e.x.size} numbers should be 0, and all the others are right."
+
+
 # --- a missing term -------------------------------------------------------------------------------------
 
 
@@ -236,6 +244,8 @@ def _constant_term(e: Evidence) -> str | None:
 def _proportional_term(e: Evidence) -> str | None:
     """analytic - numeric is, row by row, a multiple of something known: a term of rank one is missing."""
     for k in reversed(list(_axes(e, 3))):
+        if np.count_nonzero(e.difference, axis=k).max() < 3:
+            continue  # any one or two numbers are a multiple of others
         known = [(f'the output (softmax without "- Σ dy·y" along axis {k}?)', y) for y in e.y]
         known += [("the input (rms_norm without its second term?)", e.x)]
         known += [('the input less its mean (layernorm without "- x̂·mean(g·x̂)"?)', e.x - e.x.mean(axis=k, keepdims=True))]
@@ -279,6 +289,7 @@ _SUSPECTS = (
     _missing_sum,
     _one_region,
     _left_at_zero,
+    _not_left_at_zero,
     _factor_per_row,
     _constant_term,
     _proportional_term,
@@ -293,7 +304,13 @@ def _axes(e: Evidence, shortest: int) -> Iterator[int]:
 
 def _derived(name: str, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """What is often a factor of a derivative."""
-    return [(f"the {name}", values), (f"1 - the {name}", 1 - values), (f"the {name} squared", values * values)]
+    square = values * values
+    return [
+        (f"the {name}", values),
+        (f"1 - the {name}", 1 - values),
+        (f"the {name} squared", square),
+        (f"1 - the {name} squared", 1 - square),
+    ]
 
 
 def _is_constant(d: np.ndarray, axis: int, e: Evidence) -> bool:
