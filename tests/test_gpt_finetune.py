@@ -174,7 +174,7 @@ def test_unknown_characters_are_named_or_skipped(base, capsys):
         (["--lora-rank=2", "--lora-targets=c_atn"], "there is no linear layer 'c_atn'"),
         (["--lora-alpha=2"], "--lora-alpha and --lora-targets need --lora-rank"),
         (["--lora-rank=2", "--freeze-blocks=1"], "--freeze-blocks and --lora-rank exclude each other"),
-        (["--learning-rate=0"], "learning_rate must be above 0"),
+        (["--learning-rate=0"], "learning_rate must be a finite number above 0"),
         (["--steps=0"], "steps must be at least 1"),
         (["--task=clasify"], "unknown task 'clasify': did you mean 'classify'?"),
         (["--freez-blocks=1"], "did you mean --freeze-blocks?"),

@@ -30,6 +30,8 @@ from gpt.finetuning.lora import LoraError, add_lora, lora_layers
 from gpt.model import LanguageModel
 from tensorlite import Tensor
 
+__all__ = ["load_adapter", "save_adapter"]
+
 WEIGHTS, CONFIG = "adapter.safetensors", "adapter.json"
 
 

@@ -28,6 +28,8 @@ from data.tokenizer import Tokenizer
 from gpt.checkpoints.weights import CheckpointError, Entry, WeightsError, WeightsFile, open_weights, require_shapes, shorten
 from gpt.config import GPTConfig
 
+__all__ = ["is_pretrained", "read_pretrained", "write_pretrained"]
+
 CONFIG, WEIGHTS, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 PREFIX = "transformer."
 

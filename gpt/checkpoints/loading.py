@@ -16,6 +16,8 @@ from gpt.finetuning.lora import merge_lora
 from gpt.model import GPT, LanguageModel
 from tensorlite.backend import Device
 
+__all__ = ["load_model"]
+
 
 def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> tuple[LanguageModel, Tokenizer, GPTConfig]:
     """The model in ``path``, its tokenizer and its config; the model is in eval mode.

@@ -44,6 +44,8 @@ from gpt.model import LanguageModel, build_model_for
 from tensorlite.backend import Device
 from tensorlite.op import kernel_mode
 
+__all__ = ["load_model_folder", "save_model"]
+
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"

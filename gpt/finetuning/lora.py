@@ -32,6 +32,8 @@ from gpt.model import LanguageModel
 from tensorlite import Tensor, nn
 from tensorlite.nn import functional as F
 
+__all__ = ["LoraError", "LoraLinear", "add_lora", "lora_layers", "merge_lora"]
+
 TARGETS = ("c_attn", "c_proj")
 MAX_ALPHA = 1e9  # products with it stay well within the range of float32
 

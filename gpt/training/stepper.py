@@ -33,6 +33,8 @@ from tensorlite.op import kernel_mode
 from tensorlite.parallel import BatchShards, Workers
 from tensorlite.random import draw_dropout_key, make_generator
 
+__all__ = ["CPUStepper", "GPUStepper", "GraphStepper", "StepResult", "Stepper", "make_stepper"]
+
 WARM_UP = 3  # eager steps before the one that is recorded
 
 

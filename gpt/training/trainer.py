@@ -33,6 +33,8 @@ from tensorlite.parallel import Workers
 from tensorlite.precision import use_precision
 from tensorlite.random import make_generator
 
+__all__ = ["RunRecord", "Trainer", "learning_rate_factor", "make_optimizer"]
+
 
 class RunRecord:
     """What is kept of a run while it trains. This one keeps nothing; `gpt.training.run.Run` keeps it in a folder."""
