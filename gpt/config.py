@@ -274,7 +274,7 @@ def require_name(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def require_types(config: Any) -> None:
-    """Refuse a dataclass with a value of another type than its field's: it may come from a file, and then nobody has looked at it.
+    """Refuse a dataclass with a value of another type than its field's: it may come from a file, which is not checked otherwise.
 
     Raises:
         ValueError: naming the field.

@@ -1,10 +1,11 @@
 """Models and runs on disk.
 
-loading             a model from whichever kind of folder it is in
+loading             load a model from any kind of folder
 model_folder        a folder of ours: weights, config and tokenizer in one file
-hugging_face        folders as transformers writes them for GPT-2
-weights             safetensors files: the header first, then the numbers, held against a checksum
+hugging_face        GPT-2's published weights: folders as transformers writes them
+adapter             LoRA's corrections in files of their own
+weights             safetensors files: read the header first, check the shapes, compare a checksum
 training_state      all that a training run is at one moment, as files
-snapshot            a folder of files that is whole or not there
+snapshot            a folder of files that is complete or absent
 retention           which snapshots of a run are kept: the last few and the best
 """

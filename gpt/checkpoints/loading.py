@@ -27,7 +27,7 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
     Args:
         path: a folder that `gpt.train` or `gpt.finetune` has written, its safetensors file alone, a folder of transformers with a
             tokenizer.json, or a folder with the two files adapter.* alone.
-        device: where the weights shall be, "numpy" or "cupy".
+        device: where to put the weights, "numpy" or "cupy".
 
     Raises:
         CheckpointError, DataError: if it cannot be used; the message says why.

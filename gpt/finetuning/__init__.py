@@ -1,7 +1,7 @@
-"""Teaching a trained model something more.
+"""Finetuning: training that begins with a trained model.
 
-run, config         a run of that kind, and its settings
-tasks               what there is to learn, as trainers; instructions, classifier: two of them
-freezing, lora      learning with a part of the weights, or with a small correction to them
-records             examples from a .jsonl or .csv
+run, config         a run of finetuning, and its settings
+tasks               the three tasks: continue a text, answer (instructions), classify (classifier)
+freezing, lora      train a part of the weights, or a small correction to them
+records             examples from a .jsonl or .csv file
 """

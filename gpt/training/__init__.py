@@ -1,12 +1,14 @@
-"""The loop, and what is around it.
+"""Training: the loop, and what is around it.
 
-trainer             the loop: batch, forward, backward, clip, step; stepper: the same as a CUDA graph
-run, pretraining    a run as a whole: begun, resumed, saved; the kind that begins with fresh weights (the other is `gpt.finetuning.run`)
-run_folder          where it is kept, by one program at a time
-rows, fingerprint   batches of examples of their own, padded; whether a text is the one that a run began with
-evaluation          what counting gives, to compare with
-metrics             what is logged: metrics.jsonl, TensorBoard's events, the gradient's norms
-memory, speed       what it will take, and what it reaches
-stopping, diagnosis     Ctrl-C and time limits; where the first nan came from
-progress, report    what is told
+trainer             the loop: evaluate, save, make a step, log
+stepper             how a step is made: on the CPU, on a GPU, or as a CUDA graph
+run, pretraining    a run in its folder; the kind that begins with random weights (the other is `gpt.finetuning.run`)
+run_folder          the folder of a run, and its lock
+resume              a trainer as the files of a checkpoint, and back; the checks of --resume
+rows, fingerprint   batches of examples of different lengths; whether the data is still the same
+evaluation          the results of evaluations, and a bigram model by counting to compare with
+metrics             metrics.jsonl, TensorBoard's events, the norms of the gradient
+memory, speed       the memory of a step, estimated; the speed, measured
+stopping, diagnosis     Ctrl-C and time limits; the op that produced the first nan
+progress, report    the bar, and the tables before and after a run
 """

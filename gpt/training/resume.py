@@ -1,7 +1,7 @@
 """What it takes to go on with a run exactly: a trainer's state as files, the way back, and what is refused or reported.
 
-A run goes on in its own folder, with its own data and tokenizer, and with settings that decide nothing of what is computed, or with the
-number of steps changed (`MAY_CHANGE`).
+A run is resumed in its own folder, with its own data and tokenizer. Only settings that do not change the numbers may be changed, and the
+number of steps (`MAY_CHANGE`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gpt.errors import fail
 from gpt.training.fingerprint import is_same_data
 from gpt.training.trainer import Trainer, learning_rate_factor
 
-# What may differ when a run goes on: how long it is, where it runs, and what is shown. Everything else decides what is computed.
+# What may differ when a run is resumed: how long it is, where it runs, and what is shown. Everything else decides what is computed.
 MAY_CHANGE = frozenset({
     "data", "out", "backend", "workers", "steps", "eval_interval", "patience", "log_interval", "sample_interval", "sample_length",
     "checkpoint_interval", "keep_last", "tensorboard", "time_limit", "attention_recompute", "precision",
@@ -37,7 +37,7 @@ def checkpoint_files(
     """The files of a checkpoint of ``trainer``, one after the other.
 
     Args:
-        program: that goes on with it.
+        program: the program that resumes it.
         extra: further entries for training.json, fit for JSON.
         logged: how many lines of metrics there are.
     """

@@ -157,7 +157,7 @@ class Run(RunRecord):
             UserError: for what the user can correct, too little memory for example.
         """
         expected = None
-        with ignore_write_errors("stdout", self._warn_that_nobody_reads):
+        with ignore_write_errors("stdout", self._warn_of_lost_output):
             try:
                 if not self.trainer.step:
                     self.begin()
@@ -265,7 +265,7 @@ class Run(RunRecord):
         step = self.checkpoints.last_saved
         return f" The checkpoint of step {step} is complete: --resume {self.folder.path}." if step is not None else ""
 
-    def _warn_that_nobody_reads(self, error: Exception) -> None:
+    def _warn_of_lost_output(self, error: Exception) -> None:
         print(
             f"\nwarning: standard output cannot be written ({error_text(error)}). What follows is in {self.folder.path}.", file=sys.stderr
         )

@@ -136,7 +136,7 @@ class Trainer:
     def evaluate(self, progress: Progress | None = None) -> Evaluation:
         """The mean loss on a part of each text, without dropout.
 
-        The batches are drawn by a generator that starts afresh, so two evaluations differ only by what the model has learnt.
+        The batches are drawn by a new generator with the same seed, so two evaluations differ only by what the model has learnt.
         """
         self.model.eval()
         means = []
