@@ -13,7 +13,7 @@ NOT_NUMERIC = (
     "detokenizer", "docs", "faults", "files", "generate_cli", "gpt_chat", "gpt_config", "gpt_on_gpu", "gpt_plot", "gpt_speed",
     "gpt_stopping", "gpt_tensorboard", "gpt_trouble", "groups", "hostile_weights", "kernels_cuda_*", "lowest", "op", "options_advice",
     "random", "standin*", "strangers", "study_concepts", "study_program", "study_write", "summary", "tape",
-    "torch_devices", "torch_files", "wheel", "without_posix",
+    "torch_devices", "torch_files", "torch_opinfo", "wheel", "without_posix",
 )  # fmt: skip
 
 # Files, archives, tokenizers and pictures, which other people's libraries read and write for us.

@@ -128,6 +128,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     """The cosine of the angle between two vectors along ``dim``; lengths below ``eps`` count as ``eps``."""
     from tensorlite.ops.norm import norm
 
+    x1, x2 = _broadcast(x1, x2)
     lengths = (comparison.clamp(norm(x, dim=dim, keepdim=True), min=eps) for x in (x1, x2))
     return (x1 / next(lengths) * (x2 / next(lengths))).sum(dim)
 
@@ -195,9 +196,9 @@ def type_as(x: Tensor, other: Tensor) -> Tensor:
     return shape.to(x, other)
 
 
-def _broadcast(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    common = np.broadcast_shapes(x.shape, mask.shape)
-    return shape.expand(x, common), shape.expand(mask, common)
+def _broadcast(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    common = np.broadcast_shapes(x.shape, other.shape)
+    return shape.expand(x, common), shape.expand(other, common)
 
 
 def _require_axes(name: str, *expected: tuple[Tensor, int]) -> None:

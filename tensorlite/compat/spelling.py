@@ -73,6 +73,16 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     return indexing.where(condition, input, other)
 
 
+def zeros_like(x: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of the shape, dtype and device of ``x``."""
+    return creation.zeros_like(x.detach().to(device=device), dtype, requires_grad)
+
+
+def ones_like(x: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones of the shape, dtype and device of ``x``."""
+    return creation.ones_like(x.detach().to(device=device), dtype, requires_grad)
+
+
 _AXES = (
     *(spelled(function, "dtype") for function in (reduction.sum, reduction.mean, reduction.prod, reduction.cumsum)),
     *(spelled(function, "dtype") for function in (softmax.softmax, softmax.log_softmax)),
@@ -86,6 +96,8 @@ _AXES = (
 METHODS = {function.__name__: function for function in _AXES}
 FUNCTIONS = METHODS | {
     "where": where,
+    "zeros_like": zeros_like,
+    "ones_like": ones_like,
     "cat": spelled(shape.cat),
     "stack": spelled(shape.stack),
     **{make.__name__: spelled(make, "size") for make in (creation.zeros, creation.ones, creation.rand, creation.randn)},

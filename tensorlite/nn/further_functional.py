@@ -62,11 +62,15 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         most = {"reflect": n - 1, "replicate": max(before, after) if n else 0, "circular": n}[mode]
         if max(before, after) > most:
             raise ValueError(f"pad: axis {dim} of {input.shape} has no {max(before, after)} numbers for mode {mode!r}.")
+        if mode == "circular":  # what is cut away does not come back at the other end
+            kept = np.arange(max(-before, 0), n + min(after, 0))
+            places = kept[np.arange(-max(before, 0), len(kept) + max(after, 0)) % len(kept)] if len(kept) else kept
+            input = _indexing.index_select(input, dim, Tensor(array_module(input.array).asarray(places)))
+            continue
         places = np.arange(-before, n + after)
         if mode == "reflect":
             places = np.where(places < 0, -places, np.where(places >= n, 2 * (n - 1) - places, places))
-        places = places % n if mode == "circular" else places.clip(0, n - 1)
-        input = _indexing.index_select(input, dim, Tensor(array_module(input.array).asarray(places)))
+        input = _indexing.index_select(input, dim, Tensor(array_module(input.array).asarray(places.clip(0, n - 1))))
     return input
 
 

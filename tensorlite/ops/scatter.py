@@ -36,9 +36,9 @@ def scatter_forward(x: Array, dim: int, index: Array, src: Any) -> tuple[Array, 
 def scatter_backward(dy: Array, saved: Any) -> tuple[Array, None, None, Array | None]:
     """What was overwritten has no influence: 0. src had its influence where it was written to, and gets the gradient from there."""
     places, shape, src_shape = saved
-    dx = dy.copy()
-    (dx if dx.ndim else dx.reshape(1))[places] = 0
-    return dx, None, None, _read(dy, places, shape, src_shape)
+    dx = dy.reshape(dy.shape or (1,)).copy()
+    dx[places] = 0
+    return dx.reshape(dy.shape), None, None, _read(dy, places, shape, src_shape)
 
 
 _scatter = Op(scatter_forward, scatter_backward)
