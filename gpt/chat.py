@@ -112,7 +112,7 @@ class Chat:
     def _help(self, _: str) -> str:
         kind = "The model answers." if self.conversation.template else "The model continues your text; an empty line lets it go on."
         commands = "/reset  /temperature T  /save FILE  /help  /quit"
-        return f"{kind} Ctrl-C stops it.\n{commands}   (// sends a message that begins with /)"
+        return f"{kind} Ctrl-C stops it.\n{commands}\n// sends a message that begins with /"
 
     def _quit(self, _: str) -> None:
         return None
