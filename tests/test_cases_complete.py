@@ -9,7 +9,6 @@ from tests import case_table
 from tests.cases import all_cases
 from tests.compare import run_ours
 
-
 for page in pkgutil.iter_modules(ops.__path__):  # also those that are only imported when they are asked for
     importlib.import_module(f"tensorlite.ops.{page.name}")
 
