@@ -29,6 +29,7 @@ def summary(reporter: pytest.TerminalReporter) -> Iterator[str]:
     yield from compared([(nodeid, value) for name, value, nodeid in recorded if name == "cuda pair"])
     planted = sum("test_planted_fault_is_caught" in r.nodeid for r in reports)
     yield from faults(planted, [value for name, value, _ in recorded if name == "caught"], reporter.verbosity > 0)
+    yield from answers([value for name, value, _ in recorded if name == "wrong answers"])
     yield from wrong_gradients([(nodeid, value) for name, value, nodeid in recorded if name == "wrong gradient"])
 
 
@@ -70,6 +71,13 @@ def faults(planted: int, caught: list[tuple[str, str]], one_by_one: bool) -> Ite
         yield f"{count:4} {check}"
         if one_by_one:
             yield from (f"       {fault:50} {by}" for fault, by in caught if by.partition("[")[0] == check)
+
+
+def answers(exercises: list[tuple[str, int, int]]) -> Iterator[str]:
+    """The exercises of study: (exercise, wrong answers that were named, all its wrong answers), each of which was found."""
+    if exercises:
+        yield f"{sum(n for _, n, _ in exercises)} of {sum(n for *_, n in exercises)} wrong answers to the exercises named, by exercise:"
+        yield "  " + ", ".join(f"{name} {named}/{count}" for name, named, count in exercises)
 
 
 def wrong_gradients(messages: list[tuple[str, str]]) -> Iterator[str]:

@@ -124,7 +124,7 @@ def test_the_page_equals_the_page_of_the_book(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_answers_are_found_and_named(name, judge):
+def test_wrong_answers_are_found_and_named(name, judge, record_property):
     for words, lines in WRONG_ANSWERS[name]:
         verdict = judge(name, lines)
         assert not verdict.right, f"this passes as {name}: {lines}"
@@ -133,6 +133,7 @@ def test_wrong_answers_are_found_and_named(name, judge):
             assert verdict.looks_like is None, f"{lines} is called {verdict.looks_like}"
         else:
             assert words in f"{verdict.says} {verdict.looks_like}", f"{lines} is called {verdict.says} {verdict.looks_like}"
+    record_property("wrong answers", (name, sum(words != NOT_NAMED for words, _ in WRONG_ANSWERS[name]), len(WRONG_ANSWERS[name])))
 
 
 def test_nearly_all_of_the_wrong_answers_are_named():
