@@ -23,7 +23,7 @@ PLAIN = str.maketrans(
     }
 )  # fmt: skip
 WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uff60"
-OPENING, CLOSING = "（「『《", "，。、；：？！）」』》…"  # never at the end, never at the beginning of a line
+OPENING, CLOSING = "（「『《(", "，。、；：？！）」』》…)"  # never at the end, never at the beginning of a line
 UNIT = re.compile(rf"[{OPENING}]*(?:[{WIDE}]|[^\s{WIDE}]+)[{CLOSING}]*")
 
 

@@ -126,6 +126,8 @@ def test_where_nothing_is_lost_when_wrapping():
     for width in range(24, 90):
         assert "".join("".join(wrapped(text, width)).split()) == "".join(text.split())
     assert list(wrapped("a b", 80, "- ")) == ["- a b"]
+    assert list(wrapped("一二三 (四五)六", 9)) == ["一二三", "(四五)六"]
+    assert list(wrapped("一二(三)", 7)) == ["一二", "(三)"]
     assert list(wrapped("alpha beta", 8, "- ")) == ["- alpha", "  beta"]
 
 
