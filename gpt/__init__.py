@@ -10,10 +10,11 @@ finetuning/         training that begins with a trained model: another text, ans
 generation/         from a prompt to text, one token at a time: sampling, the cache of keys and values, the detokenizer
 checkpoints/        models and runs on disk: ours, and folders of GPT-2's published weights
 plots/              curves and attention maps
+microscope/         what a model does with a text, token by token
 cli/                the command line
 errors              one sentence for a user's mistake, a traceback for ours
 
-train, finetune, generate, chat, classify, plot      the programs: python -m gpt.train, and so on; python -m gpt --mode train is the same
+train, finetune, generate, chat, classify, plot, look      the programs: python -m gpt.train; python -m gpt --mode train is the same
 """
 
 from __future__ import annotations

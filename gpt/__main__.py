@@ -1,4 +1,4 @@
-"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot [its options]
+"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot|look [its options]
 
 The same as ``python -m gpt.train`` and so on.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from gpt.config import closest_name
 from gpt.errors import fail, leave, run_main
 
-USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot [its options]"
+USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot|look [its options]"
 MODES = {
     "train": "train a model on a text",
     "generate": "generate text with a trained model",
@@ -20,6 +20,7 @@ MODES = {
     "finetune": "train a model further: on another text, to answer, or to classify texts",
     "classify": "classify texts with a finetuned model",
     "plot": "draw a run, a model's attention, or the activation functions",
+    "look": "look at what a model does with a text",
 }
 
 

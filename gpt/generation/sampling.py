@@ -112,11 +112,7 @@ def choose_tokens(
     Raises: DivergedError if no token can be chosen.
     """
     scores = to_numpy(logits).astype(np.float64)  # a copy
-    best = scores.max(axis=-1, keepdims=True)
-    if not np.isfinite(best).all():  # max() propagates a nan
-        raise DivergedError(
-            "the logits contain nan or infinity: the model has diverged in training; train again with a smaller learning rate."
-        )
+    best = _largest(scores)
     if sampling.repetition_penalty != 1:
         scores = sampling.apply_repetition_penalty(scores, seen)
         best = scores.max(axis=-1, keepdims=True)
@@ -124,12 +120,52 @@ def choose_tokens(
     if sampling.temperature == 0:
         rivals = (scores >= best - 2 * error).sum(axis=-1)
         return scores.argmax(axis=-1), rivals == 1 if error else np.ones(rivals.shape, bool)
-    scores -= best
+    p, doubtful, error = _sampling_weights(scores - best, sampling, error)
+    # A uniform number falls into a token's interval of the cumulative sum with the token's probability.
+    bounds = p.cumsum(axis=-1)
+    total = bounds[..., -1:]
+    u = uniforms[..., None] * total
+    if error:
+        distance = abs(bounds - u)
+        if (distance <= _cumulative_error(0.5, 1.0, error) * total).any():  # a boundary can be off by that much or, elsewhere, by less
+            reach = _cumulative_error(bounds, total, error)
+            doubtful |= ((distance <= reach) & (reach > 0)).any(axis=-1)
+    return (bounds <= u).sum(axis=-1), ~doubtful
+
+
+def sampling_probabilities(logits: Array, sampling: Sampling) -> np.ndarray:
+    """The probability with which `sample` chooses each token: (..., V) -> (..., V) float64; without a repetition penalty.
+
+    Raises: DivergedError if no token can be chosen.
+    """
+    scores = to_numpy(logits).astype(np.float64)
+    best = _largest(scores)
+    if sampling.temperature == 0:
+        return (np.arange(scores.shape[-1]) == scores.argmax(axis=-1)[..., None]).astype(np.float64)
+    p = _sampling_weights(scores - best, sampling, 0.0)[0]
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def _largest(scores: np.ndarray) -> np.ndarray:
+    """The largest score of each row, (..., 1)."""
+    best = scores.max(axis=-1, keepdims=True)
+    if not np.isfinite(best).all():  # max() propagates a nan
+        raise DivergedError(
+            "the logits contain nan or infinity: the model has diverged in training; train again with a smaller learning rate."
+        )
+    return best
+
+
+def _sampling_weights(scores: np.ndarray, sampling: Sampling, error: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Unnormalised probabilities after temperature, top_k, min_p and top_p; where a limit was close; the error after the temperature.
+
+    ``scores``, whose largest is 0 in each row, are overwritten.
+    """
     if sampling.temperature != 1:
         with np.errstate(over="ignore"):  # at a tiny one all but the largest become -inf, as they should
             scores /= sampling.temperature
     error = min(error / sampling.temperature, 100.0)  # more than that, and nothing is certain
-    doubtful = np.zeros(uniforms.shape, bool)
+    doubtful = np.zeros(scores.shape[:-1], bool)
     if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
         kth = np.partition(scores, -sampling.top_k, axis=-1)[..., -sampling.top_k, None]
         doubtful |= _has_close_scores(scores, kth, 2 * error)
@@ -141,16 +177,7 @@ def choose_tokens(
     p = np.exp(scores, out=scores)
     if sampling.top_p is not None:
         doubtful |= _zero_outside_nucleus(p, sampling.top_p, error)
-    # A uniform number falls into a token's interval of the cumulative sum with the token's probability.
-    bounds = p.cumsum(axis=-1)
-    total = bounds[..., -1:]
-    u = uniforms[..., None] * total
-    if error:
-        distance = abs(bounds - u)
-        if (distance <= _cumulative_error(0.5, 1.0, error) * total).any():  # a boundary can be off by that much or, elsewhere, by less
-            reach = _cumulative_error(bounds, total, error)
-            doubtful |= ((distance <= reach) & (reach > 0)).any(axis=-1)
-    return (bounds <= u).sum(axis=-1), ~doubtful
+    return p, doubtful, error
 
 
 def _cumulative_error(part: Any, total: Any, error: float) -> Any:
