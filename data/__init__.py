@@ -1,13 +1,13 @@
-"""From text to batches of token ids. This package knows nothing of tensors or models.
+"""From text to batches of token ids. This package does not use tensors or models.
 
     sources     documents out of files, folders and archives, and corpora with a name
     tokenizer   text to numbers and back
     prepare     a source in, a folder of tokens out: ``python -m data.prepare SOURCE --out DIR``
-    prepared    such a folder, or one of nanoGPT's, opened
-    dataset     whatever a user wants to train on
+    prepared    open such a folder, or one of nanoGPT's
+    dataset     open any source that a user wants to train on
     loader      the (B, T) arrays a model trains on
     inspect     what is in a prepared folder: ``python -m data.inspect DIR``
 
-Whatever is wrong with what a user hands in is a `data.errors.DataError`, and its message one sentence. Text files and characters need
-NumPy alone; 7z archives and BPE need the extra ``[data]``, GPT-2's tokenizer ``[gpt2]``.
+Every error in a user's data is a `data.errors.DataError` with a message of one sentence. Text files and characters need only
+NumPy; 7z archives and BPE need the extra ``[data]``, GPT-2's tokenizer ``[gpt2]``.
 """

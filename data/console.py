@@ -1,4 +1,4 @@
-"""Standard output and standard error, which may be closed, full, or a terminal that is gone.
+"""Writing to standard output and standard error, which may be closed, full, or a terminal that no longer exists.
 
 A training run goes on when nobody can read what it prints: it uses `ignore_write_errors`. A program whose result is its output has failed
 when that cannot be written: `watch_stream` tells whether an error came from there.
@@ -17,10 +17,10 @@ ErrorHandler = Callable[[Exception], None]
 
 
 class WatchedStream:
-    """``stream``, and the error that writing to it has ended with.
+    """``stream``, with the last error of a write to it.
 
     Args:
-        forgives: drop what cannot be written, and let all that follows go nowhere; otherwise the error is raised, too.
+        forgives: drop what cannot be written, and everything after the first error; otherwise the error is raised, too.
         failed: called with the first error.
 
     Attributes:
@@ -37,7 +37,7 @@ class WatchedStream:
         return len(text)
 
     def flush(self) -> None:
-        """Hand over what was written."""
+        """Flush the stream."""
         self._attempt(self._stream.flush)
 
     def __getattr__(self, name: str) -> Any:
@@ -45,10 +45,10 @@ class WatchedStream:
 
     def _attempt(self, action: Callable[[], Any]) -> None:
         if self._forgives and self.error:
-            return  # nothing gets there any more
+            return
         try:
             action()
-        except (OSError, ValueError) as error:  # a ValueError says that the stream has been closed
+        except (OSError, ValueError) as error:  # a ValueError means that the stream is closed
             self.error = error
             if not self._forgives:
                 raise
@@ -77,9 +77,9 @@ def ignore_write_errors(name: StreamName, on_error: ErrorHandler = lambda error:
 
 
 def open_missing_streams() -> None:
-    """Let the streams that the program was started without (``>&-``) lead to the null device.
+    """Open the null device for standard streams that were closed when the program started (``>&-``).
 
-    Otherwise the next file to be opened would get the number of a standard stream, and what a library writes to that would get into it.
+    Otherwise the next file that is opened would get the number of a standard stream, and receive what a library writes to that stream.
     """
     descriptor = os.open(os.devnull, os.O_RDWR)
     while descriptor <= 2:
@@ -88,14 +88,14 @@ def open_missing_streams() -> None:
     os.close(descriptor)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115 - for as long as there is a program
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115 - until the program ends
 
 
 def redirect_to_null(stream: TextIO) -> None:
-    """Let ``stream`` lead to the null device, so that the interpreter's last flush cannot fail."""
+    """Redirect ``stream`` to the null device, so that the interpreter's last flush cannot fail."""
     try:
         descriptor = stream.fileno()
-    except (OSError, ValueError):  # it is no file of the system's, or it is closed
+    except (OSError, ValueError):  # it has no descriptor, or it is closed
         return
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
@@ -103,5 +103,5 @@ def redirect_to_null(stream: TextIO) -> None:
 
 
 def error_text(error: Exception) -> str:
-    """What went wrong, in the system's words."""
+    """The system's message for an error, in lower case."""
     return (getattr(error, "strerror", None) or str(error)).lower().rstrip(".")

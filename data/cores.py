@@ -1,4 +1,4 @@
-"""How many cores there are to share work out to."""
+"""The number of cores that this process can use."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 from pathlib import Path, PurePosixPath
 
 GROUPS = Path("/proc/self/cgroup")  # the control groups of this process, on Linux
-LIMITS = Path("/sys/fs/cgroup")  # what each group may take
+LIMITS = Path("/sys/fs/cgroup")  # the limits of each group
 
 
 def available_cores() -> int:
-    """How many cores this process may use: those that it is bound to, or fewer where a container has a quota of their time."""
+    """The number of cores this process can use: those in its affinity mask, or fewer if a container has a quota of CPU time."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(bound, _quota())))
 
 
 def _quota() -> float:
-    """How many cores' time the control groups of this process may take together: the least of all, for each lies within the next."""
+    """The quota of this process's control groups, in cores: the smallest one, because each group lies within the next."""
     quotas = [math.inf]
     for line in _text(GROUPS).splitlines():
         _, controllers, path = line.split(":", 2)

@@ -1,10 +1,10 @@
-"""A corpus: one text to learn from.
+"""A corpus: one text to train on.
 
-Any UTF-8 text file will do. A machine without one still has `pydoc`: the reference of the Python language, which the
-interpreter carries for its ``help()``, about 465,000 characters of English prose.
+Any UTF-8 text file can be a corpus. Every machine has `pydoc`: the reference of the Python language, which is part of the
+interpreter for its ``help()``, about 465,000 characters of English prose.
 
-Whatever cannot be text is refused here, in one sentence, so that no NUL, no byte order mark and no half-decoded
-character can find its way into a vocabulary unseen.
+Bytes that are not text are refused here in one sentence, so that no NUL, no byte order mark and no partly decoded
+character gets into a vocabulary unnoticed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAMED = ("pydoc",)
 
 
 class CorpusError(DataError):
-    """A corpus that cannot be had; the message says why, and what to do."""
+    """A corpus that cannot be loaded; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Corpus:
     Attributes:
         name: short, fit for the name of a folder.
         text: line ends are ``\\n``; there is no byte order mark.
-        source: for people: the path, or what a named corpus is.
+        source: a description for people: the path, or what a named corpus is.
     """
 
     name: str
@@ -54,7 +54,7 @@ def load_corpus(source: str | os.PathLike[str] = "pydoc") -> Corpus:
     A byte order mark is dropped, and Windows line ends become ``\\n``.
 
     Raises:
-        CorpusError: if there is no such file, it may not be read, or what is in it is not UTF-8 text.
+        CorpusError: if there is no such file, it cannot be read, or its content is not UTF-8 text.
     """
     if source == "pydoc":
         return _pydoc()
@@ -63,12 +63,12 @@ def load_corpus(source: str | os.PathLike[str] = "pydoc") -> Corpus:
 
 
 def _pydoc() -> Corpus:
-    """The language reference of the running interpreter; its text differs a little from one Python to the next."""
+    """The language reference of the running interpreter. Its text differs a little between versions of Python."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise CorpusError(
-            "this Python comes without pydoc_data, the text of its language reference; give a text file of your own instead."
+            "this Python has no pydoc_data, the text of its language reference; give a text file of your own instead."
         ) from error
     text = "\n".join(topics[name] for name in sorted(topics))
     return Corpus("pydoc", text, f"the language reference in Python {platform.python_version()}'s pydoc_data.topics")
@@ -94,10 +94,10 @@ def clean_text(raw: bytes, name: str | os.PathLike[str]) -> str:
     """The text of ``raw``, which is UTF-8: without a byte order mark, and with ``\\n`` for Windows' line ends.
 
     Args:
-        name: what it is, for messages.
+        name: a name for messages.
 
     Raises:
-        CorpusError: if it is no text.
+        CorpusError: if it is not text.
     """
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise CorpusError(f"{name} is UTF-16 text, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8.")
@@ -125,7 +125,7 @@ def _decode(raw: bytes, path: Path) -> str:
 
 
 def _missing(path: Path) -> str:
-    """Names the nearest thing that does exist: most missing files are misspelt ones."""
+    """The message for a missing file. It names the most similar file, because most missing files are misspelt."""
     folder = path.parent
     if not folder.is_dir():
         return f"there is no file {path}: its folder {folder} does not exist."

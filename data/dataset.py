@@ -1,7 +1,7 @@
-"""What a user wants to train on, whatever it is: a prepared folder, a text file, or a corpus with a name.
+"""The data that a user wants to train on: a prepared folder, a text file, or a named corpus.
 
-A text is made into tokens here and now, in memory, with nothing written. That is right for a book; what is larger belongs in a
-prepared folder, which is made once (`python -m data.prepare`) and costs no memory.
+A text is tokenized in memory, and nothing is written to disk. That is right for a text of the size of a book. Larger data belongs in a
+prepared folder, which is made once (`python -m data.prepare`) and needs no memory.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Dataset:
 
     Attributes:
         vocab_size: every id is below it; at least the tokenizer's.
-        summary: how much of what there is, for people.
-        first_line: how the training text begins.
-        notes: what the user should know, a sentence each.
+        summary: the sizes, in one line for people.
+        first_line: the first line of the training text.
+        notes: what the user should know, one sentence each.
     """
 
     train: Tokens
@@ -47,16 +47,16 @@ class Dataset:
 def open_dataset(
     source: str | os.PathLike[str], val_fraction: float = 0.1, tokenizer: str | None = None, vocab_size: int | None = None
 ) -> Dataset:
-    """What ``source`` means: a folder that was prepared, a UTF-8 text file, or the name of a corpus.
+    """Open ``source``: a prepared folder, a UTF-8 text file, or the name of a corpus.
 
     Args:
-        val_fraction: how much of a text, from its end, is for validation; in a folder that has been decided.
-        tokenizer: "char", "bpe" (learnt from the training part), "gpt2" or the path of a tokenizer; without one, characters for a text,
-            and for a folder its own.
-        vocab_size: how many ids the model shall have room for, if more than the tokenizer has; for "bpe", how many to learn.
+        val_fraction: the share of a text, from its end, for validation; a prepared folder is split already.
+        tokenizer: "char", "bpe" (trained on the training part), "gpt2" or the path of a tokenizer. The default is characters for a
+            text, and its own tokenizer for a folder.
+        vocab_size: the number of ids of the model, if more than the tokenizer has; for "bpe", how many to learn.
 
     Raises:
-        DataError: if it cannot be had, or does not fit together.
+        DataError: if it cannot be opened, or its parts do not fit together.
     """
     path = expand_path(source)
     if path.is_dir():
@@ -86,12 +86,12 @@ def _corpus(source: str | os.PathLike[str]) -> Corpus:
     found = named_source(str(source)) if source != "openwebtext" else None
     if isinstance(found, Corpus):
         return found
-    raise DataError(f"{source} is larger than most memories: python -m data.prepare {source} --out DIR, and train on that folder.")
+    raise DataError(f"{source} is too large for most memories: python -m data.prepare {source} --out DIR, and train on that folder.")
 
 
 def _from_folder(folder: Path, name: str | None, vocab_size: int | None) -> Dataset:
     if name in ("char", "bpe"):
-        raise DataError(f"{folder} has been made into tokens already; a tokenizer is learnt ({name}) when a text is prepared.")
+        raise DataError(f"{folder} holds tokens already; the tokenizer {name} is trained when a text is prepared.")
     prepared = open_prepared(folder, named_tokenizer(name) if name else None, vocab_size)
     beginning = prepared.tokenizer.decode(prepared.train[:500])
     return Dataset(

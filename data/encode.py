@@ -1,4 +1,4 @@
-"""Pieces of documents to ids: the work that worker processes share."""
+"""Pieces of documents to token ids: the work of the worker processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data.splits import SPLITS, Split, Splitter
 from data.tokenizer import Tokenizer
 
 PACK = 8 << 20  # bytes of an archive that a worker opens
-_UNPACKED = 32 << 20  # what it may expand to there; a larger one goes back to be read in pieces
+_UNPACKED = 32 << 20  # what it may expand to there; the main process reads a larger one in pieces
 SEPARATOR = "\n"  # between documents of characters
 BATCH = 1 << 20  # bytes of pieces that go to a worker together
 
@@ -27,12 +27,12 @@ Text = tuple[Piece, bytes]  # a piece and its clean text
 
 @dataclass(frozen=True)
 class EncodingTask:
-    """What every worker is told once.
+    """The settings that every worker gets once.
 
     Attributes:
-        tokenizer: or None for characters whose alphabet is not known yet.
-        splitter: or None for a single text, which is cut in order when all of it is there.
-        place: a folder for the text of such characters.
+        tokenizer: None for characters whose alphabet is not known yet.
+        splitter: None for a single text, which is split in order at the end.
+        place: a folder for the text, if there is no tokenizer yet.
     """
 
     tokenizer: Tokenizer | None
@@ -44,12 +44,12 @@ class EncodingTask:
 
 @dataclass
 class SplitIds:
-    """One split of a batch.
+    """The ids of one split in a batch.
 
     Attributes:
-        ids: with a separator between two documents; or, without a tokenizer, where the text lies.
-        continues: whether the beginning goes on with a document begun in an earlier batch.
-        documents, characters: how many; separators are not counted.
+        ids: token ids, with a separator between two documents; without a tokenizer, the place of the text.
+        continues: whether it begins with the rest of a document from an earlier batch.
+        documents, characters: their numbers; separators are not counted.
     """
 
     ids: np.ndarray | TextSpan
@@ -60,12 +60,12 @@ class SplitIds:
 
 @dataclass
 class Batch:
-    """What a worker gives back.
+    """The result of a worker.
 
     Attributes:
-        rows: for each split that has any text.
-        alphabet: characters that this worker had not met before, if there is no tokenizer.
-        expanded: bytes that came out of archives.
+        rows: the ids of each split that has text.
+        alphabet: characters that are new to this worker, if there is no tokenizer.
+        expanded: bytes that were decompressed from archives.
         size: bytes of all documents.
     """
 
@@ -77,7 +77,7 @@ class Batch:
 
 
 class Encoder:
-    """Does the work; one in each process."""
+    """Encodes pieces of documents; there is one in each process."""
 
     def __init__(self, task: EncodingTask) -> None:
         self._task = task
@@ -86,10 +86,10 @@ class Encoder:
             self._text = SpanWriter(task.place)
 
     def __call__(self, work: PackedArchive | list[Piece]) -> Batch | None:
-        """The ids of what is in ``work``; None if that is an archive too large to be done in one batch.
+        """The ids of the content of ``work``; None if it is an archive that is too large for one batch.
 
         Raises:
-            DataError: if something in it is broken.
+            DataError: if something in it is damaged.
         """
         if not isinstance(work, PackedArchive):
             return self.batch(work)
@@ -104,7 +104,7 @@ class Encoder:
         return batch
 
     def batch(self, pieces: Iterable[Piece | PackedArchive]) -> Batch:
-        """The ids of ``pieces``, all at once."""
+        """The ids of ``pieces`` as one batch."""
         batch = Batch()
         splitter, policy = self._task.splitter, self._task.encoding_errors
         texts: dict[Split, list[Text]] = {split: [] for split in SPLITS}
@@ -133,7 +133,7 @@ class Encoder:
         return self._text.write(text)
 
     def _ids(self, found: list[Text], tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
-        """The ids and the number of characters that they stand for."""
+        """The ids, and the number of characters of their text."""
         texts = [text.decode() for _, text in found]
         characters = sum(map(len, texts))
         if tokenizer.end_of_text is None:
@@ -153,12 +153,12 @@ class Encoder:
 
 
 def separator(tokenizer: Tokenizer) -> str:
-    """What stands between two documents where no token of its own does: a line end, or nothing if the tokenizer does not know it."""
+    """The text between two documents for a tokenizer without an end-of-text token: a line end, or nothing if it has no id."""
     known: Any = getattr(tokenizer, "characters", SEPARATOR)
     return SEPARATOR if SEPARATOR in known else ""
 
 
 def _separated(found: list[Text], between: bytes) -> Iterator[bytes]:
-    """The texts, with ``between`` before each that begins a document, but for the first."""
+    """The texts, with ``between`` before each one that begins a document, except the first."""
     for i, (piece, text) in enumerate(found):
         yield between + text if i and not piece.part else text

@@ -1,4 +1,4 @@
-"""The one error behind all that can be wrong with data that a user hands in, and how a program says it."""
+"""The base class of all errors in a user's data, and how a program reports them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ EXIT_INTERRUPTED = 128 + 2  # and for one that Ctrl-C ended
 
 
 class DataError(ValueError):
-    """Something in the user's data, not in the program: the message is one sentence that says what, and what to do."""
+    """An error in the user's data, not in the program. The message is one sentence that says what is wrong, and what to do."""
 
 
 def run_main(main: Callable[[], int | None], expected: tuple[type[Exception], ...] = (DataError,)) -> int:
     """Run a command-line ``main`` and return its exit code: ``sys.exit(run_main(main))``.
 
-    An ``expected`` error becomes one sentence on stderr and exit code 2, and so does a standard output that cannot be written. Whoever
-    closes our output early (``… | head``) has seen enough, which is no error. Everything else is a bug and keeps its traceback.
+    An ``expected`` error becomes one sentence on stderr and exit code 2, and so does a standard output that cannot be written. If the
+    reader closes our output early (``… | head``), that is not an error. Everything else is a bug and keeps its traceback.
     """
     open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
-    with ignore_write_errors("stderr"), watch_stream("stdout") as stdout:  # where an error cannot be told, the exit code still tells it
+    with ignore_write_errors("stderr"), watch_stream("stdout") as stdout:  # the exit code remains
         try:
             code = _exit_code(main)
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever lost: the old one stays until the new one is whole."""
+"""Atomic writes: the old file stays until the new one is complete."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _IN_USE = 32  # Windows: a program that has a file open keeps all others from re
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Make ``content`` (text as UTF-8) the content of ``path``, or leave everything as it was.
+    """Make ``content`` (text as UTF-8) the content of ``path``, or change nothing.
 
-    The bytes go to a temporary file beside ``path`` and are forced to the disk; only then does the file take its name, in
-    one step. Whoever looks, at any moment and after any crash, finds the whole old file or the whole new one.
+    The bytes are written to a temporary file beside ``path`` and synced to the disk. Then the file gets its name in one
+    step. At any moment, and after any crash, ``path`` is either the complete old file or the complete new one.
 
     Raises:
-        OSError: if that fails; ``path`` is then untouched and the temporary file gone.
+        OSError: if that fails; ``path`` is then unchanged, and the temporary file is removed.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -40,13 +40,13 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename:
-            error.filename = str(path)  # the temporary name means nothing to anybody
+            error.filename = str(path)  # report the name that the user knows
         raise
     sync_folder(path.parent)
 
 
 def explain(error: OSError, path: str | os.PathLike[str]) -> str:
-    """What went wrong with ``path`` in the system's words, and what to do about it."""
+    """The system's message about ``path``, and what to do."""
     remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
     if getattr(error, "winerror", None) == _IN_USE:
         remedy = "close the program that has it open"
@@ -54,7 +54,7 @@ def explain(error: OSError, path: str | os.PathLike[str]) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """The new name itself is on the disk only when the folder is; some file systems cannot say when."""
+    """Sync a folder, which makes new names in it durable. Some file systems do not support this."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,7 +1,7 @@
 """What is in a prepared folder:  python -m data.inspect DIR
 
-Shows how much there is, how often each token comes, how far the text was compressed, and how it reads: once with the eyes is worth
-more than any check. All of the tokens are read, a piece at a time.
+Shows the sizes, the frequency of each token, the compression, and samples of the text, because reading a sample finds more than any
+check. It reads all tokens, one piece at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(prepared: Prepared, top: int = 20, sample: int = 200) -> Iterator[str]:
-    """What there is to say about ``prepared``, line by line."""
+    """The report on ``prepared``, line by line."""
     tokenizer = prepared.tokenizer
     counts = {file.path.name: count_tokens(file, prepared.vocab_size) for file in (prepared.train, prepared.val)}
     total = sum(counts.values(), np.zeros(prepared.vocab_size, np.int64))
@@ -67,7 +67,7 @@ def report(prepared: Prepared, top: int = 20, sample: int = 200) -> Iterator[str
 
 
 def count_tokens(file: TokenFile, vocab_size: int) -> np.ndarray:
-    """How often each id comes: (V,) int64."""
+    """How often each id occurs: (V,) int64."""
     counts = np.zeros(vocab_size, np.int64)
     for chunk in file.chunks():
         counts += np.bincount(chunk, minlength=vocab_size)
@@ -83,7 +83,7 @@ def histogram(tokenizer: Tokenizer, counts: np.ndarray, top: int) -> Iterator[st
 
 
 def _compression(tokenizer: Tokenizer, counts: np.ndarray) -> str | None:
-    """How many bytes of UTF-8 a token stands for: from the tokens themselves, since they are the text."""
+    """The mean number of bytes of UTF-8 for a token, computed from the tokens."""
     if isinstance(tokenizer, IdsTokenizer):
         return None
     documents_apart = np.arange(len(counts)) != (-1 if tokenizer.end_of_text is None else tokenizer.end_of_text)
@@ -94,7 +94,7 @@ def _compression(tokenizer: Tokenizer, counts: np.ndarray) -> str | None:
 
 
 def _unknown(prepared: Prepared, counts: np.ndarray) -> str | None:
-    """Which share of the text the tokenizer did not know."""
+    """The share of the text that the tokenizer has no ids for."""
     tokenizer, total = prepared.tokenizer, int(counts.sum())
     if isinstance(tokenizer, IdsTokenizer):
         return None
@@ -110,13 +110,13 @@ def _unknown(prepared: Prepared, counts: np.ndarray) -> str | None:
 
 
 def _shown(tokenizer: Tokenizer, i: int) -> str:
-    """One token in quotes; one that is half a character, in bytes."""
+    """One token in quotes; if it is a part of a character, as bytes."""
     text = tokenizer.decode([i])
     return repr(tokenizer.decode_bytes([i]) if "\ufffd" in text and isinstance(tokenizer, ByteLevelTokenizer) else text)
 
 
 def _length(tokenizer: Tokenizer, i: int) -> int:
-    """How many bytes one token is."""
+    """The number of bytes of one token."""
     if isinstance(tokenizer, ByteLevelTokenizer):
         return len(tokenizer.decode_bytes([i]))
     return len(tokenizer.decode([i]).encode("utf-8", "surrogatepass"))

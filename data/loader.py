@@ -1,15 +1,15 @@
-"""Tokens to batches: windows of a long row of ids.
+"""Tokens to batches: windows of a long sequence of ids.
 
-A window of block_size + 1 ids holds block_size examples at once. Position t of ``x`` is a token, and position t of ``y`` is
-the one that follows it, which is what the model shall predict having read ``x`` up to and including t:
+A window of block_size + 1 ids has block_size examples. Position t of ``x`` is a token, and position t of ``y`` is the
+token after it, which the model has to predict from ``x`` up to and including t:
 
     tokens   T o _ b e _ o r
     x        T o _ b e _ o
     y        o _ b e _ o r
 
-`RandomBatches` takes windows anywhere, `EpochBatches` side by side, each once before any comes again. Both draw from an array or from
-a `TokenFile` larger than the memory, both can say where they stand and go on from there, and both can share the tokens out
-among several workers.
+`RandomBatches` takes windows at random positions. `EpochBatches` takes windows side by side, each once in an epoch. Both read an array, or
+a `TokenFile` that is larger than the memory. Both can save their position and continue from it, and both can split the tokens among
+several workers.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 
 class BatchError(DataError):
-    """Batches that cannot be drawn: the message has the figures and says which of them to change."""
+    """Batches that cannot be drawn; the message has the numbers, and says which of them to change."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of ``count`` shares, for one of as many workers; no two shares have an example in common.
+    """One of ``count`` disjoint shares of the examples, for one of as many workers.
 
     Raises:
         BatchError: unless index is one of 0 … count - 1.
@@ -51,9 +51,9 @@ WHOLE = Shard(0, 1)
 
 
 def split_tokens(tokens: np.ndarray, val_fraction: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """``tokens`` cut in two, in order: the first part to train on, the last ``val_fraction`` to validate with.
+    """``tokens`` split in order: the first part for training, the last ``val_fraction`` for validation.
 
-    Never shuffled: neighbouring windows share text, so a random split would let the model see what it is asked.
+    The split is not random. Neighbouring windows share text, so with a random split the model would train on its validation text.
 
     Raises:
         BatchError: if ``val_fraction`` is not at least 0 and below 1.
@@ -65,15 +65,15 @@ def split_tokens(tokens: np.ndarray, val_fraction: float = 0.1) -> tuple[np.ndar
 
 
 class RandomBatches:
-    """Windows of ``tokens`` at random offsets, each as likely as any other.
+    """Windows of ``tokens`` at uniformly random offsets.
 
     Args:
         tokens: (N,) ids, an array or a file.
         batch_size: B, windows in a batch.
         block_size: T, tokens in a window.
-        generator: draws the offsets; two loaders with equally seeded generators give equal batches.
-        name: what the tokens are, for messages.
-        shard: take windows only from the index-th of count equal stretches of ``tokens``.
+        generator: draws the offsets. Two loaders with equally seeded generators give equal batches.
+        name: a name for the tokens in messages.
+        shard: take windows only from the index-th of count equal parts of ``tokens``.
 
     Raises:
         BatchError: if batch_size or block_size is below 1, or there are fewer than block_size + 1 tokens.
@@ -102,11 +102,11 @@ class RandomBatches:
         return _read(self.tokens, self._first + self.generator.integers(self._offsets, size=self.batch_size), self.block_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream of batches stands, fit for JSON."""
+        """The position in the sequence of batches, as JSON data."""
         return {"generator": _plain(self.generator.bit_generator.state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken.
+        """Continue exactly from the position ``state``.
 
         Raises:
             BatchError: if it was taken from another kind of generator.
@@ -120,23 +120,23 @@ class RandomBatches:
 
 
 class EpochBatches:
-    """All windows of ``tokens`` that fit side by side, in an order shuffled anew for each epoch.
+    """All windows of ``tokens`` side by side, in an order that is shuffled again for each epoch.
 
-    Each window comes once before any comes again. Every batch is full, so one may hold the end of an epoch and the beginning of the
-    next. With shards, the order is dealt out in turn, as cards are: what all of them have drawn together, after equally many batches, is
-    the order itself.
+    Each window occurs once in an epoch. Every batch is full, so a batch may have the end of one epoch and the beginning of the next.
+    With shards, the windows of the order go to the shards in turn. After equally many batches, all shards together have drawn the
+    beginning of the order.
 
     Args:
-        tokens: (N,) ids, an array or a file. Up to block_size ids at their end are left over.
+        tokens: (N,) ids, an array or a file. Up to block_size ids at their end are not used.
         batch_size: B, windows in a batch.
         block_size: T, tokens in a window.
         seed: decides the order.
-        name: what the tokens are, for messages.
+        name: a name for the tokens in messages.
         shard: take the index-th of every count windows.
 
     Attributes:
-        windows: how many there are in an epoch, for all shards together.
-        position: how many this shard has drawn.
+        windows: the number of windows in an epoch, for all shards together.
+        position: the number of windows that this shard has drawn.
 
     Raises:
         BatchError: if batch_size or block_size is below 1, or there are fewer than block_size + 1 tokens.
@@ -163,7 +163,7 @@ class EpochBatches:
 
     @property
     def epoch(self) -> int:
-        """How many times all windows have been dealt out, when the next one is drawn."""
+        """The epoch of the next window."""
         return self._turn(self.position) // self.windows
 
     def next_batch(self) -> Batch:
@@ -178,11 +178,11 @@ class EpochBatches:
         return _read(self.tokens, numbers * self.block_size, self.block_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream of batches stands, fit for JSON."""
+        """The position in the sequence of batches, as JSON data."""
         return {"position": self.position, **self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken.
+        """Continue exactly from the position ``state``.
 
         Raises:
             BatchError: if it was taken from another text, with another seed or block size, or in another shard.
@@ -193,17 +193,17 @@ class EpochBatches:
         self.position = state["position"]
 
     def _order(self) -> dict[str, Any]:
-        """What decides which window comes when."""
+        """The settings that decide the order of the windows."""
         return {"seed": self.seed, "windows": self.windows, "block_size": self.block_size, "shard": [self.shard.index, self.shard.count]}
 
     def _turn(self, position: Any) -> Any:
-        """This shard's position-th turn, among those of all shards."""
+        """The place of this shard's position-th window in the order of all shards."""
         return self.shard.index + self.shard.count * position
 
 
 def _read(tokens: Tokens, starts: np.ndarray, block_size: int) -> Batch:
     """The windows that begin at ``starts``."""
-    ids = tokens.open() if isinstance(tokens, TokenFile) else tokens  # afresh for every batch: see TokenFile
+    ids = tokens.open() if isinstance(tokens, TokenFile) else tokens  # again for every batch: see TokenFile
     windows = np.lib.stride_tricks.sliding_window_view(ids, block_size + 1)[starts]  # (B, T + 1)
     return windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
 
@@ -226,14 +226,14 @@ def _check_length(length: int, block_size: int, name: str) -> None:
 
 
 def _plain(state: Any) -> Any:
-    """Arrays to lists, all the way down."""
+    """``state`` with lists in place of arrays, at every level."""
     if isinstance(state, dict):
         return {name: _plain(value) for name, value in state.items()}
     return state.tolist() if isinstance(state, np.ndarray) else state
 
 
 def _like(own: Any, saved: Any) -> Any:
-    """The way back: lists to arrays wherever ``own`` has an array."""
+    """The inverse: ``saved`` with arrays in place of lists wherever ``own`` has an array."""
     if isinstance(own, dict):
         return {name: _like(value, saved[name]) for name, value in own.items()}
     return np.array(saved, own.dtype) if isinstance(own, np.ndarray) else saved

@@ -1,4 +1,4 @@
-"""Locks that the system keeps for a process: they end when it ends, however it ends."""
+"""File locks of the system, which end when the process ends, in whatever way."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # how systems say that somebody else holds it
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # another process holds the lock
 _FILE = ".lock"
 
 
 def lock(descriptor: int) -> None:
-    """Hold the file until ``descriptor`` is closed.
+    """Lock the file until ``descriptor`` is closed.
 
     Raises:
-        BlockingIOError: at once, if another descriptor holds it.
+        BlockingIOError: at once, if another descriptor has the lock.
     """
     try:
         if sys.platform == "win32":
-            os.lseek(descriptor, 2**20, os.SEEK_SET)  # nobody can read a locked byte there, so it is one behind the end
+            os.lseek(descriptor, 2**20, os.SEEK_SET)  # a locked byte cannot be read there, so lock one after the end
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             os.lseek(descriptor, 0, os.SEEK_SET)
         else:
@@ -39,13 +39,13 @@ def lock(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder``; afterwards there is no trace of that.
+    """Lock ``folder``; no file of the lock remains afterwards.
 
     Raises:
-        BlockingIOError: at once, if another process holds it.
+        BlockingIOError: at once, if another process has the lock.
         OSError: if it cannot be opened, or the file system has no locks.
     """
-    # On Windows a folder cannot be opened, so a file in it stands for it. Nobody can remove that while it is open.
+    # On Windows a folder cannot be opened, so this locks a file in it, which cannot be removed while it is open.
     path, flags = (folder / _FILE, os.O_RDWR | os.O_CREAT) if sys.platform == "win32" else (folder, os.O_RDONLY)
     descriptor = os.open(path, flags)
     try:

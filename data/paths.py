@@ -1,4 +1,4 @@
-"""Where the paths that a user gives lead, and where downloads are kept. In a container nobody may have a home folder."""
+"""Expand the paths that a user gives, and find the folder for downloads. In a container there may be no home folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def expand_path(path: str | os.PathLike[str]) -> Path:
         raise DataError("an empty path names nothing; for the current folder, give a dot.")
     try:
         whole = Path(path).expanduser()
-        whole.lstat()  # whether there is such a file does not matter here, but whether there could be
+        whole.lstat()  # raises if no file can have this name; the file need not exist
     except RuntimeError as error:
         raise DataError(f"{path}: there is no home folder {Path(path).parts[0]} here; give the whole path.") from error
     except ValueError as error:  # a NUL in it, or half a surrogate pair
@@ -31,7 +31,7 @@ def expand_path(path: str | os.PathLike[str]) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``$XDG_CACHE_HOME/tensorlite``, which usually is ``~/.cache/tensorlite``.
+    """The folder for downloads: ``$XDG_CACHE_HOME/tensorlite``, usually ``~/.cache/tensorlite``.
 
     Raises:
         DataError: if there is no home folder.

@@ -1,8 +1,8 @@
-"""From a text, a folder or an archive to token files that train: ``python -m data.prepare SOURCE --out DIR``.
+"""From a text, a folder or an archive to token files for training: ``python -m data.prepare SOURCE --out DIR``.
 
-One process, this one, reads the source and deals out the work: batches of documents, and whole archives where they lie inside another.
-Workers open, decode and tokenize, and this process writes what they give back, in order. Nothing depends on how many
-there are, so the files are the same, byte for byte.
+The main process reads the source and distributes the work: batches of documents, and whole archives that lie inside another one.
+Workers decompress, decode and tokenize, and the main process writes their results in order. The files do not depend on the number of
+workers: they are the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Settings:
-    """How to prepare; each is an option of the program, described there."""
+    """The options of the program, which describes them in its help."""
 
     tokenizer: str | os.PathLike[str] = "char"
     vocab_size: int | None = None
@@ -74,13 +74,13 @@ class Settings:
 
 
 def prepare(source: str | os.PathLike[str] | Corpus, out: str | os.PathLike[str], settings: Settings | None = None) -> dict[str, Any]:
-    """Make ``out`` a folder with train.bin, val.bin, tokenizer.json and meta.json from ``source``, and return what meta.json says.
+    """Write train.bin, val.bin, tokenizer.json and meta.json for ``source`` into the folder ``out``; return the content of meta.json.
 
     Args:
         source: a path, one of `data.sources.named.NAMES`, or a text.
 
     Raises:
-        DataError: if that cannot be done; ``out`` is then what it was before.
+        DataError: if that fails; ``out`` is then unchanged.
     """
     settings = settings or Settings()
     out = expand_path(out)
@@ -90,7 +90,7 @@ def prepare(source: str | os.PathLike[str] | Corpus, out: str | os.PathLike[str]
 
 
 class _Source:
-    """The pieces of a source, as often as they are asked for."""
+    """A source whose pieces can be read several times."""
 
     def __init__(self, source: str | os.PathLike[str] | Corpus, settings: Settings, exclude: Path) -> None:
         given = named_source(source) if isinstance(source, str) and source in NAMES else source
@@ -125,14 +125,14 @@ class _Source:
         )
 
     def is_single(self) -> bool:
-        """Whether there is but one document, which is then cut in order. Reads no further than the second one."""
+        """Whether there is only one document, which is then split in order. This reads no further than the second document."""
         name = None
         settings = self._settings
         lenient: Policy = "replace" if settings.encoding_errors == "error" else settings.encoding_errors
         for piece in self.pieces(Tally()):
             assert isinstance(piece, Piece)
             if piece.name == self.name and not self._path.is_dir():
-                return True  # the file itself is the text, however long
+                return True  # the source is one text file
             if piece.part == 0 and decode(piece, lenient, Tally()):
                 if name is not None:
                     return False
@@ -140,7 +140,7 @@ class _Source:
         return True
 
     def texts(self, splitter: Splitter | None) -> Iterator[str]:
-        """The training text, for a tokenizer to learn from."""
+        """The training text, to train a tokenizer."""
         for piece in self.pieces(Tally()):
             assert isinstance(piece, Piece)
             if (splitter is None or splitter(piece.name) == "train") and (text := decode(piece, self._settings.encoding_errors, Tally())):
@@ -148,7 +148,7 @@ class _Source:
 
 
 class _Preparation:
-    """One run: what it has found and written so far."""
+    """One run, with what it has read and written so far."""
 
     def __init__(self, source: _Source, settings: Settings, place: Path) -> None:
         self.source = source
@@ -164,7 +164,7 @@ class _Preparation:
         self.splitter = None if self.single else Splitter(settings.seed, settings.val_fraction, settings.sample)
 
     def run(self) -> dict[str, Any]:
-        """All of it."""
+        """Read the source and write all files; return the content of meta.json."""
         tokenizer = self._tokenizer()
         try:
             if tokenizer is None:
@@ -195,7 +195,7 @@ class _Preparation:
         self.separator = self._separator_ids(tokenizer)
 
     def _read(self, task: EncodingTask) -> None:
-        """The source, from beginning to end."""
+        """Read the source from beginning to end, and write the ids."""
         with Pool(self.settings.workers, Encoder, task) as pool, self._bar(self.source.name, self.source.size) as bar:
             encode_here = Encoder(task)
             started = time.monotonic()
@@ -208,7 +208,7 @@ class _Preparation:
                 bar.set_postfix_str(f"{sum(self.documents.values()):,} documents, {rate:.1f} MB/s of text", refresh=False)
 
     def _tokenizer(self) -> Tokenizer | None:
-        """The tokenizer, or None for characters that are yet to be collected."""
+        """The tokenizer, or None for characters, whose alphabet is not known yet."""
         settings = self.settings
         if settings.tokenizer == "char":
             return None
@@ -226,7 +226,7 @@ class _Preparation:
         return tokenizer.encode(separator(tokenizer))
 
     def _opened(self, packed: PackedArchive, encode: Encoder) -> Iterator[Batch]:
-        """An archive that is too large for a worker, in batches."""
+        """The content of an archive that is too large for a worker, in batches."""
         reading = Walk(self.tally, self.source.budget, self.settings.text_field, self.settings.encoding_errors == "error")
         for work in _batches(reading.packed(packed)):
             batch = encode(work)
@@ -256,7 +256,7 @@ class _Preparation:
             file.append(row.ids)
 
     def _characters(self) -> CharTokenizer:
-        """The tokenizer of all characters that turned up, and the ids that it gives them."""
+        """Make the tokenizer of all characters in the source, and write the ids."""
         tokenizer = CharTokenizer.train(self.alphabet, self.settings.unknown)
         self._open(tokenizer)
         total = sum(span.characters for spans in self.spans.values() for span in spans)
@@ -267,7 +267,7 @@ class _Preparation:
         return tokenizer
 
     def _cut(self) -> None:
-        """A single text: the first part is to learn from, the rest to validate with, and no window lies in both."""
+        """Split a single text in order: the first part is for training, the rest for validation. No window lies in both."""
         train, val = self.files["train"], self.files["val"]
         if self.settings.sample < 1:
             train.cut(int(train.tokens * self.settings.sample))
@@ -292,9 +292,7 @@ class _Preparation:
     def _nothing(self) -> str:
         left_out = _described(self.tally)
         sampled = f" with --sample {self.settings.sample:g}" if self.settings.sample < 1 else ""
-        return (
-            f"{self.source.description} yields no text{sampled}{f' ({left_out})' if left_out else ''}; a corpus needs some to learn from."
-        )
+        return f"{self.source.description} yields no text{sampled}{f' ({left_out})' if left_out else ''}; a corpus needs some text."
 
     def _meta(self, tokenizer: Tokenizer) -> dict[str, Any]:
         settings = self.settings
@@ -316,14 +314,14 @@ class _Preparation:
         }
 
     def _bar(self, what: str, total: int, unit: str = "B") -> Any:
-        from tqdm import tqdm  # takes a while to import; the workers have begun by now
+        from tqdm import tqdm  # its import takes time; the workers are running by now
 
         disable = None if self.settings.progress is None else not self.settings.progress
         return tqdm(total=total, desc=what, unit=unit, unit_scale=True, disable=disable, mininterval=0.5)
 
 
 def _batches(pieces: Iterable[Piece | PackedArchive]) -> Iterator[PackedArchive | list[Piece]]:
-    """Work for one worker at a time: small pieces together, in the order in which they come."""
+    """Tasks for the workers: small pieces are combined, in their order."""
     batch: list[Piece] = []
     size = 0
     for piece in pieces:
@@ -343,7 +341,7 @@ def _batches(pieces: Iterable[Piece | PackedArchive]) -> Iterator[PackedArchive 
 
 
 def _shortened(texts: Iterable[str], fraction: float) -> Iterable[str]:
-    """The first `BPE_SAMPLE` characters, of those the first ``fraction``."""
+    """The first ``fraction`` of the first `BPE_SAMPLE` characters."""
     found: list[str] = []
     size = 0
     for text in texts:
@@ -362,7 +360,7 @@ def _described(tally: Tally) -> str:
 
 
 def _size(text: str) -> int:
-    """``20GB``, ``512 MiB``, ``1000``."""
+    """The bytes in a text such as ``20GB``, ``512 MiB`` or ``1000``."""
     units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
     number = text.strip().lower().removesuffix("b")
     unit = number.lstrip("0123456789. ")
@@ -376,8 +374,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", metavar="SOURCE", help=f"a .txt, .jsonl or .csv file, a folder, an archive of any of these, or one of {', '.join(NAMES)}")
     add("--out", required=True, metavar="DIR", help="the folder for train.bin, val.bin, tokenizer.json and meta.json")
-    add("--tokenizer", default="char", metavar="NAME", help="char, bpe (learnt from the text), gpt2, or a tokenizer file (default: char)")
-    add("--vocab-size", type=int, metavar="N", help="of a bpe (default: 4096)")
+    add("--tokenizer", default="char", metavar="NAME", help="char, bpe (trained on the text), gpt2, or a tokenizer file (default: char)")
+    add("--vocab-size", type=int, metavar="N", help="the number of tokens of a bpe (default: 4096)")
     add(
         "--val-fraction",
         type=float,
@@ -385,14 +383,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="F",
         help="the share of documents, or of a single text, for validation (default: 0.1)",
     )
-    add("--sample", type=float, default=1.0, metavar="F", help="the share of the source that is used at all (default: 1)")
+    add("--sample", type=float, default=1.0, metavar="F", help="the share of the source that is used (default: 1)")
     add("--workers", type=int, default=available_cores(), metavar="N", help="processes (default: one for each core)")
-    add("--seed", type=int, default=0, metavar="N", help="of the choice of documents (default: 0)")
-    add("--unknown", choices=UNKNOWN_POLICIES, default="error", help="what becomes of characters that a tokenizer file does not know")
-    add("--encoding-errors", choices=POLICIES, default="error", help="what becomes of text that is not UTF-8 (default: error)")
-    add("--text-field", default="text", metavar="NAME", help="where the text is in .jsonl and .csv (default: text)")
+    add("--seed", type=int, default=0, metavar="N", help="the seed of the choice of documents (default: 0)")
+    add("--unknown", choices=UNKNOWN_POLICIES, default="error", help="what to do with characters that a tokenizer file does not know")
+    add("--encoding-errors", choices=POLICIES, default="error", help="what to do with text that is not UTF-8 (default: error)")
+    add("--text-field", default="text", metavar="NAME", help="the field with the text in .jsonl and .csv (default: text)")
     add("--max-expanded-size", type=_size, metavar="SIZE",
-        help="what archives may expand to, such as 20GB (default: 50 times the size of SOURCE, at least 1 GiB)")  # fmt: skip
+        help="the limit for decompressed data, such as 20GB (default: 50 times the size of SOURCE, at least 1 GiB)")  # fmt: skip
     return parser
 
 

@@ -1,13 +1,13 @@
-"""A prepared folder: what `python -m data.prepare` leaves behind, or nanoGPT's prepare.py, and how to open it.
+"""A prepared folder, written by `python -m data.prepare` or by nanoGPT's prepare.py, and how to open it.
 
     DIR/
         train.bin, val.bin     the tokens, see `data.token_file`
-        tokenizer.json         what they mean
-        meta.json              how many there are, of which type, and where they come from; written last
+        tokenizer.json         the tokenizer
+        meta.json              the number of tokens, their dtype, and their source; written last
 
-What is in a folder has to fit together, or a model would train for a day on nonsense. So everything is compared on the way in.
-A folder of nanoGPT's has neither JSON file, only the tokens and sometimes a meta.pkl, which is a pickle: opening one can
-run any code, so nobody here does.
+The files of a folder have to fit together, or a model would train for a day on wrong data. So opening a folder compares them.
+A folder of nanoGPT's has neither JSON file, only the tokens and sometimes a meta.pkl. That is a pickle, which can run any code when it is
+opened, so it is never opened here.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ MAX_TOKENS_CHECKED = 2**28  # tokens; of longer files, that many in stretches sp
 
 
 class PreparedError(DataError):
-    """A folder that is not prepared, or not wholly, or does not fit together."""
+    """A folder that is not prepared, not complete, or whose files do not fit together."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tokens to train on and to validate with, and what they mean.
+    """Training and validation tokens, with their tokenizer.
 
     Attributes:
-        folder: where they are.
-        tokenizer: an `IdsTokenizer` if none came with them.
+        folder: the folder that was opened.
+        tokenizer: an `IdsTokenizer` if the folder has none.
         vocab_size: every id is below it; at least the tokenizer's.
-        meta: meta.json; empty for a folder of nanoGPT's.
-        notes: what the user should know, a sentence each.
+        meta: the content of meta.json; empty for a folder of nanoGPT's.
+        notes: what the user should know, one sentence each.
     """
 
     folder: Path
@@ -70,12 +70,12 @@ class Prepared:
 
 
 def open_prepared(folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None, vocab_size: int | None = None) -> Prepared:
-    """The tokens in ``folder``, after making sure that its files belong together.
+    """The tokens in ``folder``, after a check that its files belong together.
 
     Args:
-        tokenizer: what the tokens mean, for a folder that does not say; one that says so must say the same.
-        vocab_size: how many ids the model shall have room for, if more than the tokenizer has; without a tokenizer, how many there are
-            (otherwise the highest id in the files tells).
+        tokenizer: the tokenizer of a folder without one. If the folder has one, it must be the same.
+        vocab_size: the number of ids of the model, if more than the tokenizer has. Without a tokenizer, the number of ids (the default
+            is the highest id in the files plus 1).
 
     Raises:
         PreparedError: if there is no such folder, a file is missing, or they do not fit together.
@@ -91,7 +91,7 @@ def open_prepared(folder: str | os.PathLike[str], tokenizer: Tokenizer | None = 
         _require_no_header(folder)
         if _is_uint32(folder):
             dtype = "uint32"
-            notes.append(f"Every second number of two bytes in {folder / TRAIN} is next to nothing, so its tokens are read as uint32.")
+            notes.append(f"Every second number of two bytes in {folder / TRAIN} is nearly 0, so its tokens are read as uint32.")
     train, val = (TokenFile(folder / name, dtype) for name in (TRAIN, VAL))
     if ours:
         own = load_tokenizer(folder / TOKENIZER)
@@ -108,7 +108,7 @@ def open_prepared(folder: str | os.PathLike[str], tokenizer: Tokenizer | None = 
             )
     if tokenizer is None:
         tokenizer = IdsTokenizer(vocab_size or max(train.max(), val.max()) + 1)
-        notes.append("These tokens came without a tokenizer, so they are shown as numbers; --tokenizer gpt2 or FILE says what they mean.")
+        notes.append("These tokens have no tokenizer, so they are shown as numbers; name it with --tokenizer gpt2 or FILE.")
     if vocab_size is not None and vocab_size < tokenizer.vocab_size:
         raise PreparedError(f"vocab_size {vocab_size:,} is too small: the tokenizer of {folder} has {tokenizer.vocab_size:,} ids.")
     prepared = Prepared(folder, train, val, tokenizer, vocab_size or tokenizer.vocab_size, meta, tuple(notes))
@@ -117,11 +117,11 @@ def open_prepared(folder: str | os.PathLike[str], tokenizer: Tokenizer | None = 
 
 
 def require_same_tokenizer(expected: Tokenizer, found: Tokenizer, folder: str | os.PathLike[str]) -> None:
-    """Refuse tokens that mean something else to a model than they do in their folder.
+    """Refuse a folder whose tokens were made with another tokenizer.
 
     Args:
-        expected: the model's, or the one asked for.
-        found: the folder's.
+        expected: the tokenizer of the model, or the one that the user named.
+        found: the tokenizer of the folder.
 
     Raises:
         PreparedError: naming both hashes, if they differ.
@@ -134,7 +134,7 @@ def require_same_tokenizer(expected: Tokenizer, found: Tokenizer, folder: str | 
 
 
 def _require_files(folder: Path) -> None:
-    """What can be told from the names alone."""
+    """Check that all files are there."""
     if not folder.is_dir():
         raise PreparedError(f"there is no folder {folder}." if not folder.exists() else f"{folder} is not a folder.")
     there = [name for name in (TRAIN, VAL) if (folder / name).exists()]
@@ -150,15 +150,15 @@ def _require_files(folder: Path) -> None:
     if len(there) < 2:
         missing = VAL if there == [TRAIN] else TRAIN
         raise PreparedError(f"{folder} is not complete: it has a {there[0]} but no {missing}; {PREPARE_AGAIN}.")
-    sealed, named = (folder / META).exists(), (folder / TOKENIZER).exists()
-    if is_incomplete(folder) or (named and not sealed):
-        raise PreparedError(f"{folder} was not prepared to its end: it has no {META}; {PREPARE_AGAIN}.")
-    if sealed and not named:
+    has_meta, has_tokenizer = (folder / META).exists(), (folder / TOKENIZER).exists()
+    if is_incomplete(folder) or (has_tokenizer and not has_meta):
+        raise PreparedError(f"{folder} is not complete: it has no {META}; {PREPARE_AGAIN}.")
+    if has_meta and not has_tokenizer:
         raise PreparedError(f"{folder} is not complete: it has a {META} but no {TOKENIZER}; {PREPARE_AGAIN}.")
 
 
 def _require_no_header(folder: Path) -> None:
-    """Refuse files of other programs whose tokens do not begin at their beginning."""
+    """Refuse files of other programs in which a header comes before the tokens."""
     for name in (TRAIN, VAL):
         beginning = _beginning(folder / name, 8)
         for magic, what in _HEADERS.items():
@@ -167,7 +167,7 @@ def _require_no_header(folder: Path) -> None:
 
 
 def _is_uint32(folder: Path) -> bool:
-    """Whether the upper halves give it away: they are 0 or little more. Of uint16 both halves are tokens, and have the same range."""
+    """Whether the tokens are uint32: then every second uint16 is 0 or small. In uint16 tokens, all have the same range."""
     found = [_beginning(folder / name, 4 * CHUNK) for name in (TRAIN, VAL)]
     halves = np.concatenate([np.frombuffer(raw, "<u2", len(raw) // 4 * 2) for raw in found])
     return len(halves) >= 2 * _ENOUGH and int(halves[::2].max()) > 32 * int(halves[1::2].max())
@@ -199,7 +199,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _compare(folder: Path, meta: Mapping[str, Any], train: TokenFile, val: TokenFile, tokenizer: Tokenizer) -> None:
-    """meta.json with the other files."""
+    """Compare meta.json with the other files."""
     counts = meta.get("tokens")
     for file in (train, val):
         expected = counts.get(file.path.stem) if isinstance(counts, dict) else None
@@ -216,9 +216,9 @@ def _compare(folder: Path, meta: Mapping[str, Any], train: TokenFile, val: Token
 
 
 def _require_known_ids(prepared: Prepared) -> None:
-    """No id at vocab_size or above."""
+    """Check that every id is below vocab_size."""
     for file in (prepared.train, prepared.val):
-        # Of a long file, every few chunks one: reading all of it would take longer than a user will wait for the first step.
+        # In a long file, only some chunks are checked: to read all of it would delay the first step too much.
         stride = max(1, len(file) // MAX_TOKENS_CHECKED)
         for start in range(0, len(file), CHUNK * stride):
             chunk = file[start : start + CHUNK]

@@ -1,4 +1,4 @@
-"""A shuffled order that needs no list: position to item, for any number of items."""
+"""A random permutation without a list: position to item, for any number of items."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _ROUNDS = 6
 
 
 def shuffled(positions: np.ndarray, length: int, seed: int, epoch: int = 0) -> np.ndarray:
-    """Which of ``length`` items comes at each of ``positions``, in an order that ``seed`` and ``epoch`` decide.
+    """The items at ``positions`` in a permutation of ``length`` items, which ``seed`` and ``epoch`` decide.
 
-    Over the positions 0 … length - 1 every item comes exactly once. A list would do the same, but for a corpus of nine billion tokens
-    it would be larger than all that training keeps in memory otherwise.
+    Over the positions 0 … length - 1 every item occurs exactly once. For a corpus of nine billion tokens a list of the permutation
+    would be larger than everything else that training keeps in memory.
 
-    A Feistel network is a cipher on numbers of 2h bits: their halves (a, b) become (b, a ^ f(b)), and whatever f is, that can be undone, so
-    no two numbers become the same one. A few rounds with different f, and nothing is left of the order. Some numbers come out at
-    ``length`` or above; they go through once more until they are below, which keeps the map one to one.
+    A Feistel network is a cipher on numbers of 2h bits: the halves (a, b) become (b, a ^ f(b)). This can be inverted for any f, so
+    no two numbers get the same result. After a few rounds with different f, nothing of the order remains. A result of ``length`` or above
+    goes through the network again until it is below, which keeps the map one to one.
 
     Shapes: positions (...) of integers in 0 … length - 1 -> the same shape, int64.
     Source: Luby and Rackoff, "How to construct pseudorandom permutations from pseudorandom functions" (1988).
@@ -37,7 +37,7 @@ def shuffled(positions: np.ndarray, length: int, seed: int, epoch: int = 0) -> n
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """Every bit of the result depends on every bit of ``x`` (the last step of SplitMix64); the products wrap around, as they should."""
+    """Every bit of the result depends on every bit of ``x`` (the last step of SplitMix64). The products overflow on purpose."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

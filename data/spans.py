@@ -1,8 +1,8 @@
-"""Text that waits on the disk until its alphabet is known.
+"""Text that is stored on disk until its alphabet is known.
 
-Characters are a special case. Their ids are their places in the sorted alphabet, which is known only when all of the text has been
-read, and reading a source twice would cost as much as everything else together. So each process puts the clean text into a file of
-its own and hands on where it lies, a `TextSpan`. When the last one is there, `tokenize` makes ids of them, all cores at once.
+A character tokenizer is a special case. The ids are positions in the sorted alphabet, which is known only after all of the text was
+read, and to read a source twice would take as long as everything else together. So each process writes the clean text to its own
+file, and passes on its place there, a `TextSpan`. At the end `tokenize` converts all spans to ids, on all cores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CODE_POINTS = 0x110000
 
 
 class TextSpan(NamedTuple):
-    """Where a text lies: ``size`` bytes from ``start`` on in the file ``path``. In UTF-8 they are ``characters`` characters."""
+    """The place of a text: ``size`` bytes from ``start`` on in the file ``path``, which are ``characters`` characters in UTF-8."""
 
     path: str
     start: int
@@ -35,14 +35,14 @@ class TextSpan(NamedTuple):
 
 
 class SpanWriter:
-    """One process's file of spans, in ``folder``."""
+    """Writes the text of one process to one file in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         descriptor, self._path = tempfile.mkstemp(".txt", dir=folder)
         os.close(descriptor)
 
     def write(self, text: bytes) -> TextSpan:
-        """Put ``text``, which is UTF-8, at the end of the file."""
+        """Append ``text``, which is UTF-8, to the file."""
         with open(self._path, "ab") as file:
             start = file.tell()
             file.write(text)
@@ -50,33 +50,33 @@ class SpanWriter:
 
 
 class Alphabet:
-    """All characters that one process has met."""
+    """The set of characters that one process has seen."""
 
     def __init__(self) -> None:
         self._ascii = b""
-        self._met = np.zeros(_CODE_POINTS, bool)
+        self._seen = np.zeros(_CODE_POINTS, bool)
 
     def add(self, text: bytes) -> str:
-        """The characters in ``text``, which is UTF-8, that were not met before."""
-        rest = text.translate(None, self._ascii)  # before long, nothing is left of plain English
+        """Add the characters of ``text``, which is UTF-8; return those that are new."""
+        rest = text.translate(None, self._ascii)  # usually nothing remains of English text
         new = ""
         for points in code_points(rest.decode()):
-            found = np.unique(points[~self._met[points]])
-            self._met[found] = True
+            found = np.unique(points[~self._seen[points]])
+            self._seen[found] = True
             self._ascii += bytes(found[found < 0x80].tolist())
             new += "".join(map(chr, found))
         return new
 
 
 def _length(text: bytes) -> int:
-    """How many characters there are in UTF-8."""
-    return len(text) - int(np.count_nonzero(np.frombuffer(text, np.int8) < -64))  # 10xxxxxx goes on with a character
+    """The number of characters in UTF-8 text."""
+    return len(text) - int(np.count_nonzero(np.frombuffer(text, np.int8) < -64))  # a byte 10xxxxxx continues a character
 
 
 def tokenize(spans: list[TextSpan], tokenizer: CharTokenizer, file: TokenWriter, threads: int) -> Iterator[int]:
-    """Write the ids of ``spans``, one after the other, into an empty ``file``; yields how many there were in each.
+    """Write the ids of ``spans``, one after the other, into an empty ``file``; yields the number of ids of each.
 
-    Threads will do: looking up, reading and writing do not need Python's lock.
+    Threads are enough, because table look-ups, reads and writes release Python's lock.
     """
     starts = itertools.accumulate((span.characters for span in spans), initial=0)
 

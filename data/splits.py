@@ -1,7 +1,7 @@
-"""Which documents are for training and which for validation.
+"""The split of documents into training and validation.
 
-The choice depends on a document's name and the seed, on nothing else: not on the order in which documents come, on who reads
-them, or on the other documents. Whoever adds documents later moves none from one side to the other.
+The split of a document depends only on its name and the seed: not on the order of the documents, on the process that reads
+them, or on other documents. So new documents move none of the old ones to another split.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 @dataclass(frozen=True)
 class Splitter:
     """Attributes:
-    seed: another seed, another choice.
-    val_fraction: the share of documents that is for validation.
-    sample: the share of documents that is used at all. A larger sample has all documents of a smaller one.
+    seed: decides the split.
+    val_fraction: the share of documents for validation.
+    sample: the share of documents that is used. A larger sample contains all documents of a smaller one.
     """
 
     seed: int = 0
@@ -27,7 +27,7 @@ class Splitter:
     sample: float = 1.0
 
     def __call__(self, name: str) -> Split | None:
-        """The side of the document called ``name``, or None if it is not in the sample."""
+        """The split of the document ``name``; None if it is not in the sample."""
         digest = hashlib.blake2b(f"{self.seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if self.sample < 1 and _fraction(digest[:8]) >= self.sample:
             return None

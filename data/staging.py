@@ -1,9 +1,8 @@
-"""A folder of prepared tokens, written so that nobody ever takes half of one for a whole.
+"""Write a prepared folder so that an incomplete one is never taken for a complete one.
 
-Everything is written in ``DIR/.preparing``. When all of it is on the disk, the files take their places one by one, meta.json last:
-it is the seal. Before the first one moves, the old seal is broken. So after a crash at any moment there is the whole old folder, the
-whole new one, or one without a seal and with a ``.preparing`` in it, which `is_incomplete` tells from a folder of nanoGPT's, that
-never had a seal.
+Everything is written to ``DIR/.preparing``. When all of it is on the disk, the old meta.json is removed, and the new files are moved into
+DIR one by one, meta.json last. So after a crash at any moment there is the complete old folder, the complete new one, or a folder without
+meta.json and with a ``.preparing`` in it. `is_incomplete` distinguishes the latter from a folder of nanoGPT's, which never had a meta.json.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ _CHUNK = 1 << 20  # ids moved at a time
 
 
 def is_incomplete(folder: Path) -> bool:
-    """Whether a crash came while new files took the places of old ones. Preparing again mends it."""
+    """Whether a crash occurred while the new files were moved. To prepare the folder again repairs it."""
     return (folder / STAGING).is_dir() and not (folder / "meta.json").exists() and (folder / STAGING / "meta.json").exists()
 
 
 def require_own_files(folder: Path) -> None:
-    """Refuse to replace files that were not made here: ours have a meta.json that says so, or a crash came before it took its place.
+    """Refuse to replace files of other programs. Ours have our meta.json, or are incomplete after a crash.
 
     Raises:
         DataError: naming the first of them.
     """
     there = [name for name in FILES if (folder / name).exists() or (folder / name).is_symlink()]
-    if there and not is_incomplete(folder) and not _is_seal(folder / "meta.json"):
+    if there and not is_incomplete(folder) and not _is_our_meta(folder / "meta.json"):
         raise DataError(
-            f"{folder} has a {there[0]} that data.prepare did not write, or not to the end: it would be replaced; "
+            f"{folder} has a {there[0]} that data.prepare did not write, or not completely: it would be replaced; "
             "choose another --out, or remove it."
         )
 
 
-def _is_seal(path: Path) -> bool:
+def _is_our_meta(path: Path) -> bool:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -57,17 +56,17 @@ def _is_seal(path: Path) -> bool:
 
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A folder to write `FILES` into, which come to ``folder`` when the block ends, and never if it fails.
+    """A temporary folder for `FILES`, which are moved into ``folder`` at the end of the block, unless it raises.
 
     Raises:
-        DataError: if ``folder`` cannot be written to, has such files of somebody else's, or another process is at it.
+        DataError: if ``folder`` cannot be written, has such files of another program, or is in use by another process.
     """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     place = folder / STAGING
     done = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with _exclusive(folder):
             require_own_files(folder)
             try:
                 _remove(place)
@@ -88,7 +87,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 class TokenWriter:
-    """Ids written one after the other, in a file of nothing else: what nanoGPT reads, too."""
+    """Writes ids, and nothing else, to a file: the format of nanoGPT."""
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
         self.path = path
@@ -102,16 +101,16 @@ class TokenWriter:
         self.write(ids, self.tokens)
 
     def write(self, ids: np.ndarray, at: int) -> None:
-        """Write ``ids`` so that the first one is number ``at``; threads may do so at once, each in a place of its own."""
+        """Write ``ids`` from position ``at`` on. Several threads may write at the same time, each to its own positions."""
         left = np.ascontiguousarray(ids, self.dtype).data.cast("B")
         with self._lock:
             self._file.seek(at * self.dtype.itemsize)
-            while left:  # the system may write less than it was asked to
+            while left:  # a write may be partial
                 left = left[self._file.write(left) :]
             self.tokens = max(self.tokens, at + len(ids))
 
     def cut(self, tokens: int, rest: TokenWriter | None = None) -> None:
-        """Keep the first ``tokens``, and move the others to ``rest``, or drop them."""
+        """Keep the first ``tokens`` ids, and move the others to ``rest``, or drop them."""
         size = self.dtype.itemsize
         if rest is not None:
             with open(self.path, "rb") as source:
@@ -122,12 +121,12 @@ class TokenWriter:
         self.tokens = tokens
 
     def close(self) -> None:
-        """Finish writing."""
+        """Close the file."""
         self._file.close()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """``content`` for people to read."""
+    """Write ``content`` as indented JSON."""
     path.write_bytes(json.dumps(content, indent=2).encode("ascii") + b"\n")  # the same bytes on every system
 
 
@@ -149,7 +148,7 @@ def _publish(place: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(locked(folder))

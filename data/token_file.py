@@ -1,4 +1,4 @@
-"""A row of token ids on the disk, as long as one likes."""
+"""A file of token ids, of any length."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ CHUNK = 2**20  # tokens
 
 
 class TokenFileError(DataError):
-    """A file of tokens that is missing, damaged, or no longer what it was."""
+    """A file of tokens that is missing, damaged, or has changed."""
 
 
 class TokenFile:
     """The ids in a file such as train.bin: one after the other in little-endian uint16 or uint32, and nothing else, as in nanoGPT.
 
-    ``open()`` maps the file into memory, which costs next to nothing: the system reads a page when it is first touched. But pages once
-    touched count as this process's memory while the map is there. So nobody keeps one: who wants a batch opens the file, copies what
-    the batch needs, and lets go. Every time it is made sure that it is still the same file.
+    ``open()`` maps the file into memory, which is fast: the system reads a page at its first access. But pages that were accessed count as
+    this process's memory as long as the map exists. So a map is not kept: to read a batch, open the file, copy the ids, and drop the map.
+    Every ``open()`` checks that it is still the same file.
 
     Args:
         path: the file.
         dtype: "uint16" or "uint32".
 
     Raises:
-        TokenFileError: if there is no such file, it may not be read, or its size is not a whole number of ids.
+        TokenFileError: if there is no such file, it cannot be read, or its size is not a whole number of ids.
     """
 
     def __init__(self, path: str | os.PathLike[str], dtype: str | type | np.dtype = "uint16") -> None:
@@ -37,7 +37,7 @@ class TokenFile:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         if self.dtype.name not in ("uint16", "uint32"):
             raise TokenFileError(f"tokens are stored as uint16 or uint32, not as {self.dtype.name}.")
-        self._state = self._look()
+        self._state = self._status()
         size = self._state[0]
         if size % self.dtype.itemsize:
             raise TokenFileError(
@@ -50,12 +50,12 @@ class TokenFile:
         return self._length
 
     def open(self) -> np.ndarray:
-        """All ids, (N,), mapped and read-only; to be used for a moment.
+        """All ids, (N,), as a read-only map, for a short time.
 
         Raises:
-            TokenFileError: if the file is not what it was when this object was made.
+            TokenFileError: if the file has changed since this object was made.
         """
-        if self._look() != self._state:
+        if self._status() != self._state:
             raise TokenFileError(f"{self.path} has been changed while it was in use; start again.")
         return np.memmap(self.path, self.dtype, mode="r") if self._length else np.zeros(0, self.dtype)
 
@@ -69,16 +69,16 @@ class TokenFile:
             yield self[start : start + length]
 
     def max(self) -> int:
-        """The highest id in the file, -1 if there is none; reads all of it."""
+        """The highest id in the file, or -1 if it is empty; reads all of it."""
         return max((int(chunk.max()) for chunk in self.chunks()), default=-1)
 
     def __repr__(self) -> str:
         return f"TokenFile({str(self.path)!r}, {len(self):,} tokens of {self.dtype.name})"
 
-    def _look(self) -> tuple[int, ...]:
-        """What changes when the file does."""
+    def _status(self) -> tuple[int, ...]:
+        """Size, inode, device and time of the last change."""
         try:
-            with open(self.path, "rb") as file:  # stat alone would not say that it may not be read
+            with open(self.path, "rb") as file:  # stat alone does not check that it can be read
                 status = os.fstat(file.fileno())
         except FileNotFoundError as error:
             raise TokenFileError(f"there is no file {self.path}.") from error

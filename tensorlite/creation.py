@@ -1,6 +1,6 @@
-"""Making tensors: the only place where a device and a dtype are named.
+"""Creation of tensors: the only place where a device and a dtype are named.
 
-Random tensors are drawn on the CPU and then moved, so that a seed means the same numbers on both devices.
+Random tensors are drawn on the CPU and then copied to the device, so a seed gives the same numbers on both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def tensor(data: Any, dtype: Any = None, device: Device | str | None = None, req
         requires_grad: ask for gradients with respect to this tensor.
 
     Raises:
-        TypeError: for text, None and whatever else is no number of at most 64 bits.
+        TypeError: for text, None and everything else that is not a number of at most 64 bits.
     """
     if isinstance(data, Tensor):
         data = data.array
@@ -78,7 +78,7 @@ def ones(*shape: Any, dtype: Any = None, device: Device | str = "numpy", require
 
 
 def full(shape: Any, fill_value: float, dtype: Any = None, device: Device | str = "numpy", requires_grad: bool = False) -> Tensor:
-    """A tensor in which every element is ``fill_value``; its type, unless given, follows the value's, as in torch."""
+    """A tensor in which every element is ``fill_value``; its dtype defaults to that of the value, as in torch."""
     dtype = _dtype_of_numbers(fill_value) if dtype is None else dtype
     return Tensor(Device(device).asarray(np.full(_shape((shape,)), fill_value, dtype)), requires_grad)
 

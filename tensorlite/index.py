@@ -13,13 +13,13 @@ _ALL = slice(None)
 def resolve_index(x: Array, index: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...] | None, bool]:
     """Split ``x[index]`` into ``x[basic][advanced]``.
 
-    Integers, slices, None and ``...`` come first and give a view; index arrays and masks follow and give a
-    copy. NumPy does both at once and lets an integer beside an index array count as one, which moves axes.
+    Integers, slices, None and ``...`` come first and give a view. Index arrays and masks follow and give a copy.
+    NumPy does both in one step, and treats an integer beside an index array as an index array, which moves axes.
 
     Returns:
-        ``basic``, which always yields an array and never a bare number; ``advanced`` or None where nothing is
-        left to do, holding integer arrays only (a mask becomes the positions of its True); and whether
-        ``advanced`` may name one place more than once.
+        ``basic``, which always yields an array and never a bare number; ``advanced``, which holds integer arrays only (a
+        mask becomes the positions of its True), or None if there is nothing to index; and whether ``advanced`` may name
+        one position more than once.
 
     Raises:
         IndexError: if an index is out of range, has the wrong type, or a mask has another shape than what it masks.
@@ -77,14 +77,14 @@ def _as_item(x: Array, item: Any) -> Any:
 
 
 def _consumes(item: Any) -> int:
-    """How many axes of x the item stands for: a mask as many as it has itself."""
+    """How many axes of x the item indexes. A mask indexes as many as it has."""
     if item is None or item is Ellipsis:
         return 0
     return item.ndim if hasattr(item, "dtype") and item.dtype.kind == "b" else 1
 
 
 def _places(mask: Array, shape: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
-    """Where ``mask`` is True, and the axes to look at. A single bool looks at a new axis of length 1."""
+    """The positions where ``mask`` is True, and the axes that it indexes. A single bool indexes a new axis of length 1."""
     if mask.ndim == 0:
         return list(array_module(mask).nonzero(mask.reshape(1))), [None]
     if mask.shape != shape:

@@ -1,15 +1,15 @@
-"""Several workers on one batch: each runs the whole tape on its share.
+"""Data parallelism on the cores of a CPU: each worker runs the whole tape on its part of the batch.
 
-Where a step is to be spread over the cores of a CPU there are two ways. One shares out every single op, and pays
-for a meeting of all threads a hundred times a step. The other shares out the *batch*: every worker takes some rows,
-goes forward and backward through the whole model by itself, and all meet once, to add up their gradients. That
-is what happens here, with threads: NumPy lets go of Python's lock while it computes.
+There are two ways to use several cores. One splits every op, and synchronises all threads a hundred times a step. The
+other splits the *batch*: every worker takes some rows through forward and backward of the whole model, and the threads
+synchronise once, to add their gradients. This page does the second, with threads, because NumPy releases Python's lock
+while it computes.
 
-- A *shard* is a share of the batch, with a `replica` of the model: the same parameters, its own gradients, its own
-  stream of random numbers. Shards decide the arithmetic. Gradients are added in the order of the shards.
-- A *worker* is a thread that takes shards as they come. How many there are changes the time and not one bit.
+- A *shard* is a part of the batch, with a replica of the model: the same parameters, its own gradients, its own
+  random generator. The number of shards decides how sums are rounded. Gradients are added in the order of the shards.
+- A *worker* is a thread that takes one shard after the other. The number of workers changes the time, and no bit of the result.
 
-The loss is a mean over the batch, so a shard of n of N rows counts n/N: that is the gradient its backward starts from.
+The loss is a mean over the batch, so a shard with n of N rows has the weight n/N. Its backward starts from that gradient.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ R = TypeVar("R")
 
 
 class Workers:
-    """A team of threads with one BLAS thread each, for a ``with`` block; one worker is the calling thread itself.
+    """A pool of threads with one BLAS thread each, for a ``with`` block. A single worker is the calling thread itself.
 
-    Inside the block every product runs on one core: the team is what keeps the others busy. Afterwards BLAS has
-    as many threads again as before.
+    Inside the block every matrix product runs on one core, and the pool uses the others. After the block BLAS has
+    as many threads as before.
 
     Raises:
         ValueError: for less than one worker.
@@ -49,7 +49,7 @@ class Workers:
         if count < 1:
             raise ValueError(f"the number of workers must be at least 1, got {count}.")
         self.count = count
-        self._pool: ThreadPoolExecutor | None = None  # outside a ``with`` block the calling thread does it all
+        self._pool: ThreadPoolExecutor | None = None  # outside a ``with`` block the calling thread does all the work
 
     def __enter__(self) -> Workers:
         self._limits = threadpool_limits(1, user_api="blas")
@@ -58,35 +58,35 @@ class Workers:
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._pool is not None:
-            in_a_hurry = kind is not None and issubclass(kind, KeyboardInterrupt)  # what is begun may take seconds, what waits minutes
-            self._pool.shutdown(wait=not in_a_hurry, cancel_futures=in_a_hurry)
+            interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)  # the running work may take seconds, the queue minutes
+            self._pool.shutdown(wait=not interrupted, cancel_futures=interrupted)
             self._pool = None
         self._limits.restore_original_limits()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """``[function(item) for item in items]``, several at a time. The first exception is raised, after all have ended."""
+        """``[function(item) for item in items]``, in parallel. The first exception is raised after all calls have ended."""
         if self._pool is None:
             return [function(item) for item in items]
-        # in a copy of the caller's context, so that numpy.errstate holds for the workers, too
+        # in a copy of the caller's context, so that numpy.errstate applies to the workers, too
         futures = [self._pool.submit(contextvars.copy_context().run, function, item) for item in items]
         for future in futures:
-            future.exception()  # waits: nobody may still be writing when the caller goes on
+            future.exception()  # waits until no worker writes any more
         return [future.result() for future in futures]
 
     def split(self, length: int) -> list[slice]:
-        """``length`` numbers cut into one piece for each worker, for work that treats every number alike."""
+        """``range(length)`` split into one slice for each worker."""
         ends = [length * i // self.count for i in range(self.count + 1)]
         return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 class BatchShards:
-    """A model and its replicas, each for one share of the batch.
+    """A model and its replicas, each for one shard of the batch.
 
     Args:
-        model: the first shard's; the others get replicas.
-        flats: where the parameters that are trained live, as `Optimizer.flats` lists them.
-        count: how many shards.
-        workers: who computes them.
+        model: the model for the first shard; the others get replicas.
+        flats: the flat buffers of the parameters that are trained, as in `Optimizer.flats`.
+        count: the number of shards.
+        workers: the threads that run them.
 
     Raises:
         ValueError: for less than one shard.
@@ -99,7 +99,7 @@ class BatchShards:
         self.replicas = [_Replica(model, self.flats) for _ in range(count - 1)]
 
     def split_rows(self, rows: int) -> list[slice]:
-        """Which rows of a batch belong to which shard: as even as can be. A batch of fewer rows than shards leaves some empty."""
+        """The rows of each shard, as even as possible. With fewer rows than shards there are fewer slices."""
         count = len(self.replicas) + 1
         ends = [rows * i // count for i in range(count + 1)]
         return [slice(a, b) for a, b in itertools.pairwise(ends) if a < b]
@@ -107,14 +107,14 @@ class BatchShards:
     def forward_backward(
         self, batch: tuple[Tensor, ...], generator_of: Callable[[int], np.random.Generator], scale: float | Array = 1.0, keys: Array = ()
     ) -> Tensor:
-        """Forward and backward; the gradients of all shards end up added together in the model's own ``grad``.
+        """Forward and backward. The gradients of all shards are added into the model's own ``grad``.
 
         Args:
-            batch: tensors that are cut along their first axis and passed to the model, which returns (logits, loss).
-            generator_of: makes the random numbers of a shard, by its number.
-            scale: multiplies the loss before its gradient is taken (one over the number of batches that are accumulated, or that times
-                the scale of a `GradScaler`).
-            keys: on a GPU, one for each shard: its dropout draws from there instead (see `tensorlite.random.use_dropout_key`).
+            batch: tensors that are split along their first axis and passed to the model, which returns (logits, loss).
+            generator_of: returns the random generator of a shard, by its number.
+            scale: the factor of the loss in backward: one over the number of accumulated batches, times the scale of a `GradScaler` if
+                there is one.
+            keys: on a GPU, the dropout key of each shard (see `tensorlite.random.use_dropout_key`).
 
         Returns:
             The mean loss over the batch.
@@ -129,9 +129,9 @@ class BatchShards:
             share = shares[i]
             weight = (share.stop - share.start) / rows
             with use_generator(generator_of(i)), use_dropout_key(keys[i]) if len(keys) else contextlib.nullcontext():
-                # only the loss is held: where the vocabulary is large, the logits are most of the memory
+                # keep only the loss: with a large vocabulary, the logits are most of the memory
                 loss = models[i](*(tensor[share] for tensor in batch))[1]
-                dy = array_module(loss.array).full((), weight, loss.dtype)  # made on the device: nothing is copied there
+                dy = array_module(loss.array).full((), weight, loss.dtype)  # created on the device, without a copy
                 dy *= scale
                 loss.backward(Tensor.wrap(dy))
             return loss.detach() * weight
@@ -146,13 +146,13 @@ class BatchShards:
 
 
 class _Replica:
-    """A second model with the parameters of the first: the same memory for the values, its own for the gradients."""
+    """A copy of the model that shares the memory of the parameters, and has its own memory for their gradients."""
 
     def __init__(self, model: Any, flats: list[FlatParameters]) -> None:
         self.flats = flats
         self.gradients = [array_module(flat.grad).zeros_like(flat.grad) for flat in flats]
         self.twins: list[tuple[Tensor, Tensor]] = []
-        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}  # also what is not trained
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}  # also frozen parameters
         for flat, gradient in zip(flats, self.gradients, strict=True):
             for i, parameter in enumerate(flat.parameters):
                 twin = type(parameter)(parameter.array)
@@ -162,18 +162,18 @@ class _Replica:
         self.model = copy.deepcopy(model, memo=dict(shared))
 
     def refresh(self, model: Any) -> None:
-        """Follow what became of the first model: new arrays, another mode."""
+        """Take over changes of the first model: new arrays, training or evaluation mode."""
         for parameter, twin in self.twins:
             twin.array, twin.requires_grad = parameter.array, parameter.requires_grad
         for module, copied in zip(model.modules(), self.model.modules(), strict=True):
             copied.training = module.training
 
     def add_gradients(self, workers: Workers) -> None:
-        """Add the gradients to those of the first model, and forget them."""
+        """Add the gradients to those of the first model, and drop them here."""
         if all(_is_in_buffer(parameter) and _is_in_buffer(twin) for parameter, twin in self.twins):
             for flat, gradient in zip(self.flats, self.gradients, strict=True):
                 workers.map(functools.partial(_add_part, flat.grad, gradient), workers.split(len(gradient)))
-        else:  # parts of the model that did not take part in this step
+        else:  # some parameters were not used in this step
             for parameter, twin in self.twins:
                 if twin.grad is not None:
                     parameter.grad = twin.grad.clone() if parameter.grad is None else parameter.grad + twin.grad
@@ -182,9 +182,9 @@ class _Replica:
 
 
 def _is_in_buffer(parameter: Tensor) -> bool:
-    """Whether the parameter's gradient is there, and where the flat buffer has it."""
+    """Whether the parameter has a gradient, and it lies in the flat buffer."""
     return parameter.grad is not None and parameter.grad.array is parameter.grad_buffer
 
 
-def _add_part(mine: Array, theirs: Array, part: slice) -> None:
-    mine[part] += theirs[part]
+def _add_part(total: Array, gradient: Array, part: slice) -> None:
+    total[part] += gradient[part]

@@ -1,22 +1,22 @@
-"""In which numbers a GPU computes the large products, and what is stored between them.
+"""The precision of large matrix products on a GPU, and of the arrays between them.
 
-    float32     everything in float32, every product exactly as it is written
-    tf32        float32 in memory; the factors of a product are rounded to 10 bits of fraction on their way into the tensor cores
-    bfloat16    what flows between the ops of a block is bfloat16: the range of float32, 7 bits of fraction
-    float16     the same with 10 bits of fraction, up to 65504 and with a smallest number of 6e-8: gradients below that vanish, unless
-                the loss is scaled (`tensorlite.optim.scaler`); take bfloat16 where the GPU has it
+    float32     everything in float32
+    tf32        float32 in memory; the tensor cores round the factors of a product to 10 bits of fraction
+    bfloat16    the arrays between the ops of a block are bfloat16: the range of float32, 7 bits of fraction
+    float16     the same with 10 bits of fraction, from 6e-8 to 65504. Smaller gradients vanish unless the loss is scaled
+                (`tensorlite.optim.scaler`). Prefer bfloat16 where the GPU has it
 
-What is summed over many numbers or many steps stays in float32 in all of them: the parameters and their gradients, the optimizer's
-memory, the residual stream, the statistics of normalisation and softmax, the loss. A product adds up in float32, too: only its factors
-and its result are short. A model knows nothing of all this. The kernels for the GPU ask here, at these doors:
+Sums over many numbers or many steps are float32 in every precision: the parameters and their gradients, the optimizer's
+state, the residual stream, the statistics of normalisation and softmax, the loss. A product accumulates in float32, too; only its factors
+and its result are short. The model contains no code for this. These kernels for the GPU ask for the precision:
 
     linear, matmul          round their operands to the half precision, and return it; the gradient of a parameter is float32
-    layernorm, rmsnorm      take the float32 residual stream and return what the next product reads
-    all others              return what they were given
+    layernorm, rmsnorm      take the float32 residual stream, and return the dtype that the next product reads
+    all others              return the dtype of their input
 
-Half precision halves the memory that is moved, and lets the tensor cores do 16 times as many operations a second as float32 has
-(H100: 990 against 67 TFLOP/s by its data sheet). Source: Micikevicius et al. 2018, "Mixed precision training"; the division of labour is
-that of torch.autocast.
+Half precision halves the memory traffic, and the tensor cores perform 16 times as many operations a second as in float32
+(H100: 990 against 67 TFLOP/s by its data sheet). Source: Micikevicius et al. 2018, "Mixed precision training". The choice of dtype
+for each op is that of torch.autocast.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def half_dtype() -> Any:
 
 
 def use_precision(name: str) -> Any:
-    """``with use_precision("bfloat16"):`` lets all threads compute so; only CuPy arrays take notice. It may also decorate a function.
+    """``with use_precision("bfloat16"):`` sets the precision in all threads. It has an effect on CuPy arrays only. Also a decorator.
 
     Raises:
         ValueError: for another name than those in `PRECISIONS`.
@@ -52,7 +52,7 @@ def use_precision(name: str) -> Any:
     """
     if name not in PRECISIONS:
         raise ValueError(f"unknown precision {name!r}: it is one of {', '.join(PRECISIONS)}.")
-    _dtype(name)  # said here rather than in the first product
+    _dtype(name)  # raise here, not in the first product
     return _using_precision(name)
 
 

@@ -1,13 +1,13 @@
-"""Where does the time go? Every op's calls, seconds, floating point operations and bytes, forward and backward.
+"""A profiler: the calls, seconds, floating point operations and bytes of every op, in forward and in backward.
 
     with Profile() as profile:
         loss = model(x, y)
         loss.backward()
     print(profile.table())
 
-Outside of the block nothing is measured, and nothing is slower. The operations are counted by formula, for the ops whose work is matrix
-products: an (N, K) matrix times a (K, M) matrix takes N · K · M multiplications and as many additions. Everything else is bound by
-memory, not by arithmetic; for that the bytes tell more: those of the arrays that go in and come out, once each.
+Outside the block nothing is measured, and nothing is slower. A formula counts the operations of the ops that consist of matrix
+products: an (N, K) matrix times a (K, M) matrix takes N · K · M multiplications and as many additions. All other ops are limited by
+memory, not by arithmetic. For them the bytes matter: the sizes of the input and output arrays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tensorlite.op import Pair, observe
 
 @dataclass
 class OpRecord:
-    """One op in one direction, summed over all calls."""
+    """The totals of one op in one direction, over all its calls."""
 
     op: str
     direction: str
@@ -35,7 +35,7 @@ class OpRecord:
     bytes: int = 0
 
     def add(self, seconds: float, flops: int, size: int) -> None:
-        """One more call."""
+        """Add one call."""
         self.calls += 1
         self.seconds += seconds
         self.flops += flops
@@ -43,14 +43,14 @@ class OpRecord:
 
 
 class Profile:
-    """Measures every op, in all threads, inside its ``with`` block. On a GPU each op is waited for, which costs some speed.
+    """Measures every op, in all threads, inside its ``with`` block. On a GPU it waits for each op, which costs some speed.
 
     Args:
-        workers: how many threads compute at once; so many seconds pass in each second.
+        workers: how many threads compute at the same time. The times of all of them are added.
 
     Attributes:
-        lines: by op and direction.
-        seconds: how long the block took.
+        records: the totals, by op and direction.
+        seconds: the duration of the block.
     """
 
     def __init__(self, workers: int = 1) -> None:
@@ -71,7 +71,7 @@ class Profile:
         self._observing.__exit__(*exception)
 
     def table(self) -> str:
-        """The lines, those that took longest first, and what passed outside of all ops."""
+        """The records as a table, the longest first, and the time outside of all ops."""
         available = self.seconds * self.workers
         heading = f"{'op':<24}{'direction':<10}{'calls':>8}{'ms':>10}{'share':>8}{'GFLOP':>10}{'GFLOP/s':>10}{'MB':>10}{'GB/s':>8}"
         rows = [heading]
@@ -90,7 +90,7 @@ class Profile:
         return "\n".join(rows)
 
     def _timed(self, name: str, pair: Pair) -> Pair:
-        """``pair``, measured; made once."""
+        """``pair`` with measurements around it; made once for each pair."""
         key = (name, id(pair))
         if key not in self._pairs:
             self._pairs[key] = self._measured(name, pair)
@@ -104,7 +104,7 @@ class Profile:
             self._note(name, "forward", start, _flops(name, arrays), _size(arrays) + _size(y))
             return y, (saved, _flops(name, arrays))
 
-        @functools.wraps(pair.backward)  # so that what a backward asks for beside them (`Pair`) is seen
+        @functools.wraps(pair.backward)  # keeps the signature, which says what else a backward takes (`Pair`)
         def backward(dy: Any, kept: Any, *told: Any) -> Any:
             saved, flops = kept
             start = time.perf_counter()
@@ -128,11 +128,11 @@ def _linear(x: Any, weight: Any, *rest: Any) -> int:
 
 def _matmul(a: Any, b: Any) -> int:
     columns = b.shape[-1] if b.ndim > 1 else 1
-    return 2 * max(a.size * columns, b.size * (a.shape[-2] if a.ndim > 1 else 1))  # the larger one is that which is not broadcast
+    return 2 * max(a.size * columns, b.size * (a.shape[-2] if a.ndim > 1 else 1))  # the larger one is not broadcast
 
 
 def _attention(q: Any, k: Any, v: Any, *rest: Any) -> int:
-    """Two products, q · kᵀ and A · v, counted in full: what a causal mask hides can be left out, and often is."""
+    """Two products, q · kᵀ and A · v, counted without a mask. A kernel may skip what a causal mask hides."""
     return 2 * (q.size * k.shape[-2] + q.size // q.shape[-1] * k.shape[-2] * v.shape[-1])
 
 
@@ -154,7 +154,7 @@ def _flops(name: str, arrays: tuple[Any, ...]) -> int:
 
 
 def _backward_flops(name: str, forward: int, needs_grad: tuple[bool, ...] = (True, True)) -> int:
-    """Each of the two factors of a product has a gradient that is a product of the same size; attention has two such products."""
+    """The gradient of each factor of a product is a product of the same size. Attention has two products, so four in backward."""
     return forward * (2 if "attention" in name else sum(needs_grad[:2]))
 
 
@@ -164,7 +164,7 @@ def _size(arrays: Any) -> int:
 
 
 def _wait(y: Any) -> None:
-    """A GPU's ops are only started; until they are done, no time has been measured."""
+    """Wait for the GPU: its kernels are only queued when the call returns."""
     array = y[0] if isinstance(y, tuple) else y
     xp = array_module(array)
     if hasattr(xp, "cuda"):

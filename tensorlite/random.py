@@ -1,11 +1,11 @@
-"""Random numbers, drawn on the CPU so that both backends see the same ones.
+"""Random numbers, drawn on the CPU so that they are the same on both backends.
 
-Every thread has a stream of its own: a worker that trains on a share of the batch draws its dropout
-masks without asking the others, and the numbers do not depend on who runs first.
+Every thread has its own generator. A worker that trains on a part of the batch draws its dropout masks
+independently of the others, so the numbers do not depend on the order in which threads run.
 
-One exception: dropout on a GPU would wait for its masks to arrive. There a kernel works them out (Philox, see
-`tensorlite.kernels.cuda.dropout`) from a key of 64 bits and the number of the call, and only the key comes from
-the CPU. The masks are then others than NumPy's, and as good.
+There is one exception. Dropout on a GPU would have to wait for masks from the CPU. Instead a kernel computes them
+(Philox, see `tensorlite.kernels.cuda.dropout`) from a key of 64 bits and the number of the call, and only the key comes
+from the CPU. These masks differ from NumPy's and are equally random.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _thread = threading.local()
 
 
 def manual_seed(seed: int) -> np.random.Generator:
-    """Start the calling thread's stream afresh from ``seed`` and return it.
+    """Seed the calling thread's generator with ``seed``, and return it.
 
     The same seed gives the same numbers on every platform and on both backends.
 
@@ -37,10 +37,10 @@ def manual_seed(seed: int) -> np.random.Generator:
 
 
 def make_generator(seed: int, *key: int) -> np.random.Generator:
-    """An independent stream named by ``seed`` and ``key``, for instance ``(seed, step, shard)``.
+    """An independent generator for ``seed`` and ``key``, for instance ``(seed, step, shard)``.
 
-    SFC64 is the fastest of NumPy's bit generators; SeedSequence mixes the key so that neighbouring
-    keys give unrelated streams.
+    SFC64 is the fastest of NumPy's bit generators. SeedSequence mixes the key, so similar keys give
+    unrelated numbers.
     """
     if seed < 0:
         raise ValueError(f"a seed must not be negative, got {seed}.")
@@ -48,7 +48,7 @@ def make_generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def default_generator() -> np.random.Generator:
-    """The calling thread's stream; one that was never seeded starts from the operating system's entropy."""
+    """The calling thread's generator. Without a seed it starts from the operating system's entropy."""
     if not hasattr(_thread, "generator"):
         _thread.generator = np.random.Generator(np.random.SFC64())
     return _thread.generator
@@ -66,11 +66,11 @@ def use_generator(generator: np.random.Generator) -> Iterator[np.random.Generato
 
 
 def dropout_mask(shape: tuple[int, ...], p: float, generator: np.random.Generator | None = None) -> tuple[np.ndarray, float]:
-    """What dropout keeps: booleans that are False with probability ``p``, and the factor for those kept.
+    """The mask of dropout, booleans that are False with probability ``p``, and the factor for the elements that are kept.
 
-    Sixteen raw random bits decide about an element: four elements from each 64-bit draw, several times
-    faster than one floating point number each. ``p`` is thereby rounded to a multiple of 1/65536, and the
-    factor is the inverse of the probability that results, so the expected value is exactly kept.
+    Sixteen random bits decide about an element, so a 64-bit draw gives four elements. This is several times as
+    fast as one floating point number for each. ``p`` is thereby rounded to a multiple of 1/65536. The factor is the
+    inverse of the resulting probability of True, so the expected value is exact.
 
     Raises:
         ValueError: if ``p`` is not in [0, 1].
@@ -80,7 +80,7 @@ def dropout_mask(shape: tuple[int, ...], p: float, generator: np.random.Generato
 
 
 def dropout_threshold(p: float) -> tuple[int, float]:
-    """Below which of 65536 values an element is dropped, and the factor for those kept; see `dropout_mask`.
+    """The threshold t, where an element is dropped if its 16 random bits are below t, and the factor for kept elements; see `dropout_mask`.
 
     Raises:
         ValueError: if ``p`` is not in [0, 1].
@@ -92,12 +92,12 @@ def dropout_threshold(p: float) -> tuple[int, float]:
 
 
 class DropoutMaskReader:
-    """`dropout_mask` in pieces, for code that works on a tile at a time: read in order, they are the mask of the whole.
+    """`dropout_mask` in pieces, for code that works tile by tile. Read in order, the pieces are the mask of the whole.
 
-    A piece whose size is no multiple of four leaves some bits of its last draw to the next one.
+    If the size of a piece is not a multiple of four, the next piece uses the remaining bits of its last draw.
 
     Attributes:
-        factor: the factor for what is kept.
+        factor: the factor for the elements that are kept.
     """
 
     def __init__(self, p: float, generator: np.random.Generator | None = None) -> None:
@@ -111,7 +111,7 @@ class DropoutMaskReader:
             return np.zeros(shape, bool)
         size = math.prod(shape)
         missing = max(0, size - self._left.size)
-        # all 64 bits of each draw; unlike the bit generator's random_raw, this lets other threads run meanwhile
+        # all 64 bits of each draw; unlike the bit generator's random_raw, this releases Python's lock
         words = self._stream.integers(0, 2**64 - 1, -(-missing // 4), dtype=np.uint64, endpoint=True)
         bits = words.astype("<u8", copy=False).view("<u2")
         if self._left.size:
@@ -121,23 +121,23 @@ class DropoutMaskReader:
 
 
 def draw_dropout_key(generator: np.random.Generator | None = None) -> np.ndarray:
-    """64 random bits from ``generator``, by default the thread's: two uint32 numbers, a key for `use_dropout_key`."""
+    """64 random bits from ``generator``, by default the thread's, as two uint32 numbers: a key for `use_dropout_key`."""
     return (generator or default_generator()).integers(0, 2**32, size=2, dtype=np.uint32)
 
 
 def use_dropout_key(key: Array) -> Any:
     """Inside the ``with`` block, dropout on a GPU draws its masks from ``key`` and the number of the call: 0, 1, 2, ….
 
-        key = cupy.empty(2, "uint32")                # stays where it is
+        key = cupy.empty(2, "uint32")                # its address stays the same
         for _ in range(steps):
-            key.set(random.draw_dropout_key(stream))         # what is drawn changes with what lies there
+            key.set(random.draw_dropout_key(stream))         # another value, other masks
             with random.use_dropout_key(key):
                 loss(model(x)).backward()
 
-    The kernels read the key when they run. So a CUDA graph that was captured inside such a block, and is launched again after the
-    key was changed, draws new masks. Backward reads it again: leave it alone between a forward and its backward. Holds for the
-    calling thread; where a ``generator`` is given to an op, or without such a block, each call draws a key of its own on the CPU and sends
-    it to the device, which a graph cannot capture.
+    The kernels read the key when they run. So a CUDA graph that was captured inside such a block draws new masks when it is launched
+    again after the key was changed. Backward reads the key again: do not change it between a forward and its backward. This holds for
+    the calling thread. Outside such a block, or if an op gets a ``generator``, each call draws its own key on the CPU and copies it to
+    the device, which a graph cannot capture.
 
     Args:
         key: two uint32 numbers on the device.
@@ -165,7 +165,7 @@ def next_dropout_key(xp: Any, generator: np.random.Generator | None = None) -> t
 
     Args:
         xp: the module of the arrays.
-        stream: draw a key from this one, instead of taking the one in use (see `use_dropout_key`).
+        generator: draw a key from this generator, instead of the key in use (see `use_dropout_key`).
     """
     in_use: tuple[Array, Iterator[int]] | None = getattr(_thread, "dropout", None)
     if generator is not None or in_use is None:

@@ -232,7 +232,7 @@ def test_memory_that_a_graph_uses_is_not_given_back_while_it_is_captured(standin
         recorder._pool.free_all_blocks()
         return standin.zeros(4, "float32")
 
-    with pytest.raises(CaptureError, match="some that the graph uses was given back"):
+    with pytest.raises(CaptureError, match="some that the graph uses was returned to the driver"):
         recorder.record(short_of_memory)
 
 

@@ -91,7 +91,7 @@ def test_a_folder_of_nanogpts(tmp_path: Path, capsys) -> None:
         CharTokenizer.train(TEXT).encode(TEXT).tofile(tmp_path / name)
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "These tokens came without a tokenizer" in out
+    assert "These tokens have no tokenizer" in out
     assert "compression" not in out
     CharTokenizer.train(TEXT).save(tmp_path / "elsewhere.json")
     assert main([str(tmp_path), "--tokenizer", str(tmp_path / "elsewhere.json")]) == 0

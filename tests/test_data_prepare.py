@@ -494,7 +494,7 @@ def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
 
 def test_a_wrong_checksum(server, tmp_path):
     Server.files["/f"] = RAW[:-1] + b"x"
-    with pytest.raises(DataError, match="is not what it should be: its SHA-256 is"):
+    with pytest.raises(DataError, match="is not the right one: its SHA-256 is"):
         download(f"{server}/f", tmp_path / "f", "by hand", SHA256)
     assert not os.listdir(tmp_path)
 

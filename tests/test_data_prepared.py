@@ -137,7 +137,7 @@ def test_no_folder_and_no_tokens(tmp_path: Path, text: Path) -> None:
     [
         ("train.bin", "it has a val.bin but no train.bin"),
         ("val.bin", "it has a train.bin but no val.bin"),
-        ("meta.json", "was not prepared to its end: it has no meta.json"),
+        ("meta.json", "is not complete: it has no meta.json"),
         ("tokenizer.json", "it has a meta.json but no tokenizer.json"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_crash_while_files_took_their_places(folder: Path) -> None:
     (folder / ".preparing").mkdir()
     for name in ("meta.json", "tokenizer.json"):
         (folder / name).rename(folder / ".preparing" / name)
-    with pytest.raises(PreparedError, match="was not prepared to its end"):
+    with pytest.raises(PreparedError, match=r"is not complete: it has no meta\.json"):
         open_prepared(folder)
 
 
@@ -257,7 +257,7 @@ def test_what_a_text_cannot_be(text: Path, options: dict, sentence: str) -> None
 
 
 def test_a_folder_learns_no_tokenizer(folder: Path) -> None:
-    with pytest.raises(DataError, match="has been made into tokens already"):
+    with pytest.raises(DataError, match="holds tokens already"):
         open_dataset(folder, tokenizer="bpe")
 
 
@@ -272,7 +272,7 @@ def test_a_corpus_that_is_downloaded(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_the_one_that_is_never_made_into_tokens_in_memory() -> None:
-    with pytest.raises(DataError, match=r"larger than most memories: python -m data.prepare openwebtext --out DIR"):
+    with pytest.raises(DataError, match=r"too large for most memories: python -m data.prepare openwebtext --out DIR"):
         open_dataset("openwebtext")
 
 

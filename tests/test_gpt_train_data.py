@@ -138,7 +138,7 @@ def test_a_folder_with_another_tokenizer_than_the_checkpoints_is_refused(tmp_pat
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--tokenizer=bpe"], "has been made into tokens already"),
+        (["--tokenizer=bpe"], "holds tokens already"),
         (["--tokenizer=/nowhere.json"], "cannot be read"),
         (["--vocab-size=3"], "vocab_size 3 is too small"),
         (["--vocab-size=0"], "vocab_size must be at least 1, got 0."),

@@ -212,7 +212,7 @@ REFUSED = [
     (NotImplementedError, "inplace", lambda: tl.nn.ReLU(inplace=True)),
     (ValueError, "between 0 and 1, got 1.5", lambda: tl.nn.Dropout(1.5)),
     (ValueError, "between 0 and 1, got -0.1", lambda: F.dropout(x, -0.1)),
-    (ValueError, r"\(4,\) is not where the input's shape \(2, 3\) ends", lambda: F.layer_norm(x, (4,))),
+    (ValueError, r"\(4,\) is not the end of the input's shape \(2, 3\)", lambda: F.layer_norm(x, (4,))),
     (ValueError, "needs a weight of that shape", lambda: F.layer_norm(x, (2, 3), tl.zeros(6))),
     (ValueError, "needs a weight of that shape", lambda: F.rms_norm(x, (3,), tl.zeros(2))),
     (ValueError, r"linear: x \(2, 3\) does not fit weight \(4, 5\)", lambda: F.linear(x, tl.zeros(4, 5))),

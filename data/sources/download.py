@@ -1,4 +1,4 @@
-"""Fetching a file: with a progress bar, going on where it broke off, and only a whole and right file gets its name."""
+"""Download a file with a progress bar. A download can be resumed, and only a complete and correct file gets its name."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def download(url: str, path: Path, by_hand: str, sha256: str | None = None, paus
     """The file at ``url`` as ``path``, if it is not there yet.
 
     Args:
-        by_hand: what a user is told to do where there is no network.
-        sha256: of the whole file; without one, a download that broke off starts anew.
-        pause: seconds before the second try; each later one waits twice as long.
+        by_hand: what to do without a network, for the message.
+        sha256: of the whole file; without one, an interrupted download starts again from the beginning.
+        pause: seconds before the second try; the pause doubles with each try.
 
     Raises:
-        SourceError: if it cannot be fetched, or what came is not what the checksum says.
+        SourceError: if the download fails, or the checksum does not match.
     """
     if path.exists():
         return path
@@ -50,9 +50,7 @@ def download(url: str, path: Path, by_hand: str, sha256: str | None = None, paus
                 time.sleep(pause * 2**attempt)
         if sha256 is not None and (found := _sha256(part)) != sha256:
             part.unlink()
-            raise SourceError(
-                f"what came from {url} is not what it should be: its SHA-256 is {found}, not {sha256}; try again, or {by_hand}"
-            )
+            raise SourceError(f"the file from {url} is not the right one: its SHA-256 is {found}, not {sha256}; try again, or {by_hand}")
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -73,13 +71,13 @@ def _fetch(url: str, part: Path, name: str) -> None:
         total = error.headers.get("Content-Range", "").rpartition("/")[2]
         error.close()
         if total == str(have):
-            return  # it broke off behind the last byte
+            return  # it was interrupted after the last byte
         part.unlink()
         _fetch(url, part, name)
         return
     with response:
         if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            have = 0  # the server knows no ranges, and sends all of it
+            have = 0  # the server does not support ranges, and sends the whole file
         length = response.headers.get("Content-Length")
         total_size = have + int(length) if length else None
         with (
@@ -90,7 +88,7 @@ def _fetch(url: str, part: Path, name: str) -> None:
                 file.write(block)
                 bar.update(len(block))
     if total_size is not None and part.stat().st_size < total_size:
-        raise ConnectionError(f"it broke off after {part.stat().st_size:,} of {total_size:,} bytes")
+        raise ConnectionError(f"it was interrupted after {part.stat().st_size:,} of {total_size:,} bytes")
 
 
 def _sha256(path: Path) -> str:

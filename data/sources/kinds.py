@@ -1,4 +1,4 @@
-"""What a stream of bytes is, told by its first bytes: people rename files, and download error pages under the names of archives."""
+"""The type of a stream of bytes, from its first bytes: people rename files, and download error pages with the names of archives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import codecs
 from data.sources.streams import MAGIC as STREAMS
 from data.sources.tar import is_header
 
-HEAD = 4096  # bytes that `kind_of` looks at
+HEAD = 4096  # bytes that `kind_of` examines
 
 COMPRESSED = tuple(STREAMS)
 ARCHIVES = ("tar", "zip", "7z")
@@ -20,7 +20,7 @@ _MAGIC = {
     b"PK\x05\x06": "zip",  # with nothing in it
     b"7z\xbc\xaf\x27\x1c": "7z",
 }
-# Known, to say so: taken for text or noise they would only puzzle.
+# Types that cannot be read here. They are recognised for a clear message.
 _UNREADABLE = {
     b"Rar!\x1a\x07": "RAR",
     b"\x04\x22\x4d\x18": "LZ4",
@@ -51,7 +51,7 @@ _SUFFIXES = {
 
 def kind_of(head: bytes) -> str:
     """``xz gz bz2 zst zip 7z tar``, ``text``, ``utf-16``, ``binary``, or ``unreadable: NAME`` for an archive that cannot be read here."""
-    if head[:2] in _BEGINNINGS:  # most texts begin with others
+    if head[:2] in _BEGINNINGS:  # most texts begin with other bytes
         for magic, kind in _MAGIC.items():
             if head.startswith(magic) and (kind != "bz2" or (head[3:4] in b"123456789" and head[4:10] in _BZ2_BLOCKS)):
                 return kind
@@ -66,9 +66,9 @@ def kind_of(head: bytes) -> str:
 
 
 def _nearly_text(head: bytes) -> bool:
-    """A NUL here and there in what is otherwise UTF-8 is broken text, for `data.sources.text.decode` to judge."""
+    """Whether this is UTF-8 with a few NULs, which `data.sources.text.decode` treats as damaged text."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # which may end within a character
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # incremental, because the head may end within a character
     except UnicodeDecodeError:
         return False
     return 10 * head.count(b"\0") <= len(head)
@@ -78,11 +78,11 @@ _BZ2_BLOCKS = (bytes.fromhex("314159265359"), bytes.fromhex("177245385090"))  # 
 
 
 def is_apple_double(name: str, kind: str) -> bool:
-    """Whether this is what a Mac puts beside a file: told by its bytes, or by the place that such things have in a Mac's zip archives."""
+    """Whether this is a Mac's AppleDouble file, from its bytes, or from its path in a Mac's zip archive."""
     folders, _, file = name.replace("!", "/").rpartition("/")
     return kind == f"unreadable: {APPLE_DOUBLE}" or (file.startswith("._") and "__MACOSX" in folders.split("/"))
 
 
 def archive_suffix(name: str) -> str | None:
-    """The kind of archive that a name promises, if it does."""
+    """The type of archive that the suffix of a name says, or None."""
     return _SUFFIXES.get(name[name.rfind(".") :].lower())

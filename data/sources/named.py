@@ -1,4 +1,4 @@
-"""Corpora with a name: `pydoc`, which every Python has, and three that are fetched once and kept."""
+"""Named corpora: `pydoc`, which every Python has, and three that are downloaded once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Remote:
 
 
 _REMOTE = {
-    # Project Gutenberg mends its books now and then, so there is no checksum; the lines around the book are looked for instead.
+    # Project Gutenberg corrects its books now and then, so there is no checksum; instead, the lines before and after the book are checked.
     "oz": _Remote("https://www.gutenberg.org/cache/epub/55/pg55.txt", "oz.txt", "230 KB", None),
     "shakespeare": _Remote(
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -42,14 +42,14 @@ def named_source(name: str, folder: Path | None = None) -> Corpus | Path:
     """The corpus called ``name``, one of `NAMES`: a text, or the path of an archive. (A file of that name is ``./name``.)
 
     Args:
-        folder: where downloads are kept; by default `data.paths.cache_folder`.
+        folder: for downloads; by default `data.paths.cache_folder`.
 
     Raises:
-        DataError: if it is not here and cannot be fetched; the message says what to get by hand and where to put it.
+        DataError: if it is not here and cannot be downloaded; the message says which file to get and where to put it.
     """
     if name == "pydoc":
         return load_corpus("pydoc")
-    from data.sources.download import download  # needs much of the standard library, which takes time to import
+    from data.sources.download import download  # imports much of the standard library, which takes time
 
     remote = _REMOTE[name]
     path = (cache_folder() if folder is None else folder) / remote.file
@@ -64,7 +64,7 @@ def named_source(name: str, folder: Path | None = None) -> Corpus | Path:
 
 
 def book(path: Path) -> tuple[str, str]:
-    """Title and text of a book of Project Gutenberg's, without what stands before and after it.
+    """Title and text of a book of Project Gutenberg's, without the text before and after it.
 
     Raises:
         SourceError: if the lines that mark the beginning and the end of the book are not there.

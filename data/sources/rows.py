@@ -1,4 +1,4 @@
-"""A document in each row: .jsonl and .csv. Both are text, so these two are told by their names."""
+"""A document in each row: .jsonl and .csv. Both are text, so they are recognised by their names."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SUFFIXES = (".jsonl", ".ndjson", ".csv")
 
 
 def is_rows(name: str) -> bool:
-    """Whether a name promises rows."""
+    """Whether the suffix of a name is that of a file of rows."""
     return name.lower().endswith(SUFFIXES)
 
 
 def row_texts(reader: Reader, name: str, field: str) -> Iterator[tuple[int, bytes]]:
-    """The number of each row's first line, from 1, and its text as UTF-8; what is no UTF-8 stays none, for `decode` to see.
+    """The number of each row's first line, from 1, and its text as UTF-8. Bytes that are not UTF-8 stay, and `decode` finds them.
 
     Raises:
-        SourceError: if a row is broken or has no such field.
+        SourceError: if a row is damaged or has no such field.
     """
     return _csv(reader, name, field) if name.lower().endswith(".csv") else _jsonl(reader, name, field)
 
@@ -60,7 +60,7 @@ def _lines(reader: Reader, name: str) -> Iterator[bytes]:
         *lines, last = block.split(b"\n")
         for line in lines:
             whole = b"".join([*rest, line])
-            rest, length = [], 0  # before the row is used: a long one shall not be in memory twice
+            rest, length = [], 0  # before the row is used, so that a long one is not in memory twice
             yield whole
         rest.append(last)
         length += len(last)

@@ -1,7 +1,7 @@
 """The members of a .7z archive, decompressed by py7zr in small steps.
 
-In a 7z archive many members are compressed as one, a *folder*. py7zr's own `extract` takes up to 128 MB out of it at a time, and copies
-them several times. Here its decompressors are asked for little, and given little: some of them do not heed what they are asked for.
+In a 7z archive many members are compressed together, as a *folder*. py7zr's own `extract` decompresses up to 128 MB at a time, and copies
+them several times. Here its decompressors are asked for few bytes, and get few bytes, because some ignore the limit on the output.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from data.errors import DataError
 from data.sources.streams import BLOCK, Budget, Reader, SourceError, printable, repair_hint
 from data.sources.zips import ZipMember, sentence
 
-# Compressed bytes at a time. Deflate, Deflate64 and Zstandard do not heed what they are asked for; the last makes up to 8 MiB of 256 bytes.
-_SIP, _HEEDLESS_SIP = 1 << 20, 1 << 8
-_HEEDLESS = (b"\x04\x01\x08", b"\x04\x01\x09", b"\x04\xf7\x11\x01")
-_MEMORY = 256 << 20  # what 7-Zip's highest level takes
+# Compressed bytes at a time. Deflate, Deflate64 and Zstandard ignore the limit on the output; the last makes up to 8 MiB of 256 bytes.
+_CHUNK, _SMALL_CHUNK = 1 << 20, 1 << 8
+_IGNORES_LIMIT = (b"\x04\x01\x08", b"\x04\x01\x09", b"\x04\xf7\x11\x01")
+_MEMORY = 256 << 20  # what 7-Zip's highest level needs
 
 
 def seven_zip_members(file: BinaryIO, archive: str, budget: Budget) -> Iterator[ZipMember]:
@@ -50,12 +50,12 @@ def seven_zip_members(file: BinaryIO, archive: str, budget: Budget) -> Iterator[
             stream = Reader(_stream(file, folder, *starts[id(folder)], archive, budget))
         content = _Member(stream, member.uncompressed, member.crc32, f"{archive}!{member.filename}")
         yield ZipMember(member.filename, member.is_file, False, Reader(content))
-        while content(BLOCK):  # what nobody wanted
+        while content(BLOCK):  # skip what was not read
             pass
 
 
 def _starts(opened: Any) -> dict[int, tuple[int, int]]:
-    """Where each folder's bytes begin, and how many there are."""
+    """The position of each folder's bytes, and their number."""
     streams = opened.header.main_streams if opened.files else None
     if streams is None:
         return {}
@@ -67,41 +67,41 @@ def _starts(opened: Any) -> dict[int, tuple[int, int]]:
 
 
 def _stream(file: BinaryIO, folder: Any, start: int, packed: int, archive: str, budget: Budget) -> Callable[[int], bytes]:
-    """What a folder expands to."""
+    """The decompressed bytes of a folder."""
     unpacked = max(folder.unpacksizes)
     for coder in folder.coders:
         if coder["numinstreams"] != 1 or coder["numoutstreams"] != 1:
             raise _unknown(archive, "a filter of several streams (BCJ2)")
         if min(_dictionary(coder["method"], coder.get("properties") or b""), unpacked) > _MEMORY:
             raise SourceError(f"{printable(archive)} asks for more than {_MEMORY >> 20} MiB of memory to be decompressed.")
-    sips = _Sips(file, start, _HEEDLESS_SIP if any(coder["method"] in _HEEDLESS for coder in folder.coders) else _SIP)
+    chunks = _ChunkedFile(file, start, _SMALL_CHUNK if any(coder["method"] in _IGNORES_LIMIT for coder in folder.coders) else _CHUNK)
     with _damage(archive):
         decompressor = folder.get_decompressor(packed)
 
     def more(size: int) -> bytes:
         with _damage(archive):
             while True:
-                before = sips.at
-                out = bytes(decompressor.decompress(sips, BLOCK))
-                hungry, sips.hungry = sips.hungry, len(out) < BLOCK
+                before = chunks.at
+                out = bytes(decompressor.decompress(chunks, BLOCK))
+                wants_input, chunks.wants_input = chunks.wants_input, len(out) < BLOCK
                 budget.spend(len(out))
-                if out or (hungry and sips.at == before):
+                if out or (wants_input and chunks.at == before):
                     return out
 
     return more
 
 
-class _Sips:
-    """The archive as a file for a decompressor that is to be given no more before it has used up what it has."""
+class _ChunkedFile:
+    """The archive as a file that gives a decompressor new bytes only after it has used the old ones."""
 
     def __init__(self, file: BinaryIO, at: int, most: int) -> None:
         self._file = file
         self.at = at
         self._most = most
-        self.hungry = True
+        self.wants_input = True
 
     def read(self, size: int) -> bytes:
-        if not self.hungry:
+        if not self.wants_input:
             return b""
         self._file.seek(self.at)
         data = self._file.read(min(size, self._most))
@@ -110,7 +110,7 @@ class _Sips:
 
 
 class _Member:
-    """One member's bytes out of those of its folder, whose checksum is looked at at the end."""
+    """One member's bytes, read from those of its folder. Its checksum is compared at the end."""
 
     def __init__(self, stream: Reader, size: int, checksum: int | None, name: str) -> None:
         self._stream, self._left, self._expected, self._name = stream, size, checksum, name
@@ -127,7 +127,7 @@ class _Member:
 
 
 def _dictionary(method: bytes, properties: bytes) -> int:
-    """How many bytes a method keeps of what it has decompressed: LZMA, LZMA2, and PPMd for its model."""
+    """The dictionary size of LZMA and LZMA2, and the model size of PPMd, in bytes."""
     if method in (b"\x03\x01\x01", b"\x03\x04\x01") and len(properties) >= 5:
         return int.from_bytes(properties[1:5], "little")
     if method == b"\x21" and properties:
@@ -141,9 +141,9 @@ def _unknown(archive: str, what: str) -> SourceError:
 
 @contextlib.contextmanager
 def _damage(archive: str) -> Iterator[None]:
-    """Whatever py7zr says, as a sentence: it meets damage with errors of its own, IndexError, struct.error, LZMAError, …
+    """Turn py7zr's errors into sentences. For a damaged archive it raises its own errors, IndexError, struct.error, LZMAError, ….
 
-    What the disk says goes on as it is.
+    Errors of the disk pass unchanged.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Bytes that come in turn: looking ahead in them, decompressing them in small steps, and an end to how much may come out."""
+"""Streams of bytes: look-ahead, decompression in small steps, and a limit on the decompressed size."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Any, Protocol
 from data.errors import DataError
 
 BLOCK = 1 << 18  # bytes asked for at a time
-_LEAST, _MOST = 1 << 9, 1 << 16  # compressed bytes handed to a decompressor at a time: few at first, for a stream may be short
-MEMORY = 192 << 20  # what a stream may ask for; `xz -9` takes 65 MiB, a hostile one 4 GiB
-_WINDOW = 27  # of Zstandard, as a power of two: 128 MiB, what its own program takes without being asked
+_LEAST, _MOST = 1 << 9, 1 << 16  # compressed bytes for a decompressor at a time: few at first, because a stream may be short
+MEMORY = 192 << 20  # the most memory for a decompressor; `xz -9` needs 65 MiB, a hostile stream asks for 4 GiB
+_WINDOW = 27  # log2 of the largest window of Zstandard: 128 MiB, the default limit of its own program
 
 
 class SourceError(DataError):
-    """A source that cannot be read to its end; the message names the place inside it."""
+    """A source that cannot be read completely; the message names the place inside it."""
 
 
 class TooLargeError(SourceError):
-    """More came out of an archive than may."""
+    """An archive expands to more than the limit."""
 
 
 def printable(name: str) -> str:
-    """A member's name fit for a message: whatever is in it, one line and no control characters."""
+    """A member's name for a message: one line without control characters."""
     name = name.encode("utf-8", "backslashreplace").decode()
     name = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
     return name if len(name) <= 300 else f"{name[:140]}…{name[-140:]}"
 
 
 def repair_hint(name: str) -> str:
-    """What to do about damage. Whatever lies in an archive came with that, and may have been broken before it was packed."""
+    """What to do about damage. A member of an archive may have been damaged before it was packed."""
     outer, inside, _ = name.partition("!")
     return f"fetch or copy {printable(outer)} again, or leave this out of it" if inside else "fetch or copy it again"
 
 
 class Budget:
-    """How many bytes may still come out of archives, all layers together. A bomb is small until it is opened."""
+    """The limit on decompressed bytes, of all layers together. A decompression bomb is small until it is opened."""
 
     def __init__(self, limit: int, source: str) -> None:
         self.limit = limit
@@ -55,15 +55,15 @@ class Budget:
         if self.spent > self.limit:
             raise TooLargeError(
                 f"{printable(self._source)} expands to more than {self.limit:,} bytes, which may be a bomb; "
-                "if it is as large as that in truth, allow it with --max-expanded-size."
+                "if it really is as large as that, allow it with --max-expanded-size."
             )
 
 
 class Reader:
-    """A stream of bytes whose next ones can be looked at first.
+    """A stream of bytes with look-ahead.
 
     Args:
-        more: called with a number of bytes, returns some, at most about as many, and none only at the end.
+        more: called with a number of bytes; returns at most about as many, and none only at the end.
     """
 
     __slots__ = ("_at", "_base", "_buffer", "_ended", "_more")
@@ -72,8 +72,8 @@ class Reader:
         self._more = more
         self._buffer = buffer
         self._at = 0  # in the buffer
-        self._base = 0  # bytes that lie before the buffer
-        self._ended = ended  # there is nothing behind the buffer
+        self._base = 0  # bytes before the buffer
+        self._ended = ended  # no bytes follow the buffer
 
     @classmethod
     def of(cls, data: bytes) -> Reader:
@@ -86,7 +86,7 @@ class Reader:
         return self._base + self._at
 
     def peek(self, size: int) -> bytes:
-        """The next ``size`` bytes, which stay; fewer only at the end."""
+        """The next ``size`` bytes, without reading them; fewer only at the end."""
         if len(self._buffer) - self._at < size and not self._ended:
             self._fill(size)
         return self._buffer[self._at : self._at + size]
@@ -103,7 +103,7 @@ class Reader:
         return data
 
     def rest(self, limit: int) -> bytes | None:
-        """All that is left, read to the end; None, and nothing is read, if that is more than ``limit`` bytes."""
+        """All remaining bytes; None if they are more than ``limit``, and then nothing is read."""
         data = self.peek(limit + 1)
         if len(data) > limit:
             return None
@@ -111,19 +111,19 @@ class Reader:
         return data
 
     def skip(self, size: int) -> int:
-        """Pass over ``size`` bytes; how many there were."""
+        """Skip ``size`` bytes; return how many there were."""
         left = size
         while left and (data := self.read(min(left, BLOCK))):
             left -= len(data)
         return size - left
 
     def drain(self) -> None:
-        """Read to the end: a checksum behind the last member is looked at, too."""
+        """Read to the end, so that a checksum after the last member is checked, too."""
         while self.read(BLOCK):
             pass
 
     def unread(self, size: int) -> None:
-        """Go back by ``size`` bytes of those that the last `read` returned."""
+        """Go back by ``size`` bytes, at most those of the last `read`."""
         self._at -= size
 
     def _fill(self, size: int) -> None:
@@ -143,7 +143,7 @@ def _no_more(size: int) -> bytes:
 
 
 class Decompressor(Protocol):
-    """A decompressor with the manners of bz2's and lzma's."""
+    """A decompressor with the interface of bz2's and lzma's."""
 
     @property
     def eof(self) -> bool:
@@ -152,21 +152,21 @@ class Decompressor(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What was behind its end."""
+        """The bytes after the end of the stream."""
         ...
 
     @property
     def needs_input(self) -> bool:
-        """Whether nothing more comes out before more is put in."""
+        """Whether there is no more output without more input."""
         ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """At most ``max_length`` bytes; the rest stays inside."""
+        """At most ``max_length`` bytes of output; the rest is kept for the next call."""
         ...
 
 
 class ZlibDecompressor:
-    """zlib's object as an `Decompressor`."""
+    """zlib's object as a `Decompressor`."""
 
     def __init__(self, wbits: int) -> None:
         self._zlib = zlib.decompressobj(wbits)
@@ -188,7 +188,7 @@ class ZlibDecompressor:
 
 
 class _Zstandard:
-    """A frame of Zstandard as an `Decompressor`: Python's own from 3.14 on, before that a package of the same code."""
+    """A frame of Zstandard as a `Decompressor`: Python's own from 3.14 on, before that a package of the same code."""
 
     def __init__(self) -> None:
         library: Any
@@ -218,7 +218,7 @@ class _Zstandard:
         return self._frame.needs_input
 
 
-# A stream of Zstandard may begin with a frame to be skipped.
+# A stream of Zstandard may begin with a skippable frame.
 MAGIC: dict[str, tuple[bytes, ...]] = {
     "xz": (b"\xfd7zXZ\0",),
     "gz": (b"\x1f\x8b",),
@@ -234,10 +234,10 @@ _ENGINES: dict[str, Callable[[], Decompressor]] = {
 
 
 def make_decompressor(kind: str, name: str) -> Decompressor:
-    """What decompresses one stream.
+    """A decompressor for one stream.
 
     Raises:
-        SourceError: if that takes a package that is not installed.
+        SourceError: if it needs a package that is not installed.
     """
     try:
         return _ENGINES[kind]()
@@ -248,24 +248,24 @@ def make_decompressor(kind: str, name: str) -> Decompressor:
 
 
 def decompress_next(decompressor: Decompressor, feed: Callable[[int], bytes], size: int) -> bytes:
-    """The next bytes out of ``decompressor``, at most ``size``; none only where its stream ends, or ``feed`` before it."""
-    portion = _LEAST
+    """The next bytes out of ``decompressor``, at most ``size``; none only at the end of its stream, or of ``feed``."""
+    chunk_size = _LEAST
     while not decompressor.eof:
-        hungry = decompressor.needs_input
-        data = feed(portion) if hungry else b""
+        wants_input = decompressor.needs_input
+        data = feed(chunk_size) if wants_input else b""
         if out := decompressor.decompress(data, size):
             return out
-        if hungry and not data:
+        if wants_input and not data:
             break
-        portion = _MOST
+        chunk_size = _MOST
     return b""
 
 
 def decompressed(compressed: Reader, kind: str, name: str, budget: Budget) -> Reader:
-    """What ``compressed`` expands to; several streams end to end are one, as they are for xz, gzip, bzip2 and Zstandard.
+    """The decompressed bytes of ``compressed``. Several streams in sequence are one, as for xz, gzip, bzip2 and Zstandard.
 
     Raises (while reading):
-        SourceError: if it is cut short or damaged, or something else follows it.
+        SourceError: if it is truncated or damaged, or something else follows it.
         TooLargeError: if it expands beyond the budget.
     """
     decompressor: Decompressor | None = make_decompressor(kind, name)
@@ -294,7 +294,7 @@ def decompressed(compressed: Reader, kind: str, name: str, budget: Budget) -> Re
             if isinstance(error, DataError):
                 raise
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the file below, not of what is in it
+                raise  # an error of the file, not of its content
             if "memory" in str(error).lower():
                 raise SourceError(f"{printable(name)} asks for more than {MEMORY >> 20} MiB of memory to be decompressed.") from error
             raise SourceError(f"{printable(name)} is damaged: its {kind} data cannot be decompressed ({error}).") from error

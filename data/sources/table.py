@@ -1,7 +1,7 @@
 """The records of a .csv table: a header that names the columns, then records with a field for each column.
 
-Python's csv reads a whole record before it returns it, and within quotes a record may go on over any number of lines. So the lines are
-counted on the way in, and what is too long for a record ends the reading before it fills the memory.
+Python's csv reads a whole record before it returns it, and within quotes a record may extend over any number of lines. So the size of a
+record is limited while its lines are read, before it fills the memory.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ MOST_COMMAS = 4 << 20  # in a record: each may end a field, and every field is a
 
 
 class TableError(DataError):
-    """A table that cannot be read to its end.
+    """A table that cannot be read completely.
 
     Attributes:
-        line: where the record begins that is wrong.
-        reason: what is wrong with it; goes on after "line 7 of table.csv".
+        line: the first line of the wrong record.
+        reason: what is wrong with it; the message continues "line 7 of table.csv".
     """
 
     def __init__(self, line: int, reason: str) -> None:
@@ -35,8 +35,8 @@ def read_table(file: TextIO, column: str | None = None) -> Iterator[tuple[int, d
     """The number of each record's first line, from 1, and its fields by the names of their columns.
 
     Args:
-        file: opened with ``newline=""``, for line ends within quotes are text.
-        column: the one that will be used, whose name must be clear; without it, every name must.
+        file: opened with ``newline=""``, because line ends within quotes are text.
+        column: the column that will be used, whose name must be unique; without it, every name must be unique.
 
     Raises:
         TableError: if a record has more or fewer fields than the header, is too long, or its quotation marks do not match.

@@ -1,9 +1,9 @@
 """The members of a tar archive, read in one pass.
 
-A tar archive is a row of 512-byte blocks: a header, the member's bytes, zeros up to the next block, the next header.
-The standard library's tarfile takes a damaged header in the middle for the end, and an archive that was cut short between
-two members for a whole one. A corpus would shrink and nobody would know, so this reader insists on the end mark.
-It is also several times faster on many small members.
+A tar archive is a sequence of 512-byte blocks: a header, the member's bytes, zeros up to the next block, the next header.
+For the standard library's tarfile, a damaged header in the middle is the end, and an archive that was truncated between
+two members is complete. Documents would be lost without an error, so this reader requires the end mark.
+It is also several times as fast on many small members.
 
 Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header".
 """
@@ -21,7 +21,7 @@ _LONGEST_EXTENSION = 1 << 20  # bytes of a long name or a pax header; more is no
 
 
 class TarMember(NamedTuple):
-    """A member: its name, whether it is a regular file (and not a folder, a link, a device), its bytes."""
+    """A member: its name, whether it is a regular file (not a folder, a link or a device), and its bytes."""
 
     name: str
     regular: bool
@@ -30,7 +30,7 @@ class TarMember(NamedTuple):
 
 
 def is_header(block: bytes) -> bool:
-    """Whether 512 bytes begin a member: the sum of all bytes, the checksum's own as blanks, is what the checksum says."""
+    """Whether 512 bytes are a header: their sum, with blanks in place of the checksum, equals the checksum."""
     if len(block) < _BLOCK or not block[0]:
         return False
     checksum = block[148:156]
@@ -41,7 +41,7 @@ def is_header(block: bytes) -> bool:
 
 
 def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
-    """The members in the archive's order. Each one's content is to be read before the next is asked for.
+    """The members in the archive's order. The content of each must be read before the next one.
 
     Raises:
         SourceError: if a header is damaged, or the archive ends without its end mark.
@@ -95,7 +95,7 @@ def tar_members(reader: Reader, archive: str) -> Iterator[TarMember]:
         name = name or _ustar_name(header)
         folder = kind == b"5" or name.endswith("/")
         regular = kind in b"0\x007" and not sparse and not folder
-        if size <= BLOCK:  # most of them: read at once, the content and what fills up its last block
+        if size <= BLOCK:  # the usual case: read the content and its padding at once
             padded = size + -size % _BLOCK
             content = reader.read(padded)
             if len(content) < padded:
@@ -124,7 +124,7 @@ def _long_member(reader: Reader, archive: str, name: str, regular: bool, folder:
 
 
 def _next_archive(reader: Reader, archive: str) -> bool:
-    """Behind the end mark: whether another archive follows, as ``cat a.tar b.tar`` makes it; zeros alone fill up the last record."""
+    """Whether another archive follows the end mark, as in ``cat a.tar b.tar``. Zeros alone are padding."""
     while (block := reader.peek(_BLOCK)) and not block.strip(b"\0"):
         reader.read(len(block))
     if block and not is_header(block):
@@ -143,7 +143,7 @@ def _cut_short(archive: str) -> SourceError:
 
 
 def _text(raw: bytes) -> str:
-    """A name; what is not UTF-8 in it survives as lone surrogates."""
+    """A name. Bytes that are not UTF-8 become lone surrogates."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
@@ -169,7 +169,7 @@ def _decimal(value: bytes) -> int | None:
 def _pax(extension: bytes, archive: str, at: int) -> Iterator[tuple[str, bytes]]:
     """``27 path=a/long/name.txt\\n`` and so on: the length of the record, the key, the value."""
     begin = 0
-    while begin < len(extension):  # by place: cutting off what is done would copy all the rest for each of a hundred thousand records
+    while begin < len(extension):  # by position: to cut off each record would copy the rest a hundred thousand times
         space = extension.find(b" ", begin, begin + 8)
         length = extension[begin : max(begin, space)]
         end = begin + int(length) if length.isdigit() else 0

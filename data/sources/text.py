@@ -1,4 +1,4 @@
-"""Bytes to clean text, and what to do with bytes that are none."""
+"""Bytes to clean text, and what to do with bytes that are not text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A path in, pieces of documents out, whatever they are wrapped in."""
+"""From a path to pieces of documents, through any archives and compression."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from data.sources.tar import TarMember, tar_members
 from data.sources.zips import ZipMember, zip_members
 from data.staging import STAGING
 
-PART = 4 << 20  # bytes of a long document that come at a time
-_DEEPEST = 8  # archives inside archives; some contain themselves
+PART = 4 << 20  # bytes of a part of a long document
+_DEEPEST = 8  # levels of archives inside archives; some contain themselves
 _TAR_INSIDE = re.compile(r"\.(tar\.\w+|tgz|txz|tbz2|tzst)$", re.IGNORECASE)
 _NESTED_IN_MEMORY = 128 << 20  # bytes of a zip or 7z inside another archive
 
@@ -47,13 +47,13 @@ class PackedArchive(NamedTuple):
 
 @dataclass
 class Tally:
-    """What was left out or mended: how often each, and the name of the first, so that nothing is lost in silence."""
+    """Counts what was left out or repaired, with the name of the first, so that nothing is lost without a message."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, what: str, name: str) -> None:
-        """Count one more."""
+        """Count one."""
         self.counts[what] += 1
         self.examples.setdefault(what, printable(name))
 
@@ -81,9 +81,9 @@ class Walk:
     on_read: Callable[[int], object] = lambda size: None
 
     def folder(self, root: Path, exclude: Path | None = None) -> Iterator[Piece | PackedArchive]:
-        """The .txt, .jsonl and .csv files of a folder and the archives in it, sorted by name; what is in ``exclude`` is not looked at.
+        """The .txt, .jsonl and .csv files of a folder and the archives in it, sorted by name, without those in ``exclude``.
 
-        Links are not followed: what they lead to may be anywhere, this folder itself included.
+        Links are not followed, because their targets may be anywhere, even in this folder.
         """
 
         def unreadable(error: OSError) -> None:
@@ -112,12 +112,12 @@ class Walk:
                     self.tally.add("left out, neither .txt, .jsonl or .csv nor an archive", name)
 
     def file(self, path: Path) -> Iterator[Piece | PackedArchive]:
-        """One file, whatever it is."""
+        """One file of any type."""
         with _opened(path) as file:
             yield from self.stream(path.name, self._reader(file), 0, file)
 
     def packed(self, archive: PackedArchive) -> Iterable[Piece | PackedArchive]:
-        """What is in an archive that was handed over unopened."""
+        """The content of an archive that came unopened."""
         file = io.BytesIO(archive.raw)
         return self.stream(archive.name, Reader(file.read), archive.depth, file)
 
@@ -133,7 +133,7 @@ class Walk:
     def stream(
         self, name: str, reader: Reader, depth: int, file: BinaryIO | None = None, wrapped: bool = False
     ) -> Iterable[Piece | PackedArchive]:
-        """Anything: ``file`` is the same bytes where they can be sought in, ``wrapped`` says that ``name`` is that of a wrapping."""
+        """A stream of any type. ``file`` has the same bytes, if they are seekable. ``wrapped``: ``name`` is that of the compressed file."""
         if depth > _DEEPEST:
             raise SourceError(f"{printable(name)} lies more than {_DEEPEST} archives deep, which may be a bomb; unpack it by hand.")
         head = reader.peek(HEAD)
@@ -226,10 +226,10 @@ def walk(
     exclude: Path | None = None,
     on_read: Callable[[int], object] = lambda size: None,
 ) -> Iterator[Piece | PackedArchive]:
-    """Every piece of every document in ``path``, in an order that is always the same.
+    """Every piece of every document in ``path``, always in the same order.
 
     Raises:
-        SourceError: if there is no such path, or something in it is broken.
+        SourceError: if there is no such path, or something in it is damaged.
     """
     path = expand_path(path)
     self = Walk(tally, budget or Budget(default_budget(path), path.name), text_field, encoding_errors == "error", pack, on_read)
@@ -249,7 +249,7 @@ def walk(
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """``path`` to read; what goes wrong with it later is said with its name, too."""
+    """``path``, opened for reading. Later errors have its name, too."""
     with open(path, "rb") as file:
         try:
             yield file
@@ -259,7 +259,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes on disk: of a file, or of all files in a folder."""
+    """The size on disk of a file, or of all files in a folder."""
     if path.is_dir():
         return sum(size_of(Path(where, name)) for where, _, files in os.walk(path) for name in files)
     try:
@@ -269,7 +269,7 @@ def size_of(path: Path) -> int:
 
 
 def default_budget(path: Path) -> int:
-    """What archives may expand to if nothing else is said: text shrinks to a third, or to a tenth, hardly ever to a fiftieth."""
+    """The default limit for decompressed bytes. Text compresses to a third, or to a tenth, hardly ever to a fiftieth."""
     return max(1 << 30, 50 * size_of(path))
 
 
@@ -284,15 +284,15 @@ def _in_memory(reader: Reader, name: str, kind: str) -> BinaryIO:
 
 
 def _cut(raw: bytes) -> int:
-    """Where to cut a long text: before white space that follows a word, where no tokenizer joins anything, or else between characters."""
+    """Where to split a long text: before white space after a word, where no token crosses, or otherwise between characters."""
     tail = max(0, len(raw) - 65_536)
     word = re.compile(rb".*\S(?=\s)", re.DOTALL).match(raw, tail)
     if word:
         return word.end()
     cut = len(raw) - 1
-    while cut > len(raw) - 5 and raw[cut] & 0xC0 == 0x80:  # 10xxxxxx goes on with a character
+    while cut > len(raw) - 5 and raw[cut] & 0xC0 == 0x80:  # a byte 10xxxxxx continues a character
         cut -= 1
-    return cut - (raw[cut - 1 : cut + 1] == b"\r\n")  # a line ends once
+    return cut - (raw[cut - 1 : cut + 1] == b"\r\n")  # do not split a line end
 
 
 def _described(kind: str) -> str:

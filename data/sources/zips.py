@@ -1,7 +1,7 @@
-"""The members of a .zip archive. Its table of contents stands at its end, so it needs a file that can be sought in.
+"""The members of a .zip archive. Its table of contents is at its end, so it needs a seekable file.
 
-Python's zipfile reads the table. What it does with a member packed by LZMA or bzip2 is to decompress every block to its end, and a block of
-64 KiB may become gigabytes; so the members are decompressed here, in small steps.
+Python's zipfile reads the table. For LZMA and bzip2 it decompresses every block completely, and a block of 64 KiB may become gigabytes.
+So this page decompresses the members, in small steps.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ENCRYPTED, _PATCHED = 0x41, 0x20  # flags
 
 @dataclass(frozen=True)
 class ZipMember:
-    """A member: its name, whether it is a regular file, its bytes."""
+    """A member: its name, whether it is a regular file, and its bytes."""
 
     name: str
     regular: bool
@@ -69,7 +69,7 @@ def zip_members(file: BinaryIO, archive: str, budget: Budget) -> Iterator[ZipMem
 
 
 def _require_all(file: BinaryIO, found: int, archive: str) -> None:
-    """zipfile goes by the table's size; how many entries it should have is said as well."""
+    """Compare the number of entries with the number at the end of the archive; zipfile only uses the size of the table."""
     size = file.seek(0, 2)
     start = file.seek(max(0, size - _END.size - _LONGEST_COMMENT - _END_64.size))
     tail = file.read()
@@ -84,7 +84,7 @@ def _require_all(file: BinaryIO, found: int, archive: str) -> None:
 
 
 def _content(file: BinaryIO, info: zipfile.ZipInfo, name: str, budget: Budget) -> Reader:
-    """A member's bytes, whose number and checksum have to be those in the table."""
+    """A member's bytes. Their number and checksum have to equal those in the table."""
     if info.flag_bits & _ENCRYPTED:
         raise SourceError(f"{printable(name)} is encrypted; unpack the archive with its password and give the folder instead.")
     if info.flag_bits & _PATCHED or info.compress_type not in _ENGINES:
@@ -103,7 +103,7 @@ def _content(file: BinaryIO, info: zipfile.ZipInfo, name: str, budget: Budget) -
 
     def feed(size: int) -> bytes:
         nonlocal at, packed
-        file.seek(at)  # where others may have read in the meantime
+        file.seek(at)  # another member may have been read in the meantime
         data = file.read(min(size, packed))
         at, packed = at + len(data), packed - len(data)
         return data
@@ -123,18 +123,18 @@ def _content(file: BinaryIO, info: zipfile.ZipInfo, name: str, budget: Budget) -
 
 
 class _Stored:
-    """What is not compressed, as an `Decompressor`."""
+    """The `Decompressor` of a member that is not compressed."""
 
     eof = False
     unused_data = b""
     needs_input = True
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        return data[:max_length]  # what is cut off lies behind the member's end: portions are smaller than what is asked for otherwise
+        return data[:max_length]  # bytes beyond max_length are after the member's end
 
 
 def _lzma(feed: Callable[[int], bytes], name: str) -> Decompressor:
-    """Before the data stand the library's version, the length of the properties, and these five bytes."""
+    """Before the data are the library's version, the length of the properties, and the five bytes of the properties."""
     code, dictionary = struct.unpack("<4xBI", feed(9))
     if dictionary > MEMORY:
         raise SourceError(f"{printable(name)} asks for more than {MEMORY >> 20} MiB of memory to be decompressed.")
@@ -154,7 +154,7 @@ _ENGINES: dict[int, Callable[[Callable[[int], bytes], str], Decompressor]] = {
 
 @contextlib.contextmanager
 def _damage(name: str) -> Iterator[None]:
-    """Whatever zipfile and the decompressors say to damage, as a sentence. What the disk says goes on as it is."""
+    """Turn the errors of zipfile and the decompressors into sentences. Errors of the disk pass unchanged."""
     try:
         yield
     except DataError:
@@ -168,5 +168,5 @@ def _damage(name: str) -> Iterator[None]:
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, on one line, without the full stop."""
+    """The message of an error on one line, without the full stop."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,14 +1,14 @@
-"""Text to numbers and back. A model knows no letters, only ids from 0 to vocab_size - 1.
+"""Tokenizers: text to ids and back. A model only works with ids, from 0 to vocab_size - 1.
 
     char         one id for each character
-    bpe          byte pair encoding, learnt from a text of one's own; any tokenizer.json of Hugging Face's
-    words        how it cuts a text into words, and a memory for their ids
-    gpt2         GPT-2's, as it was published
-    ids          none at all: numbers stay numbers
-    files        which of them a file holds
-    base         what is expected of each
+    bpe          byte pair encoding, trained on a text; any tokenizer.json of Hugging Face's
+    words        how BPE splits a text into words, and a cache of their ids
+    gpt2         GPT-2's tokenizer, as it was published
+    ids          no tokenizer: ids are written as numbers
+    files        find the tokenizer in a file
+    base         the protocol of all tokenizers
 
-Files hold JSON, which is text and numbers and no code. `char` needs NumPy alone; the others import their libraries when they are used.
+Files hold JSON, which cannot contain code. `char` needs only NumPy; the others import their libraries when they are used.
 """
 
 from data.tokenizer.base import END_OF_TEXT, MissingExtraError, Tokenizer, TokenizerError, token_dtype

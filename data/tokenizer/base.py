@@ -1,4 +1,4 @@
-"""What every tokenizer can do, and how one says that it cannot."""
+"""The protocol of tokenizers, and their errors."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between two document
 
 
 class TokenizerError(DataError):
-    """A tokenizer that cannot be made or read, or what cannot be tokenized."""
+    """A tokenizer that cannot be made or read, or a text that cannot be tokenized."""
 
 
 class MissingExtraError(TokenizerError):
-    """A package that the base install does without; the message has the line that installs it."""
+    """An optional package is missing; the message has the command that installs it."""
 
 
 class Tokenizer(Protocol):
-    """What everything else expects of a tokenizer."""
+    """The interface of a tokenizer."""
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are: they go from 0 to vocab_size - 1."""
+        """The number of ids, which are 0 to vocab_size - 1."""
         ...
 
     @property
     def hash(self) -> str:
-        """A name for this mapping, the same on every machine."""
+        """A hash of this mapping, the same on every machine."""
         ...
 
     @property
     def end_of_text(self) -> int | None:
-        """The id that stands between two documents, if there is one. No text encodes to it."""
+        """The id of the token between two documents, or None. No text encodes to it."""
         ...
 
     @property
     def unknown_id(self) -> int | None:
-        """The id that stands for whatever has none of its own, if there is such an id."""
+        """The id for everything without an id of its own, or None."""
         ...
 
     def encode(self, text: str) -> np.ndarray:
@@ -58,7 +58,7 @@ class Tokenizer(Protocol):
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything there is to know, fit for JSON; `data.tokenizer.tokenizer_from_dict` reads it."""
+        """The whole tokenizer as JSON data; `data.tokenizer.tokenizer_from_dict` reads it."""
         ...
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -67,7 +67,7 @@ class Tokenizer(Protocol):
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
-    """What ids are stored as: uint16 for up to 65,535 of them, uint32 for more."""
+    """The dtype for ids: uint16 for up to 65,535 of them, uint32 for more."""
     return np.uint16 if vocab_size <= 65_535 else np.uint32
 
 
@@ -75,7 +75,7 @@ def checked_ids(ids: ArrayLike, vocab_size: int) -> np.ndarray:
     """``ids`` as one row of integers.
 
     Raises:
-        TokenizerError: if they are no integers, or not from 0 to vocab_size - 1.
+        TokenizerError: if they are not integers from 0 to vocab_size - 1.
     """
     ids = np.asarray(ids).reshape(-1)
     if not ids.size:

@@ -1,8 +1,8 @@
-"""Byte pair encoding, trained on one's own text, by the library `tokenizers` of Hugging Face.
+"""Byte pair encoding, trained on a text by the library `tokenizers` of Hugging Face.
 
-It starts from single bytes and again and again makes one token of the pair that occurs most often in the training text. Frequent words
-end up as one token, rare ones as a few, and nothing is unknown. The library's own tokenizer.json is what is stored, so every program
-that knows the library can read ours, and ours reads any of theirs.
+It starts from single bytes, and repeatedly merges the pair of tokens that occurs most often in the training text into one token. Frequent
+words become one token, rare ones a few, and nothing is unknown. It is stored as the library's own tokenizer.json, so every program
+that uses the library can read our files, and we can read theirs.
 
 Source: Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units" (2016); on bytes: GPT-2 (2019).
 """
@@ -30,10 +30,10 @@ def _library() -> Any:
 
 
 class HuggingFaceTokenizer:
-    """Whatever a tokenizer.json describes, as its library does it.
+    """The tokenizer of a tokenizer.json, run by its library.
 
-    Special tokens are written by programs, never by texts: the characters ``<|endoftext|>`` in a text are just that, and nothing is added
-    at its beginning or end.
+    No text encodes to a special token: the characters ``<|endoftext|>`` in a text are ordinary characters. Nothing is added at the
+    beginning or end of a text.
 
     Args:
         content: a tokenizer.json.
@@ -53,7 +53,7 @@ class HuggingFaceTokenizer:
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
         if getattr(tokenizer.model, "dropout", None):
-            tokenizer.model.dropout = None  # a means against overfitting, and random
+            tokenizer.model.dropout = None  # BPE dropout is random
         self._tokenizer = tokenizer
         self._content = dict(content)
 
@@ -64,7 +64,7 @@ class HuggingFaceTokenizer:
 
     @functools.cached_property
     def end_of_text(self) -> int | None:
-        """The id of ``<|endoftext|>``, or of what other models call it."""
+        """The id of ``<|endoftext|>``, or of its name in other models."""
         special = {token["content"]: token["id"] for token in self._content.get("added_tokens") or () if token.get("special")}
         return next((special[name] for name in (END_OF_TEXT, "<|end_of_text|>", "</s>") if name in special), None)
 
@@ -99,7 +99,7 @@ class HuggingFaceTokenizer:
 
     @functools.cached_property
     def hash(self) -> str:
-        """A name for this tokenizer.json, however its lines and keys are laid out."""
+        """A hash of this tokenizer.json, which does not depend on its layout."""
         return hash_of(self._content)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -128,9 +128,9 @@ class BpeTokenizer(HuggingFaceTokenizer, ByteLevelTokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 4096) -> BpeTokenizer:
-        """The tokenizer that learns from ``texts``: the same texts in the same order give the same one, on any number of cores.
+        """Train a tokenizer on ``texts``. The same texts in the same order give the same tokenizer, on any number of cores.
 
-        The vocabulary is smaller than asked for where the texts have no more pairs that occur twice.
+        The vocabulary is smaller than vocab_size if no more pairs occur twice.
 
         Raises:
             TokenizerError: if vocab_size is below 257: the bytes alone take 256.
@@ -154,11 +154,11 @@ class BpeTokenizer(HuggingFaceTokenizer, ByteLevelTokenizer):
         tokenizer.train_from_iterator((check_unicode(piece) for text in texts for piece in pieces(text)), trainer)
         return cls(json.loads(tokenizer.to_str()))
 
-    decode = ByteLevelTokenizer.decode  # the library's is the same, but has no bytes to give
+    decode = ByteLevelTokenizer.decode  # the same as the library's, and can return bytes
 
     @functools.cached_property
     def tokens(self) -> list[bytes]:
-        """Id -> bytes; nothing for an id that the file leaves out."""
+        """Id -> bytes; empty for an id that the file does not have."""
         added = {token["id"]: token["content"] for token in self._content.get("added_tokens", ())}
         tokens = [b""] * self.vocab_size
         for token, i in self._tokenizer.get_vocab().items():
@@ -181,7 +181,7 @@ class BpeTokenizer(HuggingFaceTokenizer, ByteLevelTokenizer):
 
     @functools.cached_property
     def _cuts_at_spaces(self) -> bool:
-        """Whether the text goes through GPT-2's own cutting into words, and nothing before that."""
+        """Whether the text is only split into words by GPT-2's pattern, without a normalizer before it."""
         words = self._content.get("pre_tokenizer") or {}
         plain = words.get("type") == "ByteLevel" and words.get("use_regex", True) and not words.get("add_prefix_space", True)
         only_specials_added = all(token.get("special") for token in self._content.get("added_tokens") or ())
@@ -208,7 +208,7 @@ def _bytes_of(token: str) -> bytes:
 
 
 def _printable_bytes() -> dict[str, int]:
-    """GPT-2's way of writing bytes in JSON: a printable one is the character of that number, the others are U+0100, U+0101, … in turn."""
+    """How GPT-2 writes bytes in JSON: a printable byte is the character of that code, the others are U+0100, U+0101, …."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

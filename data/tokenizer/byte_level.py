@@ -1,8 +1,8 @@
-"""What all tokenizers have in common whose tokens are strings of bytes.
+"""The common base of all tokenizers whose tokens are strings of bytes.
 
-Every single byte is a token of its own, so there is nothing that cannot be encoded, and ``decode(encode(text)) == text`` for
-every text. The other way round is another matter: a token may be half a character, and ids that a model has made up may
-not be UTF-8 at all. `decode` puts � where bytes mean nothing; `decode_bytes` gives them as they are.
+Every single byte is a token, so every text can be encoded, and ``decode(encode(text)) == text``. The converse does not
+hold: a token may be a part of a character, and ids from a model may not be UTF-8. `decode` puts � in place of invalid
+bytes; `decode_bytes` returns the bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ByteLevelTokenizer(ABC):
 
     @property
     def unknown_id(self) -> int | None:
-        """There is none: whatever has no token is spelt in bytes."""
+        """None, because every byte has a token."""
         return None
 
     def decode(self, ids: ArrayLike) -> str:
@@ -52,7 +52,7 @@ class ByteLevelTokenizer(ABC):
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def encode_bytes(self, raw: bytes) -> np.ndarray:
-        """The ids of any bytes: those that are UTF-8 as `encode` has them, each other byte as itself."""
+        """The ids of any bytes. UTF-8 is encoded as in `encode`, and each other byte as itself."""
         text = raw.decode("utf-8", "surrogateescape")  # a byte that does not fit becomes U+DC80 to U+DCFF
         parts = re.split(r"([\udc80-\udcff]+)", text)  # text, bytes, text, bytes, …, text
         ids = [self._byte_id[np.frombuffer(part.encode("utf-8", "surrogateescape"), np.uint8)] if i % 2 else self.encode(part)
@@ -76,11 +76,11 @@ class ByteLevelTokenizer(ABC):
 
 
 def pieces(text: str, length: int = PIECE) -> Iterator[str]:
-    """``text`` cut into pieces of at least ``length`` characters, which give the same ids as the whole would.
+    """``text`` split into pieces of at least ``length`` characters, which give the same ids as the whole text.
 
-    GPT-2, and we, cut a text into words first, each with the one space before it; what more space there is makes a word of its own. So
-    a cut between a letter and a space changes nothing, nor does one before the last of several spaces. Thanks to it a book need not
-    be in memory a second time with all that a library notes about each of its words.
+    As in GPT-2, a text is first split into words, each with the one space before it; further space is a word of its own. So a split
+    between a letter and a space changes no id, and neither does one before the last of several spaces. With pieces, the library's data
+    about each word of a book need not be in memory all at once.
     """
     start = 0
     while start < len(text):
@@ -94,7 +94,7 @@ def check_unicode(text: str) -> str:
     """``text``, if it is Unicode.
 
     Raises:
-        TokenizerError: if there is half a surrogate pair in it, which Python allows, but which is no character and has no bytes.
+        TokenizerError: if it has a lone surrogate, which Python allows, but which is not a character and has no bytes.
     """
     try:
         text.encode()

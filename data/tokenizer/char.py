@@ -1,7 +1,7 @@
-"""One id for each character: the simplest way from text to numbers and back.
+"""One id for each character: the simplest tokenizer.
 
-Python's strings are arrays of code points underneath, so both ways are one table look-up for all of a text:
-encoded as UTF-32, four bytes a character, a string *is* a NumPy array of code points.
+A string is an array of code points. Encoded as UTF-32, with four bytes for each character, it becomes a NumPy array of
+code points, so encoding and decoding are one table look-up for the whole text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from data.tokenizer.base import TokenizerError, checked_ids, hash_of, token_dtyp
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 POLICIES = ("error", "replace", "skip")
-_STRETCH = 1 << 16  # characters whose code points and places in the table fit into the cache
+_STRETCH = 1 << 16  # characters at a time, so that their code points and ids fit into the cache
 
 
 class UnknownCharacterError(TokenizerError):
@@ -43,9 +43,9 @@ class CharTokenizer:
     """One id for each character, in the order given: ``decode(encode(text)) == text``.
 
     Args:
-        characters: each exactly once; its place is its id.
-        unknown: what becomes of a character that has no id: it is an "error", or "replace" gives it the id of � (U+FFFD),
-            which must be among the characters, or "skip" leaves it out.
+        characters: each exactly once; its position is its id.
+        unknown: for a character without an id: "error" raises, "replace" gives it the id of � (U+FFFD), which must be
+            among the characters, and "skip" leaves it out.
 
     Raises:
         TokenizerError: if there are no characters, or something is not a single character, or comes twice.
@@ -70,7 +70,7 @@ class CharTokenizer:
 
     @classmethod
     def train(cls, text: Iterable[str], unknown: str = "error") -> CharTokenizer:
-        """The tokenizer of all characters in ``text``, sorted by code point; for "replace", � is added to them.
+        """The tokenizer of all characters in ``text``, sorted by code point; for "replace", � is added.
 
         Raises:
             TokenizerError: if ``text`` is empty.
@@ -85,7 +85,7 @@ class CharTokenizer:
 
     @property
     def end_of_text(self) -> None:
-        """There is none: every id is a character."""
+        """None, because every id is a character."""
         return
 
     @functools.cached_property
@@ -97,13 +97,13 @@ class CharTokenizer:
         """The ids of ``text``, one a character.
 
         Raises:
-            UnknownCharacterError: naming every character of ``text`` that has no id, if that is an error.
+            UnknownCharacterError: for "error", naming every character of ``text`` that has no id.
         """
         ids = np.empty(len(text), self._id_of.dtype)
         start = 0
         for points in code_points(text):
             end = start + len(points)
-            self._id_of.take(points, out=ids[start:end], mode="clip")  # beyond the table's end is its last entry, which is "unknown"
+            self._id_of.take(points, out=ids[start:end], mode="clip")  # a code point beyond the table gets its last entry, "unknown"
             start = end
         if ids.size and ids.max() == self.vocab_size:
             ids = self._without_unknown(ids, text)
@@ -118,7 +118,7 @@ class CharTokenizer:
         return self._point_of[checked_ids(ids, self.vocab_size)].tobytes().decode("utf-32-le", "surrogatepass")
 
     def _without_unknown(self, ids: np.ndarray, text: str) -> np.ndarray:
-        """``ids`` with something done about those that are vocab_size, which is no id."""
+        """``ids`` without unknown characters, which have the value vocab_size here."""
         unknown = ids == self.vocab_size
         match self.unknown:
             case "replace":
@@ -137,7 +137,7 @@ class CharTokenizer:
 
     @functools.cached_property
     def _id_of(self) -> np.ndarray:
-        """Code point -> id, or vocab_size for a character without one; as long as the highest code point needs."""
+        """Code point -> id, or vocab_size for a character without one; up to the highest code point of a known character."""
         table = np.full(int(self._point_of.max()) + 2, self.vocab_size, token_dtype(self.vocab_size + 1))
         table[self._point_of] = np.arange(self.vocab_size)
         return table
@@ -162,7 +162,7 @@ class CharTokenizer:
 
     @property
     def hash(self) -> str:
-        """A name for this mapping: two tokenizers have the same one exactly if their characters have the same ids."""
+        """A hash of this mapping: it is equal for two tokenizers exactly if their characters have the same ids."""
         return hash_of({"type": "char", "characters": self.characters})
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -180,6 +180,6 @@ class CharTokenizer:
 
 
 def code_points(text: str) -> Iterator[np.ndarray]:
-    """The code points of ``text``, a stretch at a time; half a surrogate pair counts as a character, as it does in Python's strings."""
+    """The code points of ``text``, in blocks. A lone surrogate is treated as a character, as in Python's strings."""
     for start in range(0, len(text), _STRETCH):
         yield np.frombuffer(text[start : start + _STRETCH].encode("utf-32-le", "surrogatepass"), "<u4")

@@ -1,4 +1,4 @@
-"""Which tokenizer a file holds: told by what is in it, never by its name."""
+"""Find the tokenizer in a file from its content, never from its name."""
 
 from __future__ import annotations
 

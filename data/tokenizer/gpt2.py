@@ -1,7 +1,7 @@
 """GPT-2's own tokenizer, as it was published: 50,256 strings of bytes in the order in which they were learnt, and ``<|endoftext|>``.
 
-Their order, the *ranks*, is all there is to know: of the pairs in a word, the one whose union has the lowest rank is joined first. The
-library `tiktoken` does the joining. It downloads the ranks when they are first needed; where there is no network, a file of them will do.
+Their order, the *ranks*, defines the tokenizer: of the pairs in a word, the one whose union has the lowest rank is merged first. The
+library `tiktoken` does the merging. It downloads the ranks at their first use; without a network, a file of them can be used.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from data.tokenizer.byte_level import ByteLevelTokenizer, check_unicode, pieces
 RANKS = "r50k_base.tiktoken"
 WHERE_TO_GET_IT = f"https://openaipublic.blob.core.windows.net/encodings/{RANKS}"
 
-# How GPT-2 cuts a text into words, each with the space before it. The doubled plus, "and never give back", spares a search that cannot
-# succeed: it changes no word.
+# How GPT-2 splits a text into words, each with the space before it. The possessive quantifier ++ avoids a search that cannot succeed. It
+# changes no word.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 
@@ -120,7 +120,7 @@ class Gpt2Tokenizer(ByteLevelTokenizer):
         return np.concatenate(found) if found else np.zeros(0, dtype)
 
     def to_dict(self) -> dict[str, Any]:
-        """The ranks in base64: a model's file shall be enough to read what the model writes."""
+        """The ranks in base64, so that a model's file is enough to decode its output."""
         return {"type": "gpt2", "ranks": [base64.b64encode(token).decode() for token in self._ranks]}
 
     @classmethod
@@ -159,7 +159,7 @@ class Gpt2Tokenizer(ByteLevelTokenizer):
 
 
 def cached_ranks() -> Path | None:
-    """Where the ranks may be put by hand; None if there is no home folder."""
+    """Where a user can put the ranks; None if there is no home folder."""
     try:
         return cache_folder() / RANKS
     except DataError:

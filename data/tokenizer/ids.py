@@ -1,4 +1,4 @@
-"""Tokens whose meaning nobody knows, as numbers."""
+"""Ids without a tokenizer, written as numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data.tokenizer.base import TokenizerError, checked_ids, hash_of, token_dtyp
 
 
 class IdsTokenizer:
-    """Writes ids as numbers, and reads such numbers: " 464 2068 7586". It stands in for a tokenizer that did not come with its tokens.
+    """Writes ids as numbers, and reads such numbers: " 464 2068 7586". It is used for tokens that came without a tokenizer.
 
     Args:
         vocab_size: how many ids there are.

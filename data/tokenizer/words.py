@@ -1,12 +1,12 @@
-"""GPT-2's way to cut a text into words, and a memory for their ids.
+"""How GPT-2 splits a text into words, and a cache of their ids.
 
-Byte pair encoding joins nothing across the border of a word. So the ids of a text are those of its words, end to end, and nearly every
-word has been there before: looking it up is several times faster than encoding it again.
+Byte pair encoding merges nothing across the boundary of a word. So the ids of a text are those of its words in sequence. Nearly every
+word has occurred before, and to look it up is several times as fast as to encode it again.
 
-A word here is what GPT-2's pattern finds: letters, digits or signs, each with the one space before them, or the ending of "it's"; more
-space is a word of its own. What is a letter is left to Unicode there, which adds some every year. Here only characters are spoken for
-whose kind has never changed: those of English and its neighbours, and the signs of typography. A line with any other is not cut here,
-and goes to the library whole.
+A word here is a match of GPT-2's pattern: letters, digits or signs, with the one space before them, or the ending of "it's"; further
+space is a word of its own. In GPT-2's pattern Unicode decides what a letter is, and adds letters every year. This page only handles
+characters whose category has never changed: those of English and its neighbours, and punctuation. A line with any other character is
+not split here; the library encodes it as a whole.
 
 Source of the pattern: `encoder.py` of GPT-2.
 """
@@ -23,29 +23,29 @@ _LETTER = "A-Za-zÀ-ÖØ-öø-ſ"
 _SIGN = r"!-/:-@\[-`{-~‐-‧"
 _WORD = re.compile(rf" ?[{_LETTER}]+|'(?:[sdmt]|ll|ve|re)| ?[{_SIGN}]+| ?[0-9]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+")
 _UNKNOWN = re.compile(f"[^0-9{_SPACE}{_LETTER}{_SIGN}]")
-_LINE = re.compile(r"(?<=\S)(?=\n)")  # where a line ends, one word does, too, whatever the characters
+_LINE = re.compile(r"(?<=\S)(?=\n)")  # at a line end a word ends, too, for any characters
 
-_MEMORY = 1 << 17  # words, some 25 MB
-_LONGEST = 64  # characters of a word that is kept
+_MEMORY = 1 << 17  # words in the cache, about 25 MB
+_LONGEST = 64  # characters of a word in the cache
 
 
 def words(text: str) -> list[str] | None:
-    """The words of ``text``, which end to end are ``text``; None if it has characters that are not spoken for."""
+    """The words of ``text``, whose concatenation is ``text``; None if it has characters that are not handled here."""
     return None if _UNKNOWN.search(text) else _WORD.findall(text)
 
 
 class WordCache:
-    """The ids of texts, by way of those of their words.
+    """Computes the ids of texts from cached ids of their words.
 
     Args:
-        encode: texts to ids, each on its own. It must cut words as GPT-2 does.
+        encode: texts to ids, each separately. It must split words as GPT-2 does.
         dtype: of the ids.
     """
 
     def __init__(self, encode: Callable[[list[str]], list[list[int]]], dtype: type) -> None:
         self._encode = encode
         self.dtype = dtype
-        self._known: dict[str, bytes] = {}  # a word and its ids, as they lie in an array
+        self._known: dict[str, bytes] = {}  # a word and its ids, as the bytes of an array
 
     def ids(self, text: str) -> np.ndarray:
         """The ids of ``text``."""

@@ -1,6 +1,6 @@
 """The workshop: faster pairs for ops of the book. Importing this package registers them.
 
-The pair registered last is asked first: on the CPU, where a step of a small model has hundreds of ops, nobody waits for the GPU's pairs.
+The pair registered last is tried first. The CPU's are registered last, because a step of a small model on the CPU has hundreds of ops.
 """
 
 from tensorlite.kernels import cuda

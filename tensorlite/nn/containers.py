@@ -1,4 +1,4 @@
-"""Modules made of modules: one after the other, or just a list of them."""
+"""Modules that contain modules: Sequential and ModuleList."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class Sequential(_Numbered):
 
 
 class ModuleList(_Numbered):
-    """A list whose modules are found, named and saved; what is computed with them is up to its owner."""
+    """A list of modules whose parameters are found, named and saved. Its owner decides what to compute with them."""
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()
         self.extend(modules or [])
 
     def __repr__(self) -> str:
-        """Neighbours that read the same are written once, ``(0-5): 6 x Block(...)``, as in torch."""
+        """Equal neighbours are written once, ``(0-5): 6 x Block(...)``, as in torch."""
         runs: list[tuple[str, int, int]] = []  # text, first, last
         for i, text in enumerate(map(repr, self)):
             if runs and runs[-1][0] == text:

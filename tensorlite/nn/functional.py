@@ -1,7 +1,7 @@
 """The ops under the names and with the arguments of ``torch.nn.functional``.
 
-Nothing is derived here: the mathematics is on the op's page in `tensorlite.ops`. This page only turns
-torch's argument order and options into the op's, and says which options there are none of.
+The mathematics is on the op's page in `tensorlite.ops`. This page only converts torch's argument order and options to
+those of the op, and refuses options that are not supported.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
 def dropout(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, generator: np.random.Generator | None = None
 ) -> Tensor:
-    """Zeros at random while training, the input itself otherwise; see `tensorlite.ops.dropout`.
+    """Set random elements to zero while training; return the input otherwise. See `tensorlite.ops.dropout`.
 
     Args:
-        generator: where the random bits come from, by default the thread's stream (torch has no such argument).
+        generator: for the random bits, by default the thread's (torch has no such argument).
     """
     _unsupported("dropout", inplace=inplace)
     check_probability("dropout", p)
@@ -111,7 +111,7 @@ def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
 
 
 def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
-    """The logarithm of `softmax`, without its overflows."""
+    """The logarithm of `softmax`, computed without overflow."""
     return _softmax.log_softmax(_cast(input, dtype), _integer_dim("log_softmax", dim))
 
 
@@ -131,9 +131,9 @@ def cross_entropy(
         input: scores (N, V), (V,), or (N, V, d1, …).
         target: class numbers, the shape of ``input`` without the class axis; or, floating point,
             probabilities of the shape of ``input``.
-        weight: (V,) how much a class counts. A mean is then the weighted one.
-        ignore_index: targets that do not count.
-        label_smoothing: the share of the target that is spread evenly over all classes.
+        weight: (V,) the weight of each class. A mean is then the weighted mean.
+        ignore_index: targets of this value are ignored.
+        label_smoothing: the share of the probability that is spread evenly over all classes.
     """
     _unsupported("cross_entropy", size_average=size_average, reduce=reduce)
     if target.is_floating_point():
@@ -171,7 +171,7 @@ def nll_loss(
 
 
 def _with_probabilities(input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, label_smoothing: float) -> Tensor:
-    """-Σᵥ q_v w_v log p_v for targets q that are probabilities; a mean is over the rows, whatever the weights."""
+    """-Σᵥ q_v w_v log p_v for targets q that are probabilities. The mean is over the rows and does not depend on the weights."""
     if target.shape != input.shape:
         raise ValueError(f"cross_entropy: probabilities as target must have the shape of the input, {input.shape}, got {target.shape}.")
     class_axis = _class_axis(input)
@@ -194,14 +194,14 @@ def _along_classes(weight: Tensor, input: Tensor) -> Any:
 
 
 def _weight_of_targets(weight: Tensor, target: Tensor, ignore_index: int) -> Any:
-    """How much each target counts, as a constant: its class's weight, or 0 where it is ignored."""
+    """The weight of each target, as a constant: that of its class, or 0 where it is ignored."""
     kept = target.array != ignore_index
     xp = array_module(kept)
     return xp.where(kept, weight.array[xp.where(kept, target.array, 0)], 0)
 
 
 def _reduced(name: str, loss: Tensor, reduction: str, total: Any) -> Tensor:
-    """``loss`` as it is, its sum, or its sum divided by ``total``; divided by a total of 0 it is nan, and has the gradient 0."""
+    """``loss`` itself, its sum, or its sum divided by ``total``. For a total of 0 the result is nan, with the gradient 0."""
     if reduction not in ("none", "sum", "mean"):
         raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', got {reduction!r}.")
     if reduction != "mean":
@@ -235,7 +235,7 @@ def scaled_dot_product_attention(
     """Attention of (…, T, D) queries to (…, S, D) keys; see `tensorlite.ops.attention`.
 
     Args:
-        attn_mask: booleans, True where a query may look, or numbers added to the scores.
+        attn_mask: booleans, True where a query may see a key, or numbers that are added to the scores.
         dropout_p: applied whenever it is not 0; pass 0 outside of training, as in torch.
         enable_gqa: there may be fewer heads of keys and values than of queries: each serves several, which are neighbours.
         generator: where dropout's random bits come from, by default the thread's stream (torch has no such argument).
@@ -277,17 +277,17 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 
 def _unsupported(name: str, **options: Any) -> None:
-    """Refuse an option of torch's that is not at its default and that there is nothing behind."""
+    """Refuse options of torch's that are not supported, unless they have their default."""
     for option, value in options.items():
         if value is not None and value is not False:
             raise NotImplementedError(f"{name}: {option}={value!r} is not supported.")
 
 
 def _trailing(name: str, input: Tensor, normalized_shape: Sequence[int], **parameters: Tensor | None) -> tuple[int, ...]:
-    """``normalized_shape`` as a tuple, after checking that it is where ``input`` ends and what the parameters have."""
+    """``normalized_shape`` as a tuple, after a check that it is the end of the input's shape, and the shape of the parameters."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
-        raise ValueError(f"{name}: normalized_shape {shape} is not where the input's shape {input.shape} ends.")
+        raise ValueError(f"{name}: normalized_shape {shape} is not the end of the input's shape {input.shape}.")
     for parameter, value in parameters.items():
         if value is not None and value.shape != shape:
             raise ValueError(f"{name}: normalized_shape {shape} needs a {parameter} of that shape, got {value.shape}.")
@@ -301,12 +301,12 @@ def _flat(x: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
 
 def _integer_dim(name: str, dim: int | None) -> int:
     if dim is None:
-        raise TypeError(f"{name}: say along which axis, for instance dim=-1.")
+        raise TypeError(f"{name}: give the axis, for instance dim=-1.")
     return dim
 
 
 def _cast(x: Tensor, dtype: Any) -> Tensor:
-    """x in a floating point ``dtype``; integers have no softmax of their own."""
+    """x in a floating point ``dtype``; a softmax of integers is not defined."""
     if dtype is None or np.dtype(dtype) == x.dtype:
         return x
     if not is_floating(np.dtype(dtype)):

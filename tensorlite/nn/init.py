@@ -1,12 +1,12 @@
 """Initial values, written into a tensor in place.
 
-The numbers are drawn on the CPU, from the calling thread's stream (`tensorlite.manual_seed`) unless a
-generator is given, and then moved: one seed means the same model on both devices.
+The numbers are drawn on the CPU, from the calling thread's generator (`tensorlite.manual_seed`) unless another one
+is given, and then copied to the device. So one seed gives the same model on both devices.
 
-How wide should they be? A layer sums ``fan_in`` products, so the variance of its output is fan_in times
-that of a weight (times that of its input); a variance of 1/fan_in keeps signals the same size from layer
-to layer. Going backward, the sum runs over ``fan_out`` instead. Xavier takes the mean of the two; Kaiming
-takes fan_in and a ``gain`` that makes up for what the activation cuts off (relu: half, so √2).
+Which variance is right? A layer sums ``fan_in`` products, so the variance of its output is fan_in times that of a
+weight, times that of its input. With a variance of 1/fan_in, activations keep the same size from layer to layer.
+In backward the sum has ``fan_out`` terms instead. Xavier uses the mean of fan_in and fan_out. Kaiming uses fan_in and a
+``gain`` that compensates for what the activation sets to zero (relu: half, so √2).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2)}
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
-    """Normal numbers; returns the tensor itself, as all of these do."""
+    """Normal numbers. Returns the tensor itself, as all functions here do."""
     return _write(tensor, mean + std * (generator or random.default_generator()).standard_normal(tensor.shape))
 
 
@@ -128,7 +128,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generato
 
 
 def calculate_gain(nonlinearity: str, param: float = 0.01) -> float:
-    """By how much weights must grow to make up for the activation that follows."""
+    """The factor for the weights that compensates for the activation that follows."""
     if nonlinearity == "leaky_relu":
         return math.sqrt(2 / (1 + param**2))
     if nonlinearity not in _GAINS:
@@ -137,7 +137,7 @@ def calculate_gain(nonlinearity: str, param: float = 0.01) -> float:
 
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
-    """Inputs and outputs of a weight (out, in, ...)."""
+    """fan_in and fan_out of a weight (out, in, ...)."""
     if tensor.ndim < 2:
         raise ValueError(f"fan_in and fan_out need a weight of at least 2 axes, got shape {tensor.shape}.")
     area = math.prod(tensor.shape[2:])

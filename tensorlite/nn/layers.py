@@ -1,6 +1,6 @@
-"""The layers: an op, the parameters it takes, and how those begin.
+"""The layers: each is an op with its parameters and their initial values.
 
-Arguments, attribute names and the distributions of initial values are torch's, so a state_dict fits both ways.
+Arguments, attribute names and the distributions of initial values are torch's, so a state_dict can be exchanged with torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tensorlite.tensor import Tensor
 
 
 class Identity(Module):
-    """y = x; takes and ignores any arguments, to stand in for another layer."""
+    """y = x. Any arguments are accepted and ignored, so it can replace another layer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Identity(Module):
 class Linear(Module):
     """y = x · weightᵀ + bias, with weight (out_features, in_features).
 
-    Both begin uniform on ±1/√in_features, as in torch.
+    The initial values of both are uniform on ±1/√in_features, as in torch.
     """
 
     bias: Parameter | None
@@ -49,7 +49,7 @@ class Linear(Module):
     def reset_parameters(self) -> None:
         """Draw the initial values again."""
         bound = 1 / math.sqrt(self.in_features) if self.in_features > 0 else 0.0
-        init.uniform_(self.weight, -bound, bound)  # what kaiming_uniform_(weight, a=√5) comes to
+        init.uniform_(self.weight, -bound, bound)  # equals kaiming_uniform_(weight, a=√5)
         if self.bias is not None:
             init.uniform_(self.bias, -bound, bound)
 
@@ -61,10 +61,10 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """y = weight[ids], with weight (num_embeddings, embedding_dim), which begins normal with variance 1.
+    """y = weight[ids], with weight (num_embeddings, embedding_dim). Its initial values are normal with variance 1.
 
     Args:
-        padding_idx: a row that begins at 0 and gets no gradient, so that it stays 0.
+        padding_idx: a row that is initialised to 0 and gets no gradient, so it stays 0.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Embedding(Module):
 
 
 class LayerNorm(Module):
-    """Mean 0 and variance 1 over the trailing axes ``normalized_shape``, then · weight + bias, which begin at 1 and 0."""
+    """Mean 0 and variance 1 over the trailing axes ``normalized_shape``, then · weight + bias, which are initialised to 1 and 0."""
 
     weight: Parameter | None
     bias: Parameter | None
@@ -118,7 +118,7 @@ class LayerNorm(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Back to weight 1 and bias 0."""
+        """Set weight to 1 and bias to 0."""
         if self.weight is not None:
             init.ones_(self.weight)
         if self.bias is not None:
@@ -132,7 +132,7 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Root mean square 1 over the trailing axes ``normalized_shape``, then · weight, which begins at 1."""
+    """Root mean square 1 over the trailing axes ``normalized_shape``, then · weight, which is initialised to 1."""
 
     weight: Parameter | None
 
@@ -151,7 +151,7 @@ class RMSNorm(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Back to weight 1."""
+        """Set weight to 1."""
         if self.weight is not None:
             init.ones_(self.weight)
 
@@ -163,7 +163,7 @@ class RMSNorm(Module):
 
 
 class Dropout(Module):
-    """Zeros with probability p while training (see `Module.train`), nothing otherwise."""
+    """Sets elements to zero with probability p while training (see `Module.train`); returns its input otherwise."""
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()

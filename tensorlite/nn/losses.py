@@ -1,4 +1,4 @@
-"""Losses as modules, for those who like to keep their options in an object."""
+"""Losses as modules, which keep their options as attributes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A module: parameters, buffers and other modules under names, and a forward.
+"""A module: named parameters, buffers and child modules, and a forward.
 
-Everything a module can do for its user (list its parameters, save and load them, move them) follows from
-one trick: assigning an attribute files it. ``self.weight = Parameter(...)`` goes to the parameters,
-``self.layer = Linear(...)`` to the children, and a walk over the children gives every value a dotted
-name, ``transformer.h.0.attn.c_attn.weight``. Those names are torch's, so torch's checkpoints load here.
+Everything that a module does for its user (list its parameters, save and load them, move them) follows from one idea:
+the assignment of an attribute registers it. ``self.weight = Parameter(...)`` registers a parameter,
+``self.layer = Linear(...)`` a child, and a walk over the children gives every value a dotted name,
+``transformer.h.0.attn.c_attn.weight``. Those names are torch's, so torch's checkpoints load here.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from tensorlite.tensor import Tensor, is_floating
 
 
 class IncompatibleKeys(NamedTuple):
-    """What `Module.load_state_dict` could not match; both lists are empty when it was strict."""
+    """The names that `Module.load_state_dict` could not match. With ``strict`` both lists are empty."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
 
 
 class Module:
-    """The base of every layer and model. A subclass calls ``super().__init__()``, assigns its parts, and defines ``forward``.
+    """The base class of layers and models. A subclass calls ``super().__init__()``, assigns its parts, and defines ``forward``.
 
     Attributes:
-        training: whether dropout drops; set by `train` and `eval`.
+        training: whether dropout is active; set by `train` and `eval`.
     """
 
     training: bool
@@ -39,12 +39,12 @@ class Module:
     _modules: dict[str, Module | None]
 
     def __init__(self) -> None:
-        # past our own __setattr__, which needs these to be there
-        for name, value in (("training", True), ("_parameters", {}), ("_buffers", {}), ("_transient", set()), ("_modules", {})):
+        # not by our own __setattr__, which uses these
+        for name, value in (("training", True), ("_parameters", {}), ("_buffers", {}), ("_non_persistent", set()), ("_modules", {})):
             object.__setattr__(self, name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module computes; call the module itself, ``model(x)``, rather than this."""
+        """The computation of the module. Call the module itself, ``model(x)``, not this method."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(): define one.")
 
     _module_hooks: Any = None  # `tensorlite.nn.hooks.ModuleHooks`, once there is one
@@ -58,38 +58,38 @@ class Module:
     register_forward_hook = Later("register_forward_hook", "tensorlite.nn.hooks", "register_forward_hook")
     register_full_backward_hook = Later("register_full_backward_hook", "tensorlite.nn.hooks", "register_full_backward_hook")
 
-    # --- attributes are filed by what they are --------------------------------------------------------
+    # --- attributes are registered by type ------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "_modules" not in self.__dict__:
             raise AttributeError(f"cannot assign {name!r}: {type(self).__name__} must call super().__init__() first.")
         if isinstance(value, Parameter):
-            self._file(self._parameters, name, value)
+            self._register(self._parameters, name, value)
         elif isinstance(value, Module):
-            self._file(self._modules, name, value)
+            self._register(self._modules, name, value)
         elif name in self._parameters and value is not None:
             raise TypeError(f"cannot assign {type(value).__name__} to the parameter {name!r}: it takes a Parameter or None.")
         elif name in self._buffers and not isinstance(value, Tensor | None):
             raise TypeError(f"cannot assign {type(value).__name__} to the buffer {name!r}: it takes a Tensor or None.")
         else:
-            for drawer in (self._parameters, self._buffers, self._modules):
-                if name in drawer:
-                    drawer[name] = value
+            for registry in (self._parameters, self._buffers, self._modules):
+                if name in registry:
+                    registry[name] = value
                     return
             object.__setattr__(self, name, value)
 
-    def __getattr__(self, name: str) -> Any:  # asked only when the ordinary look-up found nothing
-        for drawer in ("_parameters", "_buffers", "_modules"):
-            found = self.__dict__.get(drawer, {})
+    def __getattr__(self, name: str) -> Any:  # called only if the ordinary look-up fails
+        for registry in ("_parameters", "_buffers", "_modules"):
+            found = self.__dict__.get(registry, {})
             if name in found:
                 return found[name]
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}.")
 
     def __delattr__(self, name: str) -> None:
-        for drawer in (self._parameters, self._buffers, self._modules):
-            if name in drawer:
-                del drawer[name]
-                self._transient.discard(name)
+        for registry in (self._parameters, self._buffers, self._modules):
+            if name in registry:
+                del registry[name]
+                self._non_persistent.discard(name)
                 return
         object.__delattr__(self, name)
 
@@ -97,31 +97,31 @@ class Module:
         return sorted({*super().__dir__(), *self._parameters, *self._buffers, *self._modules})
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Add a parameter; None keeps the name for one that is absent, such as the bias of a layer without one."""
-        self._file(self._parameters, name, parameter)
+        """Add a parameter. None reserves the name for one that is absent, such as the bias of a layer without bias."""
+        self._register(self._parameters, name, parameter)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a tensor that moves with the module but is not learnt.
+        """Add a tensor that moves with the module but is not trained.
 
         Args:
-            persistent: whether it belongs into `state_dict`.
+            persistent: whether it is part of `state_dict`.
         """
-        self._file(self._buffers, name, tensor)
+        self._register(self._buffers, name, tensor)
         if not persistent:
-            self._transient.add(name)
+            self._non_persistent.add(name)
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Add a child under a name that is only known at run time."""
-        self._file(self._modules, name, module)
+        self._register(self._modules, name, module)
 
-    def _file(self, drawer: dict[str, Any], name: str, value: Any) -> None:
+    def _register(self, registry: dict[str, Any], name: str, value: Any) -> None:
         if "." in name or not name:
             raise KeyError(f"a name of a parameter, buffer or module must not be empty or contain a dot, got {name!r}.")
         for other in (self.__dict__, self._parameters, self._buffers, self._modules):
-            if other is not drawer:
+            if other is not registry:
                 other.pop(name, None)
-        self._transient.discard(name)
-        drawer[name] = value
+        self._non_persistent.discard(name)
+        registry[name] = value
 
     # --- walks ----------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Module:
                 yield from child._walk(_join(prefix, name))
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
-        """Every parameter with its dotted name; one that is shared appears once, under its first name."""
+        """Every parameter with its dotted name. A shared parameter appears once, under its first name."""
         return self._named("_parameters", prefix, recurse, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
@@ -160,9 +160,9 @@ class Module:
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         return (buffer for _, buffer in self.named_buffers(recurse=recurse))
 
-    def _named(self, drawer: str, prefix: str, recurse: bool, unique: bool) -> Iterator[tuple[str, Any]]:
+    def _named(self, registry: str, prefix: str, recurse: bool, unique: bool) -> Iterator[tuple[str, Any]]:
         modules = self.named_modules(prefix, unique) if recurse else [(prefix, self)]
-        found = ((_join(path, name), value) for path, module in modules for name, value in getattr(module, drawer).items())
+        found = ((_join(path, name), value) for path, module in modules for name, value in getattr(module, registry).items())
         return _unique(found) if unique else ((name, value) for name, value in found if value is not None)
 
     def apply(self, fn: Callable[[Module], Any]) -> Self:
@@ -182,21 +182,21 @@ class Module:
         state = {}
         for path, module in self._walk(prefix.removesuffix(".")):
             for name, value in (*module._parameters.items(), *module._buffers.items()):
-                if value is not None and name not in module._transient:
+                if value is not None and name not in module._non_persistent:
                     state[_join(path, name)] = value.detach()
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy values into the parameters and buffers, which keep their memory, dtype and device.
 
-        Nothing is written before everything has been checked.
+        Nothing is written before all names and shapes have been checked.
 
         Args:
             state_dict: tensors or arrays by name.
-            strict: also refuse missing and unexpected names; a wrong shape is always refused.
+            strict: also refuse missing and unexpected names. A wrong shape is always refused.
 
         Raises:
-            RuntimeError: one message that lists all that is missing, unexpected and misshapen.
+            RuntimeError: one message that lists all names that are missing or unexpected, or have a wrong shape.
         """
         own = self.state_dict()
         given = {name: value.array if isinstance(value, Tensor) else value for name, value in state_dict.items()}
@@ -219,10 +219,10 @@ class Module:
             own[name].version.increment(own[name].array)
         return IncompatibleKeys(missing, unexpected)
 
-    # --- switches -------------------------------------------------------------------------------------
+    # --- modes ----------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Self:
-        """Dropout drops (or, with False, does not) here and in every module below."""
+        """Set training mode, in which dropout is active, here and in every module below; with False, evaluation mode."""
         for module in self.modules():
             module.training = mode
         return self
@@ -232,13 +232,13 @@ class Module:
         return self.train(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Freeze every parameter, with False, or thaw it."""
+        """Set whether every parameter gets gradients; with False they are frozen."""
         for parameter in self.parameters():
             parameter.requires_grad_(requires_grad)
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget every gradient; with ``set_to_none=False`` fill it with zeros."""
+        """Drop every gradient; with ``set_to_none=False`` fill it with zeros."""
         for parameter in self.parameters():
             if set_to_none:
                 parameter.grad = None
@@ -248,8 +248,8 @@ class Module:
     def to(self, *args: Any, device: Device | str | int | None = None, dtype: Any = None, non_blocking: bool = False) -> Self:
         """Move every parameter and buffer to a device, and the floating point ones to a dtype.
 
-        ``to("cupy")``, ``to(tl.float64)`` and ``to("cupy", tl.float64)`` work as well as the keywords. The
-        parameters stay the same objects with new arrays, so an optimizer made before goes on working.
+        ``to("cupy")``, ``to(tl.float64)`` and ``to("cupy", tl.float64)`` work like the keywords. The parameters
+        stay the same objects with new arrays, so an optimizer that was made before still works.
 
         Raises:
             TypeError: for a dtype that is not floating point.
@@ -286,7 +286,7 @@ class Module:
     # --- as text --------------------------------------------------------------------------------------
 
     def extra_repr(self) -> str:
-        """What stands between the brackets of the repr; a layer names its sizes here."""
+        """The text between the brackets of the repr; a layer shows its sizes here."""
         return ""
 
     def __repr__(self) -> str:
@@ -306,7 +306,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _unique(named: Any) -> Iterator[tuple[str, Any]]:
-    """Leave out None, and what was there already under another name."""
+    """Skip None, and objects that came before under another name."""
     seen = set()
     for name, value in named:
         if value is not None and id(value) not in seen:
@@ -321,6 +321,6 @@ def _move(tensor: Tensor, device: Device | None, dtype: Any) -> None:
     if device == device_of(tensor.array) and dtype == tensor.dtype:
         return
     tensor.array = device.asarray(tensor.array, dtype)
-    tensor.grad_buffer = None  # the buffer it lay in has the old dtype and device
+    tensor.grad_buffer = None  # the flat buffer has the old dtype and device
     if tensor.grad is not None:
         tensor.grad = Tensor.wrap(device.asarray(tensor.grad.array, dtype))

@@ -1,4 +1,4 @@
-"""A parameter: a tensor that a model learns."""
+"""A parameter: a tensor that training adjusts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tensorlite.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A leaf that wants a gradient, and that a `Module` finds among its attributes.
+    """A leaf that requires a gradient, and that a `Module` registers when it is assigned.
 
     Args:
         data: a tensor or an array, whose memory the parameter shares.
@@ -21,7 +21,7 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
-        """A parameter of its own, without the gradient, as in torch: a copied model starts from its weights."""
+        """A copy without the gradient, as in torch."""
         twin = super().__deepcopy__(memo)
         twin.grad = None
         return twin  # type: ignore[return-value]

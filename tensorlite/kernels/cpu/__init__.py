@@ -1,4 +1,4 @@
-"""Faster pairs in NumPy alone. Importing this package registers them."""
+"""Faster pairs that need only NumPy. Importing this package registers them."""
 
 from tensorlite.kernels.cpu import activation, attention, cross_entropy, embedding, layernorm, self_attention
 

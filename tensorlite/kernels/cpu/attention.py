@@ -1,20 +1,20 @@
-"""Attention on the CPU: blocks of scores that stay in the cache, and none of those that a causal mask hides.
+"""Attention on the CPU: in blocks of scores that stay in the cache, without the scores that a causal mask hides.
 
-The mathematics is told in `tensorlite.ops.attention`; this page changes the order of the work, and what is saved.
+The derivation is in `tensorlite.ops.attention`. This page changes the order of the work, and what is saved.
 
-A *block* owns 64 or 128 queries of a few (batch, head) pairs, and all they do from scores to weights. With a causal mask
-the keys behind its last query are hidden from all of them: the block leaves those out, and hides the rest, in the one
-square on the diagonal, under a triangle of -inf. A text of T tokens thereby costs little more than T²/2 scores.
+A *block* has 64 or 128 queries of a few (batch, head) pairs, and all steps from their scores to their weights. With a causal
+mask no query of the block sees the keys after its last query, so the block leaves these out. In the one square on the diagonal it adds
+a triangle of -inf to the scores. A text of T tokens then needs little more than T²/2 scores.
 
-- q, k and v are read where they lie, as a rule in one packed (B, T, 3, H, D) array: BLAS takes a row stride. y, dq, dk
-  and dv are laid out so that the heads of a token are neighbours again: the caller's way back to (B, T, C) is free.
-- Softmax stays a fraction. Saved are exps = exp(S - shift), of a causal text only half, and r = 1 / Σₛ exps of each row. No row
-  of exps is ever divided: y = r (exps · v), and backward starts from dy' = r dy. With the row sum of softmax's gradient in
-  its short form, δ = Σₑ dy' ∘ y, this leaves dS = exps ∘ (dy' · vᵀ - δ). The factor of dropout is a part of r.
-- The shift, the maximum of the row, guards exp against overflow; in a healthy model there is nothing to guard. A block tries
-  without it, looks at its row sums, and starts again with it if one of them is far from 1: two passes over the scores less.
-- Sums over a row are products with ones: three times as fast as ``sum``, and not less exact.
-- With ``recompute`` a block keeps its shift, r, and one bit for each place that dropout decided about, and makes exps again.
+- q, k and v are read without a copy, usually from one packed (B, T, 3, H, D) array, because BLAS accepts a row stride. In y, dq, dk
+  and dv the heads of a token are neighbours, so the caller gets (B, T, C) without a copy.
+- Softmax is not divided out. The pair saves exps = exp(S - shift), for a causal mask only half of it, and r = 1 / Σₛ exps of each
+  row. No row of exps is divided: y = r (exps · v), and backward starts from dy' = r dy. With the row sum of softmax's gradient in
+  its short form, δ = Σₑ dy' ∘ y, dS = exps ∘ (dy' · vᵀ - δ). The factor of dropout is a part of r.
+- The shift is the maximum of the row and prevents an overflow of exp, which does not occur in a healthy model. A block first
+  computes without it. If one of its row sums is far from 1, the block starts again with the shift. This saves two passes over the scores.
+- Sums over a row are products with ones: three times as fast as ``sum``, and no less exact.
+- With ``recompute`` a block keeps its shift, r, and one bit for each element of dropout's mask, and computes exps again.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from tensorlite.op import Pair, register
 from tensorlite.ops.attention import attention
 from tensorlite.ops.masking import apply_mask
 
-# Queries in a block. Many make large products, which run faster; few leave less of the diagonal square to be computed for nothing.
-# On a short text the second weighs more.
+# Queries in a block. With many, the products are larger and faster. With few, less of the diagonal square is computed in vain, which
+# matters more for a short text.
 ROWS, ROWS_OF_LONG, LONG = 64, 128, 512
-BLOCK_BYTES = 512 * 1024  # for the scores of a block; it takes as many heads as fit
-SAFE_SUM = 2.0**50  # sums of exp from 1/SAFE_SUM to SAFE_SUM have lost nothing, and products with them lose nothing in float32
+BLOCK_BYTES = 512 * 1024  # for the scores of a block, which has as many heads as fit
+SAFE_SUM = 2.0**50  # with sums of exp from 1/SAFE_SUM to SAFE_SUM, neither they nor products with them lose digits in float32
 
 
 @dataclass(slots=True)
 class _Block:
-    """Some queries of some heads, the keys they see, and what they leave for backward.
+    """Some queries of some heads, the keys they see, and what they save for backward.
 
     Attributes:
-        heads: where the heads are on the first two axes (B, H).
-        rows: where the queries are on the third axis (T).
-        seen: where the keys they see are on the third axis (S): from the first one on.
-        shape: of the scores, (b, h, rows, seen).
-        shift: what was subtracted from the scores of each row; None for nothing.
-        exps: exp(S - shift); None if backward is to make it again.
-        keep: what dropout kept, as booleans, or packed into bits if ``exps`` is None; None without dropout.
+        heads: the slices of the first two axes (B, H).
+        rows: the slice of the queries on the third axis (T).
+        seen: the slice of the visible keys on the third axis (S); it starts at the first key.
+        shape: the shape of the scores, (b, h, rows, seen).
+        shift: what was subtracted from the scores of each row, or None.
+        exps: exp(S - shift); None if backward computes it again.
+        keep: dropout's mask, as booleans, or packed into bits if ``exps`` is None; None without dropout.
     """
 
     heads: tuple[slice, slice]
@@ -76,7 +76,7 @@ class _Saved:
     is_causal: bool
     scale: float
     factor: float  # of dropout
-    lead: tuple[int, ...]  # the leading axes as they came in
+    lead: tuple[int, ...]  # the leading axes of the arguments
 
 
 def attention_forward(
@@ -100,24 +100,24 @@ def attention_forward(
     y, r = _heads_inside(B, T, H, E, dtype), np.empty((B, H, T, 1), dtype)
     groups = _cut(B, H, T, S, is_causal, BLOCK_BYTES // dtype.itemsize)
 
-    room = max(math.prod(block.shape) for block in groups[0])
-    made_anew, dropped = np.empty(room if recompute else 0, dtype), np.empty(room if reader else 0, dtype)
+    size = max(math.prod(block.shape) for block in groups[0])
+    recomputed, dropped = np.empty(size if recompute else 0, dtype), np.empty(size if reader else 0, dtype)
     ones = np.ones((S, 1), dtype)
-    shifted = False  # one block that needs a shift is reason enough for those after it to begin with one
+    shifted = False  # after one block that needs the shift, all later blocks use it at once
     for blocks in groups:
         heads = blocks[0].heads
-        qs, ks, vs, ys, rs = q[heads] * scale, k[heads], v[heads], y[heads], r[heads]  # the first is a small copy, the others views
+        qs, ks, vs, ys, rs = q[heads] * scale, k[heads], v[heads], y[heads], r[heads]  # the first is a small copy, the others are views
         for block, keep in zip(blocks, _read_keeps(reader, blocks, S), strict=True):
             rows, seen = block.rows, block.seen
-            exps = _shaped(made_anew, block.shape) if recompute else np.empty(block.shape, dtype)
+            exps = _shaped(recomputed, block.shape) if recompute else np.empty(block.shape, dtype)
             if not shifted:
-                with np.errstate(over="ignore", invalid="ignore"):  # inf or nan in a sum says all that is to be known
+                with np.errstate(over="ignore", invalid="ignore"):  # the sums are checked for inf and nan
                     sums = _exponentials(_scores(qs, ks, block, is_causal, exps), None) @ ones[seen]  # (b, h, rows, 1)
-                shifted = not (sums.min() > 1 / SAFE_SUM and sums.max() < SAFE_SUM)  # so said that nan is not safe
+                shifted = not (sums.min() > 1 / SAFE_SUM and sums.max() < SAFE_SUM)  # written so that nan is not safe
             if shifted:
                 block.shift = _finite_maximum(_scores(qs, ks, block, is_causal, exps, far=True))
                 sums = _exponentials(exps, block.shift) @ ones[seen]
-                sums[sums == 0] = 1  # a row that is -inf throughout gives 0, not 0/0
+                sums[sums == 0] = 1  # a row of only -inf gives 0, not 0/0
             np.divide(factor, sums, out=rs[:, :, rows])
             weights = exps if keep is None else np.multiply(exps, keep, out=_shaped(dropped, block.shape))
             np.matmul(weights, vs[:, :, seen], out=ys[:, :, rows])
@@ -130,7 +130,7 @@ def attention_forward(
 
 
 def attention_backward(dy: Array, saved: _Saved) -> tuple[Array, ...]:
-    """dq, dk and dv, in the shapes that came in."""
+    """dq, dk and dv, in the shapes of q, k and v."""
     (B, H, T, D), (S, E), dtype = saved.q.shape, saved.v.shape[2:], saved.q.dtype
     dq, dk, dv = _gradients(B, H, T, S, D, E, dtype)
     write_gradients(dq, dk, dv, _four_axes(dy), saved)
@@ -138,16 +138,16 @@ def attention_backward(dy: Array, saved: _Saved) -> tuple[Array, ...]:
 
 
 def write_gradients(dq: Array, dk: Array, dv: Array, dy: Array, saved: _Saved) -> None:
-    """The book's four steps for each block: its rows of dq are its own, to dk and dv it adds what its queries say.
+    """The book's four steps for each block. A block writes its own rows of dq, and adds its part of dk and dv.
 
-    The last block of a group goes first: it sees the most keys, so that it can write where the others have to add.
+    The last block of a group comes first. It sees the most keys, so it writes dk and dv, and the others add to them.
     """
     q, k, v, y, r, dtype = saved.q, saved.k, saved.v, saved.y, saved.r, saved.q.dtype
     D, (S, E) = q.shape[3], v.shape[2:]
 
     first = saved.groups[0]
-    room, pairs = max(math.prod(block.shape) for block in first), math.prod(first[0].shape[:2])
-    scores, made_anew, dropped = np.empty(room, dtype), np.empty(room, dtype), np.empty(room, dtype)
+    size, pairs = max(math.prod(block.shape) for block in first), math.prod(first[0].shape[:2])
+    scores, recomputed, dropped = np.empty(size, dtype), np.empty(size, dtype), np.empty(size, dtype)
     part = np.empty(pairs * S * max(D, E), dtype)
     for blocks in saved.groups:
         heads = blocks[0].heads
@@ -156,11 +156,11 @@ def write_gradients(dq: Array, dk: Array, dv: Array, dy: Array, saved: _Saved) -
         dys = dy[heads] * r[heads]  # dy', (b, h, T, E)
         delta = np.vecdot(dys, y[heads])[..., None]  # (b, h, T, 1)
         if saved.factor > 1:
-            delta /= saved.factor  # it is in dy' and in y
+            delta /= saved.factor  # the factor is in dy' and in y
         for block in reversed(blocks):
             rows, seen, exps, keep = block.rows, block.seen, block.exps, block.keep
             if exps is None:
-                exps = _scores(qs, ks, block, saved.is_causal, _shaped(made_anew, block.shape), far=block.shift is not None)
+                exps = _scores(qs, ks, block, saved.is_causal, _shaped(recomputed, block.shape), far=block.shift is not None)
                 _exponentials(exps, block.shift)
                 keep = None if keep is None else np.unpackbits(keep, axis=-1, count=block.shape[-1])
             ds = np.matmul(dys[:, :, rows], vs[:, :, seen].swapaxes(-1, -2), out=_shaped(scores, block.shape))
@@ -187,13 +187,14 @@ def supports(
     generator: np.random.Generator | None = None,
     recompute: bool = False,
 ) -> bool:
-    """NumPy arrays of one dtype and of shapes that fit without broadcasting; no mask but the causal one; at least two keys to be seen.
+    """NumPy arrays of one dtype and of shapes that fit without broadcasting; no mask but the causal one; at least two visible keys.
 
-    In a product a hidden nan is 0 · nan, and reaches every row of it: here those of a block, in the book all. Whom a nan reaches shall
-    not depend on how the work is cut, so where a block does not have all keys, or dropout hides some, it is left to the book.
+    In a matrix product a hidden nan becomes 0 · nan = nan in every row: here in the rows of a block, in the book in all rows. Which rows
+    become nan must not depend on the size of a block. So the book takes arrays with nan where a block does not have all keys, or where
+    dropout hides some.
 
-    A single key has weight 1 whatever the scores: dq and dk are 0, which the book's form gives exactly and dS = E ∘ (dy' · vᵀ - δ)
-    only up to rounding.
+    A single key has the weight 1 for any score, so dq and dk are 0. The book's form gives that exactly, dS = E ∘ (dy' · vᵀ - δ) only up
+    to rounding.
     """
     return (
         mask is None
@@ -210,7 +211,7 @@ def supports(
 
 
 def are_finite(*arrays: Array) -> bool:
-    """Whether there is neither nan nor ∞, by the sums; a sum that overflows says no as well, and the book is right there, too."""
+    """Whether the sums are finite, so that there is no nan and no ∞. If only a sum overflows, the book runs, which is right, too."""
     return all(math.isfinite(np.add.reduce(x, axis=None)) for x in arrays)
 
 
@@ -218,14 +219,14 @@ register(attention, Pair("cpu", attention_forward, attention_backward, supports)
 
 
 def _cut(B: int, H: int, T: int, S: int, is_causal: bool, limit: int) -> list[list[_Block]]:
-    """The blocks, in the order of their scores in memory; those of one group of heads together.
+    """The blocks, in the order of their scores in memory, as one list for each group of heads.
 
-    A group is some heads of one text, or all heads of some texts: as many as keep a block at ``limit`` scores, but at least one.
+    A group has some heads of one text, or all heads of some texts: as many as a block of ``limit`` scores allows, but at least one.
     """
     step = min(T, ROWS if T <= LONG else ROWS_OF_LONG)
     rows = [slice(start, min(start + step, T)) for start in range(0, T, step)]
     pairs = max(1, limit // (step * S))
-    texts, heads = (min(pairs // H, B), H) if pairs > H else (1, -(-H // -(-H // pairs)))  # the latter evenly: 3 + 3, not 5 + 1
+    texts, heads = (min(pairs // H, B), H) if pairs > H else (1, -(-H // -(-H // pairs)))  # split heads evenly: 3 + 3, not 5 + 1
     groups = []
     for b in range(0, B, texts):
         for h in range(0, H, heads):
@@ -237,10 +238,10 @@ def _cut(B: int, H: int, T: int, S: int, is_causal: bool, limit: int) -> list[li
 
 
 def _read_keeps(reader: random.DropoutMaskReader | None, blocks: list[_Block], S: int) -> Iterator[Array | None]:
-    """What dropout keeps of each block of a group: the numbers the book draws, in its order, hidden places included.
+    """Dropout's mask for each block of a group: the numbers that the book draws, in its order, hidden elements included.
 
-    That order is head by head. One head, or one block of all rows, can be read a block at a time; otherwise a group is read as a
-    whole, which is no more than a million places: long texts are cut into groups of one head.
+    That order is head by head. One head, or one block of all rows, can be read block by block. Otherwise a group is read as a
+    whole, which is at most a million elements, because long texts are split into groups of one head.
     """
     b, h = blocks[0].shape[:2]
     if reader is None:
@@ -255,7 +256,7 @@ def _read_keeps(reader: random.DropoutMaskReader | None, blocks: list[_Block], S
 
 
 def _scores(q: Array, k: Array, block: _Block, is_causal: bool, out: Array, far: bool = False) -> Array:
-    """q kᵀ of the block into ``out``; -inf behind the diagonal, with ``far`` also where a score has overflowed."""
+    """q kᵀ of the block into ``out``, with -inf above the diagonal; with ``far``, also where a score there overflowed."""
     np.matmul(q[:, :, block.rows], k[:, :, block.seen].swapaxes(-1, -2), out=out)
     if is_causal:
         square = out[..., block.rows.start :]
@@ -267,7 +268,7 @@ def _scores(q: Array, k: Array, block: _Block, is_causal: bool, out: Array, far:
 
 
 def _exponentials(scores: Array, shift: Array | None) -> Array:
-    """exp(S - shift), in the place of S."""
+    """exp(S - shift), written over S."""
     if shift is not None:
         scores -= shift
     return np.exp(scores, out=scores)
@@ -289,11 +290,11 @@ def _finite_maximum(scores: Array) -> Array:
 
 
 def _add_product(a: Array, b: Array, total: Array, is_first: bool, part: Array) -> None:
-    """total += aᵀ · b, for as many rows as aᵀ has; the first time total holds nothing yet."""
+    """total += aᵀ · b, for the first rows of total. The first time it is written instead."""
     rows = a.shape[-1]
     if is_first:
         np.matmul(a.swapaxes(-1, -2), b, out=total[:, :, :rows])
-        total[:, :, rows:] = 0  # keys that nobody sees
+        total[:, :, rows:] = 0  # keys that no query sees
     else:
         total[:, :, :rows] += np.matmul(a.swapaxes(-1, -2), b, out=_shaped(part, (*total.shape[:2], rows, b.shape[-1])))
 
@@ -314,7 +315,7 @@ def _heads_inside(B: int, T: int, H: int, D: int, dtype: Any) -> Array:
 
 
 def _gradients(B: int, H: int, T: int, S: int, D: int, E: int, dtype: Any) -> tuple[Array, Array, Array]:
-    """Room for dq, dk and dv: where they are equal in shape, three parts of one array (B, T, 3, H, D), as q, k and v usually are."""
+    """Empty dq, dk and dv. If their shapes are equal, they are three parts of one array (B, T, 3, H, D), as q, k and v usually are."""
     if (T, D) != (S, E):
         return _heads_inside(B, T, H, D, dtype), _heads_inside(B, S, H, D, dtype), _heads_inside(B, S, H, E, dtype)
     dq, dk, dv = np.empty((B, T, 3, H, D), dtype).transpose(2, 0, 3, 1, 4)

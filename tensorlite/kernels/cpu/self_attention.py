@@ -1,7 +1,7 @@
-"""Causal self-attention on the CPU: `kernels.cpu.attention` on the heads of one array, without a copy on either side.
+"""Causal self-attention on the CPU: `kernels.cpu.attention` on the heads of one array, without a copy.
 
-q, k and v are read where they lie in qkv, y is written so that joining the heads moves nothing, and dq, dk and dv
-are written into one dqkv.
+q, k and v are views of qkv, y is written so that merging the heads needs no copy, and dq, dk and dv are written into one
+dqkv.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def causal_self_attention_forward(
     generator: np.random.Generator | None = None,
     recompute: bool = False,
 ) -> tuple[Array, Any]:
-    """Cut, attend, join: the first and the last are views."""
+    """Split into heads, attention, merge. The first and the last are views."""
     q, k, v = split_heads(qkv, n_head)
     y, saved = attention.attention_forward(q, k, v, is_causal=True, dropout_p=dropout_p, generator=generator, recompute=recompute)
     return merge_heads(y), saved
 
 
 def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
-    """dqkv (B, T, 3C), of which the three gradients are views."""
+    """dqkv (B, T, 3C). dq, dk and dv are views of it."""
     B, H, T, D = saved.q.shape
     dqkv = np.empty((B, T, 3 * H * D), dy.dtype)
     attention.write_gradients(*split_heads(dqkv, H), dy.reshape(B, T, H, D).swapaxes(1, 2), saved)
@@ -40,7 +40,7 @@ def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
 def supports(
     qkv: Array, n_head: int, dropout_p: float = 0.0, generator: np.random.Generator | None = None, recompute: bool = False
 ) -> bool:
-    """Contiguous NumPy arrays of at least two tokens. For what is said of nan, see `attention.supports`."""
+    """Contiguous NumPy arrays of at least two tokens. `attention.supports` says why nan matters."""
     return (
         isinstance(qkv, np.ndarray)
         and qkv.dtype in (np.float32, np.float64)

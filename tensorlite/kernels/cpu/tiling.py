@@ -1,8 +1,8 @@
-"""Cutting the rows of an array into tiles that stay in a core's cache.
+"""Split the rows of an array into tiles that stay in a core's cache.
 
-A chain of NumPy functions over a whole array goes to memory and back once for each of them. The same chain over one
-tile after the other finds in the level-2 cache what the function before it left there. A tile must be small enough for
-that, and large enough for the time of a call, about half a microsecond, to be nothing beside its work.
+A chain of NumPy functions over a whole array reads and writes main memory once for each function. In the same chain over
+one tile after the other, each function finds its input in the level-2 cache. A tile must be small enough for that, and so large
+that the time of a call, about half a microsecond, does not matter.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Faster pairs in CUDA, for arrays of CuPy. Importing this package registers them, and compiles nothing.
+"""Faster pairs in CUDA, for CuPy arrays. Importing this package registers them, and compiles nothing.
 
-Each op is two files: `op.cu`, the kernels, and `op.py`, which makes room for the results and launches them. So is each rule of
-`tensorlite.optim` that has a faster one here.
+Each op has two files: `op.cu` with the kernels, and `op.py`, which allocates the results and launches the kernels. So has each rule
+of `tensorlite.optim` that has a faster one here.
 """
 
 from tensorlite.kernels.cuda import (

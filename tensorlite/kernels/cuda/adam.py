@@ -1,4 +1,4 @@
-"""AdamW on the GPU: one kernel over each group's stretch of the flat buffer, where the book takes a dozen passes."""
+"""AdamW on the GPU: one kernel over each group's part of the flat buffer, where the book makes a dozen passes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import kernel, on_gpu
 from tensorlite.optim.adam import adamw_update
 
-THREADS = 256  # of a block, four numbers each
+THREADS = 256  # in a block; each updates four numbers
 
 
 def update(
@@ -25,7 +25,7 @@ def update(
     weight_decay: float,
     v_max: Array | None = None,
 ) -> None:
-    """`adamw_update`, in place. ``step`` and ``lr`` are numbers, or int32 and float32 arrays of no axes; in a step 0 nothing changes."""
+    """`adamw_update`, in place. ``step`` and ``lr`` are numbers, or int32 and float32 0-d arrays; with step 0 nothing changes."""
     rates = array_module(p).empty(4, "float32")
     forget1, forget2 = 1 - betas[0], 1 - betas[1]
     held_lr, held_step = (_is_array(x) for x in (lr, step))
@@ -50,7 +50,7 @@ def supports(
     weight_decay: float,
     v_max: Array | None = None,
 ) -> bool:
-    """Float32 throughout, in fours: parameters begin, and end, at a multiple of 64 bytes in the flat buffer."""
+    """Float32 arrays of a multiple of four numbers, aligned to 16 bytes, as the parts of a flat buffer are."""
     arrays = [x for x in (p, g, m, v, v_max) if x is not None]
     return on_gpu(*arrays, types=("float32",)) and all(x.size == p.size and x.size % 4 == 0 and x.data.ptr % 16 == 0 for x in arrays)
 

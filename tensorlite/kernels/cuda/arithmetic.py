@@ -13,7 +13,7 @@ from tensorlite.ops.arithmetic import add
 
 
 def add_forward(x: Array, other: Array) -> tuple[Array, Any]:
-    """y = x + other in float32, in one pass."""
+    """y = x + other in float32, in one pass over the memory."""
     stream, half = (x, other) if x.dtype.name == "float32" else (other, x)
     y = array_module(x).empty_like(stream)
     launch_elementwise("arithmetic.cu", "add_to_stream", y.size, vector_aligned(stream), vector_aligned(half), y, Half=half.dtype.name)
@@ -21,13 +21,13 @@ def add_forward(x: Array, other: Array) -> tuple[Array, Any]:
 
 
 def add_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
-    """dx = dother = dy, each in the type of what it belongs to."""
+    """dx = dother = dy, each in the dtype of its operand."""
     x_dtype, other_dtype = saved
     return cast(dy, x_dtype), cast(dy, other_dtype)
 
 
 def supports(x: Array, other: Any) -> bool:
-    """Two contiguous arrays of one shape, one in float32 and the other in a half precision; all else is the book's."""
+    """Two contiguous arrays of one shape, one in float32 and the other in a half precision; the book takes the rest."""
     if not (on_gpu(x) and on_gpu(other) and hasattr(other, "shape") and x.shape == other.shape):
         return False
     return {x.dtype.name, other.dtype.name} in ({"float32", half} for half in HALVES)

@@ -1,4 +1,4 @@
-"""From float32 to a half precision: what a product reads under `tensorlite.precision`."""
+"""Conversion from float32 to a half precision, for the operands of products under `tensorlite.precision`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HALVES = ("float16", "bfloat16")
 
 
 def cast(x: Array, dtype: Any, out: Array | None = None) -> Array:
-    """``x`` itself if it has this dtype, else a copy that has it; always a copy if there is an ``out`` for it, which is contiguous."""
+    """``x`` itself if it has this dtype, otherwise a converted copy. With a contiguous ``out``, always a copy into it."""
     dtype = np.dtype(dtype)
     if out is None and x.dtype == dtype:
         return x

@@ -1,4 +1,4 @@
-"""Clipping the gradient on the GPU, where it lies in one flat buffer: measured, compared and shortened without the CPU looking on."""
+"""Clipping a gradient that lies in one flat buffer, on the GPU: its norm is computed, compared and applied without a host read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import kernel, on_gpu
 from tensorlite.optim.clip import clip_update
 
-THREADS = 256  # of a block, four numbers each at a time
-BLOCKS = 1024  # that share the gradient between them when it is measured; fixed, so that the order of the sum is
+THREADS = 256  # in a block; each reads four numbers at a time
+BLOCKS = 1024  # for the norm; the number is fixed, so the order of the sum is fixed, too
 
 
 def clip(gradients: list[Array], max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Array:
-    """`clip_update`, in place; returns the norm, float32 of no axes."""
+    """`clip_update`, in place; returns the norm, a 0-d float32 array."""
     (g,) = gradients
     xp, count = array_module(g), np.int64(g.size)
     fours = -(-g.size // (4 * THREADS))
@@ -26,7 +26,7 @@ def clip(gradients: list[Array], max_norm: float, norm_type: float, error_if_non
 
 
 def supports(gradients: list[Array], max_norm: float, norm_type: float, error_if_nonfinite: bool) -> bool:
-    """One buffer of float32 numbers, at least one and in fours; the length, and nobody who wants to look at it."""
+    """One aligned float32 buffer of a multiple of four numbers; the 2-norm; no check for nonfinite values, which would read the norm."""
     return (
         len(gradients) == 1
         and on_gpu(gradients[0], types=("float32",))

@@ -1,4 +1,4 @@
-"""Sums down columns, for the gradients of parameters that all rows share."""
+"""Sums over the rows of a matrix, for the gradients of parameters that all rows share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tensorlite.kernels.cuda.compile import kernel
 
 WARP = 32
 COLUMNS = 4 * WARP  # of a block
-STRETCH = 256  # rows that a block adds up; enough blocks then share a tall array
-SHORT = 1024  # up to so many rows one block adds them all: sooner done than a second launch is
+STRETCH = 256  # rows for one block, so that a tall array has enough blocks
+SHORT = 1024  # up to so many rows one block adds all of them, which is faster than a second launch
 
 
 def sum_rows(x: Array, out: Array | None = None) -> Array:

@@ -1,7 +1,7 @@
 """From a `.cu` file beside this one to a function that can be launched.
 
-CuPy compiles the source with NVRTC when it is first needed, for the GPU that is there, and keeps the result on disk
-(``~/.cupy/kernel_cache``). What varies, above all the type of the numbers, is a macro of the source:
+CuPy compiles the source with NVRTC at its first use, for the present GPU, and keeps the result on disk
+(``~/.cupy/kernel_cache``). Variants, such as the dtype, are macros of the source:
 
     layernorm = kernel("layernorm.cu", "layernorm_forward", In="float32", Out="bfloat16")
     layernorm(grid=rows, block=256, args=(x, weight, bias, y, mean, inverse_std, C, eps))
@@ -23,11 +23,11 @@ from tensorlite.backend import Array, array_module
 FOLDER = Path(__file__).parent
 OPTIONS = ("--std=c++17",)
 TYPES = ("float32", "float16", "bfloat16")  # what kernels store: names of dtypes, and of types in common.cuh
-STATIC_SHARED = 48 * 1024  # bytes of shared memory a block may have without asking for more
+STATIC_SHARED = 48 * 1024  # bytes of shared memory that a block can have without a special request
 
 
 def source(file: str) -> str:
-    """The text of a `.cu` file with our own headers put in place of their ``#include`` lines."""
+    """The text of a `.cu` file, in which our own headers replace their ``#include`` lines."""
     seen: set[str] = set()
 
     def inline(name: str) -> str:
@@ -41,16 +41,15 @@ def source(file: str) -> str:
 
 
 def macros(defines: dict[str, Any]) -> tuple[str, ...]:
-    """The compiler's options for some macros, in alphabetical order."""
+    """The compiler's options that define these macros, in alphabetical order."""
     return tuple(f"-D{name}={value}" for name, value in sorted(defines.items()))
 
 
 class Kernel:
-    """One ``__global__`` function; made by `kernel`.
+    """One ``__global__`` function; see `kernel`.
 
-    A call takes arrays, numbers and None (a null pointer). Numbers become what the kernels here declare: an int is a C ``int``, a
-    float a ``float``; a NumPy scalar is passed as it is. Arrays are passed as addresses, so they must be
-    contiguous, or lie in a way that the kernel is told.
+    A call takes arrays, numbers and None (a null pointer). An int is passed as a C ``int``, a float as a ``float``, and a NumPy scalar
+    in its own type. Arrays are passed as addresses, so they must be contiguous, or the kernel must know their layout.
     """
 
     def __init__(self, function: Any) -> None:
@@ -60,14 +59,14 @@ class Kernel:
         """Queue the kernel on the current stream.
 
         Args:
-            grid: how many blocks. A grid of none is not launched: CUDA refuses it, and there is nothing to do.
+            grid: the number of blocks. An empty grid is not launched, because CUDA refuses it.
             block: threads in a block, a multiple of 32.
             shared_bytes: dynamic shared memory for each block.
         """
         grid = grid if isinstance(grid, tuple) else (grid,)
         if 0 in grid:
             return
-        if shared_bytes > STATIC_SHARED:  # more must be asked for, and is then taken from the L1 cache
+        if shared_bytes > STATIC_SHARED:  # more needs a request, and is taken from the L1 cache
             self._function.max_dynamic_shared_size_bytes = shared_bytes
         self._function(grid, (block,), tuple(map(_argument, args)), shared_mem=shared_bytes)
 
@@ -85,7 +84,7 @@ def _module(file: str, defines: tuple[str, ...]) -> Any:
 
 
 def clear_cache() -> None:
-    """Compile again when asked again: for tests, which put another module in CuPy's place."""
+    """Forget the compiled kernels: for tests, which replace CuPy by another module."""
     kernel.cache_clear()
     _module.cache_clear()
 
@@ -101,7 +100,7 @@ def _argument(value: Any) -> Any:
 
 
 def on_gpu(*arrays: Array | None, types: Sequence[str] = TYPES) -> bool:
-    """Whether all arrays (None counts as fine) are CuPy's, contiguous in row-major order, and of one of these dtypes."""
+    """Whether all arrays that are not None are CuPy's, contiguous in row-major order, and of one of these dtypes."""
     return all(x is None or (is_cupy(x) and x.flags.c_contiguous and x.dtype.name in types) for x in arrays)
 
 

@@ -1,11 +1,11 @@
-"""cuBLAS, called by ctypes, with a handle and a workspace of our own.
+"""cuBLAS, called by ctypes, with our own handle and workspace.
 
-CuPy has wrappers for these functions, but in version 14 each of them raises while a stream is captured, so a step of training that uses
-them cannot become a CUDA graph. The library is the one that CuPy has loaded; only the way into it is ours.
+CuPy has wrappers for these functions, but in version 14 each of them raises while a stream is captured. A training step that uses
+them cannot become a CUDA graph. The library is the one that CuPy has loaded; only the calls are ours.
 
-- **A handle of our own.** CuPy sets the stream and the workspace of its handle as it likes. Nobody else touches ours.
-- **A workspace of our own.** Without one, cuBLAS allocates while a graph is captured. And it chooses an algorithm by the workspace that it
-  has: with the same one, a captured step gives the bits of a plain step.
+- **Our own handle.** CuPy changes the stream and the workspace of its handle. No other code uses ours.
+- **Our own workspace.** Without one, cuBLAS allocates memory while a graph is captured. It also chooses an algorithm by the size of the
+  workspace: with the same workspace, a captured step gives the same bits as a plain step.
 
 Source: the cuBLAS documentation, sections 2.1.4 (workspace), 2.3.24 (math modes) and 2.8.12 (cublasGemmEx).
 """
@@ -21,7 +21,7 @@ NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
 DATA_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType
 COMPUTE_FLOAT32, COMPUTE_TF32 = 68, 77  # cublasComputeType_t
 DEFAULT_ALGORITHM = -1
-SUMS_IN_FLOAT32 = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: else parts of a sum may be rounded to a half precision
+SUMS_IN_FLOAT32 = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: no partial sum is rounded to a half precision
 WORKSPACE, WORKSPACE_OF_HOPPER = 4 << 20, 32 << 20  # bytes, as NVIDIA recommends
 
 _pointer, _int, _long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
@@ -44,14 +44,14 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class CublasError(RuntimeError):
-    """A call that cuBLAS refused, with the number it gave (cublasStatus_t)."""
+    """cuBLAS returned an error; the message has its cublasStatus_t."""
 
 
 class Handle:
-    """cuBLAS for one device and one thread, on whatever stream is current when it is called.
+    """cuBLAS for one device and one thread. A call uses the stream that is current.
 
     Attributes:
-        workspace: bytes on the device that its products may use; those of `cublaslt`, too.
+        workspace: memory on the device for its products, and for those of `cublaslt`.
         cublaslt: cuBLASLt beside it; `cublaslt.get_cublaslt` makes it.
     """
 
@@ -64,7 +64,7 @@ class Handle:
         check("cublasCreate_v2", self._library.cublasCreate_v2(ctypes.addressof(place)))
         self._handle = place.value
         self._call("cublasSetMathMode", SUMS_IN_FLOAT32)
-        with cupy.cuda.using_allocator(cupy.cuda.MemoryPool().malloc):  # not in a graph's memory, nor in what is limited for arrays
+        with cupy.cuda.using_allocator(cupy.cuda.MemoryPool().malloc):  # not in a graph's memory pool, nor in the limited one for arrays
             size = WORKSPACE_OF_HOPPER if int(cupy.cuda.Device().compute_capability) >= 90 else WORKSPACE
             self.workspace = cupy.empty(size, "uint8")
         self.cublaslt: Any = None
@@ -91,7 +91,7 @@ class Handle:
     def _use_current_stream(self) -> None:
         stream = self._cupy.cuda.get_current_stream().ptr
         if stream != self._stream:
-            self._call("cublasSetStream_v2", stream)  # also takes our workspace away
+            self._call("cublasSetStream_v2", stream)  # this also resets the workspace
             self._call("cublasSetWorkspace_v2", self.workspace.data.ptr, self.workspace.size)
             self._stream = stream
 
@@ -100,16 +100,16 @@ class Handle:
 
 
 def load(cupy: Any, library: str) -> Any:
-    """``cublas`` or ``cublasLt``, which CuPy has loaded, or loads now.
+    """The library ``cublas`` or ``cublasLt`` that CuPy has loaded, or loads now.
 
     Raises:
-        RuntimeError: if there is none of CuPy's version.
+        RuntimeError: if the library of CuPy's version is not there.
     """
     cupy.cuda.get_cublas_handle()  # loads both
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     name = f"{library}64_{major}.dll" if sys.platform == "win32" else f"lib{library}.so.{major}"
     try:
-        return ctypes.CDLL(name)  # the linker knows a library that is loaded by its name
+        return ctypes.CDLL(name)  # the linker finds a loaded library by its name
     except OSError as error:
         raise RuntimeError(f"{name} cannot be loaded ({error}): pip install 'tensorlite[cuda{major}]', which brings it.") from error
 
@@ -118,7 +118,7 @@ _of_thread = threading.local()
 
 
 def get_handle(cupy: Any) -> Handle:
-    """The calling thread's handle for the current device; made when first asked for."""
+    """The calling thread's handle for the current device; created at the first call."""
     handles: dict[int, Handle] = _of_thread.__dict__.setdefault("handles", {})
     device = cupy.cuda.runtime.getDevice()
     if device not in handles:
@@ -127,7 +127,7 @@ def get_handle(cupy: Any) -> Handle:
 
 
 def clear_cache() -> None:
-    """Let go of the calling thread's handles: for tests, which put another module in CuPy's place."""
+    """Drop the calling thread's handles: for tests, which replace CuPy by another module."""
     _of_thread.__dict__.clear()
 
 

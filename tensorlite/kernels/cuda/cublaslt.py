@@ -1,13 +1,13 @@
-"""cuBLASLt, called by ctypes: products that do something more with their result before it leaves the registers.
+"""cuBLASLt, called by ctypes: matrix products with one more operation on the result before it leaves the registers.
 
-What is added to a product is called its *epilogue*. One of them is used here:
+This operation is called the *epilogue* of the product. One is used here:
 
     BIAS                D = A · B + bias, the same number for a whole row of D
 
-That of a bias's gradient was measured and gains nothing (docs/gpu.md). Those of GELU have not been tried.
+The epilogue for a bias's gradient was measured and gains nothing (docs/gpu.md). Those for GELU have not been tried.
 
-cuBLASLt is part of cuBLAS. It knows no stream and no workspace of its own: both are arguments. How to compute a product of some shape is
-asked for once (a *plan*) and then kept, so that a captured step computes as a plain one does.
+cuBLASLt is part of cuBLAS. It has no stream and no workspace: both are arguments. cuBLASLt is asked once how to compute a product of a
+given shape, and the answer (a *plan*) is kept, so a captured step computes in the same way as a plain one.
 
 Source: the cuBLAS documentation, chapter 3 (Using the cuBLASLt API).
 """
@@ -56,7 +56,7 @@ class Algorithm(ctypes.Structure):
 
 
 class Shape(NamedTuple):
-    """All that a plan depends on. A is (m, k), B is (k, n) and D is (m, n), in columns; `transposed` ones lie the other way round."""
+    """Everything that a plan depends on. A is (m, k), B is (k, n) and D is (m, n), column-major; a transposed one is row-major."""
 
     m: int
     n: int
@@ -75,7 +75,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How to compute products of one shape: descriptions that belong to cuBLASLt, and the algorithm it has chosen."""
+    """How to compute products of one shape: descriptors of cuBLASLt, and the algorithm that it has chosen."""
 
     description: int
     a: int
@@ -100,14 +100,14 @@ class CublasLt:
         """D = A · B with the epilogue; all four are addresses on the device.
 
         Returns:
-            False if cuBLASLt has no algorithm for this; then nothing was done.
+            False if cuBLASLt has no algorithm for this shape; then D is unchanged.
         """
         if shape not in self._plans:
             self._plans[shape] = self._plan(shape)
         plan = self._plans[shape]
         if plan is None:
             return False
-        self._describe(plan.description, BIAS_POINTER, ctypes.c_void_p(bias))
+        self._set_attribute(plan.description, BIAS_POINTER, ctypes.c_void_p(bias))
         self._call(
             "cublasLtMatmul", self._handle, plan.description, ctypes.addressof(_ONE), a, plan.a, b, plan.b, ctypes.addressof(_ZERO),
             d, plan.d, d, plan.d, ctypes.addressof(plan.algorithm), self._workspace.data.ptr, self._workspace.size,
@@ -116,21 +116,21 @@ class CublasLt:
         return True
 
     def _plan(self, shape: Shape) -> Plan | None:
-        """Ask for an algorithm; None if there is none."""
+        """Ask cuBLASLt for an algorithm; None if it has none."""
         description = self._create("cublasLtMatmulDescCreate", shape.compute, DATA_TYPES["float32"])  # alpha and beta are float32
-        self._describe(description, TRANSPOSE_A, ctypes.c_int(shape.a_transposed))
-        self._describe(description, TRANSPOSE_B, ctypes.c_int(shape.b_transposed))
-        self._describe(description, EPILOGUE, ctypes.c_int(shape.epilogue))
-        self._describe(description, BIAS_TYPE, ctypes.c_int(DATA_TYPES[shape.out_dtype]))
+        self._set_attribute(description, TRANSPOSE_A, ctypes.c_int(shape.a_transposed))
+        self._set_attribute(description, TRANSPOSE_B, ctypes.c_int(shape.b_transposed))
+        self._set_attribute(description, EPILOGUE, ctypes.c_int(shape.epilogue))
+        self._set_attribute(description, BIAS_TYPE, ctypes.c_int(DATA_TYPES[shape.out_dtype]))
         kind = DATA_TYPES[shape.dtype]
         a = self._layout(kind, shape.m, shape.k, shape.lda, shape.a_transposed)
         b = self._layout(kind, shape.k, shape.n, shape.ldb, shape.b_transposed)
         d = self._layout(DATA_TYPES[shape.out_dtype], shape.m, shape.n, shape.ldd)
         preference = self._create("cublasLtMatmulPreferenceCreate")
         alignments = zip((ALIGNMENT_OF_A, ALIGNMENT_OF_B, ALIGNMENT_OF_D), shape.alignments, strict=True)
-        wishes: list[tuple[int, Any]] = [(name, ctypes.c_uint32(bytes_)) for name, bytes_ in alignments]
-        wishes += [(ALIGNMENT_OF_C, wishes[-1][1]), (WORKSPACE_BYTES, ctypes.c_size_t(self._workspace.size))]  # C is D
-        for name, value in wishes:
+        preferences: list[tuple[int, Any]] = [(name, ctypes.c_uint32(bytes_)) for name, bytes_ in alignments]
+        preferences += [(ALIGNMENT_OF_C, preferences[-1][1]), (WORKSPACE_BYTES, ctypes.c_size_t(self._workspace.size))]  # C is D
+        for name, value in preferences:
             self._call("cublasLtMatmulPreferenceSetAttribute", preference, name, ctypes.addressof(value), ctypes.sizeof(value))
         algorithm, found = Algorithm(), ctypes.c_int()
         arguments = self._handle, description, a, b, d, d, preference, 1, ctypes.addressof(algorithm), ctypes.addressof(found)
@@ -144,7 +144,7 @@ class CublasLt:
         rows, columns = (columns, rows) if transposed else (rows, columns)
         return self._create("cublasLtMatrixLayoutCreate", kind, rows, columns, leading)
 
-    def _describe(self, description: int, name: int, value: Any) -> None:
+    def _set_attribute(self, description: int, name: int, value: Any) -> None:
         self._call("cublasLtMatmulDescSetAttribute", description, name, ctypes.addressof(value), ctypes.sizeof(value))
 
     def _create(self, name: str, *arguments: Any) -> int:
@@ -161,7 +161,7 @@ _ONE, _ZERO = ctypes.c_float(1), ctypes.c_float(0)
 
 
 def get_cublaslt(cupy: Any) -> CublasLt:
-    """The calling thread's for the current device; made when first asked for."""
+    """The calling thread's object for the current device; created at the first call."""
     own = get_handle(cupy)
     if own.cublaslt is None:
         own.cublaslt = CublasLt(cupy, own.workspace)

@@ -1,14 +1,15 @@
-"""Every matrix product on the GPU, through one function: cuBLAS, with the precision that is in use.
+"""Every matrix product on the GPU, through one function that calls cuBLAS with the current precision.
 
-CuPy's own ``matmul`` will not do: with more than two axes it ignores TF32, computes float16 in float32, and refuses bfloat16 (version 14).
+CuPy's own ``matmul`` cannot be used: with more than two axes it ignores TF32, computes float16 in float32, and refuses bfloat16
+(version 14).
 
-cuBLAS thinks in columns, as Fortran does: what lies in memory as the rows of Y is, to it, the matrix Yᵀ. So we ask for
+cuBLAS is column-major, as Fortran is: for it, the rows of Y in memory are the matrix Yᵀ. So we compute
 
-    Yᵀ = Bᵀ · Aᵀ        which it sees as        (p, n) = (p, m) · (m, n)
+    Yᵀ = Bᵀ · Aᵀ        which cuBLAS reads as        (p, n) = (p, m) · (m, n)
 
-and hand it B and A as they lie, in this order, and no number is moved. An operand that is a transposed view lies the other way round,
-and gets the flag T instead of N. All it needs to know is the distance from one row to the next (the *leading dimension*, which is
-longer than a row in a slice of columns), and for a batch, from one matrix to the next.
+and pass B and A in this order, without a copy. An operand that is a transposed view gets the flag T instead of N. cuBLAS also needs the
+distance from one row to the next (the *leading dimension*, which is larger than a row in a slice of columns), and for a batch the
+distance from one matrix to the next.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ _ONE, _ZERO = ctypes.c_float(1), ctypes.c_float(0)  # cuBLAS takes its two facto
 
 
 class Layout(NamedTuple):
-    """How the matrices of an operand lie in memory, in numbers.
+    """The memory layout of an operand's matrices, in elements.
 
     Attributes:
-        array: the operand, or a copy of it if cuBLAS could not read it as it lay.
+        array: the operand, or a copy if cuBLAS cannot read its layout.
         transposed: whether columns are contiguous instead of rows.
-        leading: from one row (or column) to the next.
-        stride: from one matrix of the batch to the next; 0 repeats one.
+        leading: the distance from one row (or column) to the next.
+        stride: the distance from one matrix of the batch to the next; 0 repeats one matrix.
     """
 
     array: Array
@@ -42,14 +43,15 @@ class Layout(NamedTuple):
 
 
 def gemm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bool = False) -> Array:
-    """y = a · b for matrices (n, m) and (m, p); see `bmm`, of which it is the case without a batch."""
+    """y = a · b for matrices (n, m) and (m, p); `bmm` without a batch."""
     return bmm(a, b, out, dtype, add)
 
 
 def gemm_with_bias(a: Array, b: Array, bias: Array, out: Array) -> Array:
     """y = a · b + bias into ``out`` (n, p), which is contiguous; all of one dtype, bias (p,).
 
-    The bias is added before a number leaves the registers. Where cuBLASLt cannot, it is written first and the product added to it.
+    The bias is added before the result leaves the registers. Where cuBLASLt cannot do that, the bias is written first and the product
+    added to it.
     """
     if 0 in (*a.shape, *b.shape) or not _multiply_and_add(a, b, bias, out):
         out[...] = bias
@@ -58,7 +60,7 @@ def gemm_with_bias(a: Array, b: Array, bias: Array, out: Array) -> Array:
 
 
 def _multiply_and_add(a: Array, b: Array, bias: Array, out: Array) -> bool:
-    """out = a · b + bias in one product; False where cuBLASLt cannot, and nothing was done."""
+    """out = a · b + bias in one product; False if cuBLASLt cannot do that, and ``out`` is unchanged."""
     left, right = layout(b, ()), layout(a, ())  # as in bmm
     (n, m), p = a.shape, b.shape[1]
     alignments = cublaslt.alignment(left.array.data.ptr), cublaslt.alignment(right.array.data.ptr), cublaslt.alignment(out.data.ptr)
@@ -75,11 +77,11 @@ def bmm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bo
 
     Args:
         a, b: (..., n, m) and (..., m, p) of one dtype, float32 or a half precision. Leading axes broadcast.
-        out: where to put y: contiguous, (..., n, p).
-        dtype: of y if there is no ``out``: that of the operands, or float32.
-        add: y is added to what ``out`` holds.
+        out: a contiguous array for y, (..., n, p).
+        dtype: of y without ``out``: that of the operands, or float32.
+        add: add y to ``out`` instead of overwriting it.
 
-    Under ``tf32`` float32 operands are rounded on their way in (`tensorlite.precision`). The sums are float32 always.
+    Under ``tf32`` the tensor cores round float32 operands (`tensorlite.precision`). The sums are always float32.
     """
     xp = array_module(a)
     batch = _broadcast(a.shape[:-2], b.shape[:-2])
@@ -118,11 +120,11 @@ def _compute_type(x: Array) -> int:
 
 
 def layout(x: Array, batch: tuple[int, ...]) -> Layout:
-    """How cuBLAS can read ``x`` (..., rows, columns) as a stack of ``batch``; copies it only where it cannot."""
+    """The layout in which cuBLAS can read ``x`` (..., rows, columns) as a stack of ``batch``, with a copy only if it cannot."""
     xp = array_module(x)
     rows, columns = x.shape[-2:]
     down, along = (step // x.itemsize for step in x.strides[-2:])
-    # an axis of length 1 is never stepped along: whatever its stride says, any will do
+    # the stride of an axis of length 1 is never used, so any value is right
     by_rows = (along == 1 or columns == 1) and (down >= columns or rows == 1)
     by_columns = (down == 1 or rows == 1) and (along >= rows or columns == 1)
     stride = _batch_stride(x, batch)
@@ -134,16 +136,16 @@ def layout(x: Array, batch: tuple[int, ...]) -> Layout:
 
 
 def _batch_stride(x: Array, batch: tuple[int, ...]) -> int | None:
-    """One distance that leads through all matrices of the batch in order; None if there is no such."""
+    """The distance between neighbouring matrices of the batch; None if it is not the same for all."""
     if all(length == 1 for length in x.shape[:-2]):
-        return 0  # one matrix for all
+        return 0  # one matrix for the whole batch
     if x.shape[:-2] != batch:
         return None
     stepped = [(length, step // x.itemsize) for length, step in zip(x.shape[:-2], x.strides[:-2], strict=True) if length > 1]
     for (_, outer), (length, inner) in itertools.pairwise(stepped):
         if outer != length * inner:
             return None
-    return stepped[-1][1] or None  # an axis repeated by a stride of 0 is copied out: it may be one of several
+    return stepped[-1][1] or None  # an axis with stride 0 is copied: it may be one of several
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

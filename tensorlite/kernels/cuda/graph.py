@@ -1,15 +1,15 @@
-"""A step of work, recorded once and launched many times: CUDA graphs.
+"""CUDA graphs: a step is recorded once and launched many times.
 
-Python takes some microseconds to queue a kernel, and a training step has many hundreds. Where the kernels are short the GPU waits for
-Python. A graph is the list of all of them, with their arguments, and one call queues it. What may change from one launch to the
-next is what lies in memory, and nothing else: neither addresses, nor sizes, nor numbers that were passed by value.
+Python needs some microseconds to queue a kernel, and a training step has many hundreds of kernels. If they are short, the GPU waits
+for Python. A graph is the list of all these kernels with their arguments, and one call queues it. Between two launches only the contents
+of memory may change; addresses, sizes and numbers that were passed by value stay the same.
 
     recorder = Recorder()
-    recorder.run(step)                    # really done, a few times: compiles the kernels, and fills the pool with memory
-    recording = recorder.record(step)     # not done, but written down
-    recording.launch()                    # done, as often as wanted
+    recorder.run(step)                    # runs, a few times: this compiles the kernels, and fills the memory pool
+    recording = recorder.record(step)     # does not run, but is recorded
+    recording.launch()                    # runs, as often as wanted
 
-While a stream records, nothing may wait for the device, and no memory of the host may be copied from: its address would be written down.
+While a stream is captured, the program must not wait for the device, and must not copy from host memory, whose address would be recorded.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class CaptureError(RuntimeError):
 
 @dataclass(frozen=True)
 class Recording(Generic[T]):
-    """What `Recorder.record` has written down.
+    """A captured graph; see `Recorder.record`.
 
     Attributes:
-        result: what the work returned: arrays that every launch fills anew.
+        result: what the work returned: arrays that every launch writes again.
     """
 
     result: T
     _graph: Any
-    _pool: Any  # the graph knows addresses only: as long as it is there, so must the memory be
+    _pool: Any  # the graph holds addresses only, so the memory must exist as long as the graph
 
     def launch(self) -> None:
         """Queue all of it on the current stream."""
@@ -45,10 +45,10 @@ class Recording(Generic[T]):
 
 
 class Recorder:
-    """A stream and a pool of memory of their own; one recorder makes one recording.
+    """A separate stream and a separate memory pool for one recording.
 
-    The pool is its own for a reason. An array that the work has let go of is free again, but not for others: the graph will write there
-    at its next launch. And where memory is short, CuPy's common pool hands what is free back to the driver.
+    The memory of an array that the work has freed must not be used by others, because the graph writes there at its next launch. And when
+    memory is short, CuPy's common pool returns free blocks to the driver. So the graph needs its own pool.
     """
 
     def __init__(self) -> None:
@@ -58,30 +58,30 @@ class Recorder:
         common = cupy.get_default_memory_pool()
         common.free_all_blocks()
         self._limit = common.get_limit()
-        if self._limit:  # both pools together shall keep to it
+        if self._limit:  # the limit is for both pools together
             self._pool.set_limit(size=max(1, self._limit - common.total_bytes()))
 
     def run(self, work: Callable[[], T]) -> T:
-        """Do ``work``, after everything that was queued before and before everything that is queued later."""
+        """Run ``work``, after everything that was queued before and before everything that is queued later."""
         with self._at_work():
             return work()
 
     def record(self, work: Callable[[], T]) -> Recording[T]:
-        """Write ``work`` down. Python runs it once, but no kernel does.
+        """Record ``work``. Its Python code runs once, but no kernel runs.
 
         Raises:
-            CaptureError: for what cannot be recorded, such as a look at a value; also if the memory does not suffice.
+            CaptureError: for work that cannot be recorded, such as a host read of a value, and if there is too little memory.
         """
         self._taken = self.memory
-        with self._at_work(self._malloc_for_good):
+        with self._at_work(self._malloc_in_capture):
             self._stream.synchronize()
             self._stream.begin_capture()
             try:
                 result = work()
             except BaseException as error:
-                with contextlib.suppress(RuntimeError):  # a capture that has failed is also ended by an error
+                with contextlib.suppress(RuntimeError):  # the end of a failed capture raises, too
                     self._stream.end_capture()
-                if isinstance(error, RuntimeError | MemoryError):  # plain steps may fit into the memory all the same
+                if isinstance(error, RuntimeError | MemoryError):  # plain steps may still fit into the memory
                     raise CaptureError(str(error)) from error
                 raise
             try:
@@ -94,26 +94,26 @@ class Recorder:
 
     @property
     def memory(self) -> int:
-        """Bytes in our pool: what the work has needed so far."""
+        """The bytes in our pool, which the work has needed so far."""
         return int(self._pool.total_bytes())
 
-    def _malloc_for_good(self, size: int) -> Any:
-        """Take memory while a graph is captured.
+    def _malloc_in_capture(self, size: int) -> Any:
+        """Allocate memory while a graph is captured.
 
-        A pool that runs short gives all its free blocks back to the driver before it asks for more. The graph may use them already.
+        A pool without enough memory returns all its free blocks to the driver before it requests more. The graph may already use them.
 
         Raises:
             CaptureError: if that has happened.
         """
         memory = self._pool.malloc(size)
         if self.memory < self._taken:
-            raise CaptureError("the memory is short, and some that the graph uses was given back")
+            raise CaptureError("the memory is short, and some that the graph uses was returned to the driver")
         self._taken = self.memory
         return memory
 
     @contextlib.contextmanager
     def _at_work(self, malloc: Callable[[int], Any] | None = None) -> Iterator[None]:
-        """On our stream, in our memory."""
+        """Use our stream and our memory pool, in order with the caller's stream."""
         others = self._cupy.cuda.get_current_stream()
         self._stream.wait_event(others.record())
         try:

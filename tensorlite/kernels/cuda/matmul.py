@@ -1,6 +1,6 @@
-"""Products of matrices and of stacks of them, on the GPU.
+"""Products of matrices, and of stacks of them, on the GPU.
 
-The transposes that backward asks for are flags of the product (`tensorlite.kernels.cuda.gemm`): nothing is moved for them.
+The transposes in backward are flags of the product (`tensorlite.kernels.cuda.gemm`), so they need no copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tensorlite.precision import half_dtype
 
 
 def matmul_forward(a: Array, b: Array) -> tuple[Array, Any]:
-    """y = a · b; in the half precision that is in use, if one is. Saves the factors, as they were multiplied."""
+    """y = a · b, in the half precision that is in use, if any. Saves the factors as they were multiplied."""
     dtype = half_dtype() or a.dtype
     left, right = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
     return bmm(left, right), (left, right, a.dtype, b.dtype)
@@ -32,7 +32,7 @@ def matmul_backward(dy: Array, saved: Any, needs_grad: tuple[bool, ...] = (True,
 
 
 def supports(a: Array, b: Array) -> bool:
-    """Two or more axes, of one type unless a half precision is in use. Vectors, float64 and what does not fit are the book's."""
+    """Two or more axes, of one type unless a half precision is in use. The book takes vectors and float64, and refuses wrong shapes."""
     return (
         is_cupy(a)
         and is_cupy(b)

@@ -1,4 +1,4 @@
-"""What kernels share in which a warp owns a row."""
+"""Shared code of the kernels in which one warp processes one row."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tensorlite.kernels.cuda.compile import on_gpu
 from tensorlite.precision import half_dtype
 
 WARP = 32
-BLOCK = 128  # threads: four rows a block
+BLOCK = 128  # threads: four rows in a block
 ROWS_A_BLOCK = BLOCK // WARP
-WIDEST = 2048  # numbers in a row: a lane then holds 64 of them, and as many sums for each of two parameters
-BACKWARD_BLOCKS = 528  # four for each multiprocessor of the largest GPUs: every warp then sums many rows before it writes
+WIDEST = 2048  # numbers in a row: each lane then holds 64 of them, and as many sums for each of two parameters
+BACKWARD_BLOCKS = 528  # four for each multiprocessor of the largest GPUs, so that every warp adds many rows before it writes
 
 
 def matrix_shape(x: Array) -> tuple[int, int]:
@@ -21,25 +21,25 @@ def matrix_shape(x: Array) -> tuple[int, int]:
 
 
 def per_lane(C: int) -> int:
-    """How many numbers of a row each lane holds; what a kernel is compiled for."""
+    """How many numbers of a row each lane holds, a macro of the kernel."""
     return -(-C // WARP)
 
 
 def lanes(C: int, *arrays: Array | None) -> dict[str, int]:
-    """How many neighbours a lane reads at a time, four where they begin at a multiple of four, and how many numbers it holds in all."""
-    vector_aligned = C % 4 == 0 and all(x is None or x.data.ptr % (4 * x.itemsize) == 0 for x in arrays)
-    wide = 4 if vector_aligned else 1
+    """The macros of a kernel: how many neighbours a lane reads at a time, four if the rows are aligned, and how many numbers it holds."""
+    aligned = C % 4 == 0 and all(x is None or x.data.ptr % (4 * x.itemsize) == 0 for x in arrays)
+    wide = 4 if aligned else 1
     return {"Wide": wide, "PerLane": -(-C // (WARP * wide)) * wide}
 
 
 def blocks_for(rows: int, most: int | None = None) -> int:
-    """As many as the rows need, or ``most``."""
+    """How many blocks the rows need, at most ``most``."""
     blocks = -(-rows // ROWS_A_BLOCK)
     return blocks if most is None else min(blocks, most)
 
 
 def out_dtype(x: Array) -> Any:
-    """What a normalisation returns: the half precision that is in use, or the type it was given."""
+    """The dtype that a normalisation returns: the half precision that is in use, or the dtype of x."""
     return half_dtype() or x.dtype
 
 
