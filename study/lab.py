@@ -159,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
 def listing(screen: Screen, language: str, done: Sequence[str]) -> Iterator[str]:
     """The line of this command in the list of everything."""
     title = {"en": "The laboratory: take a part of the GPT away, and train", "zh-TW": "實驗室：拿掉 GPT 的一個部分，再訓練看看"}[language]
-    yield screen.styled(screen.plain(f"{'✔' if done else ' '} {title}"), "heading")
+    yield screen.styled(screen.plain(f"{title}{' ✔' if done else ''}"), "heading")
     yield screen.styled("python -m study lab --list", "dim")
 
 

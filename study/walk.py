@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
 def listing(screen: Screen, language: str, done: Sequence[str]) -> Iterator[str]:
     """The line of this command in the list of everything."""
     title = {"en": "Walk backwards through a model, one op at a time", "zh-TW": "沿著模型往回走，一次一個運算"}[language]
-    yield screen.styled(screen.plain(f"{'✔' if done else ' '} {title}"), "heading")
+    yield screen.styled(screen.plain(f"{title}{' ✔' if done else ''}"), "heading")
     yield screen.styled("python -m study walk", "dim")
 
 
