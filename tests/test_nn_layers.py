@@ -219,7 +219,7 @@ REFUSED = [
     (ValueError, "one weight for each class", lambda: F.cross_entropy(x, tl.tensor([0, 1]), tl.ones(2))),
     (ValueError, "reduction is", lambda: F.cross_entropy(x, tl.tensor([0, 1]), tl.ones(3), reduction="avg")),
     (ValueError, "the shape of the input", lambda: F.cross_entropy(x, tl.zeros(2))),
-    (TypeError, "which axis", lambda: F.softmax(x, None)),
+    (TypeError, "give the axis, for instance dim=-1", lambda: F.softmax(x, None)),
     (ValueError, "'none' or 'tanh'", lambda: tl.nn.GELU("erf")),
 ]
 
