@@ -11,7 +11,6 @@ from typing import Any
 
 from tensorlite.compat import spelling
 from tensorlite.lazy import Later, on_demand
-from tensorlite.missing import sentence
 from tensorlite.ops import methods  # noqa: F401 - first come the book's own methods, then what is put in front of some
 from tensorlite.tensor import Tensor
 
@@ -77,8 +76,11 @@ METHODS = {
 
 def _no_method(x: Tensor, name: str) -> Any:
     """Asked for when Tensor has no such attribute."""
-    plain = name.startswith("__")
-    raise AttributeError(f"'{type(x).__name__}' object has no attribute {name!r}" if plain else sentence(f"Tensor.{name}"))
+    if name.startswith("__"):
+        raise AttributeError(f"'{type(x).__name__}' object has no attribute {name!r}")
+    from tensorlite.missing import sentence
+
+    raise AttributeError(sentence(f"Tensor.{name}"))
 
 
 for _page, _names in METHODS.items():
