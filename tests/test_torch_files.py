@@ -254,9 +254,11 @@ NAMES = [
 ]  # fmt: skip
 
 
-def hostile(rng: random.Random) -> io.BytesIO:
-    """One hostile file."""
-    kind = rng.randrange(14)
+CALLING = range(6)  # kinds of hostile files that would call something
+
+
+def hostile(kind: int, rng: random.Random) -> io.BytesIO:
+    """A hostile file, of one of 14 kinds."""
     protocol = rng.choice([0, 1, 2, 3, 4, 5])
     bomb = Calls(rng.choice(CALLED), *rng.choice([(), ("echo",), ("1+1", {}), (int, "x")]))
     if kind == 0:
@@ -321,15 +323,15 @@ def hostile(rng: random.Random) -> io.BytesIO:
 def test_of_a_thousand_hostile_pickles_none_is_executed_and_none_crashes():
     """Among the functions that the files call is `execute`: what called any would call it, too."""
     rng = random.Random(0)
-    refused = 0
     EXECUTED.clear()
-    for _ in range(1000):
+    for number in range(1000):
+        kind = number % 14
         try:
-            tl.load(hostile(rng))
+            tl.load(hostile(kind, rng))
         except LoadError:
-            refused += 1
+            continue
+        assert kind not in CALLING, "it was read"  # a shape with a 0 in it, and some of the changed bytes, are no harm
     assert not EXECUTED
-    assert refused > 900  # some of the changed bytes, and of the shapes with a 0 in them, are no harm
 
 
 @pytest.mark.parametrize("name", NAMES)
