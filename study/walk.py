@@ -197,7 +197,7 @@ def describe(step: Step, found: Sequence[Comparison]) -> dict[str, Any]:
             }
             for one in found
         ],
-        "finite": step.is_finite,
+        "introduces_non_finite": step.introduces_non_finite,
         "norm": step.norm,
     }
 

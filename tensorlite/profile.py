@@ -105,12 +105,12 @@ class Profile:
             return y, (saved, _flops(name, arrays))
 
         @functools.wraps(pair.backward)  # keeps the signature, which says what else a backward takes (`Pair`)
-        def backward(dy: Any, kept: Any, *told: Any) -> Any:
+        def backward(dy: Any, kept: Any, *extra: Any) -> Any:
             saved, flops = kept
             start = time.perf_counter()
-            dxs = pair.backward(dy, saved, *told)
+            dxs = pair.backward(dy, saved, *extra)
             _wait(dy)
-            needs_grad = told[:1] if pair.takes_needs_grad else ()
+            needs_grad = extra[:1] if pair.takes_needs_grad else ()
             self._note(name, "backward", start, _backward_flops(name, flops, *needs_grad), _size(dy) + _size(dxs))
             return dxs
 

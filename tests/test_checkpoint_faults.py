@@ -207,24 +207,24 @@ def test_what_was_saved_comes_back(snapshot):
 
 def test_thousands_of_damaged_files_are_all_noticed(snapshot, tmp_path):
     """A bit flipped, a byte changed, a stretch taken out, put in, doubled or zeroed, the end cut off: in every file."""
-    luck, folder = random.Random(int(os.environ.get("DAMAGE_SEED", "0"))), tmp_path / "damaged"
+    rng, folder = random.Random(int(os.environ.get("DAMAGE_SEED", "0"))), tmp_path / "damaged"
     shutil.copytree(snapshot, folder)
     tries = int(os.environ.get("DAMAGES", "2000"))
     for number in range(tries):
-        file = luck.choice(sorted(folder.iterdir()))
+        file = rng.choice(sorted(folder.iterdir()))
         original = file.read_bytes()
         content = bytearray(original)
-        at = luck.randrange(len(content))
-        length = luck.randint(1, 16)
+        at = rng.randrange(len(content))
+        length = rng.randint(1, 16)
         match number % 7:
             case 0:
-                content[at] ^= 1 << luck.randrange(8)
+                content[at] ^= 1 << rng.randrange(8)
             case 1:
-                content[at] = luck.randrange(256)
+                content[at] = rng.randrange(256)
             case 2:
                 del content[at : at + length]
             case 3:
-                content[at:at] = luck.randbytes(length)
+                content[at:at] = rng.randbytes(length)
             case 4:
                 content[at:at] = content[at : at + length]
             case 5:

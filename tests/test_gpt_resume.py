@@ -73,7 +73,7 @@ def start(*argv) -> subprocess.Popen:
     )
 
 
-def disturb(process: subprocess.Popen, folder: Path, luck: random.Random, how: int = signal.SIGKILL) -> None:
+def disturb(process: subprocess.Popen, folder: Path, rng: random.Random, how: int = signal.SIGKILL) -> None:
     """Wait until the run has done something new, and a little more; then end it."""
     metrics = folder / "metrics.jsonl"
     before = metrics.read_text() if metrics.exists() else ""
@@ -81,18 +81,18 @@ def disturb(process: subprocess.Popen, folder: Path, luck: random.Random, how: i
     while process.poll() is None and (metrics.read_text() if metrics.exists() else "") == before:
         assert time.monotonic() < patience
         time.sleep(0.002)
-    time.sleep(luck.random() * 0.05)
+    time.sleep(rng.random() * 0.05)
     process.send_signal(how)
     process.communicate()
 
 
 def test_killed_again_and_again(tmp_path, undisturbed):
     settings, expected = undisturbed
-    luck, folder = random.Random(int(os.environ.get("KILL_SEED", "0"))), tmp_path / "killed"
+    rng, folder = random.Random(int(os.environ.get("KILL_SEED", "0"))), tmp_path / "killed"
     process = start(*settings, f"--out={folder}")
     kills = int(os.environ.get("KILLS", "2"))  # for each of the two settings; many more were made by hand
     for _ in range(kills):
-        disturb(process, folder, luck)
+        disturb(process, folder, rng)
         assert Checkpoints(folder).load_latest().step <= 40
         process = start("--resume", folder)
     _, errors = process.communicate(timeout=PATIENCE)

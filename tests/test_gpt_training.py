@@ -60,8 +60,8 @@ def test_the_sample_of_a_run_keeps_half_of_a_full_context(tmp_path):
     text.write_text("the quick brown fox jumps over the lazy dog " * 20)
     config = TrainConfig(data=str(text), tokenizer="char", sample_length=40, batch_size=2)
     run = Pretraining(GPTConfig(block_size=8, n_layer=1, n_head=1, n_embd=16), config)
-    luck = make_generator(config.seed, RandomStream.SAMPLE, 0)
-    expected = "".join(stream_text(run.model.eval(), run.tokenizer, "", 40, generator=luck, context_keep=4))
+    rng = make_generator(config.seed, RandomStream.SAMPLE, 0)
+    expected = "".join(stream_text(run.model.eval(), run.tokenizer, "", 40, generator=rng, context_keep=4))
     run.model.train()
     assert run.sample_text() == expected and run.model.training
 

@@ -150,18 +150,35 @@ def test_until_finds_ops_modules_parameters_and_conditions():
     assert walk.at_end
 
 
-def test_until_not_finite_stops_at_the_op_whose_weight_is_nan():
-    model, x, _ = model_and_batch()
-    model.h[1].mlp.c_proj.weight.array[2, 3] = np.nan
-    walk = tl.walk(lambda: _loss(model, x), model=model)
-    step = walk.until("not finite")
-    assert (step.op, step.site.module) == ("linear", "h.1.mlp.c_proj")
+@pytest.mark.parametrize("kernels", ["fast", "book"])
+@pytest.mark.parametrize(
+    ("parameter", "op", "module"),
+    [
+        ("h.1.mlp.c_proj.weight", "linear", "h.1.mlp.c_proj"),
+        ("h.1.ln_2.weight", "layernorm", "h.1.ln_2"),
+        ("h.0.attn.c_attn.weight", "linear", "h.0.attn.c_attn"),
+    ],
+)
+def test_until_not_finite_stops_where_a_nan_in_a_weight_begins(parameter: str, op: str, module: str, kernels: str):
+    with tl.use_kernels(kernels):
+        model, x, y = model_and_batch()
+        dict(model.named_parameters())[parameter].array.reshape(-1)[3] = np.nan
+        walk = tl.walk(lambda: model(x, y)[1], model=model)
+        assert np.isnan(walk.result.item())
+        step = walk.until("not finite")
+    assert (step.op, step.site.module) == (op, module)
+    assert not step.is_finite
+    assert walk.until("not finite") is None
 
 
-def _loss(model, x):
-    """Σ of what block 1's MLP says, but for the number that is nan."""
-    out = model.h[1].mlp(model.wte(x))
-    return tl.where(tl.isnan(out), tl.zeros_like(out), out).sum()
+def test_until_not_finite_stops_where_a_gradient_overflows():
+    x = tl.tensor([1e-30], requires_grad=True)
+    with np.errstate(all="ignore"):
+        walk = tl.walk(lambda: tl.sum(tl.sqrt(x * x) * 2.0))  # x² is 0 in float32, and the slope of the root there is infinite
+        assert walk.until("not finite").op == "sqrt"
+        plain = inspect.Walk((tl.sqrt(x * x) * 2.0).sum())  # no trace: every gradient that is not finite counts
+        assert plain.until("not finite").op == "sqrt"
+        assert plain.until("not finite").op == "mul"
 
 
 @pytest.mark.parametrize("wrong", ["h.1.atn", "gelo", "norm > x", "wte.wieght", "norm"])

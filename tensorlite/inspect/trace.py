@@ -57,6 +57,7 @@ class Call:
         pair: that ran.
         arrays, options: what it was called with.
         generator: the thread's random generator as it was.
+        results: what the op returned.
     """
 
     site: Site
@@ -64,6 +65,7 @@ class Call:
     arrays: tuple[Any, ...]
     options: dict[str, Any]
     generator: np.random.Generator
+    results: tuple[Any, ...]
 
 
 @contextmanager
@@ -81,9 +83,10 @@ def trace(model: Module | None = None) -> Iterator[None]:
 
         def forward(*arrays: Any, **options: Any) -> tuple[Any, Any]:
             given = {key: _as_it_is_now(value) for key, value in options.items()}
-            call = Call(site, pair, tuple(map(_as_it_is_now, arrays)), given, copy.deepcopy(random.default_generator()))
-            object.__setattr__(marked, "call", call)
-            return pair.forward(*arrays, **options)
+            as_given, generator = tuple(map(_as_it_is_now, arrays)), copy.deepcopy(random.default_generator())
+            y, saved = pair.forward(*arrays, **options)
+            object.__setattr__(marked, "call", Call(site, pair, as_given, given, generator, y if isinstance(y, tuple) else (y,)))
+            return y, saved
 
         object.__setattr__(marked, "forward", forward)
         return marked

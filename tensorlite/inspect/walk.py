@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import heapq
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,23 @@ class Step:
     @property
     def is_finite(self) -> bool:
         """Whether everything that came in and went out is."""
-        arrays = [*self.dy, *(delivery.dx for delivery in self.deliveries)]
-        return all(bool(array_module(a).isfinite(a).all()) for a in arrays if is_floating(a.dtype))
+        return _are_finite([*self.dy, *(delivery.dx for delivery in self.deliveries)])
+
+    @property
+    def introduces_non_finite(self) -> bool:
+        """Whether a nan or an infinity begins at this op, on the way forward or on the way back.
+
+        A nan in a weight makes the loss nan, and with it every gradient. So it begins where the op's result is not finite although what it
+        was given by other ops is; or where finite gradients come in and others go out. Without a `trace` the results are not known, and
+        every step with a number that is not finite counts.
+        """
+        if self.call is None:
+            return not self.is_finite
+        pairs = zip(self.call.arrays, self.node.parents, strict=False)
+        from_ops = [array for array, parent in pairs if parent is not None and isinstance(parent[0], tuple)]
+        if not _are_finite(self.call.results):
+            return _are_finite(from_ops)
+        return _are_finite(self.dy) and not self.is_finite
 
     @property
     def norm(self) -> float:
@@ -172,8 +187,8 @@ class Walk(BackwardPass):
         """Go forward to the next step that ``place`` is true of; None, and the walk is at its end, if there is none.
 
         Args:
-            place: the name of an op (``softmax``), the path of a module (``h.2.attn``) or of a parameter (``wte.weight``), ``not finite``,
-                ``norm > 10`` (or ``<``), or a function of a `Step`.
+            place: the name of an op (``softmax``), the path of a module (``h.2.attn``) or of a parameter (``wte.weight``), ``not finite``
+                (see `Step.introduces_non_finite`), ``norm > 10`` (or ``<``), or a function of a `Step`.
 
         Raises:
             ValueError: for a text that is none of these; it names what is spelt most like it.
@@ -228,7 +243,7 @@ class Walk(BackwardPass):
     def _condition(self, place: str) -> Condition:
         text = place.strip()
         if text.lower() in ("not finite", "nan", "inf"):
-            return lambda step: not step.is_finite
+            return lambda step: step.introduces_non_finite
         if match := re.fullmatch(r"norm\s*([<>])\s*(\S+)", text):
             sign, limit = match[1], _number(match[2])
             return lambda step: step.norm > limit if sign == ">" else step.norm < limit
@@ -258,6 +273,10 @@ def walk(result: Tensor | Callable[[], Tensor], gradient: Tensor | None = None, 
 
 def _is_within(module: str | None, path: str) -> bool:
     return module is not None and (module == path or module.startswith(path + ".") or not path)
+
+
+def _are_finite(arrays: Iterable[Any]) -> bool:
+    return all(bool(array_module(a).isfinite(a).all()) for a in arrays if hasattr(a, "dtype") and is_floating(a.dtype))
 
 
 def _number(text: str) -> float:

@@ -13,11 +13,11 @@ extern "C" __global__ void sum_rows(const Real* x, float* y, int rows, int rows_
     __shared__ __align__(16) float parts[WARP][COLUMNS];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, column = blockIdx.x * COLUMNS + 4 * lane;
     int first = blockIdx.y * rows_a_block, last = min(first + rows_a_block, rows);
-    bool in_fours = C % 4 == 0 && stride % 4 == 0 && reinterpret_cast<unsigned long long>(x) % (4 * sizeof(Real)) == 0;
+    bool vector_aligned = C % 4 == 0 && stride % 4 == 0 && reinterpret_cast<unsigned long long>(x) % (4 * sizeof(Real)) == 0;
 
     float4 sum = make_float4(0, 0, 0, 0);
     x += column;
-    if (column < C && in_fours) {
+    if (column < C && vector_aligned) {
 #pragma unroll 4
         for (int row = first + warp; row < last; row += WARP) {
             float4 four = load4(x + row * stride);
