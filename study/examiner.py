@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, Protocol
 
 from study.examine import examine
 from study.exercise import load
@@ -19,6 +19,16 @@ START = 120.0  # seconds for a new process, which imports NumPy, on however slow
 GRACE = 5.0  # seconds in which that process should report that the limit has passed; code in C may not let it
 
 Page = tuple[str, Path]  # the exercise, and where its page is
+
+
+class Channel(Protocol):
+    """One end of a pipe between processes, which has another class on Windows."""
+
+    def poll(self, timeout: float, /) -> bool: ...
+
+    def recv(self) -> Any: ...
+
+    def send(self, message: Any, /) -> None: ...
 
 
 def verdicts(pages: Sequence[Page], limit: float = LIMIT) -> Iterator[Verdict]:
@@ -51,7 +61,7 @@ def verdicts(pages: Sequence[Page], limit: float = LIMIT) -> Iterator[Verdict]:
             ours.close()
 
 
-def _next(connection: Connection, page: Page, limit: float) -> tuple[Verdict, bool]:
+def _next(connection: Channel, page: Page, limit: float) -> tuple[Verdict, bool]:
     """The next verdict, and whether the process can go on with other pages."""
     try:
         if connection.poll(limit + GRACE):
@@ -63,7 +73,7 @@ def _next(connection: Connection, page: Page, limit: float) -> tuple[Verdict, bo
     ), False
 
 
-def _examine_all(pages: Sequence[Page], limit: float, connection: Connection) -> None:
+def _examine_all(pages: Sequence[Page], limit: float, connection: Channel) -> None:
     """In the other process: examine one page after the other, and send each verdict with True."""
     connection.send("started")
     for name, path in pages:
@@ -77,7 +87,7 @@ def _examine_all(pages: Sequence[Page], limit: float, connection: Connection) ->
         connection.send((verdict, True))
 
 
-def _give_up(name: str, path: Path, limit: float, thread: int, connection: Connection) -> None:
+def _give_up(name: str, path: Path, limit: float, thread: int, connection: Channel) -> None:
     """Send the line at which the page is still running, and end this process."""
     frame, says = sys._current_frames().get(thread), f"the page was still running after {limit:g} seconds"
     while frame is not None and frame.f_code.co_filename != str(path):

@@ -74,13 +74,23 @@ METHODS = {
 }
 
 
-def _no_method(x: Tensor, name: str) -> Any:
-    """Asked for when Tensor has no such attribute."""
-    if name.startswith("__"):
-        raise AttributeError(f"'{type(x).__name__}' object has no attribute {name!r}")
-    from tensorlite.missing import sentence
+# Methods of torch's tensors that are not here and that somebody may call. A ``__getattr__`` would know all, and make every attribute slower.
+MISSING_METHODS = """
+    svd qr lu det logdet slogdet inverse cholesky cholesky_solve lstsq pinverse matrix_power matrix_exp kron cross
+    real imag conj angle stft istft unfold to_sparse hardshrink prelu
+"""
 
-    raise AttributeError(sentence(f"Tensor.{name}"))
+
+class Missing:
+    """A method that is not here: to ask for it raises an AttributeError with the sentence of `tensorlite.missing`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        from tensorlite.missing import sentence
+
+        raise AttributeError(sentence(f"Tensor.{self.name}"))
 
 
 for _page, _names in METHODS.items():
@@ -90,7 +100,9 @@ for _page, _names in METHODS.items():
 for _name, _respelled in spelling.METHODS.items():
     setattr(Tensor, _name, _respelled)
 
-setattr(Tensor, "__getattr__", _no_method)  # noqa: B010 - for the type checker Tensor has one already
+for _name in MISSING_METHODS.split():
+    setattr(Tensor, _name, Missing(_name))
+
 _find = on_demand("tensorlite", FUNCTIONS, spelling.with_torch_keywords)
 
 
