@@ -74,7 +74,7 @@ METHODS = {
 }
 
 
-# Methods of torch's tensors that are not here and that somebody may call. A ``__getattr__`` would know all, and make every attribute slower.
+# Methods of torch's tensors that are not here. A ``__getattr__`` would catch all names, and make every attribute of a tensor slower.
 MISSING_METHODS = """
     svd qr lu det logdet slogdet inverse cholesky cholesky_solve lstsq pinverse matrix_power matrix_exp kron cross
     real imag conj angle stft istft unfold to_sparse hardshrink prelu
