@@ -1,6 +1,7 @@
 """What is in archives comes out of them whatever they were packed by, a little at a time, and what cannot be had is said by its name."""
 
 import errno
+import importlib
 import io
 import lzma
 import os
@@ -74,8 +75,10 @@ def test_zstandard_in_other_archives(tmp_path: Path) -> None:
 
 
 def test_without_the_package_one_sentence_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd", None)
-    monkeypatch.delattr("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    package = "compression" if sys.version_info >= (3, 14) else "backports"
+    monkeypatch.setitem(sys.modules, f"{package}.zstd", None)
+    # without `raising`: setuptools, if anything has imported it, has put a `backports` of its own in the place of the real one
+    monkeypatch.delattr(importlib.import_module(package), "zstd", raising=False)
     with pytest.raises(DataError, match=r"^t.zst is compressed by Zstandard, which .*: pip install 'tensorlite\[data\]'\.$"):
         texts(put(tmp_path / "t.zst", PACKERS["zst"](b"text")))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import types
 from pathlib import Path
 
 import numpy as np
@@ -168,9 +169,14 @@ def test_what_is_missing_says_so_in_a_sentence(ask, said):
     assert "\n" not in str(caught.value)
 
 
+def is_room(owner, name):
+    """A module of our own, such as tensorlite.parallel, which is an attribute once somebody has imported it."""
+    return isinstance(getattr(owner, name), types.ModuleType)
+
+
 def test_nothing_that_is_said_to_be_missing_is_here():
     owners = (tl, tl.nn, tl.nn.functional, tl.optim, tl.optim.lr_scheduler, tl.utils.data, tl.nn.init, tl.Tensor)
-    here = {(owner, name) for name in missing._BY_NAME for owner in owners if hasattr(owner, name)}
+    here = {(owner, name) for name in missing._BY_NAME for owner in owners if hasattr(owner, name) and not is_room(owner, name)}
     assert {name for _, name in here} == {"grad"}  # x.grad; torch.autograd.grad is what is missing
 
 

@@ -181,7 +181,7 @@ def test_until_not_finite_stops_where_a_gradient_overflows():
         assert plain.until("not finite").op == "mul"
 
 
-@pytest.mark.parametrize("wrong", ["h.1.atn", "gelo", "norm > x", "wte.wieght", "norm"])
+@pytest.mark.parametrize("wrong", ["h.1.atn", "gelo", "norm > x", "wte.wieght", "norms"])
 def test_a_place_that_is_not_there(wrong: str):
     _, walk = walk_of()
     with pytest.raises(ValueError, match=re.escape(repr(wrong.split()[-1] if "> x" in wrong else wrong))):
