@@ -12,8 +12,9 @@ NOT_NUMERIC = (
     "architecture", "benchmarks", "cases_complete", "checkpoint*", "classify_cli", "conftest", "console", "context", "cuda_*", "data_*",
     "detokenizer", "docs", "faults", "files", "generate_cli", "gpt_chat", "gpt_config", "gpt_duration", "gpt_look", "gpt_on_gpu",
     "gpt_plot", "gpt_speed", "gpt_stopping", "gpt_tensorboard", "gpt_trouble", "groups", "hostile_weights", "kernels_cuda_*", "lowest",
-    "op", "options_advice", "random", "standin*", "strangers", "study_concepts", "study_program", "study_walk", "study_write",
-    "summary", "tape", "torch_devices", "torch_files", "torch_opinfo", "wheel", "without_posix",
+    "op", "options_advice", "random", "standin*", "strangers", "study_concepts", "study_exercises", "study_lab", "study_program",
+    "study_train", "study_walk", "study_write", "summary", "tape", "torch_devices", "torch_files", "torch_opinfo", "wheel",
+    "without_posix",
 )  # fmt: skip
 
 # Files, archives, tokenizers and pictures, which other people's libraries read and write for us.
