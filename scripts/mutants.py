@@ -35,8 +35,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import coverage
-
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.txt")
 COPIED = ("tensorlite", "gpt", "data", "study", "tests", "benchmarks", "scripts", "docs", ".ci")  # and the files beside them
@@ -61,13 +59,16 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
         "tensorlite/",
         ["tape", "tensor", "op", "creation", "random", "parallel", "testing", "standin", "gpt_speed", "gpt_trouble"],
     ),
+    "inspect": ("tensorlite/inspect/", ["inspect", "study_walk"]),
+    "compat": ("tensorlite/compat/", ["torch_*", "from_torch", "in_place"]),
+    "microscope": ("gpt/microscope/", ["gpt_look"]),
     "nn": ("tensorlite/nn/", ["nn_*", "gpt_model"]),
     "optim": ("tensorlite/optim/", ["optim_*"]),
     "model": ("gpt/", ["gpt_model", "gpt_config", "checkpoint*", "generate*", "gpt_*"]),
     "training": ("gpt/training/", ["gpt_train*", "gpt_resume", "checkpoint*", "gpt_*"]),
     "finetuning": ("gpt/finetuning/", ["gpt_finetune*", "gpt_lora", "gpt_classify", "gpt_instructions"]),
     "checkpoints": ("gpt/checkpoints/", ["checkpoint*", "hostile_weights", "gpt_pretrained", "gpt_resume"]),
-    "generation": ("gpt/generation/", ["gpt_cache", "sampling", "pieces", "inference", "gpt_*"]),
+    "generation": ("gpt/generation/", ["gpt_cache", "sampling", "detokenizer", "inference", "gpt_*"]),
     "data": ("data/", ["data_*", "strangers"]),
 }
 
@@ -185,6 +186,8 @@ class Reached:
     """Which tests run a line: read from coverage.py's data and pytest's times."""
 
     def __init__(self) -> None:
+        import coverage  # of the extra [dev]: the tests of this script do without
+
         self.data = coverage.CoverageData(str(REACHED))
         self.data.read()
         self.files = {Path(path).relative_to(ROOT).as_posix(): path for path in self.data.measured_files() if path.startswith(str(ROOT))}

@@ -1,4 +1,4 @@
-"""The lists of `tests.groups` name files that are there."""
+"""The lists of `tests.groups`, and of the script that plants mutants, name files that are there."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts import mutants
 from tests.groups import FORMATS, NOT_NUMERIC, groups_of
 
+ROOT = Path(__file__).resolve().parent.parent
 FILES = [path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")]
 
 
@@ -22,3 +24,11 @@ def test_a_new_file_is_numeric():
     assert groups_of("test_gpt_pretrained.py") == ("numeric", "formats")
     assert groups_of("test_data_sources.py") == ("formats",)
     assert groups_of("test_docs.py") == ()
+
+
+@pytest.mark.parametrize("room", mutants.ROOMS)
+def test_the_rooms_of_the_mutants_have_their_folder_and_their_tests(room: str):
+    folder, names = mutants.ROOMS[room]
+    assert (ROOT / folder).is_dir()
+    for name in names:
+        assert list(ROOT.glob(f"tests/test_{name}.py")), name
