@@ -14,8 +14,7 @@ from tensorlite.lazy import Later, on_demand
 from tensorlite.ops import methods  # noqa: F401 - first come the book's own methods, then what is put in front of some
 from tensorlite.tensor import Tensor
 
-FUNCTIONS = {
-    "tensorlite": "backends cuda utils",
+BOTH = {  # functions that are methods, too
     "tensorlite.ops.rounding": "sign floor ceil round trunc remainder",
     "tensorlite.ops.logarithm": "log1p expm1 log2 log10",
     "tensorlite.ops.error_function": "erf",
@@ -24,6 +23,11 @@ FUNCTIONS = {
     "tensorlite.ops.cumprod": "cumprod",
     "tensorlite.ops.norm": "norm",
     "tensorlite.ops.diagonal": "diagonal diag_embed diag trace",
+}
+
+FUNCTIONS = {
+    "tensorlite": "backends cuda utils",
+    **BOTH,
     "tensorlite.compat.creation": """
         linspace logspace eye empty empty_like full_like rand_like randn_like randperm bernoulli multinomial normal as_tensor asarray
         FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ShortTensor CharTensor ByteTensor BoolTensor
@@ -42,14 +46,7 @@ FUNCTIONS = {
 }
 
 METHODS = {
-    "tensorlite.ops.rounding": "sign floor ceil round trunc remainder",
-    "tensorlite.ops.logarithm": "log1p expm1 log2 log10",
-    "tensorlite.ops.error_function": "erf",
-    "tensorlite.ops.sorting": "sort topk argsort",
-    "tensorlite.ops.scatter": "scatter scatter_add index_add",
-    "tensorlite.ops.cumprod": "cumprod",
-    "tensorlite.ops.norm": "norm",
-    "tensorlite.ops.diagonal": "diagonal diag_embed diag trace",
+    **BOTH,
     "tensorlite.ops.rectifier": "logsigmoid",
     "tensorlite.compat.creation": "bernoulli multinomial",
     "tensorlite.compat.composed": """

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from tensorlite import random
-from tensorlite.backend import Array, array_module, to_numpy
-from tensorlite.inspect.walk import Delivery, Step
+from tensorlite.backend import array_module, to_numpy
+from tensorlite.inspect.walk import Step
 from tensorlite.op import REGISTRY, Pair
 from tensorlite.tensor import is_floating
 
@@ -31,7 +31,7 @@ class Comparison:
     """One argument's gradient, computed in one other way.
 
     Attributes:
-        way: "book" or "differences".
+        way: "book", "differences" or "torch".
         argument: of the op, counted from 0.
         ours, other: the numbers that differ most: of the gradient itself, or slopes along a direction.
         error: their difference, relative to the largest number of the other gradient, or of the slopes.
@@ -42,6 +42,14 @@ class Comparison:
     ours: float
     other: float
     error: float
+
+    @classmethod
+    def at_worst(cls, way: str, argument: int, ours: np.ndarray, other: np.ndarray) -> Comparison:
+        """Of two arrays, at the place where they differ most."""
+        errors = np.abs(ours - other)
+        place = np.unravel_index(int(np.nan_to_num(errors, nan=np.inf).argmax()), errors.shape) if errors.size else ()
+        scale = float(np.abs(other).max(initial=0)) or 1.0
+        return cls(way, argument, float(ours[place]), float(other[place]), float(errors[place]) / scale)
 
 
 def compare(step: Step, seed: int = 0) -> list[Comparison]:
@@ -67,16 +75,10 @@ def compare(step: Step, seed: int = 0) -> list[Comparison]:
     rng = np.random.default_rng(seed)
     found = []
     for delivery in step.deliveries:
-        ours, book = to_numpy(_own_part(step, delivery)), to_numpy(expected[delivery.argument])
-        found.append(_worst("book", delivery.argument, ours, book))
+        ours, book = to_numpy(step.own_gradient(delivery)), to_numpy(expected[delivery.argument])
+        found.append(Comparison.at_worst("book", delivery.argument, ours, book))
         found.append(_differences(forward, wide, options, dy, delivery.argument, ours, rng))
     return found
-
-
-def _own_part(step: Step, delivery: Delivery) -> Array:
-    """Without what had arrived for the first argument before, where the step was handed that and delivered the sum."""
-    handed = step.accumulated if delivery.argument == 0 else None
-    return _wide(delivery.dx) if handed is None else _wide(delivery.dx) - _wide(handed)
 
 
 def _wide(x: Any) -> Any:
@@ -117,11 +119,4 @@ def _differences(
 
         near, far = ((objective(h) - objective(-h)) / (2 * h) for h in (STEP_LENGTH, 2 * STEP_LENGTH))
         said[i], measured[i] = float((ours * direction).sum()), (4 * near - far) / 3
-    return _worst("differences", position, said, measured)
-
-
-def _worst(way: str, argument: int, ours: np.ndarray, other: np.ndarray) -> Comparison:
-    errors = np.abs(ours - other)
-    place = np.unravel_index(int(np.nan_to_num(errors, nan=np.inf).argmax()), errors.shape) if errors.size else ()
-    scale = float(np.abs(other).max(initial=0)) or 1.0
-    return Comparison(way, argument, float(ours[place]), float(other[place]), float(errors[place]) / scale)
+    return Comparison.at_worst("differences", position, said, measured)

@@ -97,6 +97,11 @@ class Step:
             return _are_finite(from_ops)
         return _are_finite(self.dy) and not self.is_finite
 
+    def own_gradient(self, delivery: Delivery) -> Array:
+        """What this op alone contributes to a delivery, in float64: without what had arrived before, where it delivers the sum."""
+        dx = delivery.dx.astype("float64")
+        return dx - self.accumulated if delivery.argument == 0 and self.accumulated is not None else dx
+
     @property
     def norm(self) -> float:
         """The length of all that went out, as one vector."""
