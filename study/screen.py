@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-WIDEST = 88  # longer lines are hard to follow
-NARROWEST = 24
+from gpt.cli import screen
+
 STYLES = {"title": "1;36", "heading": "1", "code": "32", "dim": "2"}
 # What is written where the encoding has no such sign.
 PLAIN = str.maketrans(
@@ -28,34 +26,10 @@ UNIT = re.compile(rf"[{OPENING}]*(?:[{WIDE}]|[^\s{WIDE}]+)[{CLOSING}]*")
 
 
 @dataclass(frozen=True)
-class Screen:
-    """How to write for the reader.
+class Screen(screen.Screen):
+    """A screen that shows pages of Markdown."""
 
-    Attributes:
-        width: columns to use.
-        colours: whether escape codes are understood.
-        encoding: of the stream.
-    """
-
-    width: int = 80
-    colours: bool = False
-    encoding: str = "utf-8"
-
-    @classmethod
-    def of_stdout(cls) -> Screen:
-        """As standard output is. Colours are for terminals alone, and not where NO_COLOR is set or TERM is dumb."""
-        terminal = sys.stdout.isatty()
-        colours = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        width = shutil.get_terminal_size((80, 24)).columns
-        return cls(max(NARROWEST, min(width, WIDEST)), colours, getattr(sys.stdout, "encoding", None) or "utf-8")
-
-    def can_show(self, text: str) -> bool:
-        """Whether the encoding has all characters of ``text``."""
-        try:
-            text.encode(self.encoding)
-        except UnicodeEncodeError:
-            return False
-        return True
+    WIDEST: ClassVar[int] = 88  # longer lines are hard to follow
 
     def plain(self, text: str) -> str:
         """``text`` with signs that the encoding lacks written in others."""

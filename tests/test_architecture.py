@@ -87,7 +87,7 @@ ROOMS: dict[str, set[str]] = {
     "gpt.finetuning.lora": {"gpt.model", "gpt.config", "gpt.errors", "tensorlite", "tensorlite.*"},
     "gpt.generation": MODEL_LEVEL | {"gpt.generation.sampling", "threadpoolctl"},
     "gpt.plots": MODEL_LEVEL | {"matplotlib"},
-    "gpt.microscope": MODEL_LEVEL | {"gpt.generation.sampling", "gpt.plots"},
+    "gpt.microscope": MODEL_LEVEL | {"gpt.cli", "gpt.generation.sampling", "gpt.plots"},
     "gpt.checkpoints": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.finetuning.lora", "safetensors", "threadpoolctl"},
     "gpt.training": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.checkpoints", "gpt.generation", "gpt.plots", "tqdm", "tensorboardX"},
     "gpt.cli": {"gpt.config", "gpt.errors", "gpt.generation.sampling", "tensorlite.*", "jsonargparse"},

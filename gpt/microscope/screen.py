@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from gpt.cli.screen import Screen
 from gpt.generation.sampling import Sampling
 from gpt.microscope.reading import Reading, visible
 
@@ -20,33 +17,12 @@ PLAIN = str.maketrans({"·": "_", "⏎": "\\", "⇥": ">", "█": "#", "→": "-
 NAME = 8  # columns for a token
 
 
-@dataclass(frozen=True)
-class Terminal:
-    """Where it is shown.
-
-    Attributes:
-        width: columns.
-        colours: whether escape codes are understood.
-        encoding: of the stream.
-    """
-
-    width: int = 80
-    colours: bool = False
-    encoding: str = "utf-8"
-
-    @classmethod
-    def of_stdout(cls) -> Terminal:
-        """As standard output is. No colours in a file, where NO_COLOR is set, and where TERM is dumb."""
-        colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        return cls(max(30, min(shutil.get_terminal_size((80, 24)).columns, 120)), colours, sys.stdout.encoding or "utf-8")
+class Terminal(Screen):
+    """A screen, and the signs of this page in the encoding that it has."""
 
     def plain(self, text: str) -> str:
         """``text`` in signs that the encoding has."""
-        try:
-            text.encode(self.encoding)
-            return text
-        except UnicodeEncodeError:
-            return text.translate(PLAIN).encode(self.encoding, "replace").decode(self.encoding)
+        return text if self.can_show(text) else text.translate(PLAIN).encode(self.encoding, "replace").decode(self.encoding)
 
 
 def lines_of(reading: Reading, sampling: Sampling, effects: np.ndarray, texts: dict[int, str], terminal: Terminal) -> Iterator[str]:
