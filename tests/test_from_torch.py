@@ -162,6 +162,14 @@ MISSING = {
 }
 
 
+def test_a_shell_completes_only_the_methods_of_a_tensor_that_are_here():
+    x = tl.ones(2, 2)
+    names = dir(x)
+    assert {"sum", "softmax", "cuda", "normal_"} <= set(names)
+    for name in names:
+        assert hasattr(x, name), name
+
+
 @pytest.mark.parametrize(("ask", "said"), MISSING.values(), ids=MISSING)
 def test_what_is_missing_says_so_in_a_sentence(ask, said):
     with pytest.raises(AttributeError, match=said) as caught:

@@ -100,6 +100,14 @@ for _name, _respelled in spelling.METHODS.items():
 for _name in MISSING_METHODS.split():
     setattr(Tensor, _name, Missing(_name))
 
+
+def names_of_a_tensor(self: Tensor) -> list[str]:
+    """What ``dir(x)`` lists, and a shell completes: not the methods that would only raise."""
+    return sorted(set(object.__dir__(self)) - set(MISSING_METHODS.split()))
+
+
+Tensor.__dir__ = names_of_a_tensor  # type: ignore[method-assign, assignment]
+
 _find = on_demand("tensorlite", FUNCTIONS, spelling.with_torch_keywords)
 
 
