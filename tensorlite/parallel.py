@@ -39,7 +39,8 @@ class Workers:
     """A pool of threads with one BLAS thread each, for a ``with`` block. A single worker is the calling thread itself.
 
     Inside the block every matrix product runs on one core, and the pool uses the others. After the block BLAS has
-    as many threads as before.
+    as many threads as before. A KeyboardInterrupt leaves the block at once, without the end of the work that is running; the next
+    block begins when that work has ended.
 
     Raises:
         ValueError: for less than one worker.
@@ -50,8 +51,12 @@ class Workers:
             raise ValueError(f"the number of workers must be at least 1, got {count}.")
         self.count = count
         self._pool: ThreadPoolExecutor | None = None  # outside a ``with`` block the calling thread does all the work
+        self._interrupted: ThreadPoolExecutor | None = None  # its threads may still be at work
 
     def __enter__(self) -> Workers:
+        if self._interrupted is not None:
+            self._interrupted.shutdown()  # waits
+            self._interrupted = None
         self._limits = threadpool_limits(1, user_api="blas")
         self._pool = ThreadPoolExecutor(self.count, "tensorlite-worker") if self.count > 1 else None
         return self
@@ -60,6 +65,7 @@ class Workers:
         if self._pool is not None:
             interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)  # the running work may take seconds, the queue minutes
             self._pool.shutdown(wait=not interrupted, cancel_futures=interrupted)
+            self._interrupted = self._pool if interrupted else None
             self._pool = None
         self._limits.restore_original_limits()
 
@@ -97,6 +103,13 @@ class BatchShards:
             raise ValueError(f"the number of shards must be at least 1, got {count}.")
         self.model, self.flats, self.workers = model, list(flats), workers
         self.replicas = [_Replica(model, self.flats) for _ in range(count - 1)]
+
+    def zero_grad(self) -> None:
+        """Drop all gradients: the model's, and those that an interrupted call left in the replicas."""
+        for tensor in self.model.parameters():
+            tensor.grad = None
+        for replica in self.replicas:
+            replica.zero_grad()
 
     def split_rows(self, rows: int) -> list[slice]:
         """The rows of each shard, as even as possible. With fewer rows than shards there are fewer slices."""
@@ -177,6 +190,10 @@ class _Replica:
             for parameter, twin in self.twins:
                 if twin.grad is not None:
                     parameter.grad = twin.grad.clone() if parameter.grad is None else parameter.grad + twin.grad
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
         for _, twin in self.twins:
             twin.grad = None
 

@@ -20,6 +20,7 @@ from gpt.model import build_model
 from gpt.training.progress import Progress
 from gpt.training.stopping import Stopped, StopRequest
 from gpt.training.trainer import Trainer
+from tensorlite.parallel import Workers
 from tests.patience import PATIENCE
 from tests.test_gpt_chat import Terminal
 
@@ -121,25 +122,82 @@ def test_an_evaluation_ends_at_once_and_its_batches_are_not_waited_for(monkeypat
         interrupt.join()
 
 
-# Steps (or batches of an evaluation) that never end: whether the program does cannot depend on how fast they are.
+@posix
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+def test_a_step_is_given_up_and_made_again_with_the_same_batches(monkeypatch, phase, workers):
+    """The weights after an interrupted run that goes on are those of a run without a pause, bit for bit."""
+    tokens = np.arange(400) % 11
+    shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=1, n_embd=8, dropout=0.1)
+    config = TrainConfig(steps=5, batch_size=4, accumulation=2, eval_iters=1, workers=workers, shards=2)
+    whole, paused = (Trainer(build_model(shape), config, tokens, tokens) for _ in range(2))
+    paused.model.load_state_dict(whole.model.state_dict())
+    whole.train()
+
+    owner = type(paused.model) if phase == "forward" else tl.Tensor
+    function, calls, released = getattr(owner, phase), [], threading.Event()
+
+    def interrupt(*args):
+        result = function(*args)  # a part of the gradient is there
+        if tl.is_grad_enabled() and paused.step == 2:
+            calls.append(None)
+            if len(calls) == 2:  # the other shard of the first of two batches
+                send(signal.SIGINT)  # the main thread is told, which with one worker is this one
+                assert released.wait(PATIENCE)
+        return result
+
+    monkeypatch.setattr(owner, phase, interrupt)
+    with pytest.raises(Stopped):
+        paused.train()
+    assert paused.step == 2 and len(calls) == 2
+    released.set()
+    paused.stop.requested = False
+    paused.train()
+    for a, b in zip(whole.model.parameters(), paused.model.parameters(), strict=True):
+        assert a.array.tobytes() == b.array.tobytes()
+    assert whole.batches.state_dict() == paused.batches.state_dict()
+
+
+def test_the_next_block_of_workers_begins_when_the_work_of_an_interrupted_one_has_ended():
+    workers, released, ended = Workers(2), threading.Event(), []
+
+    def work(_):
+        assert released.wait(PATIENCE)
+        ended.append(None)
+
+    def interrupted_block():
+        with workers:
+            workers._pool.submit(work, None)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_block()
+    assert not ended
+    threading.Timer(0.05, released.set).start()
+    with workers:
+        assert ended
+
+
+# Steps, their gradients, or the batches of an evaluation that never end: whether the program does cannot depend on how fast they are.
 ENDLESS = """
 import threading, sys
 from gpt.errors import leave, run_main
 from gpt.train import main
+from gpt.training.stepper import CPUStepper
 from gpt.training.trainer import Trainer
 
 def endless(self, *_):
     print("has begun", file=sys.stderr, flush=True)
-    self.workers.map(lambda _: threading.Event().wait(), range(100))
+    getattr(self, "shards", self).workers.map(lambda _: threading.Event().wait(), range(100))
 
-Trainer.{method} = endless
+{method} = endless
 leave(run_main(main))
 """
 
 
 @posix
-@pytest.mark.parametrize("method, signals", [("update", 2), ("_mean_loss", 1)])
-def test_a_ctrl_c_is_acknowledged_and_ends_an_evaluation_and_the_second_ends_a_step(tmp_path, method, signals):
+@pytest.mark.parametrize("method, signals", [("Trainer.update", 2), ("CPUStepper.gradients", 1), ("Trainer._mean_loss", 1)])
+def test_a_ctrl_c_is_acknowledged_and_ends_what_changes_no_weight_and_the_second_ends_all(tmp_path, method, signals):
     (tmp_path / "fox.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
     options = [*SHAPE, f"--data={tmp_path / 'fox.txt'}", f"--out={tmp_path / 'run'}"]
     command = [sys.executable, "-c", ENDLESS.format(method=method), *options]

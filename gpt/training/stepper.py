@@ -26,6 +26,7 @@ from gpt.errors import fail
 from gpt.model import LanguageModel
 from gpt.training.diagnosis import fail_not_finite
 from gpt.training.rows import IGNORE
+from gpt.training.stopping import StopRequest
 from tensorlite import Tensor, optim
 from tensorlite.backend import Array, Device
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder, Recording
@@ -52,14 +53,15 @@ class Stepper:
         model: is trained in place.
         optimizer: holds the trained parameters.
         workers: compute the shards.
+        stop: is asked whether the user wants to stop.
 
     Attributes:
         shard_count: into how many parts a batch is cut; it decides how sums are rounded.
         scaler: scales the loss in float16; elsewhere it does nothing.
     """
 
-    def __init__(self, model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers) -> None:
-        self.model, self.optimizer, self.config = model, optimizer, config
+    def __init__(self, model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers, stop: StopRequest) -> None:
+        self.model, self.optimizer, self.config, self.stop = model, optimizer, config, stop
         self.shard_count = config.shards or workers.count
         self.shards = BatchShards(model, optimizer.flats, self.shard_count, workers)
         is_scaled = config.precision == "float16" and kernel_mode() == "fast"  # the book computes in float32
@@ -70,6 +72,7 @@ class Stepper:
 
         Raises:
             UserError: on the CPU, if loss or gradient are not finite. The weights are then those of before the step.
+            Stopped: on the CPU, if the user asks to stop before the gradient is complete. The weights are those of before the step, too.
         """
         raise NotImplementedError
 
@@ -121,10 +124,14 @@ class Stepper:
 
 
 class CPUStepper(Stepper):
-    """Op by op on NumPy. Loss and gradient are checked before every update, because on the CPU that costs nothing."""
+    """Op by op on NumPy. Loss and gradient are checked before every update, because on the CPU that costs nothing.
+
+    A step may take seconds. A user who asks to stop does not wait for its gradient: nothing is lost but the gradient.
+    """
 
     def step(self, batches: Sequence[Batch], number: int) -> StepResult:
-        result = self.gradients([self.to_device(batch) for batch in batches], number, [()] * len(batches))
+        with self.stop.interruptible():
+            result = self.gradients([self.to_device(batch) for batch in batches], number, [()] * len(batches))
         loss, norm = result.loss.array, result.gradient_norm.array
         if not np.isfinite(loss + norm):
             fail_not_finite(self.model, float(loss), float(norm), number, self._shares(batches, number))
@@ -203,8 +210,8 @@ class GraphStepper(GPUStepper):
     _batches: list[tuple[Tensor, Tensor]]
     _keys: Array
 
-    def __init__(self, model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers) -> None:
-        super().__init__(model, optimizer, config, workers)
+    def __init__(self, model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers, stop: StopRequest) -> None:
+        super().__init__(model, optimizer, config, workers, stop)
         self.why_eager: str | None = None
         self._reset()
 
@@ -273,7 +280,7 @@ class GraphStepper(GPUStepper):
 
 
 def make_stepper(
-    model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers, one_shape: bool = True
+    model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers, stop: StopRequest, one_shape: bool = True
 ) -> Stepper:
     """The stepper for these settings.
 
@@ -284,16 +291,16 @@ def make_stepper(
         UserError: if the user insists on a CUDA graph, and there cannot be one.
     """
     if config.backend == "numpy":
-        return CPUStepper(model, optimizer, config, workers)
+        return CPUStepper(model, optimizer, config, workers, stop)
     if not config.cuda_graph:
-        return GPUStepper(model, optimizer, config, workers)
+        return GPUStepper(model, optimizer, config, workers, stop)
     if not one_shape:
         report_no_graph(config, "batches are as wide as their longest row", 0)
-        return GPUStepper(model, optimizer, config, workers)
+        return GPUStepper(model, optimizer, config, workers, stop)
     if kernel_mode() == "book":
         report_no_graph(config, "TENSORLITE_KERNELS=book, and the book's AdamW takes its rates from Python", 0)
-        return GPUStepper(model, optimizer, config, workers)
-    return GraphStepper(model, optimizer, config, workers)
+        return GPUStepper(model, optimizer, config, workers, stop)
+    return GraphStepper(model, optimizer, config, workers, stop)
 
 
 def report_no_graph(config: TrainConfig, why: str, number: int) -> None:

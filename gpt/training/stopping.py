@@ -1,4 +1,4 @@
-"""Stop training after Ctrl-C, another signal, or a time limit: between two steps, so that nothing is lost."""
+"""Stop training after Ctrl-C, another signal, or a time limit, never with weights of which only some are updated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 
 class Stopped(KeyboardInterrupt):
-    """The user has asked to stop, and no step is half done. As for any KeyboardInterrupt, `Workers` do not wait for what is running."""
+    """The user has asked to stop, and no update is half done. As for any KeyboardInterrupt, `Workers` do not wait for what is running."""
 
 
 class TimeIsUp(Stopped):
@@ -23,13 +23,12 @@ class TimeIsUp(Stopped):
 
 
 class StopRequest:
-    """Inside the ``with`` block Ctrl-C (SIGINT), SIGTERM and SIGHUP, where they exist, only set a flag; `check` reads it between two steps.
+    """Inside the ``with`` block Ctrl-C (SIGINT), SIGTERM and SIGHUP, where they exist, only set a flag; `check` reads it.
 
-    An exception in the middle of an update would leave some weights new and some old. A second Ctrl-C ends the program at once. The other
-    signals come from programs, and several programs may send the same signal when a terminal is closed, so a second one changes nothing. A
-    signal that is ignored when the block begins (because of ``nohup``, for example) stays ignored.
-
-    Work that changes nothing, such as an evaluation, need not be finished: within `interruptible`, the first signal ends it at once.
+    An exception in the middle of an update would leave some weights new and some old. Work that changes none, such as an evaluation or a
+    gradient, need not be finished: within `interruptible`, the first signal ends it at once. A second Ctrl-C ends the program at once. The
+    other signals come from programs, and several programs may send the same signal when a terminal is closed, so a second one changes
+    nothing. A signal that is ignored when the block begins (because of ``nohup``, for example) stays ignored.
 
     Args:
         minutes: the time limit; None means no limit.

@@ -25,7 +25,7 @@ from gpt.training.progress import Progress
 from gpt.training.rows import IGNORE
 from gpt.training.speed import Speed
 from gpt.training.stepper import make_stepper
-from gpt.training.stopping import StopRequest
+from gpt.training.stopping import Stopped, StopRequest
 from tensorlite import Tensor, optim
 from tensorlite.memory import peak_memory
 from tensorlite.optim import schedule
@@ -80,15 +80,15 @@ class Trainer:
         self._make_batches("validation text", RandomStream.EVALUATION)  # a text that is too short is refused now, not after some steps
         self.optimizer = make_optimizer(model, config)
         self.schedule = optim.LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, config))
+        self.stop = StopRequest(config.time_limit)
         self.workers = Workers(config.workers or (available_cores() if config.backend == "numpy" else 1))
-        self.stepper = make_stepper(model, self.optimizer, config, self.workers, self.batches_have_one_shape)
+        self.stepper = make_stepper(model, self.optimizer, config, self.workers, self.stop, self.batches_have_one_shape)
         self.step = 0
         self.learning_rate = 0.0
         self.gradient_norm = tl.zeros(())
         self.last: Evaluation | None = None
         self.best = BestEvaluation()
         self._evaluated: int | None = None  # the step of the last evaluation
-        self.stop = StopRequest(config.time_limit)
         self.speed = Speed()
 
     def train(self, record: RunRecord | None = None) -> None:
@@ -98,11 +98,12 @@ class Trainer:
             record: keeps metrics, checkpoints and samples.
 
         Raises:
-            Stopped: after Ctrl-C or when the time is up, between two steps.
+            Stopped: after Ctrl-C or when the time is up. No step is half done.
             UserError: if the loss is no longer a finite number.
         """
         config, record = self.config, record or RunRecord()
         with use_precision(config.precision), self.stop, self.workers, Progress(config.steps, self.step) as progress:
+            self.stepper.shards.zero_grad()  # a step that the user has interrupted leaves a part of its gradient
             self.speed.calibrate(self.model, config.backend, self.workers)
             while True:
                 if evaluated := self._is_due(config.eval_interval) and self._evaluated != self.step:
@@ -122,10 +123,20 @@ class Trainer:
                 self.stop.check()
 
     def update(self) -> Tensor:
-        """Make one step: the loss of one batch (or of several, accumulated), its gradient, and new weights. Return the loss, ()."""
+        """Make one step: the loss of one batch (or of several, accumulated), its gradient, and new weights. Return the loss, ().
+
+        Raises:
+            Stopped: if the user asks to stop before the gradient is complete; then no step was made, and no batch drawn.
+            UserError: if the loss is no longer a finite number.
+        """
+        position = self.batches.state_dict()
         batches = [self.batches.next_batch() for _ in range(self.config.accumulation)]
-        with use_precision(self.config.precision):  # also set here, because callers may call update() directly
-            loss, self.gradient_norm = self.stepper.step(batches, self.step)
+        try:
+            with use_precision(self.config.precision):  # also set here, because callers may call update() directly
+                loss, self.gradient_norm = self.stepper.step(batches, self.step)
+        except Stopped:
+            self.batches.load_state_dict(position)
+            raise
         self.learning_rate = self.schedule.get_last_lr()[0]
         self.schedule.step()
         self.step += 1
