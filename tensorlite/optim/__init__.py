@@ -20,4 +20,4 @@ _find = on_demand("tensorlite.optim", {"tensorlite.optim": "lr_scheduler", "tens
 
 
 def __getattr__(name: str) -> Any:
-    return _find(name)  # what a GPT is not trained with
+    return _find(name)  # names that training a GPT does not need

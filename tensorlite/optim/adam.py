@@ -1,4 +1,4 @@
-"""Adam and AdamW: a step size for every number, from the size of its own gradients."""
+"""Adam and AdamW: each number has its own step size, which follows from the size of its gradients."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def adam_update(
     gradients agree, near 0 when they are noise. A number moves by at most about lr, whether its gradients are
     1e-6 or 1e6: scaling the loss changes nothing.
 
-    Why the hats? m begins at 0. Unrolled, after t steps m = (1 - β₁) Σ β₁ᵗ⁻ⁱ gᵢ, and its weights sum to
-    (1 - β₁)(1 + β₁ + … + β₁ᵗ⁻¹) = 1 - β₁ᵗ instead of 1. Dividing by that makes m̂ a proper mean from the first
-    step, where it is just g; v likewise. eps, outside the root, only guards the division; put inside, as
-    √(v̂ + eps), it would stand for gradients of √eps = 1e-4 and slow down every number whose own are smaller.
+    The hats correct a bias. m begins at 0. Unrolled, after t steps m = (1 - β₁) Σ β₁ᵗ⁻ⁱ gᵢ, and its weights sum to
+    (1 - β₁)(1 + β₁ + … + β₁ᵗ⁻¹) = 1 - β₁ᵗ instead of 1. The division by that makes m̂ a weighted mean from the first
+    step on, where it is g. The same holds for v. eps stands outside the root and only prevents a division by 0. Inside, as
+    √(v̂ + eps), it would act like gradients of √eps = 1e-4, and slow down every number with smaller ones.
 
     AMSGrad (``v_max``) divides by the largest v so far, so that the step size of a number never grows again.
 
@@ -72,10 +72,10 @@ def adamw_update(
 ) -> None:
     """p ← (1 - lr · weight_decay) · p, then `adam_update`
 
-    The gradient of a penalty weight_decay/2 · |p|² is weight_decay · p. Added to g, as in plain gradient
-    descent, it goes through m/√v like everything else: numbers with large gradients are then hardly pulled to 0,
-    and those with small gradients strongly, whatever weight_decay says. AdamW *decouples* the pull: it acts on
-    p itself, and every number shrinks by the same share.
+    The gradient of a penalty weight_decay/2 · |p|² is weight_decay · p. If it is added to g, as in plain gradient
+    descent, it is divided by √v as well. Numbers with large gradients then decay little, and numbers with small
+    gradients decay much, whatever weight_decay is. AdamW *decouples* the decay: it acts on
+    p directly, and every number shrinks by the same share.
 
     Source: Loshchilov, Hutter 2019, "Decoupled Weight Decay Regularization"; equals torch.optim.AdamW.
     """
@@ -89,9 +89,9 @@ class Adam(Optimizer):
 
     Args:
         params: parameters or groups, see `Optimizer`.
-        betas: how long the running means of the gradient and of its square remember.
+        betas: the decay factors of the running means of the gradient and of its square.
         amsgrad: divide by the largest running mean of squares so far.
-        maximize: go up instead of down.
+        maximize: maximize the objective instead of minimizing it.
     """
 
     arrays = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # m, v and v_max, under torch's names

@@ -1,4 +1,4 @@
-"""Keeping gradients from growing too large."""
+"""Gradient clipping: limit the norm or the values of gradients."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tensorlite.tensor import Tensor
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
-    """Shorten the vector of all gradients to length ``max_norm`` if it is longer; its direction stays.
+    """Scale the vector of all gradients down to length ``max_norm`` if it is longer; its direction does not change.
 
         g ← g · min(1, max_norm / (|g| + 1e-6))
 
-    Numbers whose squares overflow are no obstacle: gradients of 1e30 in float32 are clipped as they should be.
-    On a GPU nothing here waits for the device, unless ``error_if_nonfinite`` asks to look.
+    Gradients whose squares overflow, such as 1e30 in float32, are clipped correctly, too.
+    On a GPU this waits for the device only with ``error_if_nonfinite``.
 
     Args:
-        parameters: those without a gradient do not count.
+        parameters: those without a gradient are ignored.
         norm_type: 2 for the length, ``inf`` for the largest magnitude, p for (Σ |g|ᵖ)^(1/p).
         error_if_nonfinite: raise if the norm is infinite or not a number, before anything is changed.
 
@@ -57,14 +57,14 @@ def clip_update(gradients: list[Array], max_norm: float, norm_type: float, error
     if error_if_nonfinite and not math.isfinite(float(norm)):
         raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {float(norm)}, so they cannot be clipped.")
     coefficient = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    if xp is not np or coefficient != 1:  # on the CPU looking is free, and most steps need no clipping
+    if xp is not np or coefficient != 1:  # on the CPU the comparison costs nothing, and most steps need no clipping
         for g in gradients:
             g *= coefficient.astype(g.dtype)
     return xp.asarray(norm, gradients[0].dtype)
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
-    """Bring every number of every gradient into [-clip_value, clip_value].
+    """Clip every number of every gradient to [-clip_value, clip_value].
 
     Raises:
         ValueError: if clip_value is negative.
@@ -76,7 +76,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
 
 def gradients_of(parameters: Tensor | Iterable[Tensor]) -> list[Array]:
-    """The gradients as few arrays as possible: one, if they fill a flat buffer."""
+    """The gradients in as few arrays as possible: one, if they fill a flat buffer."""
     listed = [parameters] if isinstance(parameters, Tensor) else list({id(p): p for p in parameters}.values())
     listed = [p for p in listed if p.grad is not None]
     whole = whole_buffer(listed)
@@ -86,9 +86,9 @@ def gradients_of(parameters: Tensor | Iterable[Tensor]) -> list[Array]:
 def _norm(g: Array, p: float) -> Any:
     """The p-norm of all numbers in ``g``, as a float64 of no axes on g's device.
 
-    |g| = s · |g / s| for any s > 0. With s the largest magnitude, the powers of g/s lie between 0 and 1: none
-    overflows, and one that underflows was too small to count. On the CPU, where the result can be looked
-    at, the plain sum of squares is tried first.
+    |g| = s · |g / s| for any s > 0. If s is the largest magnitude, the powers of g/s lie between 0 and 1: none
+    overflows, and one that underflows is too small to matter. On the CPU, where the result can be
+    checked, the plain sum of squares is tried first.
     """
     xp = array_module(g)
     g = g.reshape(-1)
@@ -102,7 +102,7 @@ def _norm(g: Array, p: float) -> Any:
     largest = xp.maximum(g.max(), -g.min())
     if math.isinf(p):
         return largest.astype(np.float64)
-    s = xp.where(xp.isfinite(largest) & (largest > 0), largest, 1)  # inf and nan go through the sum as they are
+    s = xp.where(xp.isfinite(largest) & (largest > 0), largest, 1)  # the sum keeps inf and nan
     scaled = g / s.astype(g.dtype)
     total = xp.dot(scaled, scaled) if p == 2 and g.dtype.itemsize >= 4 else (xp.abs(scaled) ** p).sum(dtype=np.float64)
     return s.astype(np.float64) * total.astype(np.float64) ** (1 / p)

@@ -1,17 +1,17 @@
 """One buffer for all parameters, and one for all their gradients.
 
-A GPT has a hundred parameter arrays. Updating them one by one is a hundred times a dozen small array
-operations; laid end to end in one long array they are a dozen large ones. So the parameters *are* laid
-end to end: every ``p.array`` becomes a view into one flat array, and every gradient is written by backward
-straight into its place in a second one (``p.grad_buffer``, see `tensorlite.tape`). Nothing is gathered or
-scattered at a step, the norm of all gradients is the norm of one vector, and workers that train on shares
-of a batch have one array each to exchange.
+A GPT has a hundred parameter arrays. To update them one by one takes a hundred times a dozen small array
+operations. To update one long array takes a dozen large ones. So the parameters lie
+end to end: every ``p.array`` becomes a view of one flat array, and backward writes every gradient
+directly to its place in a second one (``p.grad_buffer``, see `tensorlite.tape`). A step gathers and
+scatters nothing, the norm of all gradients is the norm of one vector, and workers that train on shards
+of a batch exchange one array each.
 
     flat.data   [ wte .............. | wpe ... | h.0.ln_1.weight | ... ]
     flat.grad   [ dwte ............. | dwpe .. | ...
 
-The price: a gradient that is kept across ``zero_grad()`` is overwritten by the next backward, because the
-next one is written to the same place. Keep a ``clone()``.
+This has one disadvantage: a gradient that you keep across ``zero_grad()`` is overwritten by the next backward,
+which writes to the same place. Keep a ``clone()`` instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from tensorlite.backend import Array, Device, array_module, device_of
 from tensorlite.tensor import Tensor
 
-ALIGNMENT = 64  # bytes: where a cache line, and the fastest loads of a GPU, begin
+ALIGNMENT = 64  # bytes: the length of a cache line; a GPU's fastest loads need no more
 
 
 class FlatParameters:
@@ -34,12 +34,12 @@ class FlatParameters:
     0 in both arrays, and stay 0 under every update that maps (0, 0) to 0.
 
     Args:
-        parameters: distinct leaves; their values are kept, their ``array`` becomes a view.
+        parameters: distinct leaves. Their values stay the same; their ``array`` becomes a view.
 
     Attributes:
         data, grad: the two flat arrays.
         parameters: in order.
-        starts: where each begins; one more entry holds the end.
+        starts: the position of each parameter's first number; one more entry holds the end.
 
     Raises:
         ValueError: if there are none, if one occurs twice, or if they differ in dtype or device.
@@ -66,24 +66,24 @@ class FlatParameters:
             self._adopt(i, p.array)
 
     def _adopt(self, i: int, values: Array) -> None:
-        """Move parameter ``i`` in. A gradient that it has stays where it is; the next one comes here."""
+        """Move parameter ``i`` into the buffer. Its present gradient stays where it is; the next one is written here."""
         p = self.parameters[i]
         self._views[i][...] = values
         p.array, p.grad_buffer = self._views[i], self._homes[i]
 
     def __reduce__(self) -> Any:
-        """A copy, or what pickle makes of it, lays its own parameters out in arrays of its own."""
+        """A copy, by deepcopy or pickle, has its own parameters in its own arrays."""
         return type(self), (self.parameters,)
 
     def zeros(self) -> Array:
-        """A flat array of the same layout, for what an optimizer keeps."""
+        """A flat array of the same layout, for an optimizer's state."""
         return self.device.zeros(self.starts[-1], self.dtype)
 
     def __len__(self) -> int:
         return len(self.parameters)
 
     def slice_of(self, i: int) -> slice:
-        """Where the numbers of parameter ``i`` lie in a flat array."""
+        """The slice of a flat array that holds the numbers of parameter ``i``."""
         return slice(self.starts[i], self.starts[i] + math.prod(self._shapes[i]))
 
     def view(self, flat: Array, i: int) -> Array:
@@ -103,10 +103,10 @@ class FlatParameters:
                 raise ValueError(f"a parameter of shape {shape} has a gradient of shape {p.grad.shape}.")
 
     def refresh(self) -> list[int]:
-        """Make the two arrays agree with what the parameters hold now, and say which have a gradient.
+        """Make the two arrays agree with what the parameters hold now, and return the indices of those that have a gradient.
 
-        Whoever gave a parameter a new array, or set ``p.grad`` to a tensor of their own, finds it respected:
-        the values are copied in. Where all is as backward left it, this copies nothing.
+        If the caller has given a parameter a new array, or set ``p.grad`` to another tensor, the values are copied into the
+        buffers. If everything is as backward left it, nothing is copied.
         """
         present, moved, gathered = [], [], []
         for i, p in enumerate(self.parameters):
@@ -123,7 +123,7 @@ class FlatParameters:
         return present
 
     def _from_outside(self, array: Array, flat: Array) -> Array:
-        """``array`` on our device, and copied if it lies in ``flat``: two parameters may have swapped places."""
+        """``array`` on the buffers' device; a copy if it lies in ``flat``, because two parameters may have swapped arrays."""
         array = self.device.asarray(array)
         return array.copy() if array_module(array).may_share_memory(array, flat) else array
 
@@ -134,9 +134,9 @@ def kind_of(p: Tensor) -> tuple[Any, Device]:
 
 
 def whole_buffer(parameters: Sequence[Tensor]) -> Array | None:
-    """The flat gradient array of which these parameters' gradients are all there is, or None.
+    """The flat gradient array that holds exactly these parameters' gradients, or None.
 
-    Only then may it stand for them: it holds their gradients, zeros in the gaps, and nothing else.
+    Such an array can be used in place of them: besides their gradients it holds only zeros, in the gaps.
     """
     base = None
     for p in parameters:

@@ -1,6 +1,6 @@
-"""``torch.optim.lr_scheduler``: the schedules of `tensorlite.optim.schedule`, and those that a GPT is not trained with.
+"""``torch.optim.lr_scheduler``: the schedules of `tensorlite.optim.schedule`, and others that training a GPT does not need.
 
-Each is a function of the step alone, and may be resumed at any; but for `ReduceLROnPlateau`, which goes by what the training makes of it.
+Each is a function of the step alone, so training can resume at any step. Only `ReduceLROnPlateau` depends on the loss.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = [
 
 
 class StepLR(LRScheduler):
-    """Times ``gamma`` every ``step_size`` steps."""
+    """Multiplies the rate by ``gamma`` every ``step_size`` steps."""
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
         self.step_size, self.gamma = step_size, gamma
@@ -31,7 +31,7 @@ class StepLR(LRScheduler):
 
 
 class MultiStepLR(LRScheduler):
-    """Times ``gamma`` at each of the steps ``milestones``."""
+    """Multiplies the rate by ``gamma`` at each of the steps ``milestones``."""
 
     def __init__(self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1) -> None:
         self.milestones, self.gamma = sorted(milestones), gamma
@@ -42,7 +42,7 @@ class MultiStepLR(LRScheduler):
 
 
 class ExponentialLR(LRScheduler):
-    """Times ``gamma`` every step."""
+    """Multiplies the rate by ``gamma`` every step."""
 
     def __init__(self, optimizer: Optimizer, gamma: float) -> None:
         self.gamma = gamma
@@ -88,9 +88,9 @@ class OneCycleLR(LRScheduler):
     """Up from max_lr / div_factor to ``max_lr`` in the first ``pct_start`` of ``total_steps``, then down to a far smaller rate.
 
     Args:
-        total_steps: of the whole; or give ``epochs`` and ``steps_per_epoch``.
+        total_steps: the length of the schedule; or give ``epochs`` and ``steps_per_epoch``.
         anneal_strategy: ``cos`` or ``linear``.
-        cycle_momentum: False; the momentum stays as it is. (torch moves it against the learning rate.)
+        cycle_momentum: False; the momentum stays as it is. (torch varies it in the opposite direction to the learning rate.)
 
     Source: Smith, Topin 2017, "Super-convergence".
     """
@@ -153,14 +153,14 @@ class SequentialLR(LRScheduler):
 
 
 class ReduceLROnPlateau:
-    """Times ``factor`` when a number that should fall (or rise) has not done so for more than ``patience`` steps: ``step(loss)``.
+    """Multiplies the rate by ``factor`` when a metric has not improved for more than ``patience`` steps: call ``step(loss)``.
 
     Args:
         mode: ``min`` for a loss, ``max`` for an accuracy.
-        threshold: by what share (``threshold_mode`` "rel"), or how much ("abs"), it must get better to count as better.
+        threshold: the smallest change that counts as an improvement, relative (``threshold_mode`` "rel") or absolute ("abs").
         cooldown: steps after a reduction in which nothing is counted.
-        min_lr: where the rates stop; one, or one for each group.
-        eps: a change of the rate that is no larger is not made.
+        min_lr: the smallest rate; one number, or one for each group.
+        eps: the rate is not changed by this much or less.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class ReduceLROnPlateau:
         self.num_bad_epochs = self.cooldown_counter = self.last_epoch = 0
 
     def step(self, metrics: Any) -> None:
-        """See whether ``metrics`` is better than the best so far."""
+        """Compare ``metrics`` with the best so far, and reduce the rates if it is time."""
         now = float(metrics)
         self.last_epoch += 1
         if self._is_better(now):

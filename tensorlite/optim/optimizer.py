@@ -1,8 +1,8 @@
-"""What all optimizers share: parameter groups, the state kept for each parameter, and the walk over the flat buffer.
+"""What all optimizers share: parameter groups, the state of each parameter, and the loop over the flat buffer.
 
-A subclass says which arrays it keeps for a parameter (`Optimizer.arrays`) and how one step changes a
-stretch of numbers (`Optimizer.update`). It never sees a parameter: all the rules here act on each number by
-itself, so they run over whole groups laid end to end (`tensorlite.optim.flat`), cut wherever it suits the cache.
+A subclass defines which arrays it keeps for a parameter (`Optimizer.arrays`) and how one step changes a
+slice of numbers (`Optimizer.update`). It never sees a parameter: all the rules here are elementwise,
+so they run over whole groups laid end to end (`tensorlite.optim.flat`), in tiles that fit into the cache.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Optimizer:
 
     Args:
         params: parameters, or dicts ``{"params": [...], "lr": ..., ...}`` with options of their own.
-        defaults: the options of a group that does not name them.
+        defaults: the options of a group that does not set them.
 
     Attributes:
         param_groups: one dict for each group, with its parameters and its options. Options may be
-            changed between steps, which is what a learning-rate schedule does.
+            changed between steps, as a learning-rate schedule does.
 
     Raises:
         ValueError: for no parameters, one that occurs twice, an unknown option, or one out of range.
@@ -48,7 +48,7 @@ class Optimizer:
         if isinstance(params, Tensor):
             raise TypeError("an optimizer takes a list of parameters, not one tensor: put it in a list.")
         self.defaults = defaults
-        self.layout = 0  # how often the arrays have been made anew
+        self.layout = 0  # how often the arrays have been created
         listed: list[Any] = list(params)
         if not listed:
             raise ValueError("an optimizer needs at least one parameter, got an empty list.")
@@ -81,19 +81,19 @@ class Optimizer:
     # --- for users ------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Change every parameter that has a gradient; those whose ``grad`` is None are left out, as in torch.
+        """Update every parameter that has a gradient; those whose ``grad`` is None are skipped, as in torch.
 
         Args:
             closure: called first, to compute the loss and its gradients; its result is returned.
 
         Raises:
-            ValueError: if a parameter or a gradient has another shape than before; nothing is changed then.
+            ValueError: if the shape of a parameter or a gradient has changed; then nothing is updated.
         """
         loss = None
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        self._check_groups()  # what has to be refused is refused before anything is changed
+        self._check_groups()  # this raises before anything is changed
         for buffer in self._buffers:
             buffer.flat.check()
         if not all(buffer.flat.fits() for buffer in self._buffers):
@@ -104,19 +104,19 @@ class Optimizer:
         return loss
 
     def step_with(self, scalars: DeviceScalars, steps: list[Array] | None = None) -> None:
-        """What `step` does on the device, with the rates and step counts in ``scalars``; `DeviceScalars.advance` counts the step, not this.
+        """The part of `step` on the device, with the rates and step counts in ``scalars``. `DeviceScalars.advance` counts the step.
 
         This is for a step that is captured as a CUDA graph; see `DeviceScalars`. All parameters that had a gradient when ``scalars`` was
         made must have one now.
 
         Args:
-            steps: replaces ``scalars.step``. To AdamW's CUDA kernel, and to no other rule, 0 means no step (see `GradScaler`).
+            steps: replaces ``scalars.step``. For AdamW's CUDA kernel, and for no other rule, 0 means no step (see `GradScaler`).
         """
         for span, lr, step in zip(scalars.spans, scalars.lr, steps or scalars.step, strict=True):
             self._update_span(span, {**span.group, "lr": lr}, step)
 
     def subtract_steps(self, steps: int) -> None:
-        """Take ``steps`` off every count, for steps that were counted and not made (see `GradScaler`)."""
+        """Subtract ``steps`` from every count, for steps that were counted but skipped (see `GradScaler`)."""
         for buffer in self._buffers:
             buffer.steps = [max(0, count - steps) for count in buffer.steps]
 
@@ -124,18 +124,18 @@ class Optimizer:
         """`DeviceScalars` for the parameters that have a gradient now.
 
         Args:
-            memory: where to keep the numbers, from `device_scalars_memory`. A captured step needs memory from before the capture: an array
-                that is allocated in a capture may lie where the graph, earlier in the same launch, keeps something else.
+            memory: an array from `device_scalars_memory` for the numbers. A captured step needs memory from before the capture: the graph
+                may use the memory of an array that is allocated in the capture for other data, earlier in the same launch.
         """
         return DeviceScalars(self, self.device_scalars_memory() if memory is None else memory)
 
     def device_scalars_memory(self) -> Array:
-        """Memory for the rates and step counts of as many spans as there can be, one for each parameter."""
+        """Memory for the rates and step counts of the largest possible number of spans, one for each parameter."""
         flats = self.flats
         return array_module(flats[0].data).empty((2, sum(map(len, flats))), "int32")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget every gradient; with ``set_to_none=False`` fill it with zeros."""
+        """Drop every gradient; with ``set_to_none=False`` fill it with zeros."""
         for p in self._parameters():
             if set_to_none:
                 p.grad = None
@@ -150,10 +150,10 @@ class Optimizer:
         self._lay_out(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """A snapshot: what `load_state_dict` needs to continue exactly here.
+        """A copy of the state, with which `load_state_dict` continues exactly here.
 
         Returns:
-            ``state``: for each parameter that was ever changed, by its number, ``step`` and its arrays (NumPy);
+            ``state``: for each parameter that was ever updated, by its number, ``step`` and its arrays (NumPy);
             ``param_groups``: the options, with numbers instead of parameters. The layout is torch's.
         """
         state = {}
@@ -169,7 +169,7 @@ class Optimizer:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`; values are copied. Nothing is changed unless all of it fits.
+        """Continue from a `state_dict`; values are copied. If a part of it does not fit, nothing is changed.
 
         Raises:
             ValueError: if groups, parameters, shapes or options do not fit.
@@ -186,7 +186,7 @@ class Optimizer:
         for group in options:
             self._check_names(group)
             self.check_options(group)
-        # a parameter is known by its number in *their* groups, which another program may have numbered otherwise
+        # the state names a parameter by its number in *their* groups, and another program may number them differently
         numbers = [number for group in groups for number in group["params"]]
         found = {str(key): value for key, value in state_dict["state"].items()}  # JSON turns numbers into strings
         state = {place: found[str(number)] for place, number in enumerate(numbers) if str(number) in found}
@@ -196,19 +196,19 @@ class Optimizer:
         self._restore(state)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For deepcopy and pickle: the groups with their parameters, and a snapshot in the place of the flat buffers."""
+        """For deepcopy and pickle: the groups with their parameters, and a `state_dict` instead of the flat buffers."""
         kept = {name: value for name, value in vars(self).items() if name not in ("_buffers", "_places", "_parts")}
         return {**kept, "snapshot": self.state_dict()["state"]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """The copied parameters move into flat buffers of their own, so that a copy of (model, optimizer) trains."""
+        """Lay the copied parameters out in their own flat buffers, so that a copy of (model, optimizer) can be trained."""
         snapshot = state.pop("snapshot")
         vars(self).update(state)
         self._lay_out(snapshot)
 
     @property
     def flats(self) -> list[FlatParameters]:
-        """The flat buffers that hold the parameters, as a rule one."""
+        """The flat buffers that hold the parameters, usually one."""
         return [buffer.flat for buffer in self._buffers]
 
     def __repr__(self) -> str:
@@ -261,7 +261,7 @@ class Optimizer:
     # --- memory ---------------------------------------------------------------------------------------
 
     def _lay_out(self, state: Mapping[int, Mapping[str, Any]]) -> None:
-        """Make the flat buffers, one for each dtype and device, each group's parameters side by side; then put ``state`` in."""
+        """Create the flat buffers, one for each dtype and device, with each group's parameters side by side; then restore ``state``."""
         by_kind: dict[Any, list[Tensor]] = {}
         for p in self._parameters():
             by_kind.setdefault(kind_of(p), []).append(p)
@@ -280,7 +280,7 @@ class Optimizer:
         self._restore(state)
 
     def _checked_state(self, state: Mapping[int, Mapping[str, Any]], groups: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-        """``state``, ready to be copied in, after checking it against the parameters and the options it comes with."""
+        """``state``, after a check that it fits the parameters and ``groups``, its own options."""
         group_of = [group for group in groups for _ in group["params"]]
         checked: dict[int, dict[str, Any]] = {}
         for number, entry in state.items():
@@ -314,10 +314,10 @@ class Optimizer:
                 if name != "step":
                     buffer.flat.view(buffer.array(name), i)[...] = buffer.flat.device.asarray(value)
 
-    # --- the walk -------------------------------------------------------------------------------------
+    # --- the loop -------------------------------------------------------------------------------------
 
     def _spans(self) -> list[Span]:
-        """The spans to be updated: those of the parameters that have a gradient now."""
+        """The spans to update: those of the parameters that have a gradient now."""
         for buffer in self._buffers:
             buffer.present = buffer.flat.refresh()
         return [
@@ -339,7 +339,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Span:
-    """The parameters of ``group`` in ``buffer`` from ``first`` up to but without ``last``: they lie side by side and are updated as one."""
+    """The parameters of ``group`` in ``buffer`` from ``first`` to ``last`` (excluded): they lie side by side and are updated as one."""
 
     group: dict[str, Any]
     buffer: _Buffer
@@ -348,11 +348,11 @@ class Span:
 
     @property
     def step(self) -> int:
-        """Which step the next one is for them, counted from 1."""
+        """The number of their next step, counted from 1."""
         return self.buffer.steps[self.first] + 1
 
     def count_step(self) -> None:
-        """Count a step for each of them, and a write to each."""
+        """Count a step and a write in place for each of them."""
         step = self.step
         for i in range(self.first, self.last):
             self.buffer.steps[i] = step
@@ -363,8 +363,8 @@ class Span:
 class DeviceScalars:
     """The learning rate and the step count of each span in the device's memory, where a captured step reads them.
 
-    A CUDA graph repeats what was captured, with the same addresses and numbers. What changes from step to step is therefore written to
-    memory that its kernels read. `advance` writes it and counts the step; the graph is launched after it.
+    A CUDA graph repeats what was captured, with the same addresses and numbers. So numbers that change from step to step are kept in
+    memory that its kernels read. `advance` writes them and counts the step; the graph is launched after it.
 
     Attributes:
         lr, step: for each span an array of no axes, float32 and int32.
@@ -392,7 +392,7 @@ class DeviceScalars:
 
 
 class _Buffer:
-    """A flat buffer, and what is kept for it: how many steps each parameter has made, and arrays as long as the buffer."""
+    """A flat buffer and its state: the step count of each parameter, and arrays as long as the buffer."""
 
     def __init__(self, flat: FlatParameters) -> None:
         self.flat = flat
@@ -401,7 +401,7 @@ class _Buffer:
         self.present: list[int] = []  # the parameters that have a gradient now
 
     def array(self, name: str) -> Array:
-        """The array of that name; zeros when it is asked for the first time."""
+        """The array of that name; zeros at the first call."""
         if name not in self.state:
             self.state[name] = self.flat.zeros()
         return self.state[name]
@@ -409,7 +409,7 @@ class _Buffer:
     def spans(self, first: int, last: int) -> list[tuple[int, int]]:
         """Cut the parameters from ``first`` to ``last`` (excluded) into spans of neighbours that can be updated as one.
 
-        The parameters of a span all have a gradient, and have made the same number of steps; as a rule there is one span.
+        The parameters of a span all have a gradient and the same step count; usually there is one span.
         """
         spans: list[tuple[int, int]] = []
         for i in self.present:

@@ -1,4 +1,4 @@
-"""RMSprop: every number's gradient, divided by how large it usually is."""
+"""RMSprop: the gradient of each number is divided by its root mean square over the last steps."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def rmsprop_update(
     """p ← p - lr · g / (√v + eps),   v ← alpha · v + (1 - alpha) · g²,   g + weight_decay · p in place of g
 
     √v is the size that this number's gradient had over the last 1/(1 - alpha) steps, so g/√v is near ±1: whether gradients are 1e-6 or 1e6,
-    a number moves by about lr. Adam is this with momentum, and with a v that is corrected for having begun at 0.
+    a number moves by about lr. Adam adds momentum, and corrects v for its start at 0.
 
-    With ``mean``, a running mean of g, its square is taken away from v: what is left is the variance of the gradient. With momentum it is
-    velocity ← momentum · velocity + g / (√v + eps) that is gone along.
+    With ``mean``, a running mean of g, v - mean² is used instead of v: the variance of the gradient. With momentum
+    p moves along velocity ← momentum · velocity + g / (√v + eps).
 
     Shapes: all alike; p, v, mean and velocity are changed in place.
     Source: Hinton, Srivastava, Swersky 2012, lecture 6 of "Neural Networks for Machine Learning"; equals torch.optim.RMSprop.
@@ -55,7 +55,7 @@ class RMSprop(Optimizer):
     Args:
         params: parameters or groups, see `Optimizer`.
         centered: divide by the standard deviation of the gradient instead of its size.
-        maximize: go up instead of down.
+        maximize: maximize the objective instead of minimizing it.
     """
 
     arrays = ("square_avg", "grad_avg", "momentum_buffer")

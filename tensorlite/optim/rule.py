@@ -1,11 +1,11 @@
-"""A rule: a plain function on arrays that is written to be read, and the faster ones that may run in its place.
+"""A rule: a plain function on arrays that is written to be read, and faster functions that may replace it.
 
     @Rule
     def adamw_update(p, g, m, v, …): …           the book's
 
-    adamw_update.register(update, supports)      what a kernel does when it is imported
+    adamw_update.register(update, supports)      a kernel does this when it is imported
 
-It is for the optimizers what a pair is for an op (`tensorlite.op`), without a backward. Nothing here knows a kernel.
+A rule is to an optimizer what a pair is to an op (`tensorlite.op`), but has no backward. This file knows no kernel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class Rule(Generic[P, R]):
-    """Calls the first faster function that supports the arguments, or else the book's; ``TENSORLITE_KERNELS=book`` always the book's."""
+    """Calls the first faster function that supports the arguments, or the book's; with ``TENSORLITE_KERNELS=book`` always the book's."""
 
     def __init__(self, book: Callable[P, R]) -> None:
         self.book = book
@@ -32,7 +32,7 @@ class Rule(Generic[P, R]):
         return self.choose(*args, **options)(*args, **options)
 
     def register(self, function: Callable[P, R], supports: Callable[P, bool]) -> None:
-        """Offer a faster ``function`` for the arguments of which ``supports`` says that it takes them; the last one is asked first."""
+        """Add a faster ``function`` for the arguments for which ``supports`` returns True. The function registered last is tried first."""
         self.faster.insert(0, (function, supports))
 
     def choose(self, *args: P.args, **options: P.kwargs) -> Callable[P, R]:

@@ -1,15 +1,15 @@
-"""Loss scaling: how gradients survive in float16, whose smallest number is 6e-8.
+"""Loss scaling: it prevents an underflow of gradients in float16, whose smallest number is 6e-8.
 
-The gradient of a loss that is S times as large is S times as large, at every node of the graph. So the loss is multiplied with S before
-backward, what flows back through float16 is S times further away from nothing, and at the end, in float32, the parameters' gradients
-are divided by S. With a power of two nothing is rounded on the way, there and back.
+The gradient of a loss that is S times as large is S times as large, at every node of the graph. So the loss is multiplied by S before
+backward, the gradients in float16 are S times as large, and at the end, in float32, the parameters' gradients
+are divided by S. If S is a power of two, neither the product nor the division rounds.
 
-    too small an S      small gradients still vanish, and nobody notices
-    too large an S      large ones leave float16's range at 65504: somewhere an infinity appears, and spreads. That *is* noticed
+    S is too small      small gradients still underflow, and nothing shows it
+    S is too large      large gradients overflow above 65504: an infinity appears and spreads to the parameters' gradients, which shows it
 
-So S is kept as large as can be. When an infinity or a nan arrives in the parameters' gradients, the step is not made, and S halves; when
-that has not happened for `growth_interval` steps, S doubles. The first few steps look for the right S and are lost.
-S stays between 2⁻¹²⁶ and 2¹²⁶, where both S and 1/S are normal numbers in float32: an infinite S, or one of 0, would stay so for ever.
+So S is kept as large as possible. When the parameters' gradients contain an infinity or a nan, the step is skipped, and S halves. When
+that has not happened for `growth_interval` steps, S doubles. The first few steps find the right S and are skipped.
+S stays between 2⁻¹²⁶ and 2¹²⁶, where both S and 1/S are normal numbers in float32. An S of infinity or 0 could never change again.
 
 bfloat16 has the range of float32, and float32 needs none of this.
 Source: Micikevicius et al. 2018, "Mixed precision training", section 3.2; the names and numbers are those of torch.amp.GradScaler.
@@ -33,28 +33,28 @@ SMALLEST, LARGEST = 2.0**-126, 2.0**126
 
 
 class GradScaler:
-    """Holds S, and makes the steps of ``optimizer``, or does not.
+    """Holds S, and makes or skips the steps of ``optimizer``.
 
-        loss.backward(Tensor.wrap(scaler.scale))       # in the place of dy = 1
+        loss.backward(Tensor.wrap(scaler.scale))       # instead of dy = 1
         scaler.unscale_(model.parameters())
         norm = clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(norm)
 
-    With AdamW on a GPU Python reads none of this: whether a step counts is decided, and remembered, on the device.
+    With AdamW on a GPU, Python reads no value: the device decides whether a step is skipped, and counts the skipped steps.
 
     Args:
-        optimizer: whose steps they are.
-        enabled: False makes a scaler that does nothing, so that one training loop serves every precision: ``scale`` is 1, `unscale_`
-            leaves the gradients alone, `step` and `step_with` are the optimizer's, and the state is empty.
+        optimizer: the optimizer whose steps are made or skipped.
+        enabled: False makes a scaler that does nothing, so that one training loop works for every precision: ``scale`` is 1, `unscale_`
+            does not change the gradients, `step` and `step_with` are the optimizer's, and the state is empty.
         init_scale: the first S.
-        growth_factor, backoff_factor: what S is multiplied with when it grows and when it shrinks.
-        growth_interval: after how many steps without a break it grows.
+        growth_factor, backoff_factor: the factors by which S grows and shrinks.
+        growth_interval: S grows after so many steps in a row without a skipped one.
 
     Attributes:
         scale: S, a float32 array of no axes; 1.0 if the scaler is not enabled.
 
     Raises:
-        ValueError: for a factor that goes the wrong way.
+        ValueError: for a factor, scale or interval out of range.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class GradScaler:
             return
         xp = array_module(optimizer.flats[0].data)
         self.scale = xp.full((), init_scale, "float32")
-        self._good = xp.zeros((), "int32")  # steps in a row that were made
-        self._skipped = xp.zeros((), "int32")  # steps that the optimizer has counted and that were not made
+        self._good = xp.zeros((), "int32")  # steps since S changed or a step was skipped
+        self._skipped = xp.zeros((), "int32")  # skipped steps that the optimizer has counted
 
     @property
     def _xp(self) -> Any:
@@ -94,7 +94,7 @@ class GradScaler:
             gradient *= (1 / self.scale).astype(gradient.dtype)
 
     def step(self, norm: Tensor) -> None:
-        """The optimizer's step if ``norm``, the length of all gradients, is finite; none otherwise. Then S changes as it should."""
+        """Make the optimizer's step if ``norm``, the norm of all gradients, is finite, or else skip it. Then update S."""
         if not self._enabled:
             self.optimizer.step()
             return
@@ -112,7 +112,7 @@ class GradScaler:
         """`step` with the rates and step counts in ``scalars``, as `Optimizer.step_with` makes it.
 
         Raises:
-            RuntimeError: if the optimizer's rule does not know what a step 0 is: only the CUDA kernel of AdamW does.
+            RuntimeError: if the optimizer's rule cannot skip a step, given as step 0: only the CUDA kernel of AdamW can.
         """
         if not self._enabled:
             self.optimizer.step_with(scalars)
@@ -126,9 +126,9 @@ class GradScaler:
         self._adjust(finite)
 
     def finalize_step_count(self) -> None:
-        """Take the steps that were counted and not made off the optimizer's counts; on a GPU this waits for the device.
+        """Subtract the skipped steps from the optimizer's counts. On a GPU this waits for the device.
 
-        Since the last call the same parameters must have had a gradient in all steps, as they have in training.
+        The same parameters must have had a gradient in all steps since the last call, as in training.
         """
         if not self._enabled:
             return
@@ -137,20 +137,20 @@ class GradScaler:
         self.optimizer.subtract_steps(skipped)
 
     def is_enabled(self) -> bool:
-        """Whether the loss is scaled at all."""
+        """Whether the loss is scaled."""
         return self._enabled
 
     def state_dict(self) -> dict[str, Any]:
-        """S and the steps since it changed, fit for JSON; empty if the scaler is not enabled. Call `finalize_step_count` first."""
+        """S and the steps since it changed, as JSON types; empty if the scaler is not enabled. Call `finalize_step_count` first."""
         if not self._enabled:
             return {}
         return {"scale": float(to_numpy(self.scale)), "good_steps": int(to_numpy(self._good))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`. A scaler that is not enabled ignores it.
+        """Continue from a `state_dict`. A scaler that is not enabled ignores it.
 
         Raises:
-            ValueError, TypeError, KeyError: if it is none.
+            ValueError, TypeError, KeyError: if it is not a valid state.
         """
         if not self._enabled:
             return
@@ -160,13 +160,13 @@ class GradScaler:
         self.scale[...], self._good[...], self._skipped[...] = scale, good, 0
 
     def _decides_on_device(self) -> bool:
-        """Whether a step can be left out without asking the device: AdamW's CUDA kernel takes the step number 0 for no step."""
+        """Whether the device can skip a step without Python reading a value: AdamW's CUDA kernel does so for the step number 0."""
         flats = self.optimizer.flats
         is_known = isinstance(self.optimizer, AdamW) and all(flat.data.dtype == np.float32 for flat in flats)
         return self._xp is not np and is_known and kernel_mode() == "fast"
 
     def _adjust(self, finite: Array) -> None:
-        """S and the count of good steps after one that was made, or was not."""
+        """Update S and the count of good steps after a step that was made or skipped."""
         xp = self._xp
         good = xp.where(finite, self._good + 1, 0)
         grows = good == self.growth_interval

@@ -1,8 +1,8 @@
-"""Learning rates that change with the step.
+"""Learning-rate schedules.
 
-A schedule is a pure function of the step, which returns what to multiply the learning rate with. That is
-all there is to know about it: it can be plotted, and resumed at any step, without having run the ones
-before. `LRScheduler` only applies it to the groups of an optimizer.
+A schedule is a pure function of the step, which returns the factor of the learning rate. So
+it can be plotted, and resumed at any step without running the steps
+before. `LRScheduler` applies it to the groups of an optimizer.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ def constant(step: int, factor: float = 1.0, total_steps: int = 0) -> float:
 
 
 def linear(step: int, start_factor: float, end_factor: float, total_steps: int) -> float:
-    """From ``start_factor`` in a straight line to ``end_factor`` at ``total_steps``, and that from then on."""
+    """A straight line from ``start_factor`` to ``end_factor`` at ``total_steps``; constant from then on."""
     share = min(step, total_steps) / total_steps if total_steps > 0 else 1.0
     return start_factor + (end_factor - start_factor) * share
 
 
 def cosine(step: int, total_steps: int, final_factor: float = 0.0) -> float:
-    """Half a cosine, from 1 down to ``final_factor`` at ``total_steps``, and that from then on."""
+    """Half a cosine, from 1 down to ``final_factor`` at ``total_steps``; constant from then on."""
     share = min(step, total_steps) / total_steps if total_steps > 0 else 1.0
     return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * share)) / 2
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final_factor: float = 0.0) -> float:
-    """Up in a straight line for ``warmup_steps``, then down along half a cosine to ``final_factor`` at ``total_steps``.
+    """A straight line up for ``warmup_steps``, then half a cosine down to ``final_factor`` at ``total_steps``.
 
-    The first step, number 0, already moves: its factor is 1 / (warmup_steps + 1). Adam's running means are
-    poor estimates in the first steps, which is why those are kept small; a slow end lets the noise average out.
+    The factor of the first step, number 0, is not 0 but 1 / (warmup_steps + 1). Adam's running means are
+    poor estimates in the first steps, so these steps are kept small. A small rate at the end averages the noise out.
 
     Source: Loshchilov, Hutter 2017, "SGDR", for the cosine; Goyal et al. 2017 for the warmup.
     """
@@ -47,11 +47,11 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final_factor: 
 class LRScheduler:
     """Sets the learning rate of every group; call ``step()`` after each ``optimizer.step()``.
 
-    A group's own learning rate when the first schedule is made is its ``initial_lr``; the schedule is relative to it. A group that is added
-    later has, as in torch, the learning rate it comes with at that step of the schedule, and goes on from there as the others do.
+    The learning rate of a group when the first schedule is created is its ``initial_lr``; the schedule is relative to it. A group that is
+    added later has its own learning rate at that step of the schedule, as in torch, and then follows the schedule like the others.
 
     Attributes:
-        last_epoch: the step that the learning rates now belong to, counted from 0 (torch's name).
+        last_epoch: the step of the present learning rates, counted from 0 (torch's name).
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -63,11 +63,11 @@ class LRScheduler:
         self._apply()
 
     def learning_rate(self, base: float, group: int) -> float:
-        """The learning rate at ``last_epoch`` for a group that began with ``base``."""
+        """The learning rate at ``last_epoch`` for a group whose initial rate is ``base``."""
         raise NotImplementedError
 
     def step(self) -> None:
-        """Go on to the next step."""
+        """Set the learning rates of the next step."""
         self._take_in_new_groups()
         self.last_epoch += 1
         self._apply()
@@ -77,14 +77,14 @@ class LRScheduler:
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule stands; what it is, is up to the program that makes it again."""
+        """The present step and the initial rates. The kind of schedule is not saved: the program creates it again."""
         return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, and set the learning rates accordingly.
+        """Continue from a `state_dict`, and set the learning rates.
 
         Raises:
-            ValueError: if it is for another number of groups.
+            ValueError: if the number of groups differs.
         """
         self._take_in_new_groups()
         base_lrs = list(state_dict["base_lrs"])
@@ -94,11 +94,11 @@ class LRScheduler:
         self._apply()
 
     def _take_in_new_groups(self) -> None:
-        """Find, for every group that was added, the base at which the schedule now gives its learning rate."""
+        """For every group that was added, compute the initial rate for which the schedule gives its present learning rate."""
         for number in range(len(self.base_lrs), len(self.optimizer.param_groups)):
             group = self.optimizer.param_groups[number]
             nothing, one = (self.learning_rate(base, number) for base in (0.0, 1.0))
-            stands_at_zero = one == nothing  # then no base gives the rate that it has; its own is taken
+            stands_at_zero = one == nothing  # then no initial rate gives its present one, which is used instead
             group.setdefault("initial_lr", group["lr"] if stands_at_zero else (group["lr"] - nothing) / (one - nothing))
             self.base_lrs.append(group["initial_lr"])
 
@@ -118,7 +118,7 @@ class LambdaLR(LRScheduler):
         lr_lambda: one function, also for groups that are added later, or a list with one for each group.
 
     Attributes:
-        lr_lambdas: the functions; before a group is added to an optimizer with a list of them, add its own here.
+        lr_lambdas: the functions. If they were given as a list, append one here before you add a group to the optimizer.
     """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | list[Callable[[int], float]]) -> None:
@@ -150,7 +150,7 @@ class ConstantLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """From ``start_factor`` to ``end_factor`` times the learning rate, over ``total_iters`` steps."""
+    """The learning rate times a factor that goes from ``start_factor`` to ``end_factor`` in ``total_iters`` steps."""
 
     def __init__(self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> None:
         if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1:

@@ -23,13 +23,13 @@ def sgd_update(
 ) -> None:
     """p ← p - lr · v,   v ← momentum · v + (1 - dampening) · g,   g + weight_decay · p in place of g
 
-    To first order the objective changes by g · Δp, which for a Δp of given length is least along -g: go that way.
-    Momentum goes where the gradients of many steps agree. In a narrow valley they alternate across it and
-    cancel in v, but add up along it, to 1 / (1 - momentum) times a single one.
+    To first order the objective changes by g · Δp. For a given length of Δp this is smallest in the direction -g.
+    Momentum adds up the gradients of many steps. In a narrow valley they alternate across it and
+    cancel in v, but add up along it, to 1 / (1 - momentum) times a single gradient.
 
-    Nesterov looks ahead: momentum will carry p on by momentum · v anyway, so the step is g + momentum · v.
-    Weight decay is the gradient of weight_decay/2 · |p|², a pull towards 0.
-    The first step has no earlier v and takes g whole, without dampening.
+    Nesterov's momentum looks one step ahead: p will move by momentum · v in any case, so the step is g + momentum · v.
+    Weight decay is the gradient of weight_decay/2 · |p|², which moves p towards 0.
+    The first step has no earlier v and uses g without dampening.
 
     Shapes: p, g, velocity alike; p and velocity are changed in place. velocity may be None where momentum is 0.
     Source: Polyak 1964; Sutskever et al. 2013; equals torch.optim.SGD.
@@ -51,7 +51,7 @@ class SGD(Optimizer):
 
     Args:
         params: parameters or groups, see `Optimizer`.
-        maximize: go up instead of down.
+        maximize: maximize the objective instead of minimizing it.
     """
 
     arrays = ("momentum_buffer",)

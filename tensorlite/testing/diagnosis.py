@@ -1,9 +1,9 @@
-"""What kind of mistake would give *this* wrong gradient?
+"""Find the kind of mistake that would give *this* wrong gradient.
 
-The mistakes people make in a backward are few, and each leaves a mark on the whole gradient that one
+Few kinds of mistakes are common in a backward, and each leaves a pattern in the whole gradient that one
 wrong number does not show: a factor, a transpose, a difference that is constant along an axis. Every
-suspect below looks for one such mark and returns a sentence, or None. A suspect may only speak if its
-explanation accounts for the entire difference; when none does, nothing is said.
+suspect below looks for one such pattern and returns a sentence, or None. It returns a sentence only if its
+explanation accounts for the entire difference.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _LARGEST_JACOBIAN = 1_000_000  # numbers
-_FEW = 16  # slices, each of which is tried
+_FEW = 16  # up to so many slices, each one is tried
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The gradient by backward, the gradient by differences, and what both were computed from.
+    """The gradient by backward, the gradient by differences, and the arrays from which both were computed.
 
     Attributes:
         analytic, numeric: the two gradients, of the shape of x.
@@ -50,7 +50,7 @@ class Evidence:
 def diagnose(evidence: Evidence) -> str | None:
     """The first suspect's sentence, to follow "It looks like"; None if no suspect fits.
 
-    Of a single number any explanation would account for the entire difference, so of one nothing is said, unless it is NaN.
+    Any explanation accounts for the entire difference of a single number, so for one number the result is None, unless it is NaN.
     """
     if evidence.analytic.size <= 1:
         return _nan(evidence)
@@ -58,7 +58,7 @@ def diagnose(evidence: Evidence) -> str | None:
 
 
 def diagnose_directions(analytic: np.ndarray, numeric: np.ndarray, shapes: list[tuple[int, ...]]) -> str | None:
-    """The same for slopes along random directions, which show only what is wrong everywhere in the same way."""
+    """The same for slopes along random directions, which only show mistakes that are the same everywhere."""
     stand_ins = [np.empty(shape) for shape in shapes]
     evidence = Evidence(analytic, numeric, stand_ins[0], stand_ins[1:], [], lambda: np.empty(0))
     return next((sentence for suspect in (_nan, _zero, _factor) if (sentence := suspect(evidence))), None)
@@ -87,7 +87,7 @@ def _unchanged(e: Evidence) -> str | None:
 
 
 def _exchanged(e: Evidence) -> str | None:
-    """The gradient of another input stands here."""
+    """It is the gradient of another input."""
     for label, numeric in e.others.items():
         if numeric.shape == e.analytic.shape and e.is_explained_by(numeric):
             return f"the gradient of {label}: do two gradients stand in the wrong order, or is one computed from the wrong array?"
@@ -158,7 +158,7 @@ def _moved(e: Evidence) -> str | None:
 
 
 def _extra_sum(e: Evidence) -> str | None:
-    """The sum (or mean) over an axis stands at each of its places."""
+    """Every number along an axis is the sum (or mean) over that axis."""
     for k in _axes(e, 2):
         total = np.broadcast_to(e.numeric.sum(axis=k, keepdims=True), e.x.shape)
         if e.is_explained_by(total):
@@ -169,7 +169,7 @@ def _extra_sum(e: Evidence) -> str | None:
 
 
 def _missing_sum(e: Evidence) -> str | None:
-    """Only one slice of the output contributed, where the sum over all of them belongs."""
+    """Only one slice of the output contributed, instead of the sum over all of them."""
     if len(e.y) != 1 or e.x.size * e.y[0].size > _LARGEST_JACOBIAN:
         return None
     terms = e.contributions()
@@ -204,7 +204,7 @@ def _one_region(e: Evidence) -> str | None:
 
 
 def _left_at_zero(e: Evidence) -> str | None:
-    """What is wrong was never written."""
+    """The wrong numbers were never written."""
     wrong = np.abs(e.difference) > 1e-6 * np.abs(e.difference).max()
     if e.analytic[wrong].any() or not e.analytic.any():
         return None
@@ -212,7 +212,7 @@ def _left_at_zero(e: Evidence) -> str | None:
 
 
 def _not_left_at_zero(e: Evidence) -> str | None:
-    """What is wrong should be 0."""
+    """The wrong numbers should be 0."""
     wrong = np.abs(e.difference) > 1e-6 * np.abs(e.difference).max()
     if np.abs(e.numeric[wrong]).max() > 1e-9 * np.abs(e.difference).max():
         return None
@@ -223,7 +223,7 @@ def _not_left_at_zero(e: Evidence) -> str | None:
 
 
 def _factor_per_row(e: Evidence) -> str | None:
-    """analytic = c · numeric with another c in each row."""
+    """analytic = c · numeric with a different c in each row."""
     for k in _axes(e, 3):
         if np.count_nonzero(e.numeric, axis=k).max() < 3:
             continue  # any one or two numbers could be a factor
@@ -242,7 +242,7 @@ def _constant_term(e: Evidence) -> str | None:
 
 
 def _proportional_term(e: Evidence) -> str | None:
-    """analytic - numeric is, row by row, a multiple of something known: a term of rank one is missing."""
+    """Each row of analytic - numeric is a multiple of a known row: a term of rank one is missing."""
     for k in reversed(list(_axes(e, 3))):
         if np.count_nonzero(e.difference, axis=k).max() < 3:
             continue  # any one or two numbers are a multiple of others
@@ -257,7 +257,7 @@ def _proportional_term(e: Evidence) -> str | None:
 
 
 def _factor_per_element(e: Evidence) -> str | None:
-    """The chain rule with one link missing, or one twice; or another function's derivative in its place."""
+    """A factor of the chain rule is missing, or there twice; or it is the derivative of another function."""
     known = [(name, a) for name, values in (*(("output", y) for y in e.y), ("input", e.x)) for name, a in _derived(name, values)]
     for c in (1.0, -1.0, 2.0, 0.5, -2.0, -0.5):
         also = "" if c == 1 else f", and a factor of {c:g}"
@@ -303,7 +303,7 @@ def _axes(e: Evidence, shortest: int) -> Iterator[int]:
 
 
 def _derived(name: str, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """What is often a factor of a derivative."""
+    """Expressions that are often a factor of a derivative."""
     square = values * values
     return [
         (f"the {name}", values),
@@ -318,7 +318,7 @@ def _is_constant(d: np.ndarray, axis: int, e: Evidence) -> bool:
 
 
 def _lengths(e: Evidence) -> dict[int, str]:
-    """The numbers that a sum may have been taken over, and what each is."""
+    """The possible numbers of terms in a sum, and what each of them is."""
     arrays = (e.x, *e.y, *e.others.values())
     return (
         {a.size: "a number of elements" for a in arrays if a.size > 1}

@@ -1,16 +1,16 @@
-"""Is this gradient right? Ask the function itself, by moving its inputs a little.
+"""Check a gradient against the function itself, by small changes of its inputs.
 
 For outputs y = f(x) and a random cotangent dy, the number L(x) = Σ dy · y has the gradient dx that
-backward returns when it is given dy. Central differences know the same gradient without any calculus,
+backward returns for dy. Central differences give the same gradient without calculus,
 
     D(h) = (L(x + h·e) - L(x - h·e)) / 2h  =  ∂L/∂x·e + c·h² + O(h⁴),
 
 and Richardson's trick removes the h² term by combining two step lengths: (4·D(h) - D(2h)) / 3. In
-float64 that leaves about ten correct digits, so a wrong gradient has nowhere to hide.
+float64 this gives about ten correct digits, so even a small mistake is visible.
 
-Why a random cotangent: with dy = 1, as in ``f(x).sum().backward()``, a softmax's gradient is zero and a
-layernorm's nearly so, whatever the code does. A random dy meets every column of the Jacobian with a
-different weight; a wrong one agrees with probability zero.
+Why a random cotangent: with dy = 1, as in ``f(x).sum().backward()``, the gradient of a softmax is zero and that of a
+layernorm nearly zero, even if the code is wrong. A random dy gives every column of the Jacobian a
+different weight, so a wrong gradient agrees with probability zero.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class GradcheckReport:
-    """What `gradcheck` saw when all was well.
+    """The result of a `gradcheck` that passed.
 
     Attributes:
         worst: the largest error, relative to the largest number in that input's gradient.
-        where: the input and index it belongs to.
+        where: the input and index of that error.
         compared: how many numbers were compared.
     """
 
@@ -125,12 +125,12 @@ def compare_with_differences(
     seed: int = 0,
     max_jacobian: int = 1024,
 ) -> list[Mismatch]:
-    """`gradcheck` for plain functions on arrays that are no op: returns what is wrong, the worst first, instead of raising.
+    """`gradcheck` for plain functions on arrays that are not an op: returns what is wrong, the worst first, instead of raising.
 
     Args:
         forward: takes ``inputs`` and returns an array or a tuple of arrays.
-        backward: takes dy, an array or a tuple as forward returns, and gives one gradient for each of the leading inputs, None where
-            there is none; each has the shape of its input.
+        backward: takes dy, an array or a tuple like the result of forward, and returns one gradient for each of the leading inputs, of its
+            shape, or None.
         inputs, eps, rtol, atol, seed, max_jacobian: as for `gradcheck`; the arrays are float64.
 
     Raises:
@@ -318,7 +318,7 @@ def _findings(problem: _Problem, floor: float, max_jacobian: int) -> list[_Findi
 
 
 def _mismatch(problem: _Problem, finding: _Finding, findings: list[_Finding]) -> Mismatch:
-    """What is wrong with one input, and what that looks like."""
+    """What is wrong with the gradient of one input, and the probable mistake."""
     position, index = finding.position, finding.index
     x, direction = problem.inputs[position], _unit(problem.inputs[position], index)
     evidence, wrong = None, None

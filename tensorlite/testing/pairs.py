@@ -23,13 +23,13 @@ class PairsDisagreeError(AssertionError):
 
 @dataclass(frozen=True)
 class PairsReport:
-    """What `assert_pairs_agree` saw when all was well.
+    """The result of an `assert_pairs_agree` that passed.
 
     Attributes:
         ran: "pair dtype" for every pair that supports the arguments.
         skipped: the same for those that do not support them.
         worst: the largest error, relative to the largest number of the book's result.
-        where: what it belongs to.
+        where: the output or gradient, the pair and the dtype of that error.
     """
 
     ran: tuple[str, ...]
