@@ -7,6 +7,8 @@ WORKERS ?= 2
 GPU_PY ?= python3
 # One BLAS thread for each of the WORKERS processes, or they fight over the cores.
 ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+# A worker that has no tests left takes some from another.
+IN_PARALLEL = -n $(WORKERS) --dist worksteal
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: help train test reached mutants kernels lowest pythons gpu lint format clean
@@ -28,13 +30,13 @@ train: $(VENV)/.train
 	$(PY) -m gpt.train $(ARGS)
 
 test: $(VENV)/.test
-	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) $(ARGS)
+	$(ONE_THREAD) $(PY) -m pytest $(IN_PARALLEL) $(ARGS)
 
 kernels: $(VENV)/.test
-	$(ONE_THREAD) $(PY) scripts/blas_kernels.py -n $(WORKERS) $(ARGS)
+	$(ONE_THREAD) $(PY) scripts/blas_kernels.py $(IN_PARALLEL) $(ARGS)
 
 lowest: $(PY)
-	$(ONE_THREAD) $(PY) scripts/lowest.py -n $(WORKERS) $(ARGS)
+	$(ONE_THREAD) $(PY) scripts/lowest.py $(IN_PARALLEL) $(ARGS)
 
 pythons: $(PY)
 	$(PY) scripts/pythons.py
@@ -47,7 +49,7 @@ gpu:
 # Small faults, planted one at a time: which of them do the tests see? First which test runs which line, then 300 in an hour or two.
 reached: $(VENV)/.test $(VENV)/.lint
 	rm -f .reached .reached.xml
-	$(ONE_THREAD) COVERAGE_FILE=.reached $(PY) -m pytest -q -n $(WORKERS) --cov=tensorlite --cov=gpt --cov=data --cov-context=test \
+	$(ONE_THREAD) COVERAGE_FILE=.reached $(PY) -m pytest -q $(IN_PARALLEL) --cov=tensorlite --cov=gpt --cov=data --cov-context=test \
 		--cov-report= -o junit_family=xunit1 --junitxml=.reached.xml $(ARGS)
 
 mutants: $(VENV)/.test $(VENV)/.lint
