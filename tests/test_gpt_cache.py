@@ -218,7 +218,7 @@ def test_in_doubt_the_model_decides(monkeypatch):
     model = make(std=0.02)  # nearly uniform: the likeliest two are often close
     model.lm_head.weight.array[5] = model.lm_head.weight.array[9]  # and these two always tie
     asked = []
-    own = inference._model_logits
+    own = inference.model_logits
     rng = np.random.default_rng(0)
 
     class Wrong(Decoder):
@@ -229,7 +229,7 @@ def test_in_doubt_the_model_decides(monkeypatch):
         def rounding(self, logits):
             return 1e-3
 
-    monkeypatch.setattr(inference, "_model_logits", lambda *args: asked.append(1) or own(*args))
+    monkeypatch.setattr(inference, "model_logits", lambda *args: asked.append(1) or own(*args))
     for seed in range(40):
         options = [{"temperature": 0}, {}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.9}, {"repetition_penalty": 1.3}][seed % 6]
         asked.clear()

@@ -38,8 +38,9 @@ def supports(model: LanguageModel) -> bool:
     return all(type(module) in _LAYERS and "forward" not in vars(module) for module in model.modules())
 
 
-class Decoder:
-    """``decoder(context)`` is the model's logits after ``context``: (B, T) -> (B, V).
+class FoldedGPT:
+    """What the decoders of one text (`Decoder`) and of many (`gpt.generation.batch_decoder.BatchDecoder`) share: the weights, folded, and
+    a layer norm and attention on plain arrays.
 
     The weights are the model's own arrays; after changing them, call `reset`.
 
@@ -53,12 +54,10 @@ class Decoder:
         assert isinstance(model, GPT)
         self.model = model
         self.config = model.config
-        self.ids = np.empty((0, 0), np.int64)  # (B, T), those whose keys and values are in the cache
         self.reset()
 
     def reset(self) -> None:
-        """Empty the cache, and take the weights that the model has now."""
-        self.ids = self.ids[:, :0]
+        """Take the weights that the model has now, and forget what was computed with others."""
         model, weight, C = self.model, self.model.wte.weight.array, self.config.n_embd
         self._wte, self._positions = weight, (model.wpe.weight if self.config.positions == "learned" else model.waves).array
         self._blocks = [fold_block(block) for block in model.h]
@@ -68,6 +67,56 @@ class Decoder:
         self._average = self._xp.full(C, 1 / C, weight.dtype)
         self._ones = self._xp.ones((self.config.block_size, 1), weight.dtype)
         self._mask = self._xp.triu(self._xp.full((_QUERIES, _QUERIES), -math.inf, weight.dtype), 1)  # added to scores: later tokens
+
+    def rounding(self, logits: Array) -> float:
+        """A generous bound on the difference between these logits and the model's own: 128 units in the last place of the largest."""
+        return 128 * float(np.finfo(logits.dtype).eps) * max(1.0, float(abs(logits).max()))
+
+    def _head(self, x: Array) -> Array:
+        """The logits of rows that have gone through all blocks: (N, C) -> (N, V)."""
+        ln_f: Any = self.model.ln_f
+        y = self._normalize(x, ln_f.eps) * ln_f.weight.array
+        if ln_f.bias is not None:
+            y += ln_f.bias.array
+        return apply_linear(y, self._lm_head)
+
+    def _normalize(self, x: Array, eps: float) -> Array:
+        """x / √(mean(x²) + eps) for rows whose mean is 0."""
+        if len(x) == 1 and self._xp is np:  # Python is faster with a number than NumPy with an array that has one
+            row = x[0]
+            return x * (1 / math.sqrt(row.dot(row) / row.size + eps))
+        return x / self._xp.sqrt((x * x).dot(self._average) + eps)[:, None]
+
+    def _attend(self, q: Array, k: Array, v: Array, hidden: Array | None = None) -> Array:
+        """softmax(q k) v, where the last query is that of the last key.
+
+        ``hidden`` (B, 1, 1, end), for T = 1, is added to the scores: -inf where a text that is shorter than others has no key.
+
+        Shapes: q (B, H, T, D), k (B, H, D, end), v (B, H, end, D); returns (T · B, C).
+        """
+        (B, H, T, D), end = q.shape, k.shape[-1]
+        if T > _QUERIES:
+            parts = [(slice(i, i + _QUERIES), end - T + min(i + _QUERIES, T)) for i in range(0, T, _QUERIES)]
+            return self._xp.concatenate([self._attend(q[:, :, part], k[..., :seen], v[:, :, :seen]) for part, seen in parts])
+        scores = q @ k
+        if T > 1:
+            scores[..., -T:] += self._mask[:T, :T]
+        if hidden is not None:
+            scores += hidden
+        scores -= scores.max(axis=-1, keepdims=True)
+        weights = self._xp.exp(scores, out=scores)
+        y = weights @ v
+        y /= weights @ self._ones[:end]
+        return y.transpose(2, 0, 1, 3).reshape(T * B, H * D)
+
+
+class Decoder(FoldedGPT):
+    """``decoder(context)`` is the model's logits after ``context``: (B, T) -> (B, V)."""
+
+    def reset(self) -> None:
+        """Empty the cache, and take the weights that the model has now."""
+        super().reset()
+        self.ids = np.empty((0, 0), np.int64)  # (B, T), those whose keys and values are in the cache
 
     def __call__(self, context: np.ndarray) -> Array:
         """The logits that follow the last id of each row.
@@ -89,10 +138,6 @@ class Decoder:
         logits = self._advance(new, known)
         self.ids = context.copy()
         return logits
-
-    def rounding(self, logits: Array) -> float:
-        """A generous bound on the difference between these logits and the model's own: 128 units in the last place of the largest."""
-        return 128 * float(np.finfo(logits.dtype).eps) * max(1.0, float(abs(logits).max()))
 
     def _common_prefix(self, context: np.ndarray) -> int:
         """How many ids at the start are the same as in the last call, in every row."""
@@ -124,33 +169,4 @@ class Decoder:
             x += apply_linear(self._attend(q, k, v), block.attn_c_proj)
             h = apply_linear(self._normalize(x, block.eps_2), block.c_fc)
             x += apply_linear(self._activate(h), block.mlp_c_proj)
-        ln_f: Any = self.model.ln_f
-        y = self._normalize(x, ln_f.eps) * ln_f.weight.array
-        if ln_f.bias is not None:
-            y += ln_f.bias.array
-        return apply_linear(y, self._lm_head)
-
-    def _normalize(self, x: Array, eps: float) -> Array:
-        """x / √(mean(x²) + eps) for rows whose mean is 0."""
-        if len(x) == 1 and self._xp is np:  # Python is faster with a number than NumPy with an array that has one
-            row = x[0]
-            return x * (1 / math.sqrt(row.dot(row) / row.size + eps))
-        return x / self._xp.sqrt((x * x).dot(self._average) + eps)[:, None]
-
-    def _attend(self, q: Array, k: Array, v: Array) -> Array:
-        """softmax(q k) v, where the last query is that of the last key.
-
-        Shapes: q (B, H, T, D), k (B, H, D, end), v (B, H, end, D); returns (T · B, C).
-        """
-        (B, H, T, D), end = q.shape, k.shape[-1]
-        if T > _QUERIES:
-            parts = [(slice(i, i + _QUERIES), end - T + min(i + _QUERIES, T)) for i in range(0, T, _QUERIES)]
-            return self._xp.concatenate([self._attend(q[:, :, part], k[..., :seen], v[:, :, :seen]) for part, seen in parts])
-        scores = q @ k
-        if T > 1:
-            scores[..., -T:] += self._mask[:T, :T]
-        scores -= scores.max(axis=-1, keepdims=True)
-        weights = self._xp.exp(scores, out=scores)
-        y = weights @ v
-        y /= weights @ self._ones[:end]
-        return y.transpose(2, 0, 1, 3).reshape(T * B, H * D)
+        return self._head(x)

@@ -29,7 +29,10 @@ from gpt.generation.sampling import Sampling, choose_tokens, draw_uniforms, samp
 from gpt.model import LanguageModel
 from tensorlite.backend import Array
 
-__all__ = ["context_length", "generate_text", "limit_threads", "sample", "stream_text", "stream_texts", "stream_tokens"]
+__all__ = [
+    "context_length", "generate_text", "limit_threads", "model_logits", "sample", "start_ids", "stream_text", "stream_texts",
+    "stream_tokens",
+]  # fmt: skip
 
 Generators = np.random.Generator | Sequence[np.random.Generator] | None
 
@@ -103,7 +106,7 @@ def stream_texts(
         others: as for `stream_text`.
     """
     before = tokenizer.encode(prompt)
-    ids = before if before.size else _start_ids(tokenizer)
+    ids = before if before.size else start_ids(tokenizer)
     tokens = stream_tokens(
         model,
         np.tile(np.asarray(ids, np.int64), (count, 1)),
@@ -218,12 +221,12 @@ class _TokenStream:
         """
         uniforms = draw_uniforms((len(self.context),), self.sampling, self.generator)
         if self.decoder is None:
-            tokens, _ = self._choose(_model_logits(self.model, self.context), uniforms)
+            tokens, _ = self._choose(model_logits(self.model, self.context), uniforms)
         else:
             logits = self.decoder(self.context)
             tokens, certain = self._choose(logits, uniforms, self.decoder.rounding(logits))
             if not certain.all():
-                tokens = np.where(certain, tokens, self._choose(_model_logits(self.model, self.context), uniforms)[0])
+                tokens = np.where(certain, tokens, self._choose(model_logits(self.model, self.context), uniforms)[0])
         self.tokens += 1
         self.context = self._shown(np.concatenate([self.context, tokens[:, None]], axis=1))
         if self.seen is not None:
@@ -243,7 +246,7 @@ def limit_threads(model: LanguageModel) -> contextlib.AbstractContextManager[Any
     return threadpool_limits(1, user_api="blas") if model.config.n_embd < 256 else contextlib.nullcontext()
 
 
-def _model_logits(model: LanguageModel, ids: np.ndarray) -> Array:
+def model_logits(model: LanguageModel, ids: np.ndarray) -> Array:
     """The model's own logits at the last position: (B, T) -> (B, V)."""
     device = next(iter(model.parameters())).device
     with _inference_mode(model):
@@ -265,7 +268,8 @@ def _inference_mode(model: LanguageModel) -> Iterator[None]:
                 module.training = True
 
 
-def _start_ids(tokenizer: Tokenizer) -> np.ndarray:
+def start_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """What an empty prompt stands for, see `stream_text`."""
     if tokenizer.end_of_text is not None:
         return np.array([tokenizer.end_of_text])  # it also stands before each document
     try:
