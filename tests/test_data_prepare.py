@@ -340,6 +340,17 @@ def test_a_crash_while_files_take_their_places(moment, archive, tmp_path, monkey
     assert not is_incomplete(out)
 
 
+def test_the_tokens_are_on_the_disk_before_the_file_that_says_so(archive, tmp_path, monkeypatch):
+    """A system that crashes may have forgotten what a folder was last told, if nobody has synchronised it."""
+    done = []
+    replace, sync = os.replace, data.staging.sync_folder
+    monkeypatch.setattr(data.staging.os, "replace", lambda source, place: (done.append(Path(place).name), replace(source, place)))
+    monkeypatch.setattr(data.staging, "sync_folder", lambda folder: (done.append("sync"), sync(folder)))
+    prepare(archive, tmp_path / "out")
+    assert done[-3:] == ["sync", "meta.json", "sync"]
+    assert done.count("sync") == 4  # also when the new files are complete, and when the folder is marked as incomplete
+
+
 def test_killed_at_any_moment(tmp_path):
     """kill -9, then the same command again: the same bytes as if nothing had happened, and no worker is left behind."""
     source = tmp_path / "openwebtext.tar.xz"

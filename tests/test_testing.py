@@ -182,6 +182,12 @@ def test_wrong_places_and_terms(change, says, make_op):
     assert says in message(make_op(*wrong_places(change)), normal(5, 5), normal(5, 5, seed=1))
 
 
+def test_a_factor_per_row_is_seen_where_only_two_rows_have_a_gradient(make_op):
+    """Along axis 0 any two numbers are a multiple of any others; along axis 1 five numbers have one factor."""
+    op = make_op(*wrong_places(lambda dx: dx * np.arange(2, 7)[:, None]))
+    assert "the same along axis 1 but differs between its rows" in message(op, normal(5, 5), normal(5, 5) * (np.arange(5) < 2)[:, None])
+
+
 def test_element_by_element(make_op):
     text = message(make_op(lambda x: (np.exp(x), None), lambda dy, saved: dy), normal(6))
     assert "a factor left out, element by element: the output" in text

@@ -70,7 +70,8 @@ def test_what_is_empty_is_zeros():
     assert tl.empty(2, 3).tolist() == [[0] * 3] * 2
     assert tl.empty((2,), dtype=tl.int64).dtype == tl.int64
     assert tl.empty_like(tl.arange(3)).tolist() == [0, 0, 0]
-    assert tl.ones(1).new_empty(2).shape == (2,)
+    for size in [(2,), (2, 3), ((2, 3),)]:
+        assert tl.ones(1).new_empty(*size).tolist() == torch.zeros(*size).tolist()
 
 
 def test_a_format_of_several_numbers_is_refused_as_in_torch():
