@@ -99,7 +99,7 @@ from tensorlite.tensor import Tensor
 __version__ = "0.1.0"
 
 
-globals().update(compat.spelling.FUNCTIONS)  # with torch's other keywords
+globals().update(compat.spelling.FUNCTIONS)  # they also accept torch's other keywords
 
 
 def __getattr__(name: str) -> Any:
@@ -108,7 +108,7 @@ def __getattr__(name: str) -> Any:
             return bfloat16_dtype()
         except ImportError as error:
             raise AttributeError(str(error)) from None  # so that hasattr() says no
-    return compat.find(name)  # what only programs written for torch need, and a sentence about what is missing
+    return compat.find(name)  # names that only programs written for torch need; or an error that says what is missing
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-OLDEST_CUPY = 14  # the first with graphs and types as they are used here
+OLDEST_CUPY = 14  # the first version with the graphs and types that are used here
 INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
 
 _NAMES = {"numpy": "numpy", "cpu": "numpy", "cupy": "cupy", "cuda": "cupy"}  # ours and torch's -> ours

@@ -1,6 +1,6 @@
-"""``tensorlite.backends``: the libraries and switches that programs ask about at their top, under torch's names.
+"""``tensorlite.backends``: the libraries and switches that programs query at their start, under torch's names.
 
-What may be set here are permissions. None of them is used, so a result never depends on them.
+These switches permit something in torch. Here they have no effect, so no result depends on them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class _Absent:
         return False
 
 
-mps = _Absent()  # Apple's GPUs: there NumPy computes on the CPU
+mps = _Absent()  # Apple's GPUs are not used; NumPy computes on the CPU
 cudnn = _Absent(
     enabled=False, benchmark=False, deterministic=True, allow_tf32=False
 )  # its convolutions; every kernel here is deterministic
-cuda = SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False))  # tensorlite.precision.use_precision("tf32") is what computes in tf32
+cuda = SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False))  # see tensorlite.precision.use_precision("tf32")

@@ -1,4 +1,4 @@
-"""``tensorlite.cuda``: the GPU, asked about under torch's names.
+"""``tensorlite.cuda``: queries about the GPU, under torch's names.
 
     device = tl.device("cuda" if tl.cuda.is_available() else "cpu")
 
@@ -26,7 +26,7 @@ def is_available() -> bool:
 
 
 def device_count() -> int:
-    """How many GPUs there are; 0 where `is_available` says no."""
+    """How many GPUs there are; 0 if `is_available` is False."""
     return Device("cuda").module.cuda.runtime.getDeviceCount() if is_available() else 0
 
 
@@ -36,7 +36,7 @@ def current_device() -> int:
 
 
 def set_device(device: Device | str | int) -> None:
-    """From now on the calling thread's kernels run on that GPU."""
+    """Run the calling thread's kernels on that GPU from now on."""
     Device(device).use()
 
 
@@ -55,16 +55,16 @@ def get_device_properties(device: Device | str | int = "cuda") -> SimpleNamespac
 
 
 def get_device_name(device: Device | str | int = "cuda") -> str:
-    """What the maker calls the GPU.
+    """The product name of the GPU.
 
     Raises:
-        DeviceUnavailableError: without one, as all of these but the questions about availability and memory.
+        DeviceUnavailableError: without a GPU. All functions here raise it, except those about availability and memory.
     """
     return get_device_properties(device).name
 
 
 def get_device_capability(device: Device | str | int = "cuda") -> tuple[int, int]:
-    """Which generation of GPUs it is of, and which version."""
+    """The compute capability, major and minor: (9, 0) is Hopper."""
     return Device(device).compute_capability
 
 
@@ -79,12 +79,12 @@ def memory_reserved(device: Device | str | int = "cuda") -> int:
 
 
 def max_memory_allocated(device: Device | str | int = "cuda") -> int:
-    """The most bytes that the pool ever held since `empty_cache`, which is a little more than arrays ever took; 0 without a GPU."""
+    """The most bytes that the pool has held since `empty_cache`, a little more than all arrays together; 0 without a GPU."""
     return memory_reserved(device)
 
 
 def empty_cache() -> None:
-    """Give the memory that no array uses back to the driver."""
+    """Return the memory that no array uses to the driver."""
     if is_available():
         Device("cuda").module.get_default_memory_pool().free_all_blocks()
 
@@ -111,11 +111,11 @@ def is_bf16_supported() -> bool:
 
 
 class _NeverRaisedError(RuntimeError):
-    """Stands for the error of a GPU's memory where no GPU is in use."""
+    """Replaces CuPy's out-of-memory error where no GPU is in use."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "OutOfMemoryError":  # CuPy's own, once something has imported CuPy: before that none can be raised
+    if name == "OutOfMemoryError":  # CuPy's own, if CuPy has been imported; before that it cannot be raised
         cupy = sys.modules.get("cupy")
         return _NeverRaisedError if cupy is None else cupy.cuda.memory.OutOfMemoryError
     from tensorlite.missing import sentence

@@ -1,7 +1,7 @@
-"""Names that are looked up when somebody asks for them.
+"""Names that are imported at their first use.
 
-Programs written for torch know many names that training a GPT does not need. They stand on pages of their own, which are imported at the
-first use of one of their names: `import tensorlite` reads none of them, and takes no longer for all that.
+Programs written for torch use many names that training a GPT does not need. These names are defined in separate pages. A page is imported
+at the first use of one of its names, so these pages do not make `import tensorlite` slower.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def on_demand(module: str, pages: Mapping[str, str], finish: Callable[[Any], Any
     """A ``__getattr__`` for ``module``, which has the names in ``pages`` as if it had imported them.
 
     Args:
-        pages: page -> its names, with blanks between them. Under ``module`` itself stand the modules that are in it.
-        finish: what is made of that which the page has, once.
+        pages: page -> its names, separated by blanks. Under ``module`` itself: the names of its submodules.
+        finish: applied once to what the page defines.
 
     A name that is on no page raises an AttributeError with a sentence about it, see `tensorlite.missing`.
     """
@@ -32,19 +32,19 @@ def on_demand(module: str, pages: Mapping[str, str], finish: Callable[[Any], Any
         if page is None:
             raise AttributeError(_sentence(module, name))
         value = importlib.import_module(f"{page}.{name}") if page == module else finish(getattr(importlib.import_module(page), name))
-        setattr(sys.modules[module], name, value)  # from now on it is found at once
+        setattr(sys.modules[module], name, value)  # later uses do not come here
         return value
 
     return look_up
 
 
 class Later:
-    """A method that its class gets from a page at the first use: ``Tensor.topk = Later("topk", "tensorlite.ops.sorting", "topk")``.
+    """A method that is imported from a page at its first use: ``Tensor.topk = Later("topk", "tensorlite.ops.sorting", "topk")``.
 
     Args:
         name: of the method.
         function: its name on the page.
-        finish: what is made of that, once.
+        finish: applied once to the function.
     """
 
     def __init__(self, name: str, page: str, function: str, finish: Callable[[Any], Any] = _as_it_is) -> None:

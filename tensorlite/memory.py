@@ -43,7 +43,7 @@ def peak_memory() -> int | None:
     """The largest resident set of this process so far, in bytes; None on Windows."""
     if sys.platform == "win32":
         return None
-    # On Linux, the value of getrusage starts at the memory of the program that started this process.
+    # On Linux, the value of getrusage starts at the memory of the parent process.
     found = re.search(r"^VmHWM:\s*(\d+) kB", _text("/proc/self/status"), re.MULTILINE)
     if found:
         return int(found[1]) * 1024

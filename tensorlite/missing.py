@@ -1,6 +1,6 @@
-"""What torch has and tensorlite has not: for each name why, and what to write instead.
+"""What torch has and tensorlite does not have: for each name the reason, and what to write instead.
 
-`tensorlite.conv3d` raises an AttributeError that says it; `python -m tensorlite.port script.py` says it of every line of a program.
+`tensorlite.conv3d` raises an AttributeError with this sentence; `python -m tensorlite.port script.py` prints it for each line of a program.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ DEFAULT = (
 
 
 def sentence(name: str) -> str:
-    """Of a dotted name, ``tensorlite.nn.Conv1d``, that it is not here, why, and what to write instead.
+    """A sentence about a dotted name, ``tensorlite.nn.Conv1d``: it is not here, why, and what to write instead.
 
-    A name says the most at its end, but ``tensorlite.distributed.init_process_group`` in the middle.
+    The last part of the name is looked up first. For ``tensorlite.distributed.init_process_group`` only the middle part is known.
     """
     parts = name.split(".")
     why = next((_BY_NAME[part] for part in (parts[-1], *parts) if part in _BY_NAME), DEFAULT)
@@ -91,5 +91,5 @@ def sentence(name: str) -> str:
 
 
 def is_known(name: str) -> bool:
-    """Whether something is known about that very name."""
+    """Whether the table has this name itself."""
     return name in _BY_NAME

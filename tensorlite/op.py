@@ -43,7 +43,7 @@ class Pair:
         forward: ``(*arrays, **options) -> (y, saved)``; ``y`` is an array, or a tuple of them.
         backward: ``(dy, saved) -> dx``, or a tuple with one gradient for each leading argument of
             ``forward``, None where there is none. For several outputs ``dy`` is a tuple. It may have more parameters:
-            - ``needs_grad``: for each argument, whether its gradient will be used. The others need not be computed.
+            - ``needs_grad``: for each argument, whether its gradient will be used. Other gradients need not be computed.
             - ``out``: for each argument, an array for its gradient (a view of an optimizer's flat buffer), or None. A gradient
               that is written there and returned need not be copied.
             - ``accumulated``: the gradient of the first argument that has already arrived from other ops, or None. Backward returns

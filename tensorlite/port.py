@@ -1,7 +1,7 @@
 """``python -m tensorlite.port script.py``: each line of a program for torch that cannot run here, and what to write instead.
 
-The program is read, and not run. What it takes from torch by name is looked up in tensorlite; of what it does with tensors, only the
-names of methods can be seen.
+The program is parsed, not run. The names that it takes from torch are looked up in tensorlite. Of its operations on tensors, only the
+names of methods can be checked.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _OTHER_PACKAGES = ("torchvision", "torchaudio", "torchtext", "pytorch_lightning"
 
 
 class Finding(NamedTuple):
-    """A line, and what is to be said of it."""
+    """A line, and a sentence about it."""
 
     line: int
     text: str
 
 
 def findings(source: str) -> list[Finding]:
-    """What in a program cannot run here, in the order of its lines.
+    """The parts of a program that cannot run here, in the order of its lines.
 
     Raises:
-        SyntaxError: if that is no Python.
+        SyntaxError: if it is not valid Python.
     """
     tree = ast.parse(source)
     names = _names_of_torch(tree)
@@ -38,7 +38,7 @@ def findings(source: str) -> list[Finding]:
 
 
 def _names_of_torch(tree: ast.Module) -> dict[str, str]:
-    """Every name that an import binds to something of torch's, and what: ``{"F": "torch.nn.functional"}``."""
+    """Every name that an import binds to a part of torch, and this part: ``{"F": "torch.nn.functional"}``."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -94,12 +94,12 @@ def _said_of_call(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
 
 
 def _is_a_module(function: ast.Attribute, names: dict[str, str]) -> bool:
-    """Whether what the method belongs to is a plain name that was imported, and so no tensor."""
+    """Whether the method's object is an imported name, and so not a tensor."""
     return isinstance(function.value, ast.Name) and function.value.id in names
 
 
 def _dotted(node: ast.AST, names: dict[str, str]) -> str | None:
-    """``torch.nn.functional.relu`` for ``F.relu``; None for what does not begin with a name of torch's."""
+    """``torch.nn.functional.relu`` for ``F.relu``; None for an expression that does not begin with a name of torch's."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -110,7 +110,7 @@ def _dotted(node: ast.AST, names: dict[str, str]) -> str | None:
 
 
 def _missing(dotted: str) -> Iterator[str]:
-    """A sentence, if tensorlite has no such thing."""
+    """A sentence, if tensorlite does not have this name."""
     import tensorlite
 
     found: object = tensorlite
@@ -131,7 +131,7 @@ def _ours(dotted: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print what was found; 0 if nothing was, 1 if something was, 2 for what is no Python program."""
+    """Print the findings. Return 0 if there are none, 1 if there are some, 2 if the file is not a Python program."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m tensorlite.port script.py", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ a chain of ten.
 A tensor is connected to the tape by its *source*: the pair (node, position among the node's outputs).
 A leaf has no source. Gradients that reach it are added into ``leaf.grad``.
 
-The tape knows no op. It is the chain rule and nothing else:  for y = f(x),  dx = dy · ∂y/∂x.
+The tape knows no op. It is only the chain rule:  for y = f(x),  dx = dy · ∂y/∂x.
 """
 
 from __future__ import annotations

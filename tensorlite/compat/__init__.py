@@ -1,8 +1,8 @@
-"""What only programs written for torch need; a reader of backpropagation never enters.
+"""Names that only programs written for torch need. A reader of backpropagation can skip this package.
 
-`tensorlite` has the names in `FUNCTIONS`, and `Tensor` those in `METHODS`. Each comes from its page at the first use (`tensorlite.lazy`).
-What has a gradient of its own is a page of the book as any other; the rest are thin functions in this package. What is missing, and what
-to write instead, is in `tensorlite.missing`.
+`tensorlite` has the names in `FUNCTIONS`, and `Tensor` those in `METHODS`. Each is imported from its page at the first use
+(`tensorlite.lazy`). Functions with their own gradient are pages of the book; the rest are thin functions in this package.
+`tensorlite.missing` lists what is missing, and what to write instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tensorlite.lazy import Later, on_demand
 from tensorlite.ops import methods  # noqa: F401 - first come the book's own methods, then what is put in front of some
 from tensorlite.tensor import Tensor
 
-BOTH = {  # functions that are methods, too
+BOTH = {  # functions that are also methods
     "tensorlite.ops.rounding": "sign floor ceil round trunc remainder",
     "tensorlite.ops.logarithm": "log1p expm1 log2 log10",
     "tensorlite.ops.error_function": "erf",
@@ -79,7 +79,7 @@ MISSING_METHODS = """
 
 
 class Missing:
-    """A method that is not here: to ask for it raises an AttributeError with the sentence of `tensorlite.missing`."""
+    """A method that is not here: access to it raises an AttributeError with the sentence of `tensorlite.missing`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -102,7 +102,7 @@ for _name in MISSING_METHODS.split():
 
 
 def names_of_a_tensor(self: Tensor) -> list[str]:
-    """What ``dir(x)`` lists, and a shell completes: not the methods that would only raise."""
+    """The names that ``dir(x)`` lists and a shell completes, without the methods that only raise."""
     return sorted(set(object.__dir__(self)) - set(MISSING_METHODS.split()))
 
 
@@ -115,7 +115,7 @@ def find(name: str) -> Any:
     """``tensorlite.<name>``.
 
     Raises:
-        AttributeError: for a name that is on no page, with a sentence about it.
+        AttributeError: for a name that no page has, with a sentence about it.
     """
     return _find(name)
 

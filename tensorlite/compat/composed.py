@@ -1,4 +1,4 @@
-"""Functions that are other ops, one after the other: the tape has those, and their gradients are theirs."""
+"""Functions that are composed of other ops. The tape records these ops, so no function here needs its own gradient."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def addmm(x: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: floa
 
 
 def lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
-    """From x to ``end`` in a straight line: x + weight · (end - x)."""
+    """Linear interpolation between x and ``end``: x + weight · (end - x)."""
     return x + weight * (end - x)
 
 
@@ -137,10 +137,10 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 
 
 def repeat_interleave(x: Tensor, repeats: Any, dim: int | None = None, *, output_size: int | None = None) -> Tensor:
-    """Each slice of axis ``dim`` several times, one after the other: [a, b] -> [a, a, b, b]. Without ``dim``, of x as one axis.
+    """Repeat each slice of axis ``dim``: [a, b] -> [a, a, b, b]. Without ``dim``, x is flattened first.
 
     Args:
-        repeats: how often; one number, or one for each slice.
+        repeats: how many times; one number, or one for each slice.
     """
     if dim is None:
         x, dim = shape.flatten(x), 0
@@ -151,13 +151,13 @@ def repeat_interleave(x: Tensor, repeats: Any, dim: int | None = None, *, output
 
 
 def masked_select(x: Tensor, mask: Tensor) -> Tensor:
-    """The numbers where the mask is True, in one row."""
+    """The numbers where the mask is True, as a vector."""
     x, mask = _broadcast(x, mask)
     return x[mask]
 
 
 def movedim(x: Tensor, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Tensor:
-    """Axes ``source`` go to the places ``destination``; the others keep their order."""
+    """Move the axes ``source`` to the positions ``destination``; the others keep their order."""
     sources, destinations = ([n] if isinstance(n, int) else list(n) for n in (source, destination))
     sources, destinations = ([normalize_axis("movedim", d, x.ndim) for d in dims] for dims in (sources, destinations))
     placed = dict(zip(destinations, sources, strict=True))
@@ -166,12 +166,12 @@ def movedim(x: Tensor, source: int | tuple[int, ...], destination: int | tuple[i
 
 
 def vstack(tensors: Iterable[Tensor]) -> Tensor:
-    """One below the other; a vector is one row."""
+    """Join along the first axis; a vector is one row."""
     return shape.cat([x.reshape(1, -1) if x.ndim < 2 else x for x in tensors])
 
 
 def hstack(tensors: Iterable[Tensor]) -> Tensor:
-    """Side by side: along the first axis for vectors, along the second for what has more."""
+    """Join along the first axis for vectors, and along the second for tensors with more axes."""
     listed = [x.reshape(1) if x.ndim == 0 else x for x in tensors]
     return shape.cat(listed, dim=0 if listed and listed[0].ndim == 1 else 1)
 

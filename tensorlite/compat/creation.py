@@ -1,4 +1,4 @@
-"""Making tensors, in the ways that only programs written for torch know. Random numbers are drawn on the CPU, see `tensorlite.random`."""
+"""Creation of tensors by functions that only programs written for torch need. Random numbers are drawn on the CPU (`tensorlite.random`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Place = Device | str | int | None
 
 
 def linspace(start: float, end: float, steps: int, *, dtype: Any = None, device: Place = None, requires_grad: bool = False) -> Tensor:
-    """``steps`` numbers in equal distances, from ``start`` to ``end``, both included."""
+    """``steps`` equally spaced numbers from ``start`` to ``end``, both included."""
     return _made(np.linspace(float(start), float(end), steps), dtype, device, requires_grad)
 
 
@@ -27,12 +27,12 @@ def logspace(
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Place = None, requires_grad: bool = False) -> Tensor:
-    """n rows and m columns, 1 on the diagonal and 0 beside it."""
+    """n rows and m columns, 1 on the diagonal and 0 elsewhere."""
     return _made(np.eye(n, m), dtype, device, requires_grad)
 
 
 def empty(*size: Any, dtype: Any = None, device: Place = None, requires_grad: bool = False) -> Tensor:
-    """Zeros: whoever reads what nobody has written reads the same each time."""
+    """Zeros, so a program that reads elements before it writes them gets the same result each time."""
     return creation.zeros(*size, dtype=dtype, device=Device(device), requires_grad=requires_grad)
 
 
@@ -42,18 +42,18 @@ def empty_like(x: Tensor, *, dtype: Any = None, device: Place = None, requires_g
 
 
 def full_like(x: Tensor, fill_value: float, *, dtype: Any = None, device: Place = None, requires_grad: bool = False) -> Tensor:
-    """The shape, dtype and device of ``x``, and one value everywhere."""
+    """A tensor of the shape, dtype and device of ``x`` in which every element is ``fill_value``."""
     return _like(x, np.full(x.shape, fill_value), dtype, device, requires_grad)
 
 
 def rand_like(x: Tensor, *, dtype: Any = None, device: Place = None, requires_grad: bool = False) -> Tensor:
-    """Uniform on [0, 1), in the shape, dtype and on the device of ``x``."""
+    """Uniform on [0, 1), with the shape, dtype and device of ``x``."""
     dtype = x.dtype if dtype is None else dtype
     return creation.rand(x.shape, dtype=dtype, device=x.device if device is None else Device(device), requires_grad=requires_grad)
 
 
 def randn_like(x: Tensor, *, dtype: Any = None, device: Place = None, requires_grad: bool = False) -> Tensor:
-    """Normal with mean 0 and standard deviation 1, in the shape, dtype and on the device of ``x``."""
+    """Normal with mean 0 and standard deviation 1, with the shape, dtype and device of ``x``."""
     return _like(x, random.default_generator().standard_normal(x.shape), dtype, device, requires_grad)
 
 
@@ -74,7 +74,7 @@ def normal(
 
 
 def bernoulli(x: Tensor, p: float | None = None, *, generator: np.random.Generator | None = None) -> Tensor:
-    """1 with the probability that ``x`` holds, or ``p`` everywhere, else 0; in the shape and dtype of ``x``.
+    """1 with the probability in ``x``, or ``p`` everywhere, else 0; with the shape and dtype of ``x``.
 
     Raises:
         ValueError: if a probability is not between 0 and 1.
@@ -86,10 +86,10 @@ def bernoulli(x: Tensor, p: float | None = None, *, generator: np.random.Generat
 
 
 def multinomial(x: Tensor, num_samples: int, replacement: bool = False, *, generator: np.random.Generator | None = None) -> Tensor:
-    """Draw ``num_samples`` positions from each row, each with a probability in proportion to its number there; int64.
+    """Draw ``num_samples`` positions from each row, each with a probability in proportion to its weight; int64.
 
-    With replacement, or for one sample, by the cumulative sum. Without: an exponential time, divided by the weight, is when a position
-    rings; the first to ring are drawn one after the other with just these probabilities.
+    With replacement, or for one sample, this uses the cumulative sum. Without replacement, each position gets an exponential random number
+    divided by its weight. The positions with the smallest numbers, in order, are distributed like draws one after the other.
 
     Args:
         x: weights, (V,) or (B, V), at least 0; they need not sum to 1.
@@ -111,7 +111,7 @@ def multinomial(x: Tensor, num_samples: int, replacement: bool = False, *, gener
     if replacement or num_samples == 1:
         cumulative = weights.cumsum(-1)
         drawn = stream.random((*weights.shape[:-1], num_samples, 1)) * cumulative[..., None, -1:]
-        last = weights.shape[-1] - 1 - np.flip(weights > 0, -1).argmax(-1)[..., None]  # rounding must not lead past it
+        last = weights.shape[-1] - 1 - np.flip(weights > 0, -1).argmax(-1)[..., None]  # rounding must not give a larger index
         picked = np.minimum((cumulative[..., None, :] <= drawn).sum(-1), last)
     else:
         possible = int((weights > 0).sum(-1).min())
@@ -124,7 +124,7 @@ def multinomial(x: Tensor, num_samples: int, replacement: bool = False, *, gener
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Place = None) -> Tensor:
-    """``data`` as a tensor, which shares its memory where dtype and device allow it; a tensor that fits is returned itself."""
+    """``data`` as a tensor, which shares its memory if dtype and device allow it; a tensor that fits is returned unchanged."""
     if isinstance(data, Tensor):
         return data.to(dtype=dtype, device=device)
     if device is None and hasattr(data, "dtype") and (dtype is None or data.dtype == dtype):

@@ -1,4 +1,4 @@
-"""More methods that write in place, each by `tensorlite.ops.in_place.change`: under torch's rules, counted, on the tape or not."""
+"""More methods that write in place. Each uses `tensorlite.ops.in_place.change`, which follows torch's rules and counts the write."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Stream = np.random.Generator | None
 
 
 def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Stream = None) -> Tensor:
-    """x ← normal numbers. The old values get the gradient 0, as from all of these."""
+    """x ← normal numbers. The old values get the gradient 0, as in all functions of this group."""
     return _drawn("normal_", x, mean + std * _stream(generator).standard_normal(x.shape))
 
 
@@ -42,7 +42,7 @@ def exponential_(x: Tensor, lambd: float = 1.0, *, generator: Stream = None) -> 
 
 
 def random_(x: Tensor, low: int = 0, high: int | None = None, *, generator: Stream = None) -> Tensor:
-    """x ← integers from ``low`` up to but without ``high``; ``random_(n)`` from 0 up to n."""
+    """x ← integers from ``low`` up to but without ``high``; ``random_(n)`` counts from 0."""
     if high is None:
         low, high = (0, low) if low else (0, 2 ** (np.finfo(x.dtype).nmant + 1) if x.is_floating_point() else np.iinfo(x.dtype).max)
     return _drawn("random_", x, _stream(generator).integers(low, high, x.shape))
@@ -73,7 +73,7 @@ def _written(name: str, op: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _check_arguments(name: str, op: Callable[..., Tensor], *args: Any, **options: Any) -> None:
-    """If it is the arguments that do not fit, the message names the method that was called."""
+    """If the arguments do not fit, raise an error whose message names the method that was called."""
     try:
         inspect.signature(op).bind(*args, **options)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""What only a Tensor has: where it is, what it is, and new ones like it."""
+"""Methods that have no function: device, type, memory layout, and new tensors like this one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cuda(x: Tensor, device: Device | str | int | None = None, non_blocking: bool
 
 
 def pin_memory(x: Tensor) -> Tensor:
-    """x itself: copies to the GPU need no memory of their own here."""
+    """x itself: copies to the GPU need no pinned memory here."""
     return x
 
 
@@ -38,7 +38,7 @@ _TYPES = {
 
 
 def type(x: Tensor, dtype: Any = None) -> Any:
-    """torch's name of what x holds, ``"torch.FloatTensor"``; or x converted, to a dtype or a type of such a name."""
+    """torch's name of the type of x, ``"torch.FloatTensor"``; or x converted to a dtype or to a type of such a name."""
     if dtype is None:
         return f"torch.{'' if device_of(x.array).name == 'numpy' else 'cuda.'}{_TYPES.get(x.dtype.name, x.dtype.name)}"
     name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", "")
@@ -90,7 +90,7 @@ def is_complex(x: Tensor) -> bool:
 
 
 def stride(x: Tensor, dim: int | None = None) -> Any:
-    """How many numbers apart neighbours along each axis lie in memory."""
+    """The distance in memory between neighbours along each axis, in elements."""
     strides = tuple(n // x.array.itemsize for n in x.array.strides)
     return strides if dim is None else strides[dim]
 
@@ -143,7 +143,7 @@ def new_tensor(x: Tensor, data: Any, *, dtype: Any = None, device: Any = None, r
 
 
 def new_full(x: Tensor, size: Any, fill_value: float, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """One value everywhere, in the dtype and on the device of x."""
+    """A tensor in which every element is ``fill_value``, in the dtype and on the device of x."""
     where = x.device if device is None else Device(device)
     return creation.full(size, fill_value, dtype=x.dtype if dtype is None else dtype, device=where, requires_grad=requires_grad)
 
@@ -159,7 +159,7 @@ def new_ones(x: Tensor, *size: Any, dtype: Any = None, device: Any = None, requi
 
 
 def new_empty(x: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """The same as `new_zeros`: whoever reads what nobody has written reads the same each time."""
+    """The same as `new_zeros`, so elements that are read before they are written are the same each time."""
     return new_full(x, size[0] if len(size) == 1 else size, 0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
@@ -167,7 +167,7 @@ def new_empty(x: Tensor, *size: Any, dtype: Any = None, device: Any = None, requ
 
 
 def formatted(x: Tensor, spec: str) -> str:
-    """``f"{x:.3f}"`` of a tensor of no axes is that of its number."""
+    """``f"{x:.3f}"``: a tensor of no axes is formatted like its number."""
     if x.ndim == 0:
         return format(x.item(), spec)
     if spec:

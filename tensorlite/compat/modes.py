@@ -11,7 +11,7 @@ from tensorlite.tape import enable_grad, is_grad_enabled, no_grad
 
 
 class inference_mode(no_grad):
-    """The same as ``no_grad``; ``inference_mode(False)`` records. What it makes may be used on a later tape, which torch forbids."""
+    """The same as ``no_grad``; ``inference_mode(False)`` records. Its results may be used on a later tape, which torch forbids."""
 
     def __new__(cls, mode: Any = True) -> Any:
         """A block; or, for ``@inference_mode`` without brackets, the decorated function."""
@@ -24,7 +24,7 @@ class inference_mode(no_grad):
 
 
 class set_grad_enabled:
-    """Record from here on, or not: at once, and until the end of the block if it is one.
+    """Turn recording on or off: at once, and in a ``with`` block until its end.
 
     with set_grad_enabled(train): …
     """
@@ -42,9 +42,9 @@ class set_grad_enabled:
 
 
 class Generator(np.random.Generator):
-    """A stream of random numbers: ``g = Generator().manual_seed(0)`` for the argument ``generator`` of whatever draws.
+    """A stream of random numbers: ``g = Generator().manual_seed(0)``, for the argument ``generator`` of random functions.
 
-    The numbers are others than torch's, and the same on every platform and for both devices.
+    The numbers differ from torch's. They are the same on every platform and for both devices.
     """
 
     def __init__(self, device: Any = "cpu") -> None:
@@ -52,7 +52,7 @@ class Generator(np.random.Generator):
         self._seed = 0
 
     def manual_seed(self, seed: int) -> Generator:
-        """Begin again from ``seed``; returns the generator."""
+        """Restart from ``seed``; returns the generator."""
         self.bit_generator.state = random.make_generator(seed).bit_generator.state
         self._seed = seed
         return self
@@ -66,16 +66,16 @@ class Generator(np.random.Generator):
         return self.bit_generator.state
 
     def set_state(self, state: Any) -> Generator:
-        """Go on from where `get_state` was called."""
+        """Continue from the state that `get_state` returned."""
         self.bit_generator.state = state
         return self
 
 
 def get_rng_state() -> Any:
-    """Where the calling thread's stream stands, for `set_rng_state`."""
+    """The state of the calling thread's stream, for `set_rng_state`."""
     return random.default_generator().bit_generator.state
 
 
 def set_rng_state(state: Any) -> None:
-    """Let the calling thread's stream go on from where `get_rng_state` was called."""
+    """Continue the calling thread's stream from the state that `get_rng_state` returned."""
     random.default_generator().bit_generator.state = state

@@ -1,4 +1,4 @@
-"""Questions about tensors, and truth values joined: their answers have no gradient, so these are plain functions, not ops."""
+"""Comparisons, counts and logical operations: their results have no gradient, so these are plain functions, not ops."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def equal(x: Tensor, other: Tensor) -> bool:
 
 
 def nonzero(x: Any, *, as_tuple: bool = False) -> Any:
-    """Where x is not 0: one row of positions for each such number, or with ``as_tuple`` one tensor for each axis."""
+    """The indices where x is not 0: one row for each such number, or with ``as_tuple`` one tensor for each axis."""
     array = unwrap(x)
     xp = array_module(array)
     places = xp.nonzero(array if array.ndim else array.reshape(1))
@@ -67,7 +67,7 @@ def count_nonzero(x: Any, dim: Any = None) -> Tensor:
 
 
 def unique(x: Any, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
-    """The different numbers, in order; on request where each number of x is among them, and how often each occurs."""
+    """The different numbers, in order; on request also the index of each number of x among them, and how often each occurs."""
     array = unwrap(x)
     along = None if dim is None else normalize_axis("unique", dim, array.ndim)
     found = array_module(array).unique(array, return_inverse=return_inverse, return_counts=return_counts, axis=along)
@@ -92,13 +92,13 @@ def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Tensor:
 
 
 def logical_xor(x: Any, other: Any) -> Tensor:
-    """Where one is True, or not 0, and the other is not."""
+    """True where exactly one of the two is True, or not 0."""
     a, b = promote_operands("logical_xor", unwrap(x), unwrap(other))
     return Tensor(array_module(a).logical_xor(a, b))
 
 
 def bitwise_not(x: Any) -> Tensor:
-    """Each bit, turned over: for truth values "not"; also ``~x``."""
+    """Each bit inverted; for truth values "not"; also ``~x``."""
     array = unwrap(x)
     _require_bits("~", array)
     return Tensor(~array)

@@ -3,9 +3,9 @@
     tl.save({"model": model.state_dict(), "step": 100}, "checkpoint.pt")
     checkpoint = tl.load("checkpoint.pt", map_location="cpu")
 
-A safetensors file has tensors by name, and text. So tensors are named by number, and the text says in JSON where they belong. Whatever
-reads safetensors reads the tensors; nothing in such a file can be executed. What torch.save wrote is read by
-`tensorlite.compat.torch_file`, which builds tensors, numbers, text, lists and dicts, and nothing else.
+A safetensors file has named tensors, and text. Here the names are numbers, and the text is JSON that says where each tensor belongs. Every
+program that reads safetensors can read the tensors, and nothing in such a file can be executed. Files of torch.save are read by
+`tensorlite.compat.torch_file`, which builds only tensors, numbers, text, lists and dicts.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["LoadError", "load", "save"]
 
 
 def save(obj: Any, f: str | os.PathLike[str] | IO[bytes]) -> None:
-    """Write tensors, arrays, numbers and text, in dicts, lists and tuples. A file is there whole or not at all.
+    """Write tensors, arrays, numbers and text, in dicts, lists and tuples. If the write fails, there is no partial file.
 
     Args:
-        f: the name of a file, or an open binary one.
+        f: the name of a file, or an open binary file.
 
     Raises:
-        TypeError: for anything else, a whole model for example: save its ``state_dict()``.
+        TypeError: for anything else, such as a whole model: save its ``state_dict()``.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -60,15 +60,15 @@ def save(obj: Any, f: str | os.PathLike[str] | IO[bytes]) -> None:
 
 
 def load(f: str | os.PathLike[str] | IO[bytes], map_location: Any = None, *, weights_only: bool = True) -> Any:
-    """Read what `save` wrote, or torch.save (in its format since 1.6), or any safetensors file: that is a dict of tensors.
+    """Read a file of `save`, of torch.save (in its format since 1.6), or any safetensors file, which gives a dict of tensors.
 
     Args:
-        f: the name of a file, or an open binary one that can seek.
+        f: the name of a file, or an open binary file that can seek.
         map_location: the device for all tensors; by default the CPU.
-        weights_only: True. False, with which torch runs whatever code the file has, is refused.
+        weights_only: must be True. With False torch would run any code in the file, so False is refused.
 
     Raises:
-        LoadError: for a file that is none of these, is damaged, or asks for anything but tensors, numbers, text, lists and dicts.
+        LoadError: for a file of another kind, a damaged one, and one that contains anything but tensors, numbers, text, lists and dicts.
         ValueError: for ``weights_only=False``.
     """
     if not weights_only:

@@ -1,4 +1,4 @@
-"""Keywords that torch knows under several names, or that stand for a second op. The pages of the book know one each.
+"""Keywords that have several names in torch, or that add a second op. The pages of the book accept one name each.
 
 x.sum(axis=0, keepdims=True)      dim, keepdim
 x.mean(dtype=tl.float64)          x.to(dtype).mean()
@@ -23,11 +23,11 @@ _FIRST = ("input", "self")  # torch's names of the first argument, whatever ours
 
 
 def spelled(function: Function, *also: str) -> Function:
-    """``function`` that takes torch's keywords as well.
+    """``function``, which then accepts torch's keywords as well.
 
     Args:
-        also: of these: ``dtype``, in which the first argument is taken; ``alpha``, which multiplies the second one; and names of what
-            is positional here, ``dims`` or ``size``.
+        also: any of these: ``dtype``, to which the first argument is converted; ``alpha``, which multiplies the second one; and names of
+            arguments that are positional here, ``dims`` or ``size``.
     """
 
     @functools.wraps(function)
@@ -48,14 +48,14 @@ def spelled(function: Function, *also: str) -> Function:
 
 
 def with_torch_keywords(function: Any) -> Any:
-    """`spelled`, if that is a function of a tensor; anything else as it is."""
+    """`spelled(function)` for a function of a tensor; any other object unchanged."""
     if isinstance(function, type | property) or not callable(function) or "x" not in inspect.signature(function).parameters:
         return function
     return spelled(function, *(("dtype",) if getattr(function, "__name__", "") == "cumprod" else ()))
 
 
 def _taken(name: str, value: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments with that of one more keyword among them."""
+    """The arguments, with the value of one more keyword."""
     if name == "dtype":
         return args if value is None else (args[0].to(dtype=value), *args[1:])
     if name == "alpha":
@@ -65,7 +65,7 @@ def _taken(name: str, value: Any, args: tuple[Any, ...], options: dict[str, Any]
 
 
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
-    """``input`` where the condition is True, else ``other``; of a condition alone where it is True, one tensor for each axis."""
+    """``input`` where the condition is True, else ``other``. For a condition alone the indices where it is True, a tensor for each axis."""
     if input is None and other is None:
         from tensorlite.compat.questions import nonzero
 

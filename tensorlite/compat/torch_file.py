@@ -1,8 +1,8 @@
-"""Files that torch.save wrote: a zip archive with the numbers of each storage, and a pickle that says what is made of them.
+"""Files that torch.save wrote: a zip archive with the numbers of each storage, and a pickle that says how they form tensors.
 
-A pickle is a program for a small machine with a stack, and Python's own machine calls any function that the program names. The one here
-knows the instructions that a dict of tensors needs, and the names of six of torch's functions and types, which are not called either: what
-they would build is built here, after a look at shapes and bounds. Every other name is refused, with the name in the message.
+A pickle is a program for a small stack machine. Python's own machine calls any function that the program names. The machine here
+has only the instructions that a dict of tensors needs, and knows six of torch's functions and types. It does not call these either: it
+builds the same objects itself, after a check of shapes and bounds. Every other name is refused, with the name in the message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DEEPEST_KEY = 4
 
 
 class LoadError(ValueError):
-    """A file that is not read: damaged, of another kind, or with something else in it than tensors, numbers, text, lists and dicts."""
+    """A file cannot be read: it is damaged, of another kind, or contains anything but tensors, numbers, text, lists and dicts."""
 
 
 # torch's name of a storage, and safetensors' name of a dtype -> NumPy's
@@ -41,7 +41,7 @@ def dtype_named(name: str) -> Any:
     """NumPy's dtype for torch's name of a storage, or safetensors' of a dtype.
 
     Raises:
-        LoadError: for one that is not here.
+        LoadError: for a type that is not supported.
     """
     if name not in _DTYPES:
         raise LoadError(f"load: numbers of type {name} are not here.")
@@ -49,20 +49,20 @@ def dtype_named(name: str) -> Any:
 
 
 class _Name(NamedTuple):
-    """A name that the pickle asks for, where one is allowed."""
+    """A name in the pickle that is allowed."""
 
     module: str
     name: str
 
 
 class _Storage(NamedTuple):
-    """The numbers of a storage, in one row."""
+    """The numbers of a storage, as a vector."""
 
     numbers: np.ndarray
 
 
 def read(file: IO[bytes], device: Device) -> Any:
-    """What is in the archive, with its tensors on ``device``.
+    """The object in the archive, with its tensors on ``device``.
 
     Raises:
         LoadError: see the class.
@@ -92,7 +92,7 @@ class _Archive:
         self.byteorder = ">" if order in archive.namelist() and self.stored(order) == b"big" else "<"
 
     def stored(self, name: str) -> bytes:
-        """A member, which torch never compresses: so none can be larger than the file."""
+        """A member of the archive. torch never compresses it, so it cannot be larger than the file."""
         info = self.archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise LoadError(f"load: {name} is compressed, which torch's files are not.")
@@ -102,7 +102,7 @@ class _Archive:
         return _Machine(self).run(self.stored(f"{self.folder}data.pkl"))
 
     def storage(self, described: Any) -> _Storage:
-        """What stands for a storage in the pickle: ("storage", its type, its key, where it was, how many numbers)."""
+        """The storage that the pickle describes as ("storage", its type, its key, its device, its length)."""
         kind, of, key, _, count = described
         if kind != "storage" or not isinstance(of, _Name) or type(key) is not str or type(count) is not int:
             raise LoadError("load: the file refers to something that is no storage.")
@@ -117,7 +117,7 @@ class _Archive:
         return self.storages[key]
 
     def tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> Tensor:
-        """A tensor on the storage, if all of it lies there. What others there are (whether it wants a gradient, hooks) stays behind."""
+        """A tensor on the storage, after a check of its bounds. Other arguments (``requires_grad``, hooks) are ignored."""
         whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
         if not isinstance(storage, _Storage) or not whole or len(shape) != len(strides) or len(shape) > 64:
             raise LoadError(f"load: a tensor of shape {shape!r} and strides {strides!r} cannot be.")
@@ -130,7 +130,7 @@ class _Archive:
             raise LoadError(f"load: a tensor of shape {shape} repeats numbers (strides {strides}); save a contiguous() one.")
         if empty:
             return Tensor(self.device.asarray(np.zeros(shape, numbers.dtype)))
-        step = numbers.itemsize  # tensors on one storage share its memory here, too: so a file never takes more than its own size
+        step = numbers.itemsize  # tensors on one storage share its memory, so they never take more memory than the file
         view = np.lib.stride_tricks.as_strided(numbers[offset:], shape, tuple(stride * step for stride in strides))
         return Tensor(self.device.asarray(view))
 
@@ -146,7 +146,7 @@ _MARK = object()
 
 
 class _Machine:
-    """A pickle's machine without its power to call."""
+    """A pickle machine that calls no function."""
 
     def __init__(self, archive: _Archive) -> None:
         self.archive = archive
@@ -154,7 +154,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, program: bytes) -> Any:
-        """What the program leaves on the stack."""
+        """The object that the program leaves on the stack."""
         for opcode, argument, _ in pickletools.genops(program):
             name = opcode.name
             if name == "STOP":
@@ -181,7 +181,7 @@ class _Machine:
         return [key, value]
 
     def name(self, argument: str) -> None:
-        """A name that is asked for: refused, unless it is one of the few."""
+        """Push a name, or refuse it if it is not in the table."""
         found = _Name(*argument.split(" ", 1))
         if found not in _ALLOWED:
             raise LoadError(
@@ -196,7 +196,7 @@ class _Machine:
         self.name(f"{module} {name}")
 
     def reduce(self, argument: Any) -> None:
-        """The call of a function: of one of those that are known here."""
+        """The result of one of the known functions."""
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, _Name) or type(arguments) is not tuple:
             raise LoadError("load: the file's pickle calls what is no function.")
@@ -212,7 +212,7 @@ class _Machine:
             raise LoadError(f"load: the file's pickle calls {function.module}.{function.name} as a dict of tensors does not need it.")
 
     def build(self, argument: Any) -> None:
-        """Attributes for an object: the OrderedDict of a state_dict has one, its versions, which are left out."""
+        """Set attributes of an object. Only the OrderedDict of a state_dict has one, its versions, which is ignored."""
         self.stack.pop()
         if type(self.stack[-1]) is not dict:
             raise LoadError("load: the file's pickle gives attributes to what has none.")
@@ -242,7 +242,7 @@ class _Machine:
 
 
 def _checked_key(key: Any, depth: int = 0) -> Any:
-    """A key is text or a number, or a few of them: to hash a tuple in a tuple in a tuple … would overflow the stack of C."""
+    """A key is text, a number, or a short tuple of these: the hash of a deeply nested tuple would overflow the C stack."""
     if type(key) not in _KEYS or depth > _DEEPEST_KEY:
         raise LoadError(f"load: the file has a dict with a key of the type {type(key).__name__}.")
     for part in key if type(key) is tuple else ():

@@ -8,7 +8,7 @@
     with inspect.trace(model):               # note which module, and which line, ran each op
         loss = model(x, y)[1]
     walk = inspect.Walk(loss)
-    step = walk.forward()                    # one op's backward: what came in, what was saved, what goes out
+    step = walk.forward()                    # one op's backward: the gradients it got, what was saved, the gradients it returns
     walk.back()                              # the step before; nothing is computed again
     walk.until("h.0.attn")                   # on to a module, an op, a parameter, or a condition
 

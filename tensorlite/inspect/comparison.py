@@ -1,9 +1,9 @@
-"""Is the gradient of this one step right? The same op, on the arguments that it had, computed in other ways.
+"""Check the gradient of one step: the same op, on the same arguments, is computed in other ways.
 
 - the book: its pair, on the same arguments in float64;
-- central differences of the book's forward, along random directions: they know no backward at all.
+- central differences of the book's forward, along random directions, which use no backward.
 
-Both are compared with what the step delivered. `study` adds torch.
+Both are compared with the gradients of the step. `study` adds torch.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Comparison:
 
     @classmethod
     def at_worst(cls, way: str, argument: int, ours: np.ndarray, other: np.ndarray) -> Comparison:
-        """Of two arrays, at the place where they differ most."""
+        """Compare two arrays at the index where they differ most."""
         errors = np.abs(ours - other)
         place = np.unravel_index(int(np.nan_to_num(errors, nan=np.inf).argmax()), errors.shape) if errors.size else ()
         scale = float(np.abs(other).max(initial=0)) or 1.0
@@ -53,7 +53,7 @@ class Comparison:
 
 
 def compare(step: Step, seed: int = 0) -> list[Comparison]:
-    """What `step` delivered, beside the same gradients in two other ways. An op that draws random numbers draws the same again.
+    """Compare the gradients of `step` with the same gradients computed in two other ways. Random ops draw the same numbers again.
 
     Args:
         seed: of the random directions.
@@ -104,7 +104,7 @@ def _differences(
     ours: np.ndarray,
     rng: np.random.Generator,
 ) -> Comparison:
-    """Slopes of Σ dy·y along random directions of one argument, beside those that the gradient says."""
+    """Compare the slopes of Σ dy·y along random directions of one argument with the slopes by the gradient."""
     x = arrays[position]
     xp = array_module(x)
     said, measured = np.zeros(DIRECTIONS), np.zeros(DIRECTIONS)

@@ -5,8 +5,8 @@
        ├─ layernorm  (8, 32)  ln_f
        …
 
-A result stands above what it was computed from. What is used twice is drawn where it is met first; later places point to its number. With
-a `trace`, the ops of one module stand in a group, and ``fold`` draws such a group as one box.
+A result is above its inputs. A tensor that is used twice is drawn at its first use; later uses point to its number. With
+a `trace`, the ops of one module form a group, and ``fold`` draws such a group as one box.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Drawing:
         return f"{head}<title>The graph behind a tensor</title><style>{STYLE}</style>{''.join(body)}</svg>"
 
     def _places(self) -> tuple[list[tuple[float, float]], float, float]:
-        """Where each box stands, one row below the lowest of those that use it, and the size of the whole."""
+        """The position of each box, one row below the lowest box that uses it, and the size of the drawing."""
         rows = [0] * len(self.boxes)
         for box in self.boxes:  # those that use a box come before it
             for number in box.below:
@@ -180,7 +180,7 @@ def draw(result: Tensor, model: Module | None = None, fold: bool | int = False, 
                 continue
             target = parent[0]
             if boxes[own].kind == "module" and names.get(id(target), "").startswith(boxes[own].title + "."):
-                continue  # a folded module's own parameter
+                continue  # a parameter of a folded module
             below = box_of(target)
             if below is None:
                 continue
@@ -203,7 +203,7 @@ def _box(number: int, key: tuple[str, Any], target: Any, names: dict[int, str]) 
 
 
 def _users_first(boxes: list[Box]) -> list[Box]:
-    """The same boxes, numbered so that each comes before what it was computed from (and the result is 0)."""
+    """The same boxes, numbered so that each comes before its inputs; the result is 0."""
     waiting = [0] * len(boxes)
     for box in boxes:
         for number in box.below:
@@ -216,7 +216,7 @@ def _users_first(boxes: list[Box]) -> list[Box]:
             waiting[below] -= 1
             if not waiting[below]:
                 ready.append(below)
-    if len(order) < len(boxes):  # folded modules may use each other in turn: then the order in which they were met
+    if len(order) < len(boxes):  # folded modules may use each other in a circle: then keep the order in which they were found
         order = [box.number for box in boxes]
     new = {number: place for place, number in enumerate(order)}
     return [Box(new[b.number], b.title, b.detail, b.module, b.kind, [new[number] for number in b.below]) for b in (boxes[n] for n in order)]

@@ -44,7 +44,7 @@ def summary(x: Tensor | Any, bars: str = BARS) -> str:
 
 
 def histogram(values: np.ndarray, bars: str = BARS) -> str:
-    """The numbers from the smallest to the largest, a sign a bin. A bin that is not empty shows more than the lowest sign."""
+    """One sign for each bin, from the smallest number to the largest. A bin that is not empty shows more than the lowest sign."""
     lowest, highest = values.min(), values.max()
     if lowest == highest:
         return bars[-1]

@@ -1,7 +1,7 @@
-"""Which module, and which line of it, ran an op.
+"""Record which module, and which line of it, called an op.
 
-The tape knows ops and arrays. While a `trace` is on, the pair that runs is marked with the place that called the op, and the mark stays on
-the node. Outside of it nothing is noted, and nothing is slower.
+The tape has only ops and arrays. While a `trace` is on, the pair that runs also stores the place that called the op, and the node
+keeps it. Outside of a trace nothing is recorded, and nothing is slower.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Call:
     """One call of an op.
 
     Attributes:
-        site: from where.
-        pair: that ran.
-        arrays, options: what it was called with.
-        generator: the thread's random generator as it was.
+        site: the place of the call.
+        pair: the pair that ran.
+        arrays, options: the arguments.
+        generator: a copy of the thread's random generator, from before the call.
         results: what the op returned.
     """
 
@@ -73,7 +73,7 @@ def trace(model: Module | None = None) -> Iterator[None]:
     """Inside the ``with`` block each node remembers its `Call`: its arguments, which therefore stay in memory, and its `Site`.
 
     Args:
-        model: gives the modules their paths. Without it sites have a file and a line alone.
+        model: gives the modules their paths. Without it sites have only a file and a line.
     """
     paths = {id(module): path for path, module in model.named_modules()} if model is not None else {}
 

@@ -1,7 +1,7 @@
-"""The backward pass, one op at a time: forward, back, rewind, on to a place.
+"""The backward pass, one op at a time: forward, back, rewind, or on to a given op.
 
 `Walk` is a `tensorlite.tape.BackwardPass` that stops after each step. It changes no ``.grad`` and frees nothing: the gradients that reach
-the leaves are kept in the walk. It remembers what each step computed. So going back computes nothing, and going forward again gives the
+the leaves are kept in the walk. It keeps the result of each step. So a step back computes nothing, and a second step forward gives the
 same bits.
 """
 
@@ -21,13 +21,13 @@ from tensorlite.op import REGISTRY
 from tensorlite.tape import BackwardPass, Node, Parent, Variable, gradient_target
 from tensorlite.tensor import Tensor, is_floating
 
-SHOWN = 32  # of the waiting nodes: in a wide graph of a million nodes a step must not list all
+SHOWN = 32  # pending nodes in a step: in a wide graph of a million nodes it must not list all
 Condition = Callable[["Step"], bool]
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """A gradient that a step handed on.
+    """A gradient that a step computed for one argument.
 
     Attributes:
         argument: of the op, counted from 0.
@@ -48,11 +48,11 @@ class Step:
 
     Attributes:
         index: counted from 0.
-        node: of the tape; ``node.saved`` is what its forward kept.
-        dy: the gradient of each output, as it came in.
-        deliveries: what went out.
-        accumulated: the gradient that had arrived for the first argument before, if the backward was handed it: it then delivers the sum.
-        queue: the nodes that wait after this step, the next one first; `SHOWN` of them.
+        node: the node of the tape; ``node.saved`` is what its forward saved.
+        dy: the gradient of each output.
+        deliveries: the gradients of the arguments.
+        accumulated: the gradient of the first argument from other ops, if it was passed to this backward, which then returns the sum.
+        queue: the nodes that are pending after this step, the next one first; at most `SHOWN` of them.
     """
 
     index: int
@@ -78,15 +78,15 @@ class Step:
 
     @property
     def is_finite(self) -> bool:
-        """Whether everything that came in and went out is."""
+        """Whether all gradients of the outputs and of the arguments are finite."""
         return _are_finite([*self.dy, *(delivery.dx for delivery in self.deliveries)])
 
     @property
     def introduces_non_finite(self) -> bool:
-        """Whether a nan or an infinity begins at this op, on the way forward or on the way back.
+        """Whether a nan or an infinity first appears at this op, in forward or in backward.
 
-        A nan in a weight makes the loss nan, and with it every gradient. So it begins where the op's result is not finite although what it
-        was given by other ops is; or where finite gradients come in and others go out. Without a `trace` the results are not known, and
+        A nan in a weight makes the loss nan, and with it every gradient. So it first appears where the op's result is not finite although
+        its inputs from other ops are; or where finite dy give gradients that are not. Without a `trace` the results are not known, and
         every step with a number that is not finite counts.
         """
         if self.call is None:
@@ -98,13 +98,13 @@ class Step:
         return _are_finite(self.dy) and not self.is_finite
 
     def own_gradient(self, delivery: Delivery) -> Array:
-        """What this op alone contributes to a delivery, in float64: without what had arrived before, where it delivers the sum."""
+        """The contribution of this op alone to a delivery, in float64: if the delivery is a sum, without the gradient from other ops."""
         dx = delivery.dx.astype("float64")
         return dx - self.accumulated if delivery.argument == 0 and self.accumulated is not None else dx
 
     @property
     def norm(self) -> float:
-        """The length of all that went out, as one vector."""
+        """The norm of all gradients of the arguments together."""
         squares = [float((d.dx.astype("float64") ** 2).sum()) for d in self.deliveries]
         return sum(squares) ** 0.5
 
@@ -113,13 +113,13 @@ class Walk(BackwardPass):
     """See the module's docstring.
 
     Args:
-        result: where to start: a tensor of one element, or another with ``gradient``.
-        gradient: of the objective with respect to ``result``; 1 if it is left out.
+        result: the tensor to start from. If it has more than one element, ``gradient`` is needed.
+        gradient: of the objective with respect to ``result``; by default 1.
         model: gives parameters their names.
 
     Attributes:
-        steps: those that were made, also ones that the walk went back from.
-        position: how many of them are before the place where the walk stands.
+        steps: all steps that were computed, also those that were undone with `back`.
+        position: how many of them are before the present position.
 
     Raises:
         RuntimeError: if ``result`` has no gradient, if it has more than one element and no ``gradient`` is given, and in `forward` if the
@@ -147,12 +147,12 @@ class Walk(BackwardPass):
 
     @property
     def current(self) -> Step | None:
-        """The last step before the place where the walk stands; None at the start."""
+        """The last step before the present position; None at the start."""
         return self.steps[self.position - 1] if self.position else None
 
     @property
     def at_end(self) -> bool:
-        """Whether every gradient has arrived."""
+        """Whether no node is pending."""
         return self.position == len(self.steps) and not self.queue
 
     def forward(self) -> Step | None:
@@ -189,14 +189,14 @@ class Walk(BackwardPass):
         self.position = 0
 
     def until(self, place: str | Condition) -> Step | None:
-        """Go forward to the next step that ``place`` is true of; None, and the walk is at its end, if there is none.
+        """Go forward to the next step for which ``place`` is true. If there is none, go to the end and return None.
 
         Args:
             place: the name of an op (``softmax``), the path of a module (``h.2.attn``) or of a parameter (``wte.weight``), ``not finite``
                 (see `Step.introduces_non_finite`), ``norm > 10`` (or ``<``), or a function of a `Step`.
 
         Raises:
-            ValueError: for a text that is none of these; it names what is spelt most like it.
+            ValueError: for any other text; the message has the most similar names.
         """
         condition = self._condition(place) if isinstance(place, str) else place
         while (step := self.forward()) is not None:
@@ -209,10 +209,10 @@ class Walk(BackwardPass):
         while (step := self.forward()) is not None:
             yield step
 
-    # --- what has arrived -----------------------------------------------------------------------------
+    # --- gradients ------------------------------------------------------------------------------------
 
     def gradients(self) -> dict[str, Array]:
-        """What each parameter has received up to here, by name; leaves without a name are counted: "leaf 0", "leaf 1", …"""
+        """The gradient of each parameter up to here, by name; leaves without a name are numbered: "leaf 0", "leaf 1", …"""
         found: dict[int, tuple[str, Array]] = {}
         for step in self.steps[: self.position]:
             for delivery in step.deliveries:
@@ -227,7 +227,7 @@ class Walk(BackwardPass):
         """A parameter's name, an op's, or "a leaf"."""
         return target[0].name if isinstance(target, tuple) else self.names.get(id(target), "a leaf")
 
-    # --- how the tape's walk differs: nothing outside of it is changed ---------------------------------
+    # --- differences to BackwardPass: nothing outside of the walk is changed --------------------------
 
     def deliver(self, target: Any, dx: Array) -> None:
         self._delivered.append((target, dx))
@@ -238,7 +238,7 @@ class Walk(BackwardPass):
         return self._handed
 
     def accumulate(self, leaf: Variable, dx: Array) -> None:
-        """The leaf keeps the gradient that it has; `gradients` adds up those of the walk."""
+        """Leave the gradient of the leaf unchanged; `gradients` adds up those of the walk."""
 
     def gradient_buffers(self, parents: list[Parent | None]) -> tuple[Array | None, ...]:
         return (None,) * len(parents)
@@ -265,7 +265,7 @@ class Walk(BackwardPass):
 
 
 def walk(result: Tensor | Callable[[], Tensor], gradient: Tensor | None = None, model: Module | None = None) -> Walk:
-    """A `Walk` from a loss; or from a function that computes one, which then runs under `trace`, so that each step knows its line.
+    """A `Walk` from a loss; or from a function that computes a loss, which then runs under `trace`, so that each step has its line.
 
     Raises:
         RuntimeError: as `Walk`.

@@ -42,4 +42,4 @@ _find = on_demand(
 
 
 def __getattr__(name: str) -> Any:
-    return _find(name)  # what a GPT does not need
+    return _find(name)  # names that a GPT does not need

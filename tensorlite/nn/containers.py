@@ -84,14 +84,14 @@ class ModuleList(_Numbered):
 
 
 class ModuleDict(Module):
-    """A dict whose modules are found, named and saved; what is computed with them is up to its owner."""
+    """A dict of modules whose parameters are found, named and saved. Its owner decides what to compute with them."""
 
     def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] | None = None) -> None:
         super().__init__()
         self.update(modules or {})
 
     def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
-        """Add several, in their order; a name that is there already gets the new module."""
+        """Add several modules, in their order. If a name exists already, its module is replaced."""
         for name, module in dict(modules).items():
             self[name] = module
 

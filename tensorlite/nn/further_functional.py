@@ -1,4 +1,4 @@
-"""Functions of ``torch.nn.functional`` that a GPT does not need; `tensorlite.nn.functional` has them as its own."""
+"""Functions of ``torch.nn.functional`` that a GPT does not need; they are also names of `tensorlite.nn.functional`."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """Numbers in front of and behind the last axes: ``pad`` has two counts for the last one, then two for the one before, ….
+    """Add numbers before and after the elements of the last axes: ``pad`` has two counts for the last axis, then two for the one before, ….
 
     Args:
-        mode: ``constant``, the number ``value``; or numbers of x itself: ``replicate`` the outermost, ``reflect`` those that a mirror at
-            the outermost shows, ``circular`` those of the other end.
+        mode: ``constant`` adds the number ``value``. The others add numbers of x: ``replicate`` the outermost one, ``reflect`` the mirror
+            image at the outermost one, ``circular`` those of the other end.
     """
     pad = [int(n) for n in pad]
     if mode == "constant":
@@ -62,7 +62,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         most = {"reflect": n - 1, "replicate": max(before, after) if n else 0, "circular": n}[mode]
         if max(before, after) > most:
             raise ValueError(f"pad: axis {dim} of {input.shape} has no {max(before, after)} numbers for mode {mode!r}.")
-        if mode == "circular":  # what is cut away does not come back at the other end
+        if mode == "circular":  # a negative count removes elements, which must not be copied to the other end
             kept = np.arange(max(-before, 0), n + min(after, 0))
             places = kept[np.arange(-max(before, 0), len(kept) + max(after, 0)) % len(kept)] if len(kept) else kept
             input = _indexing.index_select(input, dim, Tensor(array_module(input.array).asarray(places)))
@@ -88,8 +88,8 @@ def batch_norm(
 
     Args:
         input: (B, C) or (B, C, L).
-        running_mean, running_var: (C,) while training they move by ``momentum`` towards the batch's (the variance, unbiased); otherwise
-            they stand in for them.
+        running_mean, running_var: (C,). In training they move by ``momentum`` towards the batch's mean and (unbiased) variance;
+            otherwise they are used instead of these.
     """
     if input.ndim < 2:
         raise ValueError(f"batch_norm: the input has a batch and channels, (B, C, …), got shape {input.shape}.")
@@ -150,10 +150,10 @@ def binary_cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """The surprise at yes or no, for probabilities; see `tensorlite.ops.binary_cross_entropy`.
+    """The cross-entropy of two classes, for probabilities; see `tensorlite.ops.binary_cross_entropy`.
 
     Args:
-        weight: how much each element counts.
+        weight: the weight of each element.
     """
     _unsupported("binary_cross_entropy", size_average=size_average, reduce=reduce)
     if weight is None:
@@ -170,11 +170,11 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """The surprise at yes or no, for scores; see `tensorlite.ops.binary_cross_entropy`.
+    """The cross-entropy of two classes, for logits; see `tensorlite.ops.binary_cross_entropy`.
 
     Args:
-        weight: how much each element counts.
-        pos_weight: how much a yes counts.
+        weight: the weight of each element.
+        pos_weight: the weight of the positive class.
     """
     name = "binary_cross_entropy_with_logits"
     _unsupported(name, size_average=size_average, reduce=reduce)
@@ -192,7 +192,7 @@ def kl_div(
     reduction: str = "mean",
     log_target: bool = False,
 ) -> Tensor:
-    """What is lost when q is taken for p; ``input`` is log q. See `tensorlite.ops.kl_div`."""
+    """The Kullback-Leibler divergence of q from p; ``input`` is log q. See `tensorlite.ops.kl_div`."""
     _unsupported("kl_div", size_average=size_average, reduce=reduce)
     return _kl_div.kl_div(input, target, reduction, log_target)
 

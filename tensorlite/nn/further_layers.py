@@ -1,4 +1,4 @@
-"""Layers of ``torch.nn`` that a GPT does not need; `tensorlite.nn` has them as its own."""
+"""Layers of ``torch.nn`` that a GPT does not need; they are also names of `tensorlite.nn`."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ class LogSoftmax(Module):
 
 
 class BatchNorm1d(Module):
-    """Mean 0 and variance 1 of each channel over the batch, then · weight + bias, which begin at 1 and 0.
+    """Mean 0 and variance 1 of each channel over the batch, then · weight + bias, which are initialised to 1 and 0.
 
-    Outside of training, running means of the batches seen stand in for the batch's.
+    Outside of training, the running means of mean and variance over earlier batches are used instead of the batch's.
 
     Args:
-        num_features: how many channels: C of inputs (B, C) or (B, C, L).
+        num_features: the number of channels: C of inputs (B, C) or (B, C, L).
         momentum: by how much the running means move towards each batch's; None for the plain mean of all batches.
-        track_running_stats: False for the batch's own, outside of training, too.
+        track_running_stats: False to use the batch's own mean and variance also outside of training.
     """
 
     running_mean: Tensor | None
@@ -115,7 +115,7 @@ class BatchNorm1d(Module):
         self.register_buffer("num_batches_tracked", counted if track_running_stats else None)
 
     def reset_parameters(self) -> None:
-        """Back to weight 1 and bias 0, and as if no batch had been seen."""
+        """Set weight to 1 and bias to 0, and reset the running means."""
         for name, fill in (("weight", init.ones_), ("bias", init.zeros_), ("running_mean", init.zeros_), ("running_var", init.ones_)):
             if getattr(self, name) is not None:
                 fill(getattr(self, name))
@@ -174,7 +174,7 @@ class HuberLoss(Module):
 
 
 class BCELoss(Module):
-    """The surprise at yes or no, for probabilities; see `functional.binary_cross_entropy`."""
+    """The cross-entropy of two classes, for probabilities; see `functional.binary_cross_entropy`."""
 
     weight: Tensor | None
 
@@ -188,7 +188,7 @@ class BCELoss(Module):
 
 
 class BCEWithLogitsLoss(Module):
-    """The surprise at yes or no, for scores; see `functional.binary_cross_entropy_with_logits`."""
+    """The cross-entropy of two classes, for logits; see `functional.binary_cross_entropy_with_logits`."""
 
     weight: Tensor | None
     pos_weight: Tensor | None
@@ -204,7 +204,7 @@ class BCEWithLogitsLoss(Module):
 
 
 class KLDivLoss(Module):
-    """What is lost when q is taken for p; see `functional.kl_div`."""
+    """The Kullback-Leibler divergence of q from p; see `functional.kl_div`."""
 
     def __init__(self, *, reduction: str = "mean", log_target: bool = False) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
     handle = model.layer.register_forward_hook(lambda module, inputs, output: print(output.shape))
     handle.remove()
 
-A module without hooks knows nothing of them.
+A module without hooks has no object for them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ModuleHooks:
         return RemovableHandle(drawer, self.count)
 
     def call(self, module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The module's forward, with everything around it. What a hook returns takes the place of what it was shown."""
+        """The module's forward, with its hooks before and after it. What a hook returns replaces what it was given."""
         for hook, with_kwargs in list(self.before.values()):
             changed = hook(module, args, kwargs) if with_kwargs else hook(module, args)
             if changed is not None and with_kwargs:
@@ -50,9 +50,9 @@ class ModuleHooks:
 
 
 class _Backward:
-    """Waits for the gradients of a module's outputs and inputs, of one call, and shows both to the hooks.
+    """Collects the gradients of the outputs and inputs of one call of a module, and passes both to the hooks.
 
-    Inputs and outputs go through a reshape to their own shape: what is computed with them elsewhere is not counted.
+    Inputs and outputs go through a reshape to their own shape, so gradients from other uses of them are not included.
     """
 
     def __init__(self, module: Module, hooks: list[Callable[..., Any]]) -> None:
@@ -70,7 +70,7 @@ class _Backward:
 
         def note(dy: Tensor) -> None:
             self.dy[place] = dy
-            if not self.wanted:  # no input wants a gradient: this is the end of the module's backward
+            if not self.wanted:  # no input requires a gradient, so this is the end of the module's backward
                 self._show([None])
 
         y.register_hook(note)
@@ -94,7 +94,7 @@ class _Backward:
         return x
 
     def _show(self, dx: list[Tensor | None]) -> Tensor | None:
-        """Call the hooks; what one returns takes the place of the gradient of the input."""
+        """Call the hooks; what a hook returns replaces the gradient of the input."""
         for hook in self.hooks:
             changed = hook(self.module, tuple(dx), tuple(self.dy))
             if changed is not None:
@@ -109,22 +109,22 @@ def _hooks_of(module: Module) -> ModuleHooks:
 
 
 def register_forward_pre_hook(module: Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> RemovableHandle:
-    """Call ``hook(module, args)`` before the forward; what it returns are the arguments from then on."""
+    """Call ``hook(module, args)`` before the forward; what it returns replaces the arguments."""
     hooks = _hooks_of(module)
     return hooks.add(hooks.before, (hook, with_kwargs))
 
 
 def register_forward_hook(module: Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> RemovableHandle:
-    """Call ``hook(module, args, output)`` after the forward; what it returns is the output from then on."""
+    """Call ``hook(module, args, output)`` after the forward; what it returns replaces the output."""
     hooks = _hooks_of(module)
     return hooks.add(hooks.after, (hook, with_kwargs))
 
 
 def register_full_backward_hook(module: Module, hook: Callable[..., Any]) -> RemovableHandle:
-    """Call ``hook(module, grad_input, grad_output)``, two tuples, in backward; what it returns is the gradient of the input from then on.
+    """Call ``hook(module, grad_input, grad_output)``, two tuples, in backward; what it returns replaces the gradient of the input.
 
     Raises:
-        NotImplementedError: in the forward, if several inputs want a gradient.
+        NotImplementedError: in the forward, if several inputs require a gradient.
     """
     hooks = _hooks_of(module)
     return hooks.add(hooks.backward, hook)

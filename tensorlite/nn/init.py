@@ -107,14 +107,14 @@ def trunc_normal_(
 
 
 def eye_(tensor: Tensor) -> Tensor:
-    """1 on the diagonal of a matrix, and 0 beside it."""
+    """1 on the diagonal of a matrix, and 0 elsewhere."""
     if tensor.ndim != 2:
         raise ValueError(f"eye_: a tensor of shape {tensor.shape} is no matrix.")
     return _write(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
-    """Rows (or columns, whichever are fewer) at right angles, of length ``gain``: a vector keeps its length on its way through.
+    """Orthogonal rows (or columns, whichever are fewer) of length ``gain``. With a gain of 1, the product keeps the length of a vector.
 
     Source: Saxe, McClelland, Ganguli 2013, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks".
     """

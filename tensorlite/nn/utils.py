@@ -1,4 +1,4 @@
-"""``torch.nn.utils``: gradients clipped, and parameters as one vector."""
+"""``torch.nn.utils``: gradient clipping, and parameters as one vector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
-    """The other way round: the numbers are copied into the parameters."""
+    """The inverse of `parameters_to_vector`: copy the numbers into the parameters."""
     start = 0
     for p in parameters:
         p.data.copy_(vec.detach()[start : start + p.numel()].reshape(p.shape))

@@ -61,7 +61,7 @@ class FlatParameters:
         self._shapes = [p.shape for p in self.parameters]
         self.data, self.grad = self.zeros(), self.zeros()
         self._views = [self.view(self.data, i) for i in range(len(self.parameters))]
-        self._homes = [self.view(self.grad, i) for i in range(len(self.parameters))]
+        self._grad_views = [self.view(self.grad, i) for i in range(len(self.parameters))]
         for i, p in enumerate(self.parameters):
             self._adopt(i, p.array)
 
@@ -69,7 +69,7 @@ class FlatParameters:
         """Move parameter ``i`` into the buffer. Its present gradient stays where it is; the next one is written here."""
         p = self.parameters[i]
         self._views[i][...] = values
-        p.array, p.grad_buffer = self._views[i], self._homes[i]
+        p.array, p.grad_buffer = self._views[i], self._grad_views[i]
 
     def __reduce__(self) -> Any:
         """A copy, by deepcopy or pickle, has its own parameters in its own arrays."""
@@ -110,16 +110,16 @@ class FlatParameters:
         """
         present, moved, gathered = [], [], []
         for i, p in enumerate(self.parameters):
-            if p.array is not self._views[i] or p.grad_buffer is not self._homes[i]:
+            if p.array is not self._views[i] or p.grad_buffer is not self._grad_views[i]:
                 moved.append((i, self._from_outside(p.array, self.data)))
             if p.grad is not None:
                 present.append(i)
-                if p.grad.array is not self._homes[i]:
+                if p.grad.array is not self._grad_views[i]:
                     gathered.append((i, self._from_outside(p.grad.array, self.grad)))
         for i, values in moved:
             self._adopt(i, values)
         for i, values in gathered:
-            self._homes[i][...] = values
+            self._grad_views[i][...] = values
         return present
 
     def _from_outside(self, array: Array, flat: Array) -> Array:
