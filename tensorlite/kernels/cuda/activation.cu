@@ -1,10 +1,10 @@
-// Activations on the GPU: one number in, one number out. The mathematics is told in tensorlite/ops/activation.py.
+// Activations on the GPU, element by element. The derivation is in tensorlite/ops/activation.py.
 //
-// Nothing but the memory takes time here, so the numbers are read and written in fours, and the slope is worked out from x in backward
-// instead of being stored in forward. A thread takes four neighbours, then the four that lie a whole grid further on, and so forth:
-// at every moment the threads of a warp read one stretch of memory.
+// Memory traffic limits these kernels. So a thread reads and writes four numbers at a time, and backward computes the slope from x again
+// instead of reading one that forward has stored. A thread processes four neighbours, then the four that are one whole grid further on, and
+// so on: the threads of a warp always read one contiguous piece of memory.
 //
-// Curve is a struct of activation.cuh. The arrays begin at a multiple of four numbers; what is left at the end is taken one by one.
+// Curve is a struct of activation.cuh. The arrays begin at a multiple of four numbers; the last few numbers are processed one by one.
 
 #include "common.cuh"
 #include "activation.cuh"

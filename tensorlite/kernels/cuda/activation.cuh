@@ -1,13 +1,13 @@
-// The curves of tensorlite/ops/activation.py, in float: the value, and the gradient, which is dy times the slope.
+// The functions of tensorlite/ops/activation.py, in float: the value, and the gradient, which is dy times the slope.
 
 #pragma once
 
 struct Relu {
-    static __device__ float value(float x) { return x < 0 ? 0.0f : x; }  // of nan it is nan, as fmaxf's is not
+    static __device__ float value(float x) { return x < 0 ? 0.0f : x; }  // nan for nan, unlike fmaxf
     static __device__ float gradient(float dy, float x) { return x > 0 ? dy : 0.0f; }  // not dy · 0, which is nan where dy is infinite
 };
 
-// x Φ(x). Φ as erfc and not as 1 + erf, which has no digits left where Φ is small.
+// x Φ(x). Φ is computed by erfc, because 1 + erf loses all digits where Φ is small.
 struct Gelu {
     static __device__ float gate(float x) { return 0.5f * erfcf(x * -0.70710678f); }
     static __device__ float value(float x) { return x * gate(x); }

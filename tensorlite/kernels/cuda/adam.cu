@@ -1,16 +1,16 @@
-// AdamW over a stretch of the flat buffer. The mathematics is told in tensorlite/optim/adam.py.
+// AdamW over a part of the flat buffer. The derivation is in tensorlite/optim/adam.py.
 //
-// A thread owns four neighbouring numbers: it reads p, g, m and v once, in one transaction each, and writes p, m and v once. That is all
-// the traffic there can be, and the memory is what an update waits for.
+// A thread updates four neighbouring numbers: it reads p, g, m and v once, in one transaction each, and writes p, m and v once. Memory
+// traffic limits an update, and it cannot be less than this.
 //
-// What is the same for all numbers but changes from step to step, three rates, is worked out by one thread before. It takes the
-// learning rate and the count of steps by value, or, where their addresses are given, from the device's memory: a step that was
-// captured as a CUDA graph is launched with the arguments it was captured with, but reads there what has been put there since. A step
-// of 0 is none: the gradient has overflowed, which is known on the device alone, and everything stays as it is.
+// Three rates are the same for all numbers but change from step to step. One thread computes them before. It gets the
+// learning rate and the step count by value, or, if their addresses are given, from the device's memory. A captured
+// CUDA graph is always launched with the same arguments, but it reads the new values from memory. A step
+// of 0 means no step: the gradient has overflowed, which only the device knows, and nothing is changed.
 
 #include "common.cuh"
 
-// betaⁿ by squaring: as many products as n has bits.
+// betaⁿ by squaring: at most two products for each bit of n.
 __device__ inline double power(double beta, int n) {
     double result = 1;
     for (; n > 0; n >>= 1) {
@@ -21,7 +21,8 @@ __device__ inline double power(double beta, int n) {
 }
 
 // rates = 1 - lr · weight_decay, lr / (1 - β₁ᵗ), √(1 - β₂ᵗ), and whether there is a step at all.
-// forget1 = 1 - β₁, forget2 = 1 - β₂: as a float, 1 - 0.999 would have only four digits left of 0.999. In double, for the same reason.
+// forget1 = 1 - β₁, forget2 = 1 - β₂: computed here from a float 0.999, the difference would have only four right digits. The powers are
+// computed in double for the same reason.
 extern "C" __global__ void adamw_rates(const float* lr_at, float lr, const int* step_at, int step, float forget1, float forget2,
                                        float weight_decay, float* rates) {
     if (threadIdx.x > 0) return;
@@ -38,7 +39,7 @@ __device__ inline void update(float& p, float g, float& m, float& v, float& v_ma
                               float forget2, float eps) {
     m += forget1 * (g - m);
     v = v * (1 - forget2) + forget2 * g * g;
-    v_max = amsgrad ? (v > v_max || v != v ? v : v_max) : v;  // a nan is not lost, as fmaxf would lose it
+    v_max = amsgrad ? (v > v_max || v != v ? v : v_max) : v;  // keeps nan, unlike fmaxf
     p = p * rates[0] - rates[1] * m / (sqrtf(v_max) / rates[2] + eps);
 }
 

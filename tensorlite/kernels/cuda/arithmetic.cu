@@ -1,5 +1,5 @@
-// The sum of two arrays of different precisions: what a block of the model has computed, in half, is added to the float32 stream.
-// Done in two steps, by a cast and a sum, it would read and write the larger array once more.
+// The sum of two arrays of different precisions: the result of a block, in half precision, is added to the float32 residual stream.
+// In two steps, a cast and a sum, the larger array would be written and read once more.
 
 #include "common.cuh"
 

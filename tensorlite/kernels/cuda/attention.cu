@@ -1,28 +1,28 @@
-// Attention on the GPU, without the T x S array of weights. The mathematics is told in tensorlite/ops/attention.py.
+// Attention on the GPU, without the T x S array of weights. The derivation is in tensorlite/ops/attention.py.
 //
-// Weights are made tile by tile, used at once, and forgotten. A block owns a stretch of queries (or of keys) of one head, 16 M for each
-// of its warps, and walks over all that they meet, 8 N at a step. `.` is never computed, in `\` the causal mask hides a part:
+// Weights are computed tile by tile, used at once, and not stored. A block owns neighbouring queries (or keys) of one head, 16 M for each
+// of its warps, and loops over their keys (or queries), 8 N at a step. `.` is never computed, in `\` the causal mask hides a part:
 //
-//                  keys →                                  forward, dq: a block owns queries and walks to the right
+//                  keys →                                  forward, dq: a block owns queries and moves to the right
 //                ┌───┬───┬───┬───┐
-//      queries   │ \ │ . │ . │ . │                         dk, dv:      a block owns keys and walks down
+//      queries   │ \ │ . │ . │ . │                         dk, dv:      a block owns keys and moves down
 //         ↓      ├───┼───┼───┼───┤
-//                │ → │ \ │ . │ . │  a block of forward     The tile of the next step is on its way from memory into the one half of
-//                ├───┼───┼───┼───┤                         a double buffer while that in the other half is multiplied: one barrier
-//                │   │ ↓ │ \ │ . │                         a step suffices, for "it has come" and for "the old one has been read".
+//                │ → │ \ │ . │ . │  a block of forward     There is a double buffer: the next tile is copied into one half while the
+//                ├───┼───┼───┼───┤                         tile in the other half is multiplied. One barrier a step is enough: after
+//                │   │ ↓ │ \ │ . │                         it the new tile is complete, and all warps have read the old one.
 //                ├───┼───┼───┼───┤
 //                │   │ ↓ │   │ \ │
 //                └───┴───┴───┴───┘
 //                      a block of dk, dv
 //
-// Softmax needs the sum over a row before the row is complete. So it is kept as a fraction: y and the sum both relative to the highest
-// score so far. If a tile brings a higher one, both shrink by the same factor:
+// Softmax divides by the sum over a row, which is known only at the end of the row. So y and the sum are kept separately, both relative to
+// the highest score so far. If a tile has a higher one, both are multiplied by the same factor:
 //
 //      shrink = exp(highest - higher)      sum = shrink sum + Σ exp(s - higher)      y = shrink y + exp(s - higher) · v
 //
-// Backward makes the weights again, from the scores and one number a row, log Σ exp. The sum over a row in softmax's gradient is
-// delta = Σ dy y, known beforehand. Both gradients of a weight are made twice, for dq and for dk and dv, so that every
-// number has one owner who adds up in a fixed order: no atomics, the same bits every time.
+// Backward computes the weights again, from the scores and one number for each row, log Σ exp. The sum over a row in softmax's gradient is
+// delta = Σ dy y, which is computed before. Weights and their gradients are computed twice, for dq and for dk and dv. So one thread
+// adds up each number in a fixed order: no atomics, the same bits every time.
 //
 // Sources: Milakov, Gimelshein 2018, "Online normalizer calculation for softmax"; Dao 2023, "FlashAttention-2".
 //
@@ -36,30 +36,30 @@ constexpr int D = HEAD_SIZE, WARPS = 4, THREADS = WARPS * WARP;
 using Numbers = Tile<Real, D, TENSOR_CORES>;
 constexpr int STRIDE = Numbers::STRIDE, DEPTH = Numbers::WIDTH / 8;
 
-// The length of a row of lse and delta: what is behind T are queries that do not exist. Their lse is infinite, and hence their weights 0.
+// The length of a row of lse and delta. The queries from T on do not exist; their lse is infinite, so their weights are 0.
 __device__ inline int padded(int T) { return (T + 63) / 64 * 64; }
 
-// How many keys query t sees: those before this one.
+// How many keys query t sees, counted from the first key.
 __device__ inline int seen_by(int t, int S, bool is_causal) { return is_causal ? min(t + 1, S) : S; }
 
-// Which head a block works on, and which of its `tiles`. The last tile of a causal text has the most to do, and goes first.
+// The head of a block, and which of its `tiles`. The last tile of a causal text takes the longest, so it starts first.
 struct Place {
     int head, tile;
     __device__ Place(int tiles) : head(blockIdx.x / tiles), tile(tiles - 1 - blockIdx.x % tiles) {}
     __device__ long long offset(int length, int H, int row) const { return (long long)(head / H) * length * row + (head % H) * D; }
 };
 
-// Dropout of weights, decided anew wherever a weight is made: 16 random bits each, which follow from the key, the number of the call, the
-// head and the place. Eight places share the 128 bits of one draw: of queries t and t + 8, the keys s, s + 8, s + 16 and s + 24. These
-// are places that one thread has, whether queries are its rows or its columns.
+// Dropout of weights, drawn again wherever a weight is computed: 16 random bits each, a function of the key, the number of the call, the
+// head and the position. Eight positions share the 128 bits of one draw: for queries t and t + 8, the keys s, s + 8, s + 16 and s + 24. One
+// thread has these positions, whether queries are its rows or its columns.
 struct Dropout {
     uint2 key;
     int call, threshold, head;
-    float factor;  // for what is kept
+    float factor;  // for weights that are kept
     __device__ Dropout(const unsigned* key, int call, int threshold, float factor, int head)
         : key(DROPOUT ? make_uint2(key[0], key[1]) : make_uint2(0, 0)), call(call), threshold(threshold), head(head), factor(factor) {}
 
-    // Bit 4i + j says whether (t + 8i, s + 8j) is kept: as many of them as are among the eight that (t, s) is one of.
+    // Bit 4i + j says whether (t + 8i, s + 8j) is kept, if this is one of the eight positions that share a draw with (t, s).
     __device__ unsigned kept(int t, int s) const {
         if constexpr (!DROPOUT) return ~0u;
         uint4 bits = philox(key, make_uint4(t / 16 * 8 + t % 8, s / 32 * 8 + s % 8, call, head));
@@ -70,7 +70,7 @@ struct Dropout {
     }
 };
 
-// Sums and maxima over a row of a product: it is spread over four neighbours.
+// Sums and maxima over a row of a product, which is spread over four neighbouring threads.
 __device__ inline float row_sum(float x) {
     x += __shfl_xor_sync(ALL_LANES, x, 1);
     return x + __shfl_xor_sync(ALL_LANES, x, 2);
@@ -80,7 +80,7 @@ __device__ inline float row_max(float x) {
     return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
 
-// Write a warp's rows, each times its factor; as many of them as there are.
+// Write a warp's rows, each times its factor; only rows that exist.
 template <int M>
 __device__ inline void write(Real* to, long long row_stride, int rows, const float (&c)[M][DEPTH][4], const float (&factor)[M][2]) {
 #pragma unroll
@@ -261,7 +261,7 @@ attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy
     write(dq + here.offset(T, H, row) + (long long)mine * row, row, T - mine, out, factor);
 }
 
-// All is transposed here: a row of p and of ds is a key, a column a query.
+// Here everything is transposed: a row of p and of ds is a key, a column is a query.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* dy, const float* lse, const float* delta, Real* dk, Real* dv,
                       int T, int S, int H, int row, float scale,

@@ -1,6 +1,6 @@
-// Rounding float32 numbers to a half precision, on their way into a product.
+// Rounding of float32 numbers to a half precision, for the operands of a product.
 //
-// CuPy's astype does the same, one number a thread; here a thread reads four numbers at once and writes four.
+// CuPy's astype does the same with one number for each thread; here a thread reads and writes four numbers at once.
 
 #include "common.cuh"
 

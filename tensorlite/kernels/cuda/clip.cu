@@ -1,10 +1,10 @@
-// The length of the gradient, and its shortening. The mathematics is told in tensorlite/optim/clip.py.
+// The norm of the gradient, and its clipping. The derivation is in tensorlite/optim/clip.py.
 //
-// Three kernels, and no look at a number from the CPU in between: each block adds up the squares of its share; one block adds up
-// what the blocks found, in the order of the blocks, and says by what to multiply; then everything is multiplied, unless by 1.
+// Three kernels, without a host read in between: each block adds up the squares of its numbers; one block adds up
+// the sums of the blocks, in their order, and computes the coefficient; then everything is multiplied by it, unless it is 1.
 //
-// Squares are added in double: there the square of no float overflows or vanishes, so gradients of 1e30 are measured as they
-// are, and the result is the same however many blocks there are, up to the last bits of a float. The memory is slower than the sums.
+// Squares are added in double, where the square of a float does not overflow or underflow. So the norm of gradients of 1e30 is
+// right, and it does not depend on the number of blocks, up to the last bits of a float. Memory traffic takes longer than the sums.
 
 #include "common.cuh"
 
@@ -22,7 +22,7 @@ __device__ inline double block_sum(double x, double* scratch) {
     return warp_sum(lane < warps ? scratch[lane] : 0.0);
 }
 
-// partial[block] = Σ of the squares of the numbers that are this block's: fours of neighbours, gridDim · blockDim of them apart.
+// partial[block] = Σ of the squares of this block's numbers: groups of four neighbours, at a distance of gridDim · blockDim groups.
 extern "C" __global__ void sum_squares(const float* g, double* partial, long long count) {
     __shared__ double scratch[WARP];
     double sum = 0;
@@ -35,8 +35,8 @@ extern "C" __global__ void sum_squares(const float* g, double* partial, long lon
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// norm = √ Σ partial, coefficient = min(1, max_norm / (norm + 1e-6)); one block. A norm that is not a number stays one, and so does
-// the coefficient: comparisons with it are false.
+// norm = √ Σ partial, coefficient = min(1, max_norm / (norm + 1e-6)); one block. If the norm is nan, so is
+// the coefficient, because comparisons with nan are false.
 extern "C" __global__ void clip_coefficient(const double* partial, int blocks, float max_norm, float* norm, float* coefficient) {
     __shared__ double scratch[WARP];
     double sum = 0;

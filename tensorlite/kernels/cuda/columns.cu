@@ -1,9 +1,9 @@
-// Sums down the columns of a (rows, C) array: the last step of every parameter gradient that all rows share.
+// Sums over the rows of a (rows, C) array: the last step of the gradient of every parameter that all rows share.
 //
-// A block owns 128 columns and a stretch of rows. Its 32 warps take the rows in turns; within a warp, each lane reads four neighbouring
-// columns at once, if they lie so, and otherwise one by one. The warps' sums meet in shared memory, where a thread adds up a column, in the order
-// of the warps. Where there are many rows, blockIdx.y counts the stretches: each writes a row of partial sums, and a second launch adds
-// those. From a row to the next are `stride` numbers.
+// A block owns 128 columns of some neighbouring rows. Its 32 warps take the rows in turns. Each lane of a warp reads four neighbouring
+// columns at once if they are aligned, and otherwise one by one. The sums of the warps are written to shared memory, where one thread adds
+// up a column, in the order of the warps. If there are many rows, blockIdx.y counts their parts: each writes a row of partial sums, and a
+// second launch adds these. The distance from one row to the next is `stride` numbers.
 
 #include "common.cuh"
 

@@ -1,13 +1,13 @@
-// What every kernel here uses: the storage types, sums over a warp and over a block, and random bits.
+// Shared code of the kernels: the storage types, sums over a warp and over a block, and random bits.
 //
 // A kernel is compiled once for each type that it stores, by -DReal=float32, -DReal=float16 or -DReal=bfloat16. Numbers are
-// stored in that type and computed with in float: load() and store() are the two doors. No header of CUDA's is needed, so
-// that the compiler alone (NVRTC) is enough; and where CUDA_ON_CPU is defined, the host compiler builds the same source,
-// which is how these kernels are tested without a GPU.
+// stored in that type and computed in float; load() and store() convert. The source needs no CUDA header, so
+// the compiler alone (NVRTC) is enough. If CUDA_ON_CPU is defined, the host compiler builds the same source;
+// in this way the kernels are tested without a GPU.
 //
-// The words: a *thread* has registers; the 32 threads of a *warp* run together and can read each other's registers
+// The terms: a *thread* has registers; the 32 threads of a *warp* run together and can read each other's registers
 // (shuffles); the warps of a *block* share fast memory (__shared__) and can wait for each other (__syncthreads); blocks
-// of the *grid* run in any order, and know nothing of each other.
+// of the *grid* run in any order, and cannot wait for each other.
 
 #pragma once
 
@@ -17,7 +17,7 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 #ifdef CUDA_ON_CPU
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(cuda_on_cpu::dynamic_shared)
 #else
-// Shared memory whose size the launch names, instead of the source.
+// Shared memory whose size is an argument of the launch.
 #define DYNAMIC_SHARED(type, name)                              \
     extern __shared__ __align__(128) unsigned char name##_bytes[]; \
     type* name = reinterpret_cast<type*>(name##_bytes)
@@ -64,7 +64,7 @@ __device__ inline void store(float16& place, float x) {
 #endif
 }
 
-// Four neighbours at once: a whole row is read in the widest transactions that the memory has. The address must be a
+// Four neighbours at once, in the widest transactions of the memory. The address must be a
 // multiple of four numbers.
 __device__ inline float4 load4(const float32* x) { return *reinterpret_cast<const float4*>(x); }
 template <typename T>
@@ -105,7 +105,7 @@ __device__ inline void store_chunk(T* place, const Chunk<T>& chunk) { *reinterpr
 
 // --- powers ----------------------------------------------------------------------------------------------
 
-constexpr float LOG2_E = 1.44269504f;  // exp(x) = 2^(x log₂ e): the hardware knows powers of 2
+constexpr float LOG2_E = 1.44269504f;  // exp(x) = 2^(x log₂ e): the hardware computes powers of 2
 
 __device__ inline float power_of_2(float x) {
 #ifdef CUDA_ON_CPU
@@ -119,8 +119,8 @@ __device__ inline float power_of_2(float x) {
 
 // --- reductions ------------------------------------------------------------------------------------------
 
-// The sum over the 32 threads of a warp, known to all of them, and to all the same bits. A butterfly: first each thread
-// adds what its neighbour holds, then what the neighbour pair holds, … five exchanges instead of 31.
+// The sum over the 32 threads of a warp; all get the same bits. This is a butterfly: first each thread
+// adds its neighbour's number, then the sum of the neighbouring pair, … five exchanges instead of 31.
 __device__ inline float warp_sum(float x) {
     for (int distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
     return x;
@@ -131,13 +131,13 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
-// The sum over all threads of a block, known to all of them: first within each warp, then over the warps' sums, which meet in
-// `scratch` (32 floats in shared memory). Every thread of the block must come here. The order of the additions depends on
-// nothing but the size of the block, so that the same numbers give the same bits, run after run.
+// The sum over all threads of a block; all get it. It is taken first within each warp, then over the sums of the warps, which are in
+// `scratch` (32 floats in shared memory). Every thread of the block must call this. The order of the additions depends
+// only on the size of the block, so the same numbers give the same bits in every run.
 __device__ inline float block_sum(float x, float* scratch) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     x = warp_sum(x);
-    __syncthreads();  // scratch may hold the result of the call before, which a slower warp still reads
+    __syncthreads();  // a slower warp may still read the previous result from scratch
     if (lane == 0) scratch[warp] = x;
     __syncthreads();
     return warp_sum(lane < warps ? scratch[lane] : 0.0f);
@@ -154,8 +154,8 @@ __device__ inline float block_max(float x, float* scratch) {
 
 // --- random bits -----------------------------------------------------------------------------------------
 
-// 128 random bits for each counter: Philox-4x32 with ten rounds. There is no state that would have to be kept or passed on:
-// the same key and counter give the same bits, whichever thread asks, and so backward draws again what forward drew.
+// 128 random bits for each counter: Philox-4x32 with ten rounds. The generator has no state:
+// the same key and counter give the same bits in every thread, so backward draws the same bits as forward.
 // Source: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
 __device__ inline uint4 philox(uint2 key, uint4 counter) {
     for (int round = 0; round < 10; round++) {

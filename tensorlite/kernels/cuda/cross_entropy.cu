@@ -1,15 +1,15 @@
-// Cross-entropy of rows of logits on the GPU. The mathematics is told in tensorlite/ops/cross_entropy.py.
+// Cross-entropy of rows of logits on the GPU. The derivation is in tensorlite/ops/cross_entropy.py.
 //
-// A block owns a row of V logits. The probabilities are never stored: forward needs log Σ exp(x) only, backward makes
-// p = exp(x - log Σ exp(x)) again, and writes (p - q) · dy / rows straight over what would have been their place.
+// A block owns a row of V logits. The probabilities are never stored: forward needs only log Σ exp(x), and backward computes
+// p = exp(x - log Σ exp(x)) and writes (p - q) · dy / rows directly.
 //
-// log Σ exp(x) is found in one pass over the row: each thread keeps the largest logit it has seen and the sum of the exponentials
-// relative to it, and when a larger one comes, the sum so far is scaled down. Two such pairs are joined in the same way, first
+// log Σ exp(x) takes one pass over the row: each thread keeps the largest logit so far and the sum of the exponentials
+// relative to it. When a larger logit comes, the sum is scaled down. Two such pairs are combined in the same way, first
 // between lanes, then between warps.
 //
-// Only the memory takes time here. So a row is read 16 bytes at a time, and each thread has several reads under way. A row may begin
-// anywhere: what stands before the first multiple of 16 bytes, and after the last, is read number by number. From a row to the next
-// are `stride` numbers, of which the first V are logits.
+// Memory traffic limits these kernels. So a row is read 16 bytes at a time, and each thread has several reads in flight. A row may begin
+// at any address: the numbers before the first multiple of 16 bytes, and after the last, are read one by one. The distance from one row
+// to the next is `stride` numbers, of which the first V are logits.
 
 #include "common.cuh"
 
@@ -21,7 +21,7 @@ struct Parts {
     __device__ Parts(const Real* row, int V)
         : first(min(int(-reinterpret_cast<unsigned long long>(row) % 16 / sizeof(Real)), V)), chunks((V - first) / WIDE),
           last(first + chunks * WIDE) {}
-    // The i-th number of those that are taken one by one.
+    // The i-th of the numbers that are read one by one.
     __device__ int single(int i) const { return i < first ? i : i - first + last; }
 };
 
@@ -99,7 +99,7 @@ extern "C" __global__ void cross_entropy_rows(const Real* x, const long long* ta
 
     if (threadIdx.x == 0) {
         long long t = target[row];
-        bool is_class = t >= 0 && t < V;  // a target that is none, and is not ignored, is loud: its loss is not a number
+        bool is_class = t >= 0 && t < V;  // the loss of an invalid target that is not ignored is nan
         float at_target = is_class ? load(x[t]) : __int_as_float(0x7fffffff);
         float nats = lse - (1 - smoothing) * at_target;
         if (smoothing > 0) nats -= smoothing * total / V;
@@ -108,7 +108,7 @@ extern "C" __global__ void cross_entropy_rows(const Real* x, const long long* ta
     }
 }
 
-// One block: the sum of the rows' losses, and how many of them count.
+// One block: the sum of the losses of all rows, and the number of rows that are not ignored.
 extern "C" __global__ void cross_entropy_total(const float* loss, const long long* target, float* total, float* count, int is_mean, int rows,
                                                long long ignore_index) {
     __shared__ float scratch[WARP];
@@ -125,8 +125,8 @@ extern "C" __global__ void cross_entropy_total(const float* loss, const long lon
     }
 }
 
-// dx = (p - q) dy / count. dy has one number for all rows (dy_step 0), or one a row (1); without a count it is 1. Rows that do not count
-// get 0, whatever stands in them.
+// dx = (p - q) dy / count. dy has one number for all rows (dy_step 0), or one for each row (1); without a count it is 1. Ignored rows
+// get 0, whatever they hold.
 extern "C" __global__ void cross_entropy_backward(const float* dy, int dy_step, const Real* x, const long long* target, const float* log_sum,
                                                   const float* count, Real* dx, int V, int stride, int dx_stride, long long ignore_index,
                                                   float smoothing) {
@@ -139,7 +139,7 @@ extern "C" __global__ void cross_entropy_backward(const float* dy, int dy_step, 
     auto gradient = [&](float logit) { return counts ? (power_of_2((logit - lse) * LOG2_E) - smooth) * scale : 0.0f; };
 
     Parts parts(dx, V);
-    if (reinterpret_cast<unsigned long long>(x + parts.first) % 16) {  // x begins elsewhere in 16 bytes than dx: all number by number
+    if (reinterpret_cast<unsigned long long>(x + parts.first) % 16) {  // x and dx are aligned differently: read all numbers one by one
         parts.chunks = 0;
         parts.last = parts.first;
     }
@@ -160,7 +160,7 @@ extern "C" __global__ void cross_entropy_backward(const float* dy, int dy_step, 
         int v = parts.single(i);
         store(dx[v], gradient(load(x[v])));
     }
-    __syncthreads();  // the target's number is written once more, with the 1 - ε that q has there only
+    __syncthreads();  // the number of the target is written again, because only there q has the term 1 - ε
     if (threadIdx.x == 0 && counts && t >= 0 && t < V)
         store(dx[t], (power_of_2((load(x[t]) - lse) * LOG2_E) - smooth - (1 - smoothing)) * scale);
 }

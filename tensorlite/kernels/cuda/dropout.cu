@@ -1,11 +1,11 @@
-// Dropout on the GPU: the mask is not stored, but drawn again in backward. The mathematics is told in tensorlite/ops/dropout.py.
+// Dropout on the GPU: the mask is not stored, but drawn again in backward. The derivation is in tensorlite/ops/dropout.py.
 //
-// The random bits of an element are a function of the key, the number of the call, and the element's place (philox in common.cuh). The
-// key lies in device memory: a step that was captured as a graph draws new masks when the key has been changed.
+// The random bits of an element are a function of the key, the number of the call, and the element's position (philox in common.cuh). The
+// key is in device memory, so a captured CUDA graph draws new masks after the key was changed.
 
 #include "common.cuh"
 
-// y = x · scale where 16 random bits are not below the threshold, a share p of 65536, and 0 elsewhere. For backward x is dy.
+// y = x · scale where the 16 random bits are at least the threshold, 65536 p, and 0 elsewhere. For backward x is dy.
 extern "C" __global__ void dropout(const Real* x, Real* y, const unsigned* key, int call, int threshold, float scale, long long n) {
     long long stride = 4ll * gridDim.x * blockDim.x;
     for (long long i = 4ll * (blockIdx.x * blockDim.x + threadIdx.x); i < n; i += stride) {

@@ -1,25 +1,25 @@
-// The gradient of an embedding table on the GPU. The mathematics is told in tensorlite/ops/embedding.py.
+// The gradient of an embedding table on the GPU. The derivation is in tensorlite/ops/embedding.py.
 //
-// A token that occurs a hundred times collects a hundred gradients. The obvious way, one thread for each number of dy and an atomicAdd into
-// the table, loses none of them, but adds them in another order each time, and so gives other bits. Here it is the other way round: a block
-// owns a *row of the table* (blockIdx.x) and looks for its token among the ids of one stretch of the batch (blockIdx.y). It notes
-// where the token stands, in order, 256 positions at a time; then each thread adds up its columns of dy at those places. A small
-// vocabulary gets many stretches, so that a frequent letter is not one block's work; their sums are added by sum_rows.
+// A token that occurs a hundred times receives a hundred gradients. The obvious way, one thread for each number of dy and an atomicAdd into
+// the table, loses none of them, but adds them in a different order each time, so the bits differ. Here a block
+// owns a *row of the table* (blockIdx.x) and searches its token among the ids of one part of the batch (blockIdx.y). It lists the
+// positions of the token in order, 256 ids at a time; then each thread adds up its columns of dy at these positions. For a small
+// vocabulary the batch has many parts, so that the work for a frequent letter is shared by several blocks; sum_rows adds their sums.
 
 #include "common.cuh"
 
-// present[v] = 1 for every token that occurs: of a large vocabulary most do not, and need not be looked for.
+// present[v] = 1 for every token that occurs. Most tokens of a large vocabulary do not occur and need no search.
 extern "C" __global__ void mark_present(const long long* ids, int* present, int n, int V) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
         if (ids[i] >= 0 && ids[i] < V) present[ids[i]] = 1;  // several threads may write; they all write 1
 }
 
-// dweight: (stretches, V, C). A row that gets no gradient (skipped, padding_idx) is written as 0 as well.
+// dweight: (parts of the batch, V, C). A row without a gradient (skipped, padding_idx) is written as 0.
 extern "C" __global__ void embedding_backward(const long long* ids, const int* present, const Real* dy, float* dweight, int n, int stretch,
                                               int V, int C, long long skipped) {
-    __shared__ int found[256];           // where the token stands, among the 256 positions that are looked at
+    __shared__ int found[256];           // the positions of the token among the 256 that are searched
     __shared__ int before[256 / WARP];   // how many each warp has found
-    DYNAMIC_SHARED(float, sums);         // (C): each belongs to one thread
+    DYNAMIC_SHARED(float, sums);         // (C), each used by one thread
     int v = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     float* row = dweight + ((long long)blockIdx.y * V + v) * C;
 
@@ -32,7 +32,7 @@ extern "C" __global__ void embedding_backward(const long long* ids, const int* p
             unsigned votes = __ballot_sync(ALL_LANES, here);
             if (lane == 0) before[warp] = __popc(votes);
             __syncthreads();
-            int place = __popc(votes & ((1u << lane) - 1)), count = 0;  // of those found, how many stand before mine
+            int place = __popc(votes & ((1u << lane) - 1)), count = 0;  // how many of those found come before mine
             for (int w = 0; w < warps; w++) {
                 if (w < warp) place += before[w];
                 count += before[w];

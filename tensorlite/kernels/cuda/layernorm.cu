@@ -1,16 +1,16 @@
-// Layer normalisation on the GPU. The mathematics is told in tensorlite/ops/layernorm.py.
+// Layer normalisation on the GPU. The derivation is in tensorlite/ops/layernorm.py.
 //
 // A warp owns a row. Its lanes read Wide neighbours at a time, four where the row's length allows it: lane i holds the numbers Wide i up to
-// Wide (i + 1), then those that lie 32 Wide further on, and so forth, PerLane of them in all. Both are constants, so that the loops are
-// unrolled and the array really is in registers. Every sum over the row is a sum in each lane and five shuffles; no shared memory, no
-// barrier, and the row is read from memory once. The warps of a block have nothing to do with each other.
+// Wide (i + 1), then those that are 32 Wide further on, and so on, PerLane of them in all. Both are constants, so the loops are
+// unrolled and the array is in registers. Every sum over the row is a sum in each lane and five shuffles: no shared memory, no
+// barrier, and the row is read from memory once. The warps of a block are independent.
 //
-// In backward a warp takes many rows, one after the other. dx needs two sums over each row, as above. dweight and dbias need sums
-// down the columns: a lane sees the same columns in every row, so it adds them up in registers. At the end the warps of a block add theirs
-// together in shared memory, one after the other, and the block writes one row of partial sums, for both parameters side by side; sum_rows
-// (columns.cu) adds those in a fixed order: no atomics, the same bits every time.
+// In backward a warp processes many rows, one after the other. dx needs two sums over each row, as above. dweight and dbias need sums
+// over the rows: a lane has the same columns in every row, so it adds them up in registers. At the end the warps of a block add their
+// sums in shared memory, one after the other, and the block writes one row of partial sums, for both parameters side by side; sum_rows
+// (columns.cu) adds these in a fixed order: no atomics, the same bits every time.
 //
-// In and Out are two types: under half precision x is the float32 residual stream, and y what the next product reads.
+// In and Out are two types: under half precision x is the float32 residual stream, and y has the dtype that the next product reads.
 
 #include "common.cuh"
 
@@ -20,7 +20,7 @@
 
 __device__ inline int column_of(int group) { return (group * WARP + int(threadIdx.x % WARP)) * Wide; }  // of its first number
 
-// Neighbours from the memory to registers, and back.
+// Copy neighbours from memory to registers, and back.
 template <typename T>
 __device__ inline void take(const T* from, float (&numbers)[1]) { numbers[0] = load(*from); }
 template <typename T>
@@ -33,7 +33,7 @@ __device__ inline void put(T* to, const float (&numbers)[1]) { store(*to, number
 template <typename T>
 __device__ inline void put(T* to, const float (&numbers)[4]) { store4(to, make_float4(numbers[0], numbers[1], numbers[2], numbers[3])); }
 
-// Of a parameter that may be missing.
+// The same for a parameter that may be missing.
 __device__ inline void take_or(float instead, const float* from, int c, float (&numbers)[Wide]) {
     if (from) take(from + c, numbers);
     else FOR_EACH(j) numbers[j] = instead;
@@ -58,8 +58,8 @@ extern "C" __global__ void layernorm_forward(const In* __restrict__ x, const flo
     }
     float mu = warp_sum(sum) / C;
 
-    // Two passes, as in the book: E[x²] - E[x]² would subtract two large, nearly equal numbers. The first mean is rounded to a
-    // number as large as itself; what it leaves over is taken away as well.
+    // Two passes, as in the book: E[x²] - E[x]² would subtract two large, nearly equal numbers. The first mean is rounded, so the
+    // mean of the remainder is subtracted as well.
     float rest = 0, squares = 0;
     FOR_MINE(i) {
         values[i] = column_of(i / Wide) < C ? values[i] - mu : 0.0f;
@@ -89,7 +89,7 @@ extern "C" __global__ void layernorm_forward(const In* __restrict__ x, const flo
 }
 
 // dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)) with g = dy ∘ weight;   partial: (blocks, 2, C), of dweight and dbias.
-// accumulated, which may be null, is what has arrived for x along the residual stream: dx is the sum of both.
+// accumulated, which may be null, is the gradient of x from the residual connection: dx is the sum of both.
 extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const In* __restrict__ x, const float* __restrict__ weight,
                                               const float* mean, const float* inverse_std, const In* __restrict__ accumulated,
                                               In* __restrict__ dx, float* partial, int rows, int C) {
@@ -122,7 +122,7 @@ extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const 
         }
         float mean_g = warp_sum(sum_g) / C, mean_g_hat = warp_sum(sum_g_hat) / C;
 
-        FOR_GROUPS(k) {  // x and dy once more, out of the cache: registers are dearer
+        FOR_GROUPS(k) {  // read x and dy again, from the cache: there are too few registers to keep them
             int c = column_of(k);
             if (c >= C) continue;
             float dys[Wide], x_hat[Wide], w[Wide], stream[Wide] = {};

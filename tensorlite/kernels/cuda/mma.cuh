@@ -1,11 +1,11 @@
-// The instructions behind fast products of matrices: tensor cores, and the two that feed them. Ampere (sm_80) and later have all three.
+// The instructions for fast matrix products: one for tensor cores, and two that load their operands. Ampere (sm_80) and later have them.
 //
 //   mma                c += a · b for a 16 × 8 tile c, by the 32 threads of a warp together, on the tensor cores
-//   load_matrices      four little matrices from shared memory into the registers where mma wants them
-//   copy_16_bytes      from global into shared memory, past the registers, while the thread does something else
+//   load_matrices      load four small matrices from shared memory into the registers from which mma reads
+//   copy_16_bytes      copy from global into shared memory, without registers, while the thread does something else
 //
-// A tile that a warp holds is scattered over its 32 threads. Who has what is fixed by the hardware, and easiest seen in words of 32
-// bits, two halves or one float32: with row = lane / 4 and word = lane % 4, a thread holds
+// A tile of a warp is distributed over its 32 threads. The hardware fixes which thread holds which part. In words of 32
+// bits, two halves or one float32, with row = lane / 4 and word = lane % 4, a thread holds
 //
 //        a: 16 rows of 8 words                b: 8 columns of 8 words             c: 16 rows of 8 floats
 //        (row,     word)      a[0]            (column row, word)      b[0]        (row,     2 word + {0, 1})   c[0], c[1]
@@ -22,9 +22,9 @@
 
 #ifdef CUDA_ON_CPU
 
-// The stand-ins: what the instruction says, in loops. Each word is asked of the lane that holds it.
+// The stand-ins compute the result of the instruction with loops. Each word is read from the lane that holds it.
 __device__ inline float word_product(unsigned a, unsigned b, float32) {
-    return __uint_as_float(a & ~0x1fffu) * __uint_as_float(b & ~0x1fffu);  // tf32: the lowest 13 bits do not count
+    return __uint_as_float(a & ~0x1fffu) * __uint_as_float(b & ~0x1fffu);  // tf32: the lowest 13 bits are ignored
 }
 template <typename Half>
 __device__ inline float word_product(unsigned a, unsigned b, Half) {
@@ -86,8 +86,8 @@ __device__ inline void mma(float (&c)[4], const unsigned (&a)[4], const unsigned
 
 __device__ inline unsigned shared_address(const void* shared) { return unsigned(__cvta_generic_to_shared(shared)); }
 
-// Four matrices of 8 rows of 16 bytes each: lane i hands in the address of row i % 8 of matrix i / 8, and gets in words[m] the word
-// (lane / 4, lane % 4) of matrix m. TRANSPOSED, in halves: those in column lane / 4 of the rows 2 (lane % 4) and one more.
+// Four matrices of 8 rows of 16 bytes each: lane i passes the address of row i % 8 of matrix i / 8, and gets in words[m] the word
+// (lane / 4, lane % 4) of matrix m. TRANSPOSED, in halves: those in column lane / 4 of the rows 2 (lane % 4) and 2 (lane % 4) + 1.
 template <bool TRANSPOSED = false>
 __device__ inline void load_matrices(unsigned (&words)[4], const void* row) {
     if constexpr (TRANSPOSED)
@@ -98,14 +98,14 @@ __device__ inline void load_matrices(unsigned (&words)[4], const void* row) {
                      : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(shared_address(row)));
 }
 
-// Zeros instead, where nothing is `there`. What was copied is in shared memory once the thread has waited, and there for others to
-// read once they have met.
+// If not `there`, zeros are written instead. After a wait the thread's copies are in shared memory, and after a barrier the other
+// threads can read them.
 __device__ inline void copy_16_bytes(void* shared, const void* global, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(shared)), "l"(global), "r"(there ? 16 : 0) : "memory");
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// A float32 as mma wants it: rounded, for the tensor cores would cut it off.
+// A float32 for mma: rounded to tf32, because the tensor cores would truncate it.
 __device__ inline unsigned as_tf32(float x) {
     unsigned word;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));

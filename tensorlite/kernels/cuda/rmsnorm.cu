@@ -1,7 +1,7 @@
-// Division by the root of the mean square, on the GPU. The mathematics is told in tensorlite/ops/rmsnorm.py.
+// Division by the root mean square, on the GPU. The derivation is in tensorlite/ops/rmsnorm.py.
 //
-// As layer normalisation (layernorm.cu, which says more), less the mean: a warp owns a row, lane i holds the numbers i, i + 32, … of it,
-// and the gradient of the weight is summed in registers over all rows that a warp takes, then over the warps of a block.
+// The same as layer normalisation without the mean (layernorm.cu says more): a warp owns a row, lane i holds its numbers i, i + 32, …,
+// and the gradient of the weight is summed in registers over all rows of a warp, then over the warps of a block.
 
 #include "common.cuh"
 
@@ -28,7 +28,7 @@ extern "C" __global__ void rmsnorm_forward(const In* x, const float* weight, Out
 }
 
 // dx = (g - x̂ mean(g ∘ x̂)) / rms with g = dy ∘ weight and x̂ = x / rms;   partial_dweight: (blocks, C).
-// accumulated, which may be null, is what has arrived for x along the residual stream: dx is the sum of both.
+// accumulated, which may be null, is the gradient of x from the residual connection: dx is the sum of both.
 extern "C" __global__ void rmsnorm_backward(const Out* __restrict__ dy, const In* __restrict__ x, const float* __restrict__ weight,
                                             const float* inverse_rms, const In* __restrict__ accumulated, In* __restrict__ dx,
                                             float* partial_dweight, int rows, int C) {
@@ -40,7 +40,7 @@ extern "C" __global__ void rmsnorm_backward(const Out* __restrict__ dy, const In
     FOR_MINE(i) dweight[i] = 0;
 
     for (long long row = warp; row < rows; row += warps) {
-        float stream[PerLane];  // asked for before it is needed: it is on its way while the sums are made
+        float stream[PerLane];  // loaded before it is needed, so that the load overlaps with the sums
         FOR_MINE(i) stream[i] = accumulated && i * WARP + lane < C ? load(accumulated[row * C + i * WARP + lane]) : 0.0f;
 
         float scale = inverse_rms[row], sum_g_hat = 0;

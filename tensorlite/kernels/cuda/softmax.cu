@@ -1,7 +1,7 @@
-// Softmax along the last axis on the GPU. The mathematics is told in tensorlite/ops/softmax.py.
+// Softmax along the last axis on the GPU. The derivation is in tensorlite/ops/softmax.py.
 //
-// A block owns a row: its threads stride over the C numbers, first for the maximum, then for the sum of exponentials, then to write. The
-// row comes from memory once, and from the cache after that.
+// A block owns a row: its threads loop over the C numbers, first for the maximum, then for the sum of exponentials, then to write. The
+// row is read from memory once, and after that from the cache.
 
 #include "common.cuh"
 
@@ -28,7 +28,7 @@ extern "C" __global__ void softmax_backward(const Real* dy, const Real* y, Real*
     y += (long long)blockIdx.x * C;
     dx += (long long)blockIdx.x * C;
 
-    float mean = 0;  // of dy, with the probabilities as weights
+    float mean = 0;  // the mean of dy, weighted with the probabilities
     for (int c = threadIdx.x; c < C; c += blockDim.x) mean += load(dy[c]) * load(y[c]);
     mean = block_sum(mean, scratch);
 

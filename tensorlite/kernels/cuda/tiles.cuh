@@ -1,7 +1,7 @@
-// Products of tiles: what a warp multiplies at once, from shared memory into its registers.
+// Products of tiles, by one warp, from shared memory into its registers.
 //
-// A tile in shared memory has rows of `Tile::STRIDE` numbers: WIDTH that count, and 16 bytes more, which spread rows that lie below each
-// other over the memory's 32 banks; without them eight threads that read eight rows would queue up at one bank.
+// A tile in shared memory has rows of `Tile::STRIDE` numbers: WIDTH numbers that are used, and 16 bytes of padding, which distribute
+// neighbouring rows over the memory's 32 banks. Without them eight threads that read eight rows would wait for the same bank.
 //
 // A product in registers is `float c[M][N][4]`: 16 M rows and 8 N columns, cut into M × N tiles of 16 × 8 as mma.cuh draws them, so
 // that a thread holds in c[m][n] four numbers, at
@@ -9,10 +9,10 @@
 //      rows     16 m + lane / 4, and 8 rows lower (c[..][0], c[..][1] and c[..][2], c[..][3])
 //      columns  8 n + lane % 4 * 2, and the next
 //
-// There are two products, each for tensor cores and in plain float32. They are all that attention needs:
+// Attention needs two products. Each has a version for tensor cores and one in plain float32:
 //
-//      multiply_abt     c += a · bᵀ     a and b in shared memory, the numbers to be summed over side by side in both
-//      multiply_ab      c += p · b      p is such a product in registers, and never leaves them; b in shared memory
+//      multiply_abt     c += a · bᵀ     a and b in shared memory; the axis of the sum is contiguous in both
+//      multiply_ab      c += p · b      p is such a product in registers, and stays there; b in shared memory
 
 #pragma once
 #include "mma.cuh"
@@ -21,17 +21,17 @@ __device__ inline int lane() { return threadIdx.x % WARP; }
 __device__ inline int row_of(int m, int half) { return 16 * m + 8 * half + lane() / 4; }   // of c[m][..][2 * half + ..]
 __device__ inline int column_of(int n, int i) { return 8 * n + lane() % 4 * 2 + i; }       // of c[..][n][i] and c[..][n][2 + i]
 
-// T: how numbers are stored; D: how many a row has; ON_TENSOR_CORES: who multiplies. Float32 on tensor cores is tf32.
+// T: the storage type; D: the numbers in a row; ON_TENSOR_CORES: whether tensor cores multiply. Float32 on tensor cores is tf32.
 template <typename T, int D, bool ON_TENSOR_CORES>
 struct Tile {
     static constexpr int CHUNK = 16 / sizeof(T);                                  // numbers in 16 bytes
     static constexpr int WIDTH = sizeof(T) == 2 ? (D + 15) / 16 * 16 : D;         // one mma takes 32 bytes of a row
     static constexpr int STRIDE = WIDTH + CHUNK;
 
-    // Begin to copy a tile of ROWS rows, of which only the first `rows` are there; zeros elsewhere. All threads of the block do it.
+    // Begin to copy a tile of ROWS rows, of which only the first `rows` exist; the others become zeros. All threads of the block take part.
     //
-    // Where the threads fill whole rows, each stays in its column and goes down by the same number of rows: addresses then differ by
-    // constants, where otherwise row and column are worked out anew for every 16 bytes.
+    // If the threads fill whole rows, each stays in its column and moves down by the same number of rows. Its addresses then differ by
+    // constants. Otherwise row and column are computed for every 16 bytes.
     template <int ROWS, int THREADS>
     static __device__ void copy(T* tile, const T* source, long long row_stride, int rows) {
         constexpr int CHUNKS = WIDTH / CHUNK, TOTAL = ROWS * CHUNKS;  // of 16 bytes: in a row, and in the tile
@@ -109,7 +109,7 @@ struct Tile {
     template <int M, int N>
     static __device__ void multiply_ab(float (&c)[M][WIDTH / 8][4], const float (&p)[M][N][4], const T* b) {
         if constexpr (ON_TENSOR_CORES && sizeof(T) == 2) {
-            // What a thread holds of two tiles of p is just what it must hold of a: only rounded and packed two to a word.
+            // A thread holds the same elements of two tiles of p as it must hold of a. They are only rounded, and packed two to a word.
             b += lane() % 16 * STRIDE + lane() / 16 * CHUNK;
 #pragma unroll
             for (int n = 0; n < N; n += 2) {
@@ -132,7 +132,7 @@ struct Tile {
                 }
             }
         } else if constexpr (ON_TENSOR_CORES) {
-            // In tf32 p has the columns 2w and 2w + 1 where a wants w and w + 4. A sum may be taken in any order: so call them w and
+            // In tf32 p has the columns 2w and 2w + 1 where a needs w and w + 4. A sum may be taken in any order: so call them w and
             // w + 4, and read the rows of b in that order, too.
             b += lane() % 4 * 2 * STRIDE + lane() / 4;
 #pragma unroll
@@ -149,7 +149,7 @@ struct Tile {
                 }
             }
         } else {
-            // A thread needs whole rows of p, which the four threads of its row have between them: they tell each other.
+            // A thread needs whole rows of p, which are distributed over the four threads of its row: they exchange them by shuffles.
 #pragma unroll
             for (int n = 0; n < N; n++) {
 #pragma unroll 1
