@@ -1,13 +1,13 @@
-# `make train` and `make test` need nothing but make and Python 3.11 or newer: they build .venv in this folder
-# the first time, and again when pyproject.toml changes. ARGS="…" is handed on to the program.
+# `make train` and `make test` need only make and Python 3.11 or newer: they build .venv in this folder
+# the first time, and again when pyproject.toml changes. ARGS="…" is passed on to the program.
 
 VENV := .venv
 PY := $(VENV)/bin/python
 WORKERS ?= 2
 GPU_PY ?= python3
-# One BLAS thread for each of the WORKERS processes, or they fight over the cores.
+# One BLAS thread for each of the WORKERS processes, so that they do not compete for the cores.
 ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
-# A worker that has no tests left takes some from another.
+# A worker without remaining tests takes some from another worker.
 IN_PARALLEL = -n $(WORKERS) --dist worksteal
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --editable
 
@@ -18,11 +18,11 @@ help:
 	@echo "make train    train a small GPT, about three minutes    make train ARGS='--steps 300'"
 	@echo "make test     prove every gradient                      make test ARGS='-k layernorm'"
 	@echo "make kernels  the numeric tests under every OpenBLAS kernel that this CPU can execute"
-	@echo "make lowest   the numbers and the formats, with the lowest versions that pyproject.toml allows"
-	@echo "make pythons  import, train and write under each Python from 3.11 to 3.14 that is here"
-	@echo "make mutants  plant small faults and count those that the tests see; make reached comes first"
-	@echo "make gpu      what only a GPU can show, into benchmarks/results; uses the python3 that is there"
-	@echo "make lint     ruff and mypy;  make format: let ruff lay the code out"
+	@echo "make lowest   the numeric tests and the formats, with the lowest versions that pyproject.toml allows"
+	@echo "make pythons  import, train and generate with each Python from 3.11 to 3.14 on this machine"
+	@echo "make mutants  plant small faults and count those that the tests see; run make reached first"
+	@echo "make gpu      the tests and benchmarks that need a GPU; results in benchmarks/results; uses python3"
+	@echo "make lint     ruff and mypy;  make format: format the code with ruff"
 	@echo "make clean    remove .venv and caches (not runs/)"
 
 train: $(VENV)/.train
@@ -41,12 +41,13 @@ lowest: $(PY)
 pythons: $(PY)
 	$(PY) scripts/pythons.py
 
-# On a machine with an NVIDIA GPU: CUDA, CuPy, torch and pytest must be installed for GPU_PY, and nothing is fetched. Each stage
-# takes ten minutes at most (`GPU_STAGE=1 make gpu` for the first alone), and what fails does not stop the rest.
+# On a machine with an NVIDIA GPU: CUDA, CuPy, torch and pytest must be installed for GPU_PY; nothing is downloaded. Each stage
+# takes at most ten minutes (`GPU_STAGE=1 make gpu` runs only the first). If a stage fails, the others run all the same.
 gpu:
 	$(GPU_PY) -m benchmarks gpu_stages $(GPU_STAGE)
 
-# Small faults, planted one at a time: which of them do the tests see? First which test runs which line, then 300 in an hour or two.
+# Plant small faults, one at a time, and count those that the tests see. `reached` records which test runs which line; then 300 mutants
+# take an hour or two.
 reached: $(VENV)/.test $(VENV)/.lint
 	rm -f .reached .reached.xml
 	$(ONE_THREAD) COVERAGE_FILE=.reached $(PY) -m pytest -q $(IN_PARALLEL) --cov=tensorlite --cov=gpt --cov=data --cov-context=test \
@@ -69,7 +70,7 @@ format: $(VENV)/.lint
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-# A stamp stands for a set of packages installed as this pyproject.toml says.
+# A stamp file means that a set of packages is installed for this pyproject.toml.
 $(VENV)/.train: EXTRAS = plot
 $(VENV)/.test: EXTRAS = plot,test
 $(VENV)/.lint: EXTRAS = dev

@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks` lists them. torch stands beside us in the same run; nothing here is imported by the library."""
+"""Measurements: `python -m benchmarks` lists them. torch is measured in the same run; the library imports nothing from here."""

@@ -9,10 +9,10 @@ BENCHMARKS = {
     "matmul": "products of square matrices, by size: CPU and, where there is one, GPU",
     "ops": "each op with a faster pair: that pair, the book, torch",
     "train_step": "whole training steps beside torch, in turn",
-    "gpu_stages": "all that only a GPU can show, in stages (`make gpu`)",
+    "gpu_stages": "all measurements and tests that need a GPU, in stages (`make gpu`)",
     "gpu_kernels": "where the time of a training step on a GPU goes, kernel by kernel",
     "nanogpt_cpu": "nanoGPT's run for a CPU from start to end, beside a twin in torch",
-    "generate": "tokens a second that a model writes, beside torch",
+    "generate": "tokens a second in generation, beside torch",
     "prepare": "a corpus like OpenWebText to tokens, against xz alone",
     "report": "writes the results into docs/performance.md, and a table of them into README",
 }

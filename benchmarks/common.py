@@ -1,4 +1,4 @@
-"""What every benchmark needs: who measured, medians and spreads, tables, and a JSON file."""
+"""Shared code of the benchmarks: the machine, medians and spreads, tables, and a JSON file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESULTS = Path(os.environ.get("TENSORLITE_RESULTS") or Path(__file__).parent / "
 
 
 def machine() -> dict[str, Any]:
-    """The processor, the libraries and their versions: without these a figure says nothing."""
+    """The processor, the libraries and their versions, which every figure depends on."""
     versions = {}
     for package in ("numpy", "torch", "threadpoolctl", "cupy-cuda12x", "cupy-cuda13x"):
         try:
@@ -111,5 +111,5 @@ def options_of(name: str, description: str | None) -> argparse.ArgumentParser:
 
 def require_torch() -> None:
     """Exit with one sentence where torch is missing."""
-    if importlib.util.find_spec("torch") is None:  # not imported: the sides are processes of their own
+    if importlib.util.find_spec("torch") is None:  # not imported: each side is a separate process
         sys.exit("benchmarks compare with torch, which is not installed: pip install 'tensorlite[test]'.")

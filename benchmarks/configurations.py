@@ -1,4 +1,4 @@
-"""What is measured: models, how many operations a training step of each takes, and one whole run."""
+"""What is measured: models, the number of operations in a training step of each, and one whole run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpt.config import GPTConfig, TrainConfig, from_preset
 
 @dataclass(frozen=True)
 class Configuration:
-    """A model, a batch, and how many steps make a block of about two seconds (course and gpt2: on a GPU)."""
+    """A model, a batch, and the number of steps in a block of about two seconds (course and gpt2: on a GPU)."""
 
     name: str
     description: str
@@ -65,7 +65,7 @@ NANOGPT_TRAINING = TrainConfig(
 
 
 def flops_per_step(configuration: Configuration) -> float:
-    """Multiplications and additions in the matrix products of one step; everything else is small beside them.
+    """Multiplications and additions in the matrix products of one step; all other operations are few in comparison.
 
     A weight of n numbers takes 2n operations a token forward, and twice that backward (one product for dx, one for
     dweight): 6n. Causal attention takes two products of T x D and D x T a head, of which the mask leaves half:

@@ -1,12 +1,12 @@
-"""Tokens a second that a model writes: one text, from a prompt of one token.
+"""Tokens a second in generation: one text, from a prompt of one token.
 
-The weights are fresh: what is drawn does not change the work. The sides are processes that take turns:
+The weights are random, because the amount of work does not depend on the sampled tokens. The sides are processes that take turns:
     ours           `gpt.generation.stream.stream_tokens`, with its cache of keys and values
     ours, no cache the same with use_cache=False: the model itself, asked for every token
     torch          the loop of the course, without a cache: crop to the last block_size tokens, predict, softmax, draw, append
     torch cache    the same with keys and values kept in tensors made beforehand; when the context is cropped the window is encoded
                    again, as ours is
-torch takes one thread or one a core, whichever writes this text faster.
+torch uses one thread or one for each core, whichever is faster for this text.
 
 The texts:
     tiny, 64            fits into the context: every token finds the keys and values of those before it
@@ -15,9 +15,9 @@ The texts:
     tiny, 256, keep 32  the same with context_keep=32: one crop in 33 tokens. All sides follow it
     course, 256         the larger model of the lecture, within its context
 
-"Products alone" is what the text's products of matrices take with a cache and nothing else: no attention, layer norms, activations and
-choosing. Within its context a model reads all weights for each token: "share of bandwidth" is how much that is of what reading them and
-nothing else reaches in the same run.
+"Products alone" is the time of the text's matrix products with a cache, without attention, layer norms, activations and
+sampling. Within its context a model reads all weights for each token: "share of bandwidth" compares this rate with the rate of
+only reading the weights, measured in the same run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ VOCABULARY = 65  # the characters of tinyshakespeare
 
 @dataclass(frozen=True)
 class Text:
-    """What is written, by which model: ``keep`` is context_keep, 0 for the course's crop."""
+    """A text to generate, and its model: ``keep`` is context_keep, 0 for the course's crop."""
 
     preset: str
     tokens: int
@@ -67,7 +67,7 @@ class Text:
         return lambda tokens: context_length(tokens, block_size, self.keep or block_size)
 
     def rows(self) -> list[int]:
-        """How many rows go through the model for each token where keys and values are kept: one, or after a crop all that are shown."""
+        """How many rows go through the model for each token with a cache: one, or after a crop the whole window."""
         shown = [self.shown()(tokens) for tokens in range(self.tokens + 1)]
         return [1 if now == before + 1 else now for before, now in pairwise(shown)]
 
@@ -76,7 +76,7 @@ TEXTS = {text.name: text for text in (Text("tiny", 64), Text("tiny", 256), Text(
 
 
 def our_writer(text: Text, use_cache: bool = True) -> Callable[[int], int]:
-    """``write(n)`` writes n tokens and returns how many there are then, with the prompt."""
+    """``write(n)`` generates n tokens and returns the number of tokens with the prompt."""
     import tensorlite as tl
     from gpt.generation.stream import limit_threads, stream_tokens
     from gpt.model import GPT
@@ -162,7 +162,7 @@ def _torch_model(config: GPTConfig) -> Any:
 
 
 def _with_the_better_threads(write: Callable[[int], int]) -> Callable[[int], int]:
-    """``write``, after torch was set to as many threads as write a few dozen tokens fastest."""
+    """``write``, after torch was set to the number of threads that generates a few dozen tokens fastest."""
     import torch
 
     seconds = {}
@@ -175,14 +175,14 @@ def _with_the_better_threads(write: Callable[[int], int]) -> Callable[[int], int
 
 
 def weights_of(config: GPTConfig) -> list[np.ndarray]:
-    """Matrices (in, out) of the shapes of all that a token is multiplied with, in order."""
+    """Matrices (in, out) of the shapes of all weights with which a token is multiplied, in order."""
     C, rng = config.n_embd, np.random.default_rng(0)
     shapes = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)] * config.n_layer + [(C, config.vocab_size)]
     return [rng.random(shape, np.float32) for shape in shapes]
 
 
 def bandwidth(weights: list[np.ndarray]) -> float:
-    """Bytes a second when all weights are read one after the other and nothing else is done, on one core or on all."""
+    """Bytes a second when all weights are only read, one after the other, on one core or on all."""
 
     def read() -> None:
         for weight in weights:
@@ -192,7 +192,7 @@ def bandwidth(weights: list[np.ndarray]) -> float:
 
 
 def products_alone(text: Text, weights: list[np.ndarray]) -> float:
-    """Seconds of the products of matrices for a text with a cache, on one core or on all."""
+    """Seconds of the matrix products for a text with a cache, on one core or on all."""
 
     def multiply(rows: int) -> None:
         for i, (weight, x, out) in enumerate(zip(weights, arguments[rows], results[rows], strict=True)):
@@ -206,7 +206,7 @@ def products_alone(text: Text, weights: list[np.ndarray]) -> float:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """The least seconds of fifty goes, half of them on one thread."""
+    """The shortest time of fifty runs, half of them on one thread, in seconds."""
     seconds = []
     for threads in sorted({1, available_cores()}):
         with threadpool_limits(threads, user_api="blas"):
@@ -221,7 +221,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def measure(text: Text, rounds: int) -> dict[str, Any]:
-    """Let the sides write in turn."""
+    """Measure the sides in turn."""
     weights = weights_of(text.config)
     reachable, alone = bandwidth(weights), products_alone(text, weights)
     read = sum(weight.nbytes for weight in weights)
@@ -255,7 +255,7 @@ def measure(text: Text, rounds: int) -> dict[str, Any]:
 
 
 def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line a side and text, for people."""
+    """One line for each side and text, for the screen."""
     return [
         {
             "text": result["text"],

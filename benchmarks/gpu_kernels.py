@@ -1,7 +1,7 @@
 """Where the time of a training step on a GPU goes, kernel by kernel.
 
-A few plain steps (no CUDA graph) run under torch's profiler, which reads CUPTI's records of every kernel in the process, whoever
-launched it. Listed are launches and microseconds a step, the largest first. The time of a step beside it is measured without the profiler.
+A few plain steps (no CUDA graph) run under torch's profiler, which reads CUPTI's records of every kernel in the process, also of ours.
+The list has launches and microseconds for each step, the largest first. The time of a step beside it is measured without the profiler.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""One side of `benchmarks.train_step --backend cupy`: makes as many training steps on the GPU as each line of standard input asks for.
+"""One side of `benchmarks.train_step --backend cupy`: each line of standard input is a number of training steps to make on the GPU.
 
     python -m benchmarks.gpu_side SIDE CONFIGURATION PRECISION
 
 Both sides start from the same weights, draw the same batches from the same random text, clip the gradient and step AdamW with the same
-settings. Ours is the trainer that ``python -m gpt.train`` uses; torch is as one would write it to be fast: scaled_dot_product_attention,
-fused AdamW, batches from pinned memory, autocast for the half precisions (with a GradScaler for float16), TF32 where that is asked for.
+settings. Ours is the trainer that ``python -m gpt.train`` uses; torch is written to be fast: scaled_dot_product_attention,
+fused AdamW, batches from pinned memory, autocast for the half precisions (with a GradScaler for float16), TF32 in the precision tf32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOKENS = 2_000_000
 
 
 def text(configuration: Configuration) -> np.ndarray:
-    """Random ids: what is learnt does not change how long a step takes."""
+    """Random ids: the time of a step does not depend on the text."""
     return np.random.default_rng(SEED).integers(0, configuration.model.vocab_size, TOKENS).astype(np.uint16)
 
 
@@ -116,7 +116,7 @@ def torch_steps(configuration: Configuration, precision: str, compiled: bool) ->
 
 
 def main(side: str, configuration_name: str, precision: str) -> None:
-    """Make as many training steps as each line of standard input says; answer with the last loss."""
+    """For each line of standard input, make as many training steps as it says, and answer with the last loss."""
     configuration = CONFIGURATIONS[configuration_name]
     if side.startswith("torch"):
         steps, memory = torch_steps(configuration, precision, compiled="compiled" in side)

@@ -1,7 +1,7 @@
-"""All that only a GPU can show, in stages of at most ten minutes, the most valuable first: ``GPU_STAGE=1 make gpu``, or all in turn.
+"""All measurements and tests that need a GPU, in stages of at most ten minutes, the most important first: ``GPU_STAGE=1 make gpu``, or all.
 
-A command that fails does not stop the next, and its output is kept: results (JSON) and logs are written at once, into the folder that
-TENSORLITE_RESULTS names, or else benchmarks/results. Nothing is installed or fetched. The exit code says whether all went well.
+If a command fails, the next one runs all the same. Results (JSON) and logs are written at once, into the folder that
+TENSORLITE_RESULTS names, or else benchmarks/results. Nothing is installed or downloaded. The exit code is 0 if every command succeeded.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from benchmarks import common
 from benchmarks.common import options_of
 
 TESTS = "pytest -m gpu -W default -p no:cacheprovider -p no:benchmark --continue-on-collection-errors"
-FIRST = ("attention", "rows", "gemm")  # kernels that everything else stands on
+FIRST = ("attention", "rows", "gemm")  # kernels that everything else needs
 MODEL = " ".join([*(f"tests/test_kernels_cuda_{name}.py" for name in FIRST), "tests/test_gpt_on_gpu.py", "tests/test_cuda_graph.py"])
 STEP = "benchmarks train_step gpt2 course --backend cupy --rounds 5"
 
 
 def with_a_gpu() -> list[str]:
-    """The files whose tests can run on a GPU; the others may need packages that a machine with a GPU has not."""
+    """The files whose tests can run on a GPU; the others may need packages that a machine with a GPU does not have."""
     root = Path(__file__).resolve().parent.parent
     files = sorted((root / "tests").glob("test_*.py"))
     return [f"tests/{path.name}" for path in files if re.search(r"any_cupy|mark\.gpu", path.read_text(encoding="utf-8"))]
@@ -46,7 +46,7 @@ STAGES: dict[int, dict[str, tuple[str, float]]] = {  # name of the log: the comm
 
 
 def run(name: str, command: str, limit: float) -> bool:
-    """Run ``python -m command``; whether it ended well and in time. Its output is shown, and kept in a log beside the results."""
+    """Run ``python -m command``; return whether it succeeded in time. Its output is shown, and kept in a log beside the results."""
     print(f"{sys.executable} -m {command}", flush=True)
     start = time.perf_counter()
     common.RESULTS.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
-"""A corpus laid out exactly like OpenWebText, from text that is on the machine: python -m benchmarks.make_openwebtext OUT
+"""Make a corpus laid out exactly like OpenWebText, from text files on this machine: python -m benchmarks.make_openwebtext OUT
 
     openwebtext.tar.xz
         openwebtext/urlsf_subset00-1_data.xz       each itself a tar.xz
             0000001-<hash>.txt                     a few thousand characters
             …
 
-OpenWebText has about 390 documents in each of its 20,610 inner archives and 5 KB in each document; so has this one, with as many inner
-archives as ``--megabytes`` of text fill. The text is prose and source code: whatever readable files there are under ``--from``.
+OpenWebText has about 390 documents in each of its 20,610 inner archives and 5 KB in each document. So has this corpus, with as many inner
+archives as ``--megabytes`` of text fill. The text is prose and source code: all readable files under ``--from``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 PER_ARCHIVE = 390
 PER_SUBSET = 8  # 1,000 in OpenWebText; fewer here, so that there are several subsets
 LONGEST = 12_000  # characters of a document
-MEMBER_TIME = 1_554_000_000  # everything is of the same second, so that the same texts give the same bytes
+MEMBER_TIME = 1_554_000_000  # all files have the same time, so that the same texts give the same bytes
 
 
 def texts(folders: list[Path]) -> Iterator[str]:
@@ -84,7 +84,7 @@ def main() -> None:
         size += len(text.encode())
         if size >= options.megabytes * 1_000_000:
             break
-    random.Random(0).shuffle(documents)  # neighbours on the web are strangers, too: cuttings of one file side by side pack twice as well
+    random.Random(0).shuffle(documents)  # neighbouring documents must be unrelated: parts of one file side by side compress twice as well
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         found = [
             threads.submit(packed, documents[start : start + PER_ARCHIVE], number, options.preset)

@@ -1,10 +1,10 @@
-"""Products of square matrices, by size: how many operations a second the machine gives to whoever asks well.
+"""Products of square matrices, by size: the most operations a second that the machine reaches.
 
-On the CPU in float32 and float64, with one BLAS thread and with all of them. With ``--backend cupy`` on a GPU, through the one function
-that the engine multiplies with: float32, float32 with its factors rounded to tf32, float16 and bfloat16; the way of two matrices to the
-GPU and back is timed apart. With ``--backend numpy cupy`` both, and from which size on the GPU is the faster one: for numbers that are
-there, and for numbers that must be brought and fetched. All settings of a size are measured in turn, round after round, and the median
-is quoted.
+On the CPU in float32 and float64, with one BLAS thread and with all of them. With ``--backend cupy`` on a GPU, by the function
+that the engine uses: float32, float32 with its factors rounded to tf32, float16 and bfloat16; the copy of two matrices to the
+GPU and back is timed separately. With ``--backend numpy cupy`` both, and the size from which on the GPU is faster: once for matrices on
+the GPU, and once with the copies to the GPU and back. All settings of a size are measured in turn, round after round, and the median
+is given.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Setting:
     """A way to multiply.
 
     Attributes:
-        name: for people and JSON.
+        name: for the screen and the JSON file.
         dtype: of the two factors.
         threads: of the BLAS, on the CPU.
         precision: on a GPU, see `tensorlite.precision`.
@@ -57,7 +57,7 @@ def cpu_settings() -> list[Setting]:
 
 
 def gpu_settings() -> list[Setting]:
-    """All that a GPU has special circuits for, and float32, which it computes as it is."""
+    """All precisions of the tensor cores, and plain float32."""
     return [Setting(f"GPU {precision}", _stored_as(precision), precision=precision) for precision in PRECISIONS]
 
 
@@ -79,7 +79,7 @@ def gpu_peak(precision: str, n: int = 8192) -> float:
 
 
 def measure(sizes: list[int], settings: list[Setting], rounds: int) -> list[dict[str, Any]]:
-    """GFLOP/s of each setting at each size; of one size all settings in turn."""
+    """GFLOP/s of each setting at each size; all settings of a size are measured in turn."""
     results = []
     for n in sizes:
         products = {setting: _product(n, setting) for setting in settings}
@@ -88,7 +88,7 @@ def measure(sizes: list[int], settings: list[Setting], rounds: int) -> list[dict
         for round_ in range(rounds + 1):
             for setting, (multiply, wait) in products.items():
                 with _set_up(setting):
-                    if round_ == 0:  # first touches and plans; afterwards as many products as make about 20 ms
+                    if round_ == 0:  # warm-up; afterwards as many products as take about 20 ms
                         multiply()
                         counts[setting] = max(1, min(1000, round(0.02 / _seconds(multiply, wait, 1))))
                     else:
@@ -116,7 +116,7 @@ def transfers(sizes: list[int], rounds: int, xp: Any) -> list[dict[str, Any]]:
 
 
 def rows(results: list[dict[str, Any]], key: str = "setting", value: str = "gflops") -> list[dict[str, Any]]:
-    """One line a size, one column a setting: the median, and from - to."""
+    """One line for each size, one column for each setting: the median, smallest and largest."""
     lines: dict[int, dict[str, Any]] = {}
     for result in results:
         numbers = result[value]
@@ -126,7 +126,7 @@ def rows(results: list[dict[str, Any]], key: str = "setting", value: str = "gflo
 
 
 def plot(name: str, results: list[dict[str, Any]]) -> None:
-    """``<name>.png`` beside the JSON; without matplotlib a sentence instead."""
+    """Write ``<name>.png`` beside the JSON; without matplotlib print a sentence instead."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -149,9 +149,9 @@ def plot(name: str, results: list[dict[str, Any]]) -> None:
 
 
 def crossovers(products: list[dict[str, Any]], moved: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each setting of the GPU, the smallest size from which on it beats the CPU's best float32, at every larger size too.
+    """For each setting of the GPU, the smallest size from which on it is faster than the CPU's best float32, at every larger size too.
 
-    Once for factors that are on the GPU already; once for two float32 factors that must be brought there, and a product fetched back.
+    Once for factors that are on the GPU already; once for two float32 factors that are copied there, and a product that is copied back.
     """
     speed = {(result["n"], result["setting"]): result["gflops"]["median"] * 1e9 for result in products}
     rate = {(result["n"], result["way"]): result["gigabytes_per_second"]["median"] * 1e9 for result in moved}
@@ -166,7 +166,7 @@ def crossovers(products: list[dict[str, Any]], moved: list[dict[str, Any]]) -> l
 
 
 def _from(sizes: list[int], gpu: dict[int, float], cpu: dict[int, float]) -> int | None:
-    """The first of the sizes from which on ``gpu`` takes less time; None if that is never so."""
+    """The first of the sizes from which on ``gpu`` takes less time; None if there is none."""
     first = None
     for n in reversed(sizes):
         if gpu[n] >= cpu[n]:
@@ -186,7 +186,7 @@ def main(argv: list[str]) -> None:
     xp = Device("cupy").module if on_gpu else np
     sizes = sorted(options.sizes or (GPU_SIZES if on_gpu else CPU_SIZES))
     settings = cpu_settings() if "numpy" in options.backend else []
-    if on_gpu:  # of the CPU's only the fastest, which is what a GPU must beat
+    if on_gpu:  # only the fastest of the CPU's settings, for comparison with the GPU
         settings = [setting for setting in settings if setting == Setting(setting.name, np.float32, available_cores())] + gpu_settings()
     name = "matmul_gpu" if on_gpu else "matmul"
     results: dict[str, Any] = {"products": measure(sizes, settings, options.rounds)}
@@ -202,7 +202,7 @@ def main(argv: list[str]) -> None:
 
 
 def _product(n: int, setting: Setting) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """A function that multiplies two matrices of random numbers, and one that waits until that is done."""
+    """A function that multiplies two matrices of random numbers, and one that waits for the result."""
     if setting.precision is None:
         a, b, out = (_random(np, n, setting.dtype) for _ in range(3))
         return functools.partial(np.matmul, a, b, out=out), _nothing
@@ -220,13 +220,13 @@ def _stored_as(precision: str) -> Any:
 
 @contextmanager
 def _set_up(setting: Setting) -> Iterator[None]:
-    """The threads of the BLAS, or what the GPU may do to a float32 factor, for a ``with`` block."""
+    """Set the number of BLAS threads, or the GPU's precision, for a ``with`` block."""
     with threadpool_limits(setting.threads, user_api="blas") if setting.precision is None else use_precision(setting.precision):
         yield
 
 
 def _nothing() -> None:
-    """What there is to wait for on the CPU."""
+    """On the CPU there is nothing to wait for."""
 
 
 def _random(xp: Any, n: int, dtype: Any) -> Any:
@@ -234,7 +234,7 @@ def _random(xp: Any, n: int, dtype: Any) -> Any:
 
 
 def _seconds(work: Callable[[], Any], wait: Callable[[], Any], count: int) -> float:
-    """Of one of ``count`` pieces of work; ``wait`` returns when a GPU has done them."""
+    """Seconds of one of ``count`` runs of ``work``; ``wait`` returns when a GPU has finished them."""
     wait()
     start = time.perf_counter()
     for _ in range(count):

@@ -1,7 +1,7 @@
-"""nanoGPT's run for a CPU from start to end: ours as a user starts it, and its twin in torch, cold, one after the other.
+"""nanoGPT's run for a CPU from start to end: ours as a user starts it, and the same run in torch, one after the other.
 
-A run is a process: the clock runs from before it starts until it has ended, and so covers the interpreter, imports, reading the text,
-training, evaluations and saving. What it reached is the last validation loss in its metrics.jsonl, over the same batches on both sides.
+A run is a process. Its time is measured from before its start until its end, so it includes the interpreter, imports, reading the text,
+training, evaluations and saving. Its result is the last validation loss in its metrics.jsonl, over the same batches on both sides.
 Run i of both sides has the same seed.
 """
 
@@ -28,7 +28,7 @@ def our_command(training: TrainConfig) -> list[str]:
 
 
 def torch_command(training: TrainConfig) -> list[str]:
-    """Its twin, which knows the other settings."""
+    """The same run in torch, which has the other settings in its code."""
     varied = ("data", "out", "steps", "eval_iters", "seed")
     return ["benchmarks.torch_train", *(f"--{name.replace('_', '-')}={getattr(training, name)}" for name in varied)]
 
@@ -37,10 +37,10 @@ COMMANDS = {"ours": our_command, "torch": torch_command}
 
 
 def run(side: str, training: TrainConfig) -> dict[str, float]:
-    """One run: its wall time, and the loss it reached.
+    """One run: its wall time, and its last validation loss.
 
     Raises:
-        SystemExit: if it failed, with what it said.
+        SystemExit: if it failed, with its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -59,7 +59,7 @@ def run(side: str, training: TrainConfig) -> dict[str, float]:
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line a side, for people."""
+    """One line for each side, for the screen."""
     return [
         {
             "side": name,

@@ -1,14 +1,14 @@
 """Each op that has a faster pair: that pair, the book's, and torch's op, forward and backward together.
 
-All three go through their engine: tape, backward, gradients of the inputs. They are measured in turn, round after round; quoted are
+All three run with their engine: tape, backward, gradients of the inputs. They are measured in turn, round after round. The results are
 medians of times, and of ratios within a round.
 
-On the CPU: one thread, as each worker of a training step has it, at the shapes that one of two workers sees in the configurations A,
-B16 and C; the memory that torch frees is kept, as ours is.
+On the CPU: one thread, like a worker of a training step, at the shapes of one of two workers in the configurations A,
+B16 and C. malloc keeps the memory that torch frees, as it does for ours.
 
 With ``--backend cupy``: the whole batch of the configurations course and gpt2 on a GPU, in float32 and in bfloat16. There each side is
-recorded as a CUDA graph, as our training steps are, and a time is that of a launch: the kernels are compared, and not how fast Python
-queues them. The book has a time there where a graph can hold it.
+recorded as a CUDA graph, as our training steps are, and a time is that of a launch. So the kernels are compared, not how fast Python
+queues them. The book is measured there if it can be recorded.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 NAMES = {"numpy": ("A", "B16", "C"), "cupy": ("course", "gpt2")}
 SHARDS = {"numpy": 2, "cupy": 1}
 PAIRS = {"numpy": "cpu", "cupy": "cuda"}
-MIXED = ("bfloat16",)  # what add has a pair for: the sum of a float32 array and a half one
+MIXED = ("bfloat16",)  # add has a pair only for the sum of a float32 array and a half one
 DTYPES = {"numpy": ("float32",), "cupy": ("float32", "bfloat16")}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What one worker has before it: B texts of T tokens, C = H · D channels, V words. Makes arrays of random numbers."""
+    """The sizes of one worker's part: B texts of T tokens, C = H · D channels, V words. Makes arrays of random numbers."""
 
     B: int
     T: int
@@ -76,7 +76,7 @@ class Sizes:
 
 
 def normal(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """A million different numbers, again and again: to draw all of them takes minutes at a GPU's sizes."""
+    """A million random numbers, repeated: at a GPU's sizes it would take minutes to draw all of them."""
     return np.resize(np.random.default_rng(seed).standard_normal(1_000_003, np.float32), shape)
 
 
@@ -88,7 +88,7 @@ class Entry:
         arrays: makes its array arguments.
         torch: the same in torch, on its tensors.
         options: its other arguments.
-        masters: which arguments are parameters, float32 in every precision of ours; torch takes one type for all.
+        masters: which arguments are parameters, which are float32 in every precision of ours; torch uses one type for all.
     """
 
     arrays: Callable[[], list[np.ndarray]]
@@ -150,7 +150,7 @@ def op_of(name: str) -> str:
 
 
 def missing() -> list[str]:
-    """Ops with a faster pair that the table above does not know."""
+    """Ops with a faster pair that the table above does not have."""
     known = {op_of(name) for name in entries(Sizes.of("smoke"))}
     return [name for name, op in REGISTRY.items() if op.faster and name not in known]
 
@@ -163,7 +163,7 @@ def has_pair(name: str, backend: str) -> bool:
 def measure(
     name: str, configuration: str, rounds: int, seconds: float = 0.02, backend: str = "numpy", dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Times of the three on one entry, with ``seconds`` of work for each in a round.
+    """Times of all three for one entry, with ``seconds`` of work for each in a round.
 
     Raises:
         ValueError: if no faster pair supports the entry's arguments.
@@ -180,14 +180,14 @@ def measure(
         if pair is op.book:
             raise ValueError(f"no faster pair of {op.name} supports the arguments that benchmarks/ops.py gives it for {name!r}.")
         y, _ = pair.forward(*ours, **entry.options)
-        dy = xp.empty_like(y)  # laid out in memory as what comes back in a model
+        dy = xp.empty_like(y)  # the memory layout that dy has in a model
         dy[...] = 1 if y.ndim == 0 else xp.asarray(normal(0, y.shape)).astype(y.dtype)
         wait = _nothing if xp is np else xp.cuda.get_current_stream().synchronize
         ways = {
             pair.name: _ours(op, ours, entry.options, dy, "fast", wait),
             "torch": _torch(entry.torch, arrays, to_numpy(dy.astype("float32")), backend, dtype),
         }
-        if dtype == "float32":  # in a half precision it computes in what it is given, and that would be another thing to measure
+        if dtype == "float32":  # in a half precision the book computes in another type, so the comparison would not be fair
             with contextlib.suppress(CaptureError):
                 ways["book"] = _ours(op, ours, entry.options, dy, "book", wait)
         counts = {}
@@ -216,7 +216,7 @@ def measure(
 
 
 def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line a measurement, for people."""
+    """One line for each measurement, for the screen."""
     return [
         {
             "op": result["op"],
@@ -290,7 +290,7 @@ def _ours(op: Op, arrays: list[Any], options: dict[str, Any], dy: Any, kernels: 
 
 
 def _torch(function: Callable[..., Any], arrays: list[np.ndarray], dy: np.ndarray, backend: str, dtype: str) -> Callable[[int], float]:
-    """The same for torch, which takes all floating point arguments in one type."""
+    """The same for torch, whose floating point arguments all have one type."""
     import torch
 
     place = "cpu" if backend == "numpy" else "cuda"
@@ -313,7 +313,7 @@ def _torch(function: Callable[..., Any], arrays: list[np.ndarray], dy: np.ndarra
         return _timed(step, _nothing)
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # torch asks for some steps on another stream before a capture
+    with torch.cuda.stream(stream):  # torch requires some steps on another stream before a capture
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(stream)
@@ -337,7 +337,7 @@ def _timed(work: Callable[[], Any], wait: Callable[[], Any]) -> Callable[[int], 
 
 
 def _nothing() -> None:
-    """What there is to wait for on the CPU."""
+    """On the CPU there is nothing to wait for."""
 
 
 def _as_dtype(array: Any, dtype: str) -> Any:

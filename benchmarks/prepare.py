@@ -1,7 +1,7 @@
 """How fast a corpus like OpenWebText becomes tokens, against the time that xz alone takes to decompress it: python -m benchmarks prepare
 
 No program that reads the archive on one core can be faster than ``xz -dc`` on the outer archive and all inner ones: that is the limit.
-It is measured in the same minute, in turns. The corpus is made once, by `benchmarks.make_openwebtext`.
+Both are measured in turn. The corpus is made once, by `benchmarks.make_openwebtext`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def xz_seconds(archive: Path, inner: list[Path]) -> float:
-    """Decompress everything and throw it away."""
+    """Decompress everything and discard it."""
     start = time.perf_counter()
     for files in ([archive], inner):
         subprocess.run(["xz", "-dc", *map(str, files)], check=True, stdout=subprocess.DEVNULL)
@@ -31,7 +31,7 @@ def xz_seconds(archive: Path, inner: list[Path]) -> float:
 
 
 def prepare_seconds(archive: Path, out: Path, options: list[str]) -> float:
-    """The program from start to end."""
+    """Seconds of the program from start to end."""
     start = time.perf_counter()
     code = _started(archive, out, options).wait()
     seconds = time.perf_counter() - start
@@ -40,9 +40,9 @@ def prepare_seconds(archive: Path, out: Path, options: list[str]) -> float:
 
 
 def prepare_peak(archive: Path, out: Path, options: list[str]) -> float | None:
-    """The most megabytes that the program and its workers have at once; None where the system does not tell.
+    """The peak memory of the program and its workers together, in megabytes; None if the system does not report it.
 
-    Looking takes time: a run that is timed is not looked at.
+    The observation takes time, so the runs that are timed are not observed.
     """
     if not Path("/proc/self/smaps_rollup").exists():
         return None
@@ -84,7 +84,7 @@ def _children(pid: int) -> list[int]:
 
 
 def main(arguments: list[str]) -> None:
-    """Take turns, and say what came of it."""
+    """Measure in turn, and print and save the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks prepare", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--archive", type=Path, help="an archive that benchmarks.make_openwebtext made; by default one is made now")
     parser.add_argument("--megabytes", type=int, default=220, help="of text, if one is made now")

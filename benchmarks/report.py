@@ -1,7 +1,7 @@
 """Writes the results into docs/performance.md, and one table of them into README.md and README.zh-TW.md.
 
-In each document they stand between ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``. They come from ``benchmarks/results/*.json`` and
-from nowhere else, with the machine and the versions that are recorded there. Without results a document stays as it is.
+In each document they are between ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``. They come only from ``benchmarks/results/*.json``,
+with the machine and the versions that are recorded there. Without results a document is not changed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def train_step(results: list[dict[str, Any]]) -> str:
 
 
 def with_slower_products(results: list[dict[str, Any]]) -> str:
-    """The same steps where NumPy's BLAS is no faster than torch's: what is left of the lead is ours."""
+    """The same steps where NumPy's BLAS is no faster than torch's, which shows the lead that does not come from the BLAS."""
     lines = [
         {
             "configuration": result["configuration"],
@@ -78,7 +78,7 @@ def whole_run(results: dict[str, Any]) -> str:
 
 
 def ops(results: list[dict[str, Any]]) -> str:
-    """The ratios to book and torch: one line an op, one column a configuration."""
+    """The ratios to book and torch: one line for each op, one column for each configuration."""
     lines: dict[str, dict[str, Any]] = {}
     for result in results:
         ratios = (result[f"speed_relative_to_{other}"]["median"] for other in ("book", "torch"))
@@ -90,7 +90,7 @@ def ops(results: list[dict[str, Any]]) -> str:
 
 
 def ops_on_a_gpu(results: list[dict[str, Any]]) -> str:
-    """The ratio to torch: one line an op, one column a configuration and type."""
+    """The ratio to torch: one line for each op, one column for each configuration and type."""
     found = {(result["op"], f"{result['configuration']}, {result['dtype']}"): result for result in results}
     columns = list(dict.fromkeys(column for _, column in found))
     lines = []
@@ -114,7 +114,7 @@ def matmul(results: dict[str, Any]) -> str:
 
 
 def written(results: list[dict[str, Any]]) -> str:
-    """Tokens a second of each text: ours, and how much faster that is than torch without and with a cache."""
+    """Tokens a second for each text: ours, and its ratio to torch without and with a cache."""
     lines = []
     for result in results:
         own = result["sides"]["ours"]
@@ -161,7 +161,7 @@ def on_a_gpu(results: list[dict[str, Any]]) -> str:
 
 
 def prepared(results: dict[str, Any]) -> str:
-    """Decompression alone, and the whole way to tokens."""
+    """Decompression alone, and the whole preparation."""
     return (
         f"From an archive laid out like OpenWebText's, {results['characters'] / 1e6:,.0f} million characters in "
         f"{sum(results['documents'].values()):,} documents, to tokens; `xz -dc` alone decompresses it:\n\n{table(results['rows'])}"
@@ -194,16 +194,16 @@ def recorded() -> list[tuple[str, str]]:
 
 
 def report(sections: list[tuple[str, str]]) -> str:
-    """The sections in one text: the machine is named where it is not that of the section before."""
+    """The sections in one text. The machine is named where it differs from that of the section before."""
     before = ["", *(machine for machine, _ in sections)]
     return "\n\n".join(text if machine == last else f"{machine}\n\n{text}" for (machine, text), last in zip(sections, before, strict=False))
 
 
 def cut(document: str) -> tuple[str, str, str]:
-    """What stands before the results in a document, the results, and what follows.
+    """The text before the results in a document, the results, and the text after them.
 
     Raises:
-        ValueError: if the comments are not there, once each and in order.
+        ValueError: unless each of the two comments occurs once, in order.
     """
     before, begin, rest = document.partition(BEGIN)
     inside, end, after = rest.partition(END)
@@ -213,13 +213,13 @@ def cut(document: str) -> tuple[str, str, str]:
 
 
 def updated(document: str, results: str) -> str:
-    """``document`` with ``results`` between the two comments; as it was if there are none."""
+    """``document`` with ``results`` between the two comments; unchanged if there are none."""
     before, _, after = cut(document)
     return f"{before}{BEGIN}\n{results}\n{END}{after}" if results else document
 
 
 def is_recorded(document: str) -> bool:
-    """Whether the report in ``document`` says what is recorded; it need not say all of it."""
+    """Whether the report in ``document`` agrees with the recorded results; it need not contain all of them."""
     _, inside, _ = cut(document)
     return inside == report([(machine, text) for machine, text in recorded() if text in inside])
 

@@ -1,6 +1,6 @@
-"""One side of `benchmarks.train_step`: builds a model, then makes as many steps as each line of standard input asks for.
+"""One side of `benchmarks.train_step`: builds a model; each line of standard input is then a number of steps to make.
 
-Both sides do the same work in a step: draw a batch, forward, backward, clip the gradient's norm to 1, AdamW, forget the gradient.
+Both sides do the same work in a step: draw a batch, forward, backward, clip the gradient's norm to 1, AdamW, drop the gradient.
 Both start from the same weights and draw the same batches.
 """
 
@@ -32,7 +32,7 @@ def batches(configuration: Configuration, seed: int) -> Callable[[], tuple[np.nd
 
 
 def our_steps(configuration: Configuration, seed: int) -> Callable[[int], float]:
-    """``steps(n)`` makes n steps with one worker a core, and returns the last loss."""
+    """``steps(n)`` makes n steps with one worker for each core, and returns the last loss."""
     import tensorlite as tl
     from data.cores import available_cores
     from gpt.model import GPT
@@ -66,7 +66,7 @@ def our_steps(configuration: Configuration, seed: int) -> Callable[[int], float]
 
 
 def torch_steps(configuration: Configuration, seed: int, tuned: bool, compiled: bool) -> Callable[[int], float]:
-    """The same in torch: eager or compiled, with malloc as ours or as it comes."""
+    """The same in torch: eager or compiled, with malloc set as for ours or unchanged."""
     import torch
 
     import tensorlite as tl
@@ -102,7 +102,7 @@ def torch_steps(configuration: Configuration, seed: int, tuned: bool, compiled: 
 
 
 def main(side: str, configuration_name: str, seed: str = "0") -> None:
-    """Make as many training steps as each line of standard input says; answer with the last loss."""
+    """For each line of standard input, make as many training steps as it says, and answer with the last loss."""
     configuration = CONFIGURATIONS[configuration_name]
     if side in ("ours", "book"):
         serve(our_steps(configuration, int(seed)))

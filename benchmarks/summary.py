@@ -14,7 +14,7 @@ from benchmarks.configurations import CONFIGURATIONS
 
 @dataclass(frozen=True)
 class Words:
-    """What the table says in one language; the fields in braces are filled in."""
+    """The words of the table in one language; the fields in braces are filled in."""
 
     header: tuple[str, str, str, str]
     layers: str
@@ -62,7 +62,7 @@ CONFIGURATION, TEXT, PRECISIONS = "B16", "course, 256", ("bfloat16", "float32") 
 
 
 def summary(words: Words) -> str:
-    """The table, and the machines under it; empty if nothing is recorded."""
+    """The table, and the machines below it; empty if nothing is recorded."""
     lines = [dict(zip(words.header, cells, strict=True)) for cells in _cells(words)]
     return f"{table(lines)}\n\n{_machines(words)}" if lines else ""
 
@@ -87,7 +87,7 @@ def _cells(words: Words) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _tokens(words: Words, sides: dict[str, Any]) -> tuple[str, str, str]:
-    """The speed of both sides, and their ratio; where torch was compiled as well, that ratio, too."""
+    """The speed of both sides, and their ratio; also the ratio to compiled torch if it was measured."""
     ours = sides["ours"]
     speeds = [words.tokens_per_second.format(f"{sides[side]['tokens_per_second']:,.0f}") for side in ("ours", "torch")]
     ratio = _ratio(ours["speed_relative_to_torch"])

@@ -1,4 +1,4 @@
-"""The GPT in torch as one would write it to be fast: fused attention, fused AdamW. It stands beside us in every benchmark."""
+"""The GPT in torch, written to be fast: fused attention, fused AdamW. Every benchmark compares with it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class TorchGPT(nn.Module):
-    """The same parameters under the same names as `gpt.model.GPT` with learned positions, so that weights can be copied across."""
+    """The same parameters under the same names as `gpt.model.GPT` with learned positions, so weights can be copied between them."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

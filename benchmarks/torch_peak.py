@@ -1,4 +1,4 @@
-"""``python -m benchmarks.torch_peak``: what `matmul.sgemm_peak` measures, in torch. A process of its own, for torch brings another BLAS."""
+"""``python -m benchmarks.torch_peak``: the measurement of `matmul.sgemm_peak` in torch, as a separate process with torch's own BLAS."""
 
 from __future__ import annotations
 

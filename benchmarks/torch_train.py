@@ -1,8 +1,8 @@
 """nanoGPT's training loop in torch:  python -m benchmarks.torch_train --data my.txt --out FOLDER
 
-The twin of `gpt.train` with `configurations.NANOGPT_TRAINING`, as one would write it to be fast on a CPU: eager, with
-scaled_dot_product_attention, fused AdamW, and malloc told to keep freed memory. It reads the same batches as ours, evaluates on the
-same ones and saves as often; its weights start from the same distribution, drawn by torch.
+The equivalent of `gpt.train` with `configurations.NANOGPT_TRAINING`, written to be fast on a CPU: eager, with
+scaled_dot_product_attention, fused AdamW, and malloc set to keep freed memory. It trains and evaluates on the same batches as ours and
+saves as often. Its initial weights have the same distribution, drawn by torch.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def initialise(model: TorchGPT, config: GPTConfig) -> None:
-    """N(0, 0.02), and less where a layer adds to the residual stream; layer norms are 1 already."""
+    """N(0, 0.02), with a smaller deviation for layers that add to the residual stream; layer norms are 1 already."""
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 0.02)
@@ -103,7 +103,7 @@ def make_optimizer(model: TorchGPT, training: TrainConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, training: TrainConfig) -> float:
-    """Up in a straight line in the warmup, then down along half a cosine."""
+    """A straight line up in the warmup, then half a cosine down."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / (training.warmup_steps + 1)
     progress = (step - training.warmup_steps) / (training.steps - training.warmup_steps)

@@ -1,13 +1,13 @@
 """Whole training steps, ours and torch's, in turn.
 
-Each side is a process (`benchmarks.side`); they make a block of steps each, round after round, as `benchmarks.turns` tells. Quoted
-is the median over the rounds, of the time and of the ratio to the reference in the same round.
+Each side is a process (`benchmarks.side`). In each round every side makes a block of steps, see `benchmarks.turns`. The results
+are medians over the rounds, of the time and of the ratio to the reference in the same round.
 
 The sides:
-    ours            with all faster pairs, one worker a core
+    ours            with all faster pairs, one worker for each core
     book            ours with TENSORLITE_KERNELS=book
-    torch           eager, scaled_dot_product_attention, fused AdamW, malloc told to keep freed memory as ours is: the reference
-    torch untuned   the same with malloc as it comes
+    torch           eager, scaled_dot_product_attention, fused AdamW, malloc set to keep freed memory as for ours: the reference
+    torch untuned   the same without that setting of malloc
     torch compiled  the reference under torch.compile (with --compile)
 """
 
@@ -29,10 +29,10 @@ SIDES = ("ours", "torch", "torch untuned", "book")
 
 
 def measure(configuration: Configuration, names: tuple[str, ...], rounds: int, steps: int, peak: float) -> dict[str, Any]:
-    """Let the sides work in turn; returns what is known of each, and the ratios to the reference."""
+    """Let the sides work in turn; returns the results of each, and the ratios to the reference."""
     with sides([Side(name, "benchmarks.side", name, configuration.name) for name in names]) as processes:
         for side in processes:
-            side.ask(2)  # imports, first touches, caches
+            side.ask(2)  # warm-up: imports, caches
         seconds = {name: [time / steps for time in times] for name, times in in_turn(processes, rounds, steps).items()}
         memory = {side.name: side.ask(0)["peak_memory"] for side in processes}
     flops = flops_per_step(configuration)
@@ -57,7 +57,7 @@ def measure(configuration: Configuration, names: tuple[str, ...], rounds: int, s
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line a side, for people."""
+    """One line for each side, for the screen."""
     return [
         {
             "configuration": result["configuration"],
@@ -73,7 +73,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def torch_sgemm_peak() -> float:
-    """What the BLAS that torch brings makes of the same products: part of every ratio to torch is the ratio of the two."""
+    """The speed of torch's BLAS for the same products: part of every ratio to torch is the ratio of the two."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.torch_peak"], capture_output=True, encoding="utf-8", check=True)
     return float(done.stdout)
 

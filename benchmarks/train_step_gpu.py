@@ -1,8 +1,8 @@
 """Whole training steps on a GPU, ours and torch's, in turn: ``python -m benchmarks train_step --backend cupy``.
 
-For each configuration and precision, processes (`benchmarks.gpu_side`) that make a block of steps each, round after round, as
-`benchmarks.turns` tells. Quoted are medians over the rounds, of the time and of the ratio to torch in the same round. On a GPU whose
-memory does not hold all sides at once, one side follows the other.
+For each configuration and precision, each side is a process (`benchmarks.gpu_side`). In each round every side makes a block of steps, see
+`benchmarks.turns`. The results are medians over the rounds, of the time and of the ratio to torch in the same round. On a GPU whose
+memory does not hold all sides at once, the sides run one after the other.
 
 The sides:
     ours            the step captured as a CUDA graph
@@ -33,7 +33,7 @@ ENOUGH_FOR_ALL = 40 << 30  # bytes: the four sides of gpt2 take 34 GB in bfloat1
 
 
 def measure(configuration: Configuration, precision: str, names: tuple[str, ...], rounds: int, steps: int, peak: float) -> dict[str, Any]:
-    """Let the sides work in turn; returns what is known of each, and the ratios to the reference.
+    """Let the sides work in turn; returns the results of each, and the ratios to the reference.
 
     Args:
         steps: in a block.
@@ -73,7 +73,7 @@ def measure(configuration: Configuration, precision: str, names: tuple[str, ...]
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line a side, for people."""
+    """One line for each side, for the screen."""
     return [
         {
             "configuration": result["configuration"],
@@ -90,7 +90,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def run(configurations: list[str], precisions: list[str] | None, rounds: int, steps: int | None, compiled: bool) -> None:
-    """All of it: print the tables as they come, and write ``train_step_gpu.json``."""
+    """Make all measurements, print their tables, and write ``train_step_gpu.json``."""
     xp = Device("cupy").module
     names = tuple(name for name in SIDES if compiled or name != "torch compiled")
     failed = False
@@ -101,19 +101,19 @@ def run(configurations: list[str], precisions: list[str] | None, rounds: int, st
             configuration = CONFIGURATIONS[name]
             try:
                 result = measure(configuration, precision, names, rounds, steps or configuration.steps_in_a_block, peak)
-            except RuntimeError as error:  # a side has stopped: the other measurements are worth having
+            except RuntimeError as error:  # a side has stopped; continue with the other measurements
                 print(f"{name} in {precision}: {error}", flush=True)
                 failed = True
                 continue
             results = [other for other in results if (other["configuration"], other["precision"]) != (name, precision)] + [result]
             print(table(rows(result)), flush=True)
-            save("train_step_gpu", results, gpu=gpu_name(xp))  # each time: what has been measured is kept, whatever comes
+            save("train_step_gpu", results, gpu=gpu_name(xp))  # after each measurement, so that it is kept if a later one fails
     if failed:
         sys.exit("not everything could be measured: see above.")
 
 
 def earlier(gpu: str) -> list[dict[str, Any]]:
-    """What was measured before on this GPU; what is measured again takes its place."""
+    """Earlier measurements on this GPU; a new measurement replaces the old one."""
     path = common.RESULTS / "train_step_gpu.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return content["results"] if content.get("machine", {}).get("gpu") == gpu else []

@@ -1,8 +1,8 @@
 """Processes that take turns.
 
-Each side of a comparison is a process of its own, so that each has its own malloc, its own threads and a peak memory that
-can be read. The parent lets them work in turn: whatever else the machine is doing meets all sides alike, and the ratio of
-two neighbouring blocks is what is believed.
+Each side of a comparison is a separate process, with its own malloc, its own threads and its own peak
+memory. The parent lets them work in turn, so other load on the machine affects all sides alike. The result is the ratio of
+two neighbouring blocks.
 
 A side runs `serve`; the parent holds a `Side` for each.
 """
@@ -27,7 +27,7 @@ LIMIT = 300.0  # seconds that a side may take for one answer, compilation includ
 
 
 class Side:
-    """A process that works when it is told to: ``python -m module *arguments``.
+    """A process that works on request: ``python -m module *arguments``.
 
     Args:
         name: of the side; ``book`` runs with TENSORLITE_KERNELS=book.
@@ -42,13 +42,13 @@ class Side:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, count: int, limit: float = LIMIT) -> dict[str, Any]:
-        """Let it do its work ``count`` times: the seconds that took, its result, and its peak memory; for 0 only the last.
+        """Let it do its work ``count`` times: the time in seconds, its result, and its peak memory; for 0 only the last.
 
         Args:
             limit: seconds to wait for the answer.
 
         Raises:
-            RuntimeError: if the process has stopped, or does not answer in time; it is ended then.
+            RuntimeError: if the process has stopped, or does not answer in time; then it is ended.
         """
         assert self.process.stdin
         with contextlib.suppress(BrokenPipeError):  # it has stopped: the empty answer says so
@@ -75,7 +75,7 @@ class Side:
             self.process.wait()
 
     def _listen(self) -> None:
-        """Pass its lines on; an empty one says that there will be no more."""
+        """Pass its lines on; an empty line marks the end."""
         assert self.process.stdout
         with self.process.stdout:
             for line in self.process.stdout:
@@ -94,7 +94,7 @@ def sides(made: Sequence[Side]) -> Iterator[Sequence[Side]]:
 
 
 def in_turn(made: Sequence[Side], rounds: int, count: int) -> dict[str, list[float]]:
-    """Seconds that ``count`` pieces of work took each side in each round; every second round goes backwards."""
+    """The seconds of each side for ``count`` runs of its work in each round; every second round is in reverse order."""
     seconds: dict[str, list[float]] = {side.name: [] for side in made}
     for round_ in range(rounds):
         for side in made if round_ % 2 == 0 else reversed(made):
@@ -106,10 +106,10 @@ def serve(work: Callable[[int], Any], memory: Callable[[], int | None] = peak_me
     """The other end of a `Side`: answer every line of standard input, a count, with a line of JSON.
 
     Args:
-        work: is told how often, and returns its result.
-        memory: the bytes to report: by default the most that the process ever held.
+        work: gets the count, and returns its result.
+        memory: returns the bytes to report; by default the peak memory of the process.
     """
-    answers, sys.stdout = sys.stdout, sys.stderr  # what the work prints must not stand among the answers
+    answers, sys.stdout = sys.stdout, sys.stderr  # the output of the work must not mix with the answers
     for line in sys.stdin:
         start = time.perf_counter()
         result = work(int(line)) if int(line) else None

@@ -1,7 +1,7 @@
 """`make kernels`: the numeric tests once more, under every OpenBLAS kernel that this CPU can execute.
 
-OpenBLAS adds in another order on another CPU, so the last bits of a product differ. ``OPENBLAS_CORETYPE`` names the CPU that it is to
-take this one for. Several names can stand for the same kernels, which then run once; those that NumPy takes by itself are left out,
+OpenBLAS adds in another order on another CPU, so the last bits of a product differ. ``OPENBLAS_CORETYPE`` names the CPU whose kernels it
+should use. Several names can mean the same kernels, which then run once. NumPy's default kernels are left out,
 because `make test` runs under them.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
-NEEDS = {  # what a kernel executes, in the words of /proc/cpuinfo
+NEEDS = {  # the instruction sets of a kernel, with their names in /proc/cpuinfo
     "Prescott": {"pni"},  # SSE3
     "Nehalem": {"sse4_2"},
     "Sandybridge": {"avx"},
@@ -34,7 +34,7 @@ print(*(info["architecture"] for info in blas))
 
 
 def cpu_flags() -> set[str]:
-    """What the CPU can execute, as Linux says it."""
+    """The instruction sets of the CPU, with Linux's names."""
     try:
         found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -45,12 +45,12 @@ def cpu_flags() -> set[str]:
 
 
 def with_kernel(name: str | None) -> dict[str, str]:
-    """The environment in which NumPy takes the kernels of ``name``, or those of its own choice."""
+    """The environment in which NumPy uses the kernels of ``name``, or its default kernels."""
     return {**os.environ, **({"OPENBLAS_CORETYPE": name} if name else {})}
 
 
 def kernels_of(name: str | None) -> str:
-    """What NumPy's OpenBLAS says it runs."""
+    """The kernels that NumPy's OpenBLAS reports."""
     done = subprocess.run([sys.executable, "-c", ASK], env=with_kernel(name), stdout=subprocess.PIPE, text=True, check=True)
     if not done.stdout.strip():
         sys.exit("NumPy brings another BLAS than OpenBLAS here: there are no kernels to choose from.")

@@ -1,7 +1,7 @@
 """Bring the lessons up to date:  python scripts/course.py [NAME …]
 
-The English file of a lesson is the source of its code. Its blocks are run, on tensorlite and, where they end in an error, on torch as
-well, and what they print is written below them. Blocks and outputs are copied into the other languages, and the notebooks in docs/course
+The English file of a lesson is the source of its code. Its blocks are run on tensorlite, and if they end in an error also on torch.
+Their output is written below them. Blocks and outputs are copied into the other languages, and the notebooks in docs/course
 are written.
 """
 
@@ -21,7 +21,7 @@ NOTEBOOKS = ROOT / "docs" / "course"
 
 
 def fences(code: Code) -> str:
-    """A block and its outputs, as they stand in the file."""
+    """A block and its outputs, in the format of the file."""
     out = f"```python{' raises' if code.raises else ''}\n{code.source}\n```\n"
     outputs = code.outputs.values()
     if len(set(outputs)) > 1:
@@ -30,7 +30,7 @@ def fences(code: Code) -> str:
 
 
 def with_code(text: str, blocks: list[Code]) -> str:
-    """``text`` with its n-th block of Python, and what follows it as outputs, replaced by the n-th of ``blocks``."""
+    """``text`` with its n-th block of Python, and the outputs after it, replaced by the n-th of ``blocks``."""
     out, end, used = "", 0, 0
     for match in FENCE.finditer(text):
         if match[1] not in ("python", "output"):

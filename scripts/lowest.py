@@ -1,4 +1,4 @@
-"""`make lowest`: the formats and the numbers, tested with the lowest versions that pyproject.toml allows (tests/lowest.txt)."""
+"""`make lowest`: the numeric tests and the formats, with the lowest versions that pyproject.toml allows (tests/lowest.txt)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from environments import ROOT, VERSIONS, interpreter, make_environment
 
 EVERYTHING = ".[plot,tensorboard,bfloat16,data,gpt2,test]"
-# The libraries around the lowest versions are the newest; what these deprecate, the others still call.
+# The other libraries are the newest, so the lowest versions may call functions that these have deprecated.
 PYTEST = ["pytest", "-m", "numeric or formats", "-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning"]
 
 
 def main(arguments: list[str]) -> None:
-    """In a new environment of the oldest Python that is here: for newer ones the oldest libraries have no wheels."""
+    """Run the tests in a new environment with the oldest Python on this machine: the oldest libraries have no wheels for newer ones."""
     python = next(filter(None, map(interpreter, VERSIONS)), None)
     if python is None:
         sys.exit(f"there is none of Python {', '.join(VERSIONS)} here.")

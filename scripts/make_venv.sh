@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make a virtual environment with pip in the folder $1, with any Python 3.11 or newer on PATH.
-# PYTHON=/path/to/python names one. Where `python -m venv` cannot bring pip along (Debian and Ubuntu
-# keep ensurepip in a package of its own), pip comes from a pip found outside, or from virtualenv or uv.
+# PYTHON=/path/to/python chooses one. If `python -m venv` cannot install pip (Debian and Ubuntu
+# have ensurepip in a separate package), pip comes from a pip outside of it, or from virtualenv or uv.
 set -eu
 
 venv=$1
@@ -31,7 +31,7 @@ with_outer_pip() {
 }
 
 python=$(find_python)
-trap 'rm -rf "$venv"' EXIT # half an environment is worse than none
+trap 'rm -rf "$venv"' EXIT # leave no incomplete environment
 trap 'exit 130' INT TERM
 
 for way in with_ensurepip with_outer_pip with_virtualenv with_uv; do

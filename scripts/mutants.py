@@ -1,18 +1,18 @@
-"""What the tests see: plant one small fault at a time, and run the tests that reach it.
+"""Mutation tests: plant one small fault at a time, and run the tests that reach it.
 
     make reached                                     # which test runs which line: the whole suite once, under coverage.py
     python scripts/mutants.py --count 300            # or: make mutants ARGS="--count 300"
     python scripts/mutants.py --rooms data nn        # only there
 
-A mutant is a copy of the tree with one place changed: an operator or a comparison swapped, a number one larger, `and` for `or`, a
-condition turned round, a statement dropped. It is *seen* if a test fails or hangs. Those that survive are listed with their line: each is
-either a test that is missing, or a change that changes nothing; the latter stand in `scripts/mutants_equivalent.txt` with the reason.
+A mutant is a copy of the tree with one change: an operator or a comparison swapped, a number one larger, `and` for `or`, a
+condition negated, a statement dropped. It is *seen* if a test fails or hangs. Mutants that survive are listed with their line. Either
+a test is missing, or the change has no effect; such equivalent mutants are listed in `scripts/mutants_equivalent.txt` with the reason.
 
-The tests that run the changed line come first, the quickest of them at the front. If they see nothing, the other tests of the room follow,
-for they may reach the line from another process, where coverage.py does not look. For a kernel in CUDA count those that run its wrapper.
+The tests that run the changed line come first, the fastest of them at the front. If they all pass, the other tests of the room follow,
+because they may reach the line from another process, which coverage.py does not observe. For a CUDA kernel, the tests of its wrapper count.
 
-The sample is drawn by a seed, the same number for each room if there are so many, so two runs can be compared. Faults are planted by
-token and not by syntax tree, so that the same code serves Python and CUDA. The libraries for this know no CUDA, and none drops statements.
+The sample is drawn with a seed, the same number for each room if possible, so two runs can be compared. Faults are planted by
+token and not by syntax tree, so that the same code works for Python and CUDA. The libraries for this do not know CUDA or drop statements.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.txt")
 COPIED = ("tensorlite", "gpt", "data", "study", "tests", "benchmarks", "scripts", "docs", ".ci")  # and the files beside them
 LONGEST = 900.0  # seconds for the tests of one mutant; a mutant that makes them hang is seen
-REACHED, TIMES = ROOT / ".reached", ROOT / ".reached.xml"  # coverage.py's data, a context a test, and pytest's times
+REACHED, TIMES = ROOT / ".reached", ROOT / ".reached.xml"  # coverage.py's data, one context for each test, and pytest's times
 BUDGET = 20.0  # seconds for the tests that reach a line, by the time that each took; more of them rarely see what these did not
 
 SWAPS = {
@@ -50,7 +50,7 @@ SWAPS = {
     "all": "any", "fmaxf": "fminf", "fminf": "fmaxf", "floor": "ceil", "ceil": "floor",
 }  # fmt: skip
 
-# A room, the files in it, and the tests that belong to them: of a path the longest match counts. {stem} is the file's name.
+# A room, the files in it, and their tests. The longest match of a path decides. {stem} is the file's name.
 ROOMS: dict[str, tuple[str, list[str]]] = {
     "ops": ("tensorlite/ops/", ["cases_oracle", "cases_hidden", "cases_gradcheck", "faults"]),
     "kernels/cpu": ("tensorlite/kernels/cpu/", ["kernels_cpu", "kernels_cpu_attention", "cases_pairs", "cases_oracle"]),
@@ -80,7 +80,7 @@ class Mutant:
     Attributes:
         path: of the file, from the root of the tree.
         start, stop: which characters of it are replaced.
-        text: what stands there instead.
+        text: the replacement.
         line: its number; before and after: the line as it was and as it is.
     """
 
@@ -100,7 +100,7 @@ def room_of(path: str) -> str:
 
 
 def mutants_of(path: str) -> Iterator[Mutant]:
-    """All that can be planted in a file."""
+    """All mutants of a file."""
     source = (ROOT / path).read_text(encoding="utf-8")
     found = python_places(source) if path.endswith(".py") else cuda_places(source)
     for start, stop, text in found:
@@ -165,14 +165,14 @@ def cuda_places(source: str) -> Iterator[tuple[int, int, str]]:
 
 
 def swap(token: str) -> str | None:
-    """What stands in the place of a token; None if it stays."""
+    """The replacement of a token; None if it has none."""
     if token in SWAPS:
         return SWAPS[token]
     return str(int(token) + 1) if re.fullmatch(r"\d+", token) else None
 
 
 def tests_of(mutant: Mutant) -> list[str]:
-    """pytest's arguments: those that most likely see it come first."""
+    """pytest's arguments: the tests that most likely see the mutant come first."""
     stem, names = Path(mutant.path).stem, ROOMS[mutant.room][1]
     files = [path for name in names for path in sorted(ROOT.glob(f"tests/test_{name}.py"))]
     own = [path for path in files if stem in path.stem]
@@ -184,10 +184,10 @@ def tests_of(mutant: Mutant) -> list[str]:
 
 
 class Reached:
-    """Which tests run a line: read from coverage.py's data and pytest's times."""
+    """The tests that run a line, from coverage.py's data and pytest's times."""
 
     def __init__(self) -> None:
-        import coverage  # of the extra [dev]: the tests of this script do without
+        import coverage  # in the extra [dev]; the tests of this script do not need it
 
         self.data = coverage.CoverageData(str(REACHED))
         self.data.read()
@@ -282,7 +282,7 @@ def copy_of_the_tree(folder: Path) -> Path:
 
 
 def sample(rooms: list[str], count: int, seed: int) -> list[Mutant]:
-    """``count`` mutants, as evenly from the rooms as there are."""
+    """``count`` mutants, as evenly from the rooms as possible."""
     listed = subprocess.run(
         ["git", "ls-files", "*.py", "*.cu", "*.cuh"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

@@ -1,4 +1,4 @@
-"""`make pythons`: import everything, train and write under each Python of this machine, with the run-time dependencies alone."""
+"""`make pythons`: import everything, train and generate with each Python on this machine, with only the run-time dependencies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from environments import ROOT, VERSIONS, interpreter, make_environment
 
 
 def main() -> None:
-    """One Python after the other, each in an environment of its own; fail at the end if one of them failed."""
+    """Test one Python after the other, each in its own environment; fail at the end if one of them failed."""
     ran, failed = [], []
     for version in VERSIONS:
         python = interpreter(version)

@@ -1,4 +1,4 @@
-"""Import every module, train a few steps and write a text, in the current folder: for an environment that has no tests in it."""
+"""Import every module, train a few steps and generate a text, in the current folder: for an environment without the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY = [
 
 
 def main() -> None:
-    """Without a word if all goes well."""
+    """Print nothing if everything succeeds."""
     for name in ("tensorlite", "gpt", "data", "study"):
         package = importlib.import_module(name)
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
