@@ -162,6 +162,8 @@ def test_random_numbers_look_as_they_should():
     uniform, normal, whole = tl.rand(10_000).numpy(), tl.randn(10_000).numpy(), tl.randint(-2, 3, (1000,))
     assert 0 <= uniform.min() < 0.01
     assert 0.99 < uniform.max() < 1
+    finer = tl.rand(1000, dtype=tl.float64).numpy() * 2**24  # a float32 has 24 bits, a float64 more
+    assert (finer != np.floor(finer)).any()
     assert abs(uniform.mean() - 0.5) < 0.02
     assert abs(normal.mean()) < 0.05
     assert abs(normal.std() - 1) < 0.05

@@ -240,6 +240,14 @@ def test_free_memory_is_the_smallest_of_what_machine_container_and_limit_leave(f
     assert memory.free_memory() == free
 
 
+@pytest.mark.parametrize("system, library", [("darwin", ""), ("win32", ""), ("linux", "musl"), ("darwin", "glibc")])
+def test_only_glibcs_malloc_is_told_to_keep_what_was_freed(system, library, monkeypatch):
+    monkeypatch.setattr(memory.sys, "platform", system)
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: (library, ""))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("the C library was loaded"))
+    assert memory.keep_freed_memory.__wrapped__() is False
+
+
 def test_sizes_in_words():
     assert [format_bytes(n) for n in (0, 1023, 1024, 1536, 200 * 2**20, 3 * 2**40)] == [
         "0 bytes", "1,023 bytes", "1.0 KiB", "1.5 KiB", "200 MiB", "3.0 TiB",

@@ -216,6 +216,8 @@ REFUSED = [
     (ValueError, "needs a weight of that shape", lambda: F.layer_norm(x, (2, 3), tl.zeros(6))),
     (ValueError, "needs a weight of that shape", lambda: F.rms_norm(x, (3,), tl.zeros(2))),
     (ValueError, r"linear: x \(2, 3\) does not fit weight \(4, 5\)", lambda: F.linear(x, tl.zeros(4, 5))),
+    (ValueError, r"linear: x \(\) does not fit weight \(4, 5\)", lambda: F.linear(tl.tensor(1.0), tl.zeros(4, 5))),
+    (ValueError, r"linear: x \(2, 3\) does not fit weight \(3,\)", lambda: F.linear(x, tl.zeros(3))),
     (ValueError, "one weight for each class", lambda: F.cross_entropy(x, tl.tensor([0, 1]), tl.ones(2))),
     (ValueError, "reduction is", lambda: F.cross_entropy(x, tl.tensor([0, 1]), tl.ones(3), reduction="avg")),
     (ValueError, "the shape of the input", lambda: F.cross_entropy(x, tl.zeros(2))),

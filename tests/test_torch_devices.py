@@ -99,6 +99,13 @@ def test_a_gpu_is_seen(any_cupy):
     assert tl.cuda.memory_allocated() == before
 
 
+def test_as_tensor_puts_data_where_it_is_asked_to(standin):
+    for data in ([1.0, 2.0], np.ones(2, np.float32), tl.ones(2)):
+        assert tl.as_tensor(data, device="cuda").is_cuda
+        assert not tl.as_tensor(data).is_cuda
+        assert tl.as_tensor(data, device="cuda").tolist() == tl.as_tensor(data).tolist()
+
+
 def test_running_out_of_memory_has_torchs_name(standin):
     tl.device("cuda").limit_memory(2**20)
     with pytest.raises(tl.cuda.OutOfMemoryError):

@@ -197,6 +197,16 @@ def test_hooks_see_and_change_what_torchs_do():
         np.testing.assert_allclose(np.hstack([np.ravel(a) for a in ours]), np.hstack([np.ravel(a) for a in theirs]), rtol=1e-5)
 
 
+def test_several_hooks_of_a_kind_are_called_in_their_order():
+    for t in (tl, torch):
+        model, calls = t.nn.Linear(1, 1), []
+        handles = [model.register_forward_hook(lambda module, args, output, i=i: calls.append(i)) for i in range(3)]
+        model(t.ones(1))
+        handles[1].remove()
+        model(t.ones(1))
+        assert calls == [0, 1, 2, 0, 2]
+
+
 def test_a_copied_module_has_hooks_of_its_own():
     model = tl.nn.Linear(1, 1)
     calls = []
