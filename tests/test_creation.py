@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import threading
 
 import numpy as np
@@ -66,6 +67,16 @@ def test_tensor_copies_and_from_numpy_shares():
     shared[1] = 8
     assert array[1] == 8
     assert tl.tensor(array[::2]).array.base is None
+
+
+@pytest.mark.parametrize(
+    "make", [lambda a: array.array("d", a), lambda a: memoryview(np.array(a)), lambda a: np.array([a]).view(np.matrix)]
+)
+def test_tensor_copies_what_numpy_would_only_view(make):
+    data = make([1.0, 2.0])
+    x = tl.tensor(data)
+    data[0] = 9
+    assert x.flatten().tolist() == [1, 2]
 
 
 def test_tensor_of_a_tensor_is_a_copy_off_the_tape():

@@ -198,6 +198,12 @@ def test_one_hot():
         tl.nn.functional.one_hot(tl.tensor(ids), 3)
 
 
+def test_a_layer_without_inputs_is_its_bias():
+    model = tl.nn.Linear(0, 3)
+    assert model.bias.tolist() == [0, 0, 0]
+    assert model(tl.zeros(2, 0)).shape == (2, 3)
+
+
 F = tl.nn.functional
 x = tl.zeros(2, 3)
 REFUSED = [

@@ -283,7 +283,7 @@ def test_of_a_single_number_nothing_is_said(shape, make_op):
 
 def test_plain_functions_are_compared_without_an_op():
     x, w = normal(3, 4), normal(4)
-    right = compare_with_differences(lambda x, w: x * w, lambda dy: (dy * w, (dy * x).sum(axis=0)), [x, w])
+    right = compare_with_differences(lambda x, w: np.sin(x) * w, lambda dy: (dy * w * np.cos(x), (dy * np.sin(x)).sum(axis=0)), [x, w])
     assert right == []
     (wrong,) = compare_with_differences(lambda x, w: x * w, lambda dy: (dy * w, (dy * x).mean(axis=0)), [x, w])
     assert (wrong.label, wrong.position, wrong.wrong, wrong.size) == ("input 1 (w)", 1, 4, 4)

@@ -200,11 +200,21 @@ def test_hooks_see_and_change_what_torchs_do():
 def test_several_hooks_of_a_kind_are_called_in_their_order():
     for t in (tl, torch):
         model, calls = t.nn.Linear(1, 1), []
-        handles = [model.register_forward_hook(lambda module, args, output, i=i: calls.append(i)) for i in range(3)]
+        handles = [model.register_forward_hook(lambda *_, calls=calls, i=i: calls.append(i)) for i in range(3)]
         model(t.ones(1))
         handles[1].remove()
         model(t.ones(1))
         assert calls == [0, 1, 2, 0, 2]
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # torch advises another hook
+def test_a_backward_hook_is_called_where_no_input_requires_a_gradient():
+    seen = []
+    for t in (tl, torch):
+        model = t.nn.Linear(2, 1)
+        model.register_full_backward_hook(lambda module, dx, dy: seen.append((dx, [g.tolist() for g in dy])))
+        model(t.ones(3, 2)).sum().backward()
+    assert seen == [((None,), [[[1.0]] * 3])] * 2
 
 
 def test_a_copied_module_has_hooks_of_its_own():
