@@ -206,6 +206,8 @@ loss = F.cross_entropy(model(torch.randn(2, 3)), torch.tensor([0, 1]))
 loss.backward(create_graph=True)
 torch.add(loss, 1, out=loss)
 grad = self.svd
+from torch import optim
+optimizer = optim.LBFGS(model.parameters())
 """
 
 
@@ -215,7 +217,7 @@ def test_port_names_each_line_that_cannot_run_here(tmp_path, capsys):
     assert port.main([str(script)]) == 1
     lines = capsys.readouterr().out.splitlines()
     found = [(int(line.split(":")[1]), line.split(": ")[1]) for line in lines]
-    assert [number for number, _ in found] == [1, 4, 5, 9, 9, 10, 13, 15, 16]
+    assert [number for number, _ in found] == [1, 4, 5, 9, 9, 10, 13, 15, 16, 19]
     assert "torchvision is not here" in found[0][1]
     assert "WeightedRandomSampler is not here" in found[1][1]
     assert all(text.strip() for _, text in found)

@@ -314,6 +314,7 @@ ERRORS = [
     (lambda: tl.zeros(5).split([2, 2]), ValueError, r"split: lengths \[2, 2\] must .* add up to 5"),
     (lambda: tl.zeros(5).split(0), ValueError, "split: pieces of length 0"),
     (lambda: tl.zeros(5).chunk(0), ValueError, "chunk: .*at least 1, got 0"),
+    (lambda: tl.bincount(tl.tensor([2, -1])), ValueError, r"bincount: it counts integers of at least 0 in one row, got int64 \(2,\)"),
     (lambda: tl.tensor(1.0).unbind(), ValueError, "unbind: a 0-dimensional tensor"),
     (lambda: tl.zeros(2, 3)[2], IndexError, "index 2 is out of bounds for axis 0 with size 2"),
     (lambda: tl.zeros(2, 3)[0, 0, 0], IndexError, "too many indices"),
@@ -337,6 +338,11 @@ ERRORS = [
     (lambda: tl.arange(3).masked_fill(tl.ones(3) > 0, 0.5), TypeError, "masked_fill: the value 0.5 does not fit a tensor of int64"),
     (lambda: tl.where(tl.ones(2) > 0, tl.zeros(3), 0.0), ValueError, r"where: the shapes \(2,\) and \(3,\)"),
 ]
+
+
+def test_one_chunk_is_all():
+    (whole,) = tl.arange(5).chunk(1)
+    assert whole.tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("call, error, message", ERRORS, ids=[message[:50] for *_, message in ERRORS])

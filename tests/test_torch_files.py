@@ -51,6 +51,17 @@ def test_plain_values_come_back():
     assert through_a_file(PLAIN) == PLAIN
 
 
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_every_protocol_of_pickle_is_read(protocol):
+    """From protocol 4 on what occurs again is remembered under the next number, before that under a number that is written."""
+    shared = torch.arange(3.0)
+    theirs = {"a": shared, "b": ["a", shared, ("text", "text")], "c": shared[1:]}
+    file = io.BytesIO()
+    torch.save(theirs, file, pickle_protocol=protocol)
+    file.seek(0)
+    alike(tl.load(file), theirs)
+
+
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
 
