@@ -159,6 +159,7 @@ HALVES: dict[str, tuple[Callable[..., Any], list[Draw]]] = {
     "cross_entropy": (lambda t, x, y: t.nn.functional.cross_entropy(x, y), [normal(3000, 5), integers(3000, high=5)]),
     "nll_loss": (lambda t, x, y: t.nn.functional.nll_loss(x, y), [normal(3000, 5), integers(3000, high=5)]),
     "mse_loss": (lambda t, x, y: t.nn.functional.mse_loss(x, y), [normal(3000), normal(3000)]),
+    "kl_div": (lambda t, x, y: t.nn.functional.kl_div(x, y, reduction="none"), [normal(3000), uniform(3000)]),
     "attention": (
         lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),
         [normal(2, 2, 50, 8), normal(2, 2, 50, 8), normal(2, 2, 50, 8)],
@@ -190,7 +191,7 @@ def test_half_precisions_compute_in_float32(name, dtype, record_property):
     assert call(tl, *(a.to(getattr(tl, dtype)) if a.is_floating_point() else a for a in x)).dtype == getattr(tl, dtype)
 
 
-ROUNDED_ONCE = ("sigmoid", "tanh", "silu", "gelu", "gelu-tanh", "exp", "log")
+ROUNDED_ONCE = ("sigmoid", "tanh", "silu", "gelu", "gelu-tanh", "exp", "log", "kl_div")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

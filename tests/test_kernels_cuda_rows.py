@@ -12,6 +12,7 @@ from tensorlite.kernels.cuda import compile as compiling
 from tensorlite.kernels.cuda import layernorm as cuda_layernorm
 from tensorlite.kernels.cuda import rmsnorm as cuda_rmsnorm
 from tensorlite.kernels.cuda.columns import sum_rows
+from tensorlite.kernels.cuda.rows import lanes
 from tensorlite.ops.layernorm import layernorm
 from tensorlite.ops.rmsnorm import rmsnorm
 from tensorlite.precision import use_precision
@@ -45,6 +46,15 @@ def test_values_and_gradients(op, module, rows, C, order, any_cupy):
     machine.machine.order = order
     for what, found, right in run(op, module, any_cupy, rows, C):
         assert relative_error(found, right) <= FLOAT32, what
+
+
+def test_four_neighbours_are_read_at_a_time_where_all_rows_are_aligned(any_cupy):
+    x, wide = any_cupy.zeros(8 * 9 + 1, np.float32), {"Wide": 4, "PerLane": 4}
+    aligned, shifted = x[:-1].reshape(9, 8), x[1:].reshape(9, 8)
+    assert lanes(8, aligned, None) == wide
+    assert lanes(132, x) == {"Wide": 4, "PerLane": 8}
+    assert lanes(8, aligned, shifted) == {"Wide": 1, "PerLane": 1}
+    assert lanes(9, aligned) == {"Wide": 1, "PerLane": 1}
 
 
 def test_rows_far_from_zero(any_cupy):
