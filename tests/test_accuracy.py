@@ -270,7 +270,7 @@ OF_INTEGERS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("dtype", WHOLE)
 @pytest.mark.parametrize("name", OF_INTEGERS)
-def test_integers_give_what_torch_gives_or_are_refused_in_a_sentence(name, dtype):
+def test_integers_give_torchs_result_or_a_clear_error(name, dtype):
     call, n = OF_INTEGERS[name], np.array([1, 0, 5]).astype(dtype)
     with np.errstate(divide="ignore"):
         try:

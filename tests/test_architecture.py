@@ -184,7 +184,7 @@ def test_every_import_follows_an_arrow(module):
     assert not wrong, f"not among the arrows of docs/architecture.md: {wrong}"
 
 
-def test_a_new_arrow_would_be_noticed():
+def test_an_import_against_the_arrows_is_detected():
     def arrow(module: str, target: str) -> Import:
         return Import(module, target, 1)
 
@@ -240,7 +240,7 @@ def arrows() -> dict[str, set[str]]:
     return {module: {arrow.target for arrow in imports(module) if arrow.target in MODULES} for module in MODULES}
 
 
-def test_no_circle_of_files():
+def test_no_files_import_each_other_in_a_circle():
     assert circle_in(arrows()) == []
 
 
@@ -256,7 +256,7 @@ def test_no_circle_of_files():
         ("data.files", "from data import prepare"),
     ],
 )
-def test_a_planted_circle_would_be_noticed(module, planted):
+def test_a_planted_circle_of_imports_is_detected(module, planted):
     graph = arrows()
     graph[module] = {*graph[module], *(arrow.target for arrow in imports(module, ast.parse(planted)))} & set(MODULES)
     assert module in circle_in(graph)
@@ -283,7 +283,7 @@ HEART = {
 
 
 @pytest.mark.parametrize("page", HEART)
-def test_the_heart_of_the_book_is_derived(page):
+def test_the_main_pages_of_the_book_have_derivations(page):
     functions = {node.name: node for node in tree_of(f"tensorlite.ops.{page}").body if isinstance(node, ast.FunctionDef)}
     forward = ast.get_docstring(functions[f"{HEART[page]}_forward"]) or ""
     for part in ("Shapes:", "Saves:", "Source:"):
@@ -292,7 +292,7 @@ def test_the_heart_of_the_book_is_derived(page):
     assert len(backward.split()) > 60, f"the docstring of {HEART[page]}_backward is no derivation"
 
 
-def test_an_op_is_two_plain_functions_on_one_page():
+def test_every_op_is_two_plain_functions_on_one_page():
     import tensorlite
     from tensorlite.op import REGISTRY
 
@@ -316,7 +316,7 @@ def test_the_model_fits_on_a_few_screens():
 
 
 @pytest.mark.parametrize("package", ["tensorlite", "gpt.model", "data", "study"])
-def test_importing_does_no_work(package):
+def test_importing_a_module_does_no_work(package):
     """Heavy or optional packages come in when they are used; no thread starts, no random stream moves, nothing is printed."""
     program = f"""
 import random, sys, threading
@@ -345,7 +345,7 @@ NOT_FOR_THE_PUBLIC = re.compile(
 )
 
 
-def test_no_file_names_somebodys_machine_or_a_package_host():
+def test_no_file_names_a_private_machine_or_a_package_host():
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, so which files belong to the project is not known")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
@@ -362,7 +362,7 @@ def test_no_file_names_somebodys_machine_or_a_package_host():
     assert not found
 
 
-def test_the_public_names_of_gpt_come_when_they_are_used():
+def test_the_public_names_of_gpt_are_imported_at_first_use():
     program = """
 import sys
 import gpt

@@ -68,7 +68,7 @@ def test_spread():
     assert common.spread([3.0, 1.0, 2.0, 10.0]) == {"median": 2.5, "min": 1.0, "max": 10.0, "count": 4}
 
 
-def test_all_sides_of_train_step_do_the_same_work(results):
+def test_all_sides_of_train_step_do_the_same_computation(results):
     names = ("ours", "book", "torch", "torch untuned")
     with sides([Side(name, "benchmarks.side", name, "smoke") for name in names]) as processes:
         losses = {side.name: [side.ask(count)["result"] for count in (1, 2, 3)] for side in processes}
@@ -177,7 +177,7 @@ def test_generate(results):
 
 
 @pytest.mark.parametrize("writer", [generate.our_writer, generate.torch_writer, generate.caching_torch_writer])
-def test_a_writer_writes_as_many_tokens_as_it_is_asked_for(writer, monkeypatch):
+def test_a_writer_generates_the_requested_number_of_tokens(writer, monkeypatch):
     monkeypatch.setattr("tensorlite.memory.keep_freed_memory", lambda: True)  # this and the threads would stay for all tests that follow
     monkeypatch.setattr("data.cores.available_cores", lambda: 1)
     assert writer(generate.Text("tiny", 7))(7) == 8
@@ -229,7 +229,7 @@ def test_the_table_of_the_readmes_follows_the_results(results):
     assert numbers[report.ENGLISH] == numbers[report.CHINESE]
 
 
-def test_a_new_result_makes_no_report_wrong_and_another_figure_does(results, monkeypatch):
+def test_a_report_may_lack_a_new_result_but_not_contain_a_wrong_figure(results, monkeypatch):
     monkeypatch.setattr(
         common, "machine", lambda: dict.fromkeys(("date", "cores", "processor", "system", "python", "numpy"), "x") | {"blas": []}
     )
@@ -285,7 +285,7 @@ def test_report(results):
         _updated("no comments")
 
 
-def test_results_of_a_gpu_go_into_the_report(results):
+def test_results_of_a_gpu_appear_in_the_report(results):
     spread = {"median": 1.25, "min": 1.0, "max": 1.5, "count": 5}
     ops_measured = [
         {"op": op, "configuration": "gpt2", "dtype": dtype, "speed_relative_to_torch": spread}
@@ -334,7 +334,7 @@ def test_our_side_on_a_gpu_trains_in_the_precision_that_is_measured(any_cupy):
 # --- the stages of `make gpu` -----------------------------------------------------------------------------
 
 
-def test_each_stage_fits_into_ten_minutes_and_names_what_there_is():
+def test_each_gpu_stage_takes_at_most_ten_minutes_and_names_existing_files():
     root = Path(__file__).resolve().parent.parent
     for commands in gpu_stages.STAGES.values():
         assert sum(limit for _, limit in commands.values()) <= 600
@@ -360,7 +360,7 @@ def test_a_stage_that_fails_or_hangs_does_not_stop_the_next(results, tmp_path, m
         gpu_stages.main(["7"])
 
 
-def test_a_side_that_prints_still_answers_and_one_that_hangs_is_ended(tmp_path, monkeypatch):
+def test_a_side_that_prints_still_answers_and_a_side_that_hangs_is_ended(tmp_path, monkeypatch):
     (tmp_path / "talkative.py").write_text(
         "import sys, time\nfrom benchmarks.turns import serve\n"
         "def work(count):\n    print('compiling, please wait')\n    time.sleep(60 * (count == 7))\n    return count\nserve(work)\n"

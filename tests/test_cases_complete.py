@@ -48,7 +48,7 @@ def test_no_table_is_empty():
         assert {case.name for case in table} <= set(names)
 
 
-def test_draws_are_the_same_every_time():
+def test_a_case_draws_the_same_arrays_every_time():
     for case in all_cases():
         for first, second in zip(case.draw(), case.draw(), strict=True):
             assert first.dtype == second.dtype

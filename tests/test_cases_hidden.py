@@ -93,7 +93,7 @@ def compare(case):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("kernels", ["book", "fast"])
-def test_infinite_and_nan_go_where_torch_sends_them(case, kernels):
+def test_infinite_and_nan_inputs_give_torchs_results(case, kernels):
     with use_kernels(kernels):
         better, louder, error = compare(case)
     assert op_of(case) in BETTER or not better, "a number is finite that is not in torch"
@@ -102,7 +102,7 @@ def test_infinite_and_nan_go_where_torch_sends_them(case, kernels):
 
 
 @pytest.mark.parametrize("op", {**BETTER, **LOUDER, **OTHER})
-def test_every_exception_is_one(op):
+def test_every_listed_exception_differs_from_torch(op):
     found = [compare(case) for case in CASES if op_of(case) == op]
     assert any(better for better, _, _ in found) == (op in BETTER)
     assert any(louder for _, louder, _ in found) == (op in LOUDER)
@@ -122,7 +122,7 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_the_infinite_slope_of_a_root_ends_at_the_mask(name):
+def test_a_masked_square_root_has_a_finite_gradient_as_in_torch(name):
     grads = []
     for t in (tl, torch):
         x = t.tensor([-1.0, 4.0, -2.0], requires_grad=True)
@@ -134,7 +134,7 @@ def test_the_infinite_slope_of_a_root_ends_at_the_mask(name):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, bfloat16_dtype(), np.float32, np.float64], ids=str)
-def test_masked_is_where(dtype):
+def test_apply_mask_equals_where(dtype):
     x = np.array([[1.5, -2.0, np.inf, -np.inf, np.nan, -0.0]] * 3, dtype)
     chessboard = np.arange(18).reshape(3, 6) % 2 == 0
     for mask in (chessboard, chessboard[:1], chessboard[0], chessboard[:, :1], ~chessboard[:, :1]):

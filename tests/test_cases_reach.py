@@ -82,7 +82,7 @@ def test_a_faster_pair_refuses_what_the_book_refuses(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_nan_reaches_the_same_numbers(case):
+def test_a_nan_reaches_the_same_numbers_in_a_pair_and_in_the_book(case):
     arrays = case.draw()
     for i, x in enumerate(arrays):
         for place in {0, x.size // 2, x.size - 1} if x.size and x.dtype.kind == "f" else ():
@@ -115,7 +115,7 @@ def test_a_hidden_key_is_seen_by_no_earlier_query(kernels, value, T):
     np.testing.assert_allclose(y[..., :-1, :], right[..., :-1, :], rtol=1e-12)
 
 
-def test_embedding_refuses_a_table_that_is_none():
+def test_embedding_refuses_a_weight_that_is_not_a_matrix():
     for kernels in ("book", "fast"):
         for shape in ((5, 4, 1), (5,)):
             with use_kernels(kernels), pytest.raises(ValueError, match="embedding: weight has one row for each token"):

@@ -79,7 +79,7 @@ def rewrite(folder: Path, tensors: dict | None = None, **ours: object) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_the_same_bits_come_back(tmp_path: Path, config: GPTConfig) -> None:
+def test_a_loaded_model_has_the_same_bits(tmp_path: Path, config: GPTConfig) -> None:
     model = make(config).eval()
     save_model(tmp_path, model, TOKEN)
     for path in (tmp_path, str(tmp_path), tmp_path / WEIGHTS):
@@ -109,7 +109,7 @@ def test_a_tied_weight_is_stored_once_and_still_tied(saved: Path) -> None:
     assert model.lm_head.weight is model.wte.weight
 
 
-def test_a_file_that_has_the_tied_weight_twice_loads_too(saved: Path) -> None:
+def test_a_file_with_the_tied_weight_twice_can_be_loaded(saved: Path) -> None:
     rewrite(saved, {"lm_head.weight": safetensors.numpy.load_file(saved / WEIGHTS)["wte.weight"]})
     np.testing.assert_array_equal(logits(load_model_folder(saved)[0]), logits(make()))
 
@@ -147,7 +147,7 @@ def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> Non
             assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_loading_draws_nothing_from_the_callers_stream(saved: Path) -> None:
+def test_loading_draws_no_numbers_from_the_callers_generator(saved: Path) -> None:
     tl.manual_seed(7)
     expected = random.default_generator().random(3)
     tl.manual_seed(7)
@@ -155,7 +155,7 @@ def test_loading_draws_nothing_from_the_callers_stream(saved: Path) -> None:
     np.testing.assert_array_equal(random.default_generator().random(3), expected)
 
 
-def test_saving_leaves_the_model_as_it_is(tmp_path: Path) -> None:
+def test_saving_does_not_change_the_model(tmp_path: Path) -> None:
     model = make().train()
     before = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     save_model(tmp_path, model, TOKEN)
@@ -164,7 +164,7 @@ def test_saving_leaves_the_model_as_it_is(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tensor.numpy(), before[name])
 
 
-def test_what_is_written_for_people(tmp_path: Path) -> None:
+def test_the_json_files_hold_settings_step_loss_versions_and_tokenizer(tmp_path: Path) -> None:
     training = TrainConfig(steps=7)
     save_model(tmp_path, make(), TOKEN, training, step=7, val_loss=1.5)
     record = json.loads((tmp_path / CONFIG).read_text())
@@ -210,7 +210,7 @@ def test_ctrl_c_while_saving_loses_nothing(saved: Path, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(logits(load_model_folder(saved)[0]), logits(make()))
 
 
-def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
+def test_a_file_with_the_name_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     for folder in (tmp_path / "run", tmp_path / "run" / "inner"):
         with pytest.raises(CheckpointError, match="a file of that name is in the way"):
@@ -218,7 +218,7 @@ def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
     assert (tmp_path / "run").read_text() == "a file"
 
 
-def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_write_permission_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(path: Path, mode: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -230,7 +230,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest
 # --- nothing there ------------------------------------------------------------------------------------
 
 
-def test_a_misspelt_folder(saved: Path) -> None:
+def test_a_misspelt_folder_gets_the_nearest_name(saved: Path) -> None:
     assert complaint(saved.parent / "smal").endswith(f"did you mean {saved}?")
 
 
@@ -238,7 +238,7 @@ def test_a_missing_folder_among_others(saved: Path) -> None:
     assert complaint(saved.parent / "zzzzzz").endswith("runs has small.")
 
 
-def test_a_missing_folder_and_no_runs(tmp_path: Path) -> None:
+def test_without_any_runs_the_advice_is_to_train_first(tmp_path: Path) -> None:
     assert "train a model first" in complaint(tmp_path / "runs" / "tiny")
     assert "train a model first" in complaint(tmp_path / "zzzzzz")
 
@@ -252,7 +252,7 @@ def test_a_folder_without_weights(saved: Path) -> None:
     assert "has not saved any weights yet" in complaint(saved)
 
 
-def test_no_permission_to_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission_is_an_error(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(path: Path, mode: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -263,7 +263,7 @@ def test_no_permission_to_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # --- damaged ------------------------------------------------------------------------------------------
 
 
-def test_cut_short_anywhere(saved: Path) -> None:
+def test_a_file_truncated_at_any_byte_is_refused(saved: Path) -> None:
     whole = (saved / WEIGHTS).read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
     for length in (0, 1, 7, 8, 9, header // 2, header - 1, header, header + 1, len(whole) // 2, len(whole) - 1):
@@ -272,7 +272,7 @@ def test_cut_short_anywhere(saved: Path) -> None:
         assert ("is empty" if length == 0 else "not a safetensors file" if length < 9 else "cut short") in message
 
 
-def test_something_behind_the_end(saved: Path) -> None:
+def test_bytes_after_the_end_are_refused(saved: Path) -> None:
     with open(saved / WEIGHTS, "ab") as file:
         file.write(b"more")
     assert "damaged" in complaint(saved)
@@ -286,7 +286,7 @@ def test_pickles_are_never_opened(saved: Path, content: bytes) -> None:
     assert "convert it to safetensors" in message
 
 
-def test_a_text_file(tmp_path: Path) -> None:
+def test_a_text_file_is_refused_as_weights(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("To be, or not to be, that is the question")
     assert "is not a safetensors file" in complaint(tmp_path / "notes.txt")
 
@@ -341,7 +341,7 @@ def test_many_missing_tensors_make_no_long_message(saved: Path) -> None:
         ({"tokenizer": {"type": "char", "characters": []}}, "at least one character"),
     ],
 )
-def test_a_config_or_tokenizer_that_cannot_be(saved: Path, ours: dict, reason: str) -> None:
+def test_an_invalid_config_or_tokenizer_is_refused(saved: Path, ours: dict, reason: str) -> None:
     rewrite(saved, **ours)
     message = complaint(saved)
     assert f"the config or tokenizer in {saved / WEIGHTS} is not one that this version knows" in message
@@ -349,7 +349,7 @@ def test_a_config_or_tokenizer_that_cannot_be(saved: Path, ours: dict, reason: s
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "7", '"text"'])
-def test_metadata_that_means_nothing(saved: Path, text: str) -> None:
+def test_unknown_metadata_is_refused(saved: Path, text: str) -> None:
     (saved / WEIGHTS).write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(saved / WEIGHTS), {METADATA: text}))
     assert "is not one that this version knows" in complaint(saved)
 
@@ -383,7 +383,7 @@ def is_what_was_saved(found: tuple[GPTConfig, CharTokenizer, dict[str, np.ndarra
 
 
 @given(st.data())
-def test_a_changed_byte_is_an_error_or_changes_nothing(tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject) -> None:
+def test_a_changed_byte_is_detected_or_has_no_effect(tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject) -> None:
     """In the header there are bytes without a meaning, such as the spaces behind it; among the weights there are none."""
     header = 8 + int.from_bytes(whole[:8], "little")
     at, byte = data.draw(st.integers(0, header - 1) | st.integers(header, len(whole) - 1)), data.draw(st.integers(0, 255))
@@ -392,7 +392,7 @@ def test_a_changed_byte_is_an_error_or_changes_nothing(tmp_path_factory: pytest.
 
 
 @pytest.mark.parametrize(("was", "becomes"), [(rb"n_head\": 2", rb"n_head\": 4"), (b"gelu", b"relu"), (rb"\"b\", \"c\"", rb"\"c\", \"b\"")])
-def test_what_would_still_fit_together_is_noticed(tmp_path: Path, was: bytes, becomes: bytes) -> None:
+def test_a_consistent_change_is_detected_by_the_checksum(tmp_path: Path, was: bytes, becomes: bytes) -> None:
     """Another number of heads, another activation, letters that change places: only the checksum can tell."""
     save_model(tmp_path, make(dataclasses.replace(SMALL, vocab_size=30)), CharTokenizer.train("abcdefgh"))
     content = (tmp_path / WEIGHTS).read_bytes()
@@ -401,12 +401,12 @@ def test_what_would_still_fit_together_is_noticed(tmp_path: Path, was: bytes, be
     assert "is damaged: its checksum is not that of its contents" in complaint(tmp_path)
 
 
-def test_a_file_without_a_seal_is_read(saved: Path) -> None:
+def test_a_file_without_a_checksum_is_read(saved: Path) -> None:
     rewrite(saved)
     np.testing.assert_array_equal(logits(load_model_folder(saved)[0]), logits(make()))
 
 
-def test_a_header_with_a_name_twice(saved: Path) -> None:
+def test_a_header_with_a_duplicate_name_is_refused(saved: Path) -> None:
     content = (saved / WEIGHTS).read_bytes()
     size = int.from_bytes(content[:8], "little")
     entries = json.loads(content[8 : 8 + size])

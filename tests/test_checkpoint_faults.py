@@ -124,7 +124,7 @@ def save_disturbed(folder: Path, step: int, fail_at: int, error: BaseException, 
     [Crash(), OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()],
     ids=["crash", "full", "broken disk", "Ctrl-C"],
 )
-def test_no_failing_call_loses_a_checkpoint(tmp_path, error, after, step):
+def test_a_failing_system_call_never_loses_a_checkpoint(tmp_path, error, after, step):
     """Each call in turn fails; a whole checkpoint is there each time, and the next attempt works."""
     fail_at, calls = 0, None
     while calls is None:
@@ -142,7 +142,7 @@ def test_no_failing_call_loses_a_checkpoint(tmp_path, error, after, step):
     assert calls > 15
 
 
-def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(tmp_path, monkeypatch, capsys):
+def test_a_damaged_checkpoint_is_not_counted_among_the_kept_ones(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(TrainingState, "from_files", lambda files, name: name)
     for step in (1, 2, 3):
         Checkpoints(tmp_path, keep_last=3).save(step, NEW.items())
@@ -198,14 +198,14 @@ def complaint(folder: Path) -> str:
     return str(raised.value)
 
 
-def test_what_was_saved_comes_back(snapshot):
+def test_a_saved_checkpoint_can_be_loaded(snapshot):
     again = trainer()
     restore(again, TOKENIZER, TrainingState.from_files(read_snapshot(snapshot), ""))
     assert dict(checkpoint_files(again, TOKENIZER, "gpt.train", {})) == read_snapshot(snapshot)
     assert again.step == 2
 
 
-def test_thousands_of_damaged_files_are_all_noticed(snapshot, tmp_path):
+def test_thousands_of_damaged_files_are_all_detected(snapshot, tmp_path):
     """A bit flipped, a byte changed, a stretch taken out, put in, doubled or zeroed, the end cut off: in every file."""
     rng, folder = random.Random(int(os.environ.get("DAMAGE_SEED", "0"))), tmp_path / "damaged"
     shutil.copytree(snapshot, folder)
@@ -265,7 +265,7 @@ def header(content: bytes, **changes: object) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", OPTIMIZER])
-def test_hostile_safetensors(snapshot, tmp_path, name):
+def test_hostile_safetensors_are_refused(snapshot, tmp_path, name):
     content = read_snapshot(snapshot)[name]
     first = next(iter(safetensors.numpy.load(content)))
     size = int.from_bytes(content[:8], "little")
@@ -284,7 +284,7 @@ def test_hostile_safetensors(snapshot, tmp_path, name):
         complaint(forged(snapshot, tmp_path, name, hostile))
 
 
-def test_hostile_records(snapshot, tmp_path):
+def test_hostile_records_are_refused(snapshot, tmp_path):
     record = json.loads(read_snapshot(snapshot)[TRAINING])
     for change in (
         {"model": {**record["model"], "n_layer": 2}},
@@ -320,7 +320,7 @@ def test_hostile_records(snapshot, tmp_path):
         {"more": 1},
     ],
 )
-def test_hostile_manifests(snapshot, tmp_path, change):
+def test_hostile_manifests_are_refused(snapshot, tmp_path, change):
     folder = tmp_path / "forged"
     shutil.copytree(snapshot, folder)
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -328,7 +328,7 @@ def test_hostile_manifests(snapshot, tmp_path, change):
     complaint(folder)
 
 
-def test_a_manifest_without_end(snapshot, tmp_path):
+def test_an_endless_manifest_is_refused(snapshot, tmp_path):
     folder = tmp_path / "forged"
     shutil.copytree(snapshot, folder)
     with open(folder / MANIFEST, "r+b") as file:

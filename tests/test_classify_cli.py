@@ -65,7 +65,7 @@ def test_several_texts_get_a_line_each(run, capsys):
     assert all(50 <= float(chance.rstrip("%")) <= 100 for _, chance, _ in lines)
 
 
-def test_a_file_is_cleaned_as_a_corpus_is(run, tmp_path, capsys):
+def test_a_file_is_read_like_a_corpus(run, tmp_path, capsys):
     (tmp_path / "lines.txt").write_bytes(b"\xef\xbb\xbfab ab\r\n\r\ngh\r\n")
     lines = [json.loads(line) for line in out(capsys, "--checkpoint", run, "--file", tmp_path / "lines.txt", "--json").out.splitlines()]
     assert [(line["text"], line["label"]) for line in lines] == [("ab ab", "left"), ("gh", "right")]
@@ -73,20 +73,20 @@ def test_a_file_is_cleaned_as_a_corpus_is(run, tmp_path, capsys):
     assert all(sum(line["probabilities"].values()) == pytest.approx(1, abs=2e-6) for line in lines)
 
 
-def test_a_file_with_labels_is_judged(run, capsys):
+def test_a_file_with_labels_gets_the_accuracy(run, capsys):
     said = out(capsys, "--checkpoint", run / "best", "--file", run.parent / "texts.csv")
     assert len(said.out.splitlines()) == 24
     assert "accuracy 100.0% on the 24 labelled texts in" in said.err
 
 
-def test_texts_through_a_pipe_and_by_mode(run):
+def test_texts_come_through_a_pipe_or_by_the_mode_classify(run):
     command = [sys.executable, "-m", "gpt", "--mode", "classify", "--checkpoint", run]
     done = subprocess.run(command, cwd=ROOT, input="ab\ngh\n" * 40, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["left", "right"] * 40
 
 
-def test_a_long_text_is_cut_and_said_so(run, capsys):
+def test_a_long_text_is_truncated_with_a_note(run, capsys):
     said = out(capsys, "--checkpoint", run, "ab ab ab ab", "ab")
     assert said.err == "note: 1 of 2 texts are longer than the model's context: it has read their first 8 tokens.\n"
 
@@ -106,7 +106,7 @@ def test_a_long_text_is_cut_and_said_so(run, capsys):
         (["--checkpoint", "RUN", "--backend", "tpu", "a"], "unknown device 'tpu'"),
     ],
 )
-def test_mistakes_get_one_sentence(run, capsys, monkeypatch, argv, sentence):
+def test_wrong_options_get_one_sentence(run, capsys, monkeypatch, argv, sentence):
     monkeypatch.chdir(run.parent)
     Path("other.csv").write_text("text,label\nab,left\nab,up\n")
     Path("utf16.txt").write_text("ab", encoding="utf-16")
@@ -119,7 +119,7 @@ def test_mistakes_get_one_sentence(run, capsys, monkeypatch, argv, sentence):
 
 @pytest.mark.parametrize("program", [generate, chat])
 @pytest.mark.parametrize("name", ["", "best", "model.safetensors"])
-def test_a_classifier_does_not_write(run, capsys, program, name):
+def test_a_classifier_does_not_generate_text(run, capsys, program, name):
     assert run_main(lambda: program.main(["--checkpoint", str(run / name)])) == 2
     assert f'is a classifier and generates no text: python -m gpt.classify --checkpoint {run / name} "TEXT".' in capsys.readouterr().err
     assert out(capsys, "--checkpoint", run / name, "ab").out.startswith("left ")

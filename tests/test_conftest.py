@@ -29,7 +29,7 @@ assert "KeyboardInterrupt" in done.stderr, done
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process on Windows inherits no ignored signals")
-def test_ctrl_c_reaches_programs_though_the_suite_was_started_to_ignore_it():
+def test_ctrl_c_reaches_programs_even_if_the_suite_ignores_it():
     command = [sys.executable, "-c", STARTED_IGNORING, INTERRUPT_A_CHILD]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

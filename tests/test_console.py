@@ -35,26 +35,26 @@ def program(*argv: object, close: tuple[int, ...] = (), **streams) -> subprocess
 
 @needs_full
 @pytest.mark.parametrize("argv", [["-m", "gpt.generate", "--checkpoint", "RUN"], ["-OO", "-m", "gpt", "--help"]], ids=["generate", "help"])
-def test_what_was_to_be_written_cannot_be(run: Path, argv: list[str]) -> None:
+def test_a_full_device_for_standard_output_is_one_error(run: Path, argv: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = program(*[str(run) if word == "RUN" else word for word in argv], stdout=full)
     assert (done.returncode, done.stderr) == (2, "error: standard output cannot be written: no space left on device.\n")
 
 
 @needs_full
-def test_an_error_that_cannot_be_told_still_has_its_exit_code(run: Path) -> None:
+def test_an_error_that_cannot_be_printed_still_has_its_exit_code(run: Path) -> None:
     with open("/dev/full", "w") as full:
         assert program("-m", "gpt.generate", "--checkpoint", run, "--prompt", "Z", stderr=full).returncode == 2
 
 
 @pytest.mark.parametrize("close", [(0,), (1,), (2,), (0, 1, 2)])
-def test_closed_streams(run: Path, close: tuple[int, ...]) -> None:
+def test_closed_streams_are_handled(run: Path, close: tuple[int, ...]) -> None:
     done = program("-m", "gpt.generate", "--checkpoint", run, "--prompt", "the ", "--max-new-tokens", 3, close=close)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("the ") or 1 in close
 
 
-def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+def test_no_opened_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     """What a library writes to standard error would otherwise be in that file."""
     script = (
         "from data.errors import run_main\nimport os, sys\n"
@@ -65,7 +65,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == ""
 
 
-def test_another_file_that_cannot_be_written_keeps_its_traceback() -> None:
+def test_an_error_of_another_file_keeps_its_traceback() -> None:
     def broken() -> None:
         raise OSError(28, "No space left on device")
 
@@ -73,7 +73,7 @@ def test_another_file_that_cannot_be_written_keeps_its_traceback() -> None:
         run_main(broken)
 
 
-def test_forgiving_tells_once(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ignored_write_error_is_reported_once(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")
@@ -87,7 +87,7 @@ def test_forgiving_tells_once(capsys: pytest.CaptureFixture, monkeypatch: pytest
     assert isinstance(sys.stdout, Broken)
 
 
-def test_docstrings_are_not_needed() -> None:
+def test_the_programs_work_without_docstrings() -> None:
     """``-OO`` takes them away."""
     done = program("-OO", "-m", "gpt", "--help")
     assert (done.returncode, done.stderr) == (0, "")

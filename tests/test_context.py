@@ -55,11 +55,11 @@ def modes(t):
     return seen
 
 
-def test_around_a_generator_the_block_holds_in_its_body_and_nowhere_else_as_in_torch():
+def test_a_decorated_generator_runs_only_its_body_inside_the_block_as_in_torch():
     assert modes(tl) == modes(torch)
 
 
-def test_an_error_inside_a_decorated_generator_comes_out_and_leaves_the_block():
+def test_an_error_inside_a_decorated_generator_is_raised_and_leaves_the_block():
     @tl.no_grad
     def body():
         yield 1
@@ -85,7 +85,7 @@ def test_a_decorated_function_keeps_its_name_and_records_nothing(block):
     assert (x * 2).requires_grad
 
 
-def test_a_decorated_method_and_one_that_calls_itself():
+def test_a_decorated_method_may_be_recursive():
     class Model:
         @tl.no_grad
         def countdown(self, n):
@@ -161,7 +161,7 @@ def test_every_block_decorates_functions_and_generators(make, state):
     assert state() == outside
 
 
-def test_a_block_without_its_brackets_or_around_no_function_says_what_is_missing():
+def test_a_decorator_without_arguments_or_function_raises_a_clear_error():
     for make, said in [
         (lambda: tl.use_kernels(lambda: None), "unknown kernels .*it is 'fast' or 'book'"),
         (lambda: precision.use_precision(lambda: None), "unknown precision .*it is one of"),

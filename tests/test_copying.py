@@ -72,7 +72,7 @@ def test_a_copied_model_is_trained_by_its_copied_optimizer_as_in_torch(make, way
 
 
 @way
-def test_the_copy_has_a_flat_buffer_of_its_own(way):
+def test_a_copy_has_its_own_flat_buffer(way):
     model, optimizer, schedule = begin(tl, OPTIMIZERS["AdamW"])
     train(tl, model, optimizer, schedule)
     model2, optimizer2, schedule2 = way((model, optimizer, schedule))
@@ -111,7 +111,7 @@ def test_a_tied_weight_stays_tied(way):
 
 
 @way
-def test_a_scaler_goes_along(way):
+def test_a_scaler_is_copied_with_its_optimizer(way):
     _, optimizer, _ = begin(tl, OPTIMIZERS["AdamW"])
     optimizer2, scaler2 = way((optimizer, tl.optim.GradScaler(optimizer, init_scale=8.0)))
     assert scaler2.optimizer is optimizer2
@@ -129,7 +129,7 @@ def test_flat_parameters_are_copied_with_their_parameters():
 
 
 @way
-def test_a_leaf_is_copied_as_torch_copies_it(way):
+def test_a_leaf_is_copied_as_in_torch(way):
     for t in (tl, torch):
         w = t.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
         p = t.nn.Parameter(t.tensor([1.0, 2.0]), requires_grad=False)
@@ -148,7 +148,7 @@ def test_a_leaf_is_copied_as_torch_copies_it(way):
 
 
 @pytest.mark.parametrize("wrap", [lambda y: y, lambda y: [y], lambda y: {"y": y}], ids=["itself", "in a list", "in a dict"])
-def test_a_deep_copy_of_what_an_op_computed_is_refused(wrap):
+def test_a_deep_copy_of_an_ops_result_is_refused(wrap):
     for t, said in ((tl, r"deepcopy of a tensor that mul computed: copy its detach\(\), or call clone\(\)"), (torch, "graph leaves")):
         y = t.ones(2, requires_grad=True) * 2
         with pytest.raises(RuntimeError, match=said):
@@ -156,7 +156,7 @@ def test_a_deep_copy_of_what_an_op_computed_is_refused(wrap):
         assert copy.deepcopy(y.detach()).tolist() == [2, 2]
 
 
-def test_what_an_op_computed_is_a_leaf_after_pickle_and_after_copy():
+def test_an_ops_result_is_a_leaf_after_pickle_and_copy():
     for t in (tl, torch):
         y = t.ones(2, requires_grad=True) * 2
         for z in (WAYS["pickle"](y), copy.copy(y)):
@@ -175,7 +175,7 @@ def test_a_shallow_copy_shares_the_memory_and_the_count_of_writes():
         y.backward()
 
 
-def test_hooks_stay_with_the_first():
+def test_hooks_are_not_copied():
     for t in (tl, torch):
         w = t.ones(2, requires_grad=True)
         w.register_hook(lambda g: g * 2)

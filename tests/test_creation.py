@@ -88,7 +88,7 @@ def test_tensor_of_a_tensor_is_a_copy_off_the_tape():
 
 @pytest.mark.parametrize("data", ["a", None, [1.0, None], ["1"], {}, 2**70], ids=repr)
 @pytest.mark.parametrize("make", [tl.tensor, lambda data: tl.full((2,), data)], ids=["tensor", "full"])
-def test_what_is_no_number_is_refused(make, data):
+def test_data_other_than_numbers_is_refused(make, data):
     with pytest.raises(TypeError, match="a tensor holds numbers of at most 64 bits, got "):
         make(data)
 
@@ -112,7 +112,7 @@ def test_integers_cannot_require_a_gradient():
         tl.tensor([1, 2], requires_grad=True)
 
 
-def test_a_shape_is_not_negative():
+def test_negative_shapes_are_refused():
     with pytest.raises(ValueError, match=r"negative lengths, got \(2, -1\)"):
         tl.zeros(2, -1)
 
@@ -152,7 +152,7 @@ def test_bfloat16_rounds_as_torch_does():
 # --- random numbers -------------------------------------------------------------------------------------
 
 
-def test_a_seed_repeats():
+def test_a_seed_repeats_the_numbers():
     def draw():
         tl.manual_seed(3)
         return [tl.rand(2, 3).tolist(), tl.randn(4).tolist(), tl.randint(0, 10, (5,)).tolist()]
@@ -163,12 +163,12 @@ def test_a_seed_repeats():
     assert tl.rand(2, 3).tolist() != first[0]
 
 
-def test_a_seed_is_not_negative():
+def test_a_negative_seed_is_refused():
     with pytest.raises(ValueError, match="must not be negative, got -1"):
         tl.manual_seed(-1)
 
 
-def test_random_numbers_look_as_they_should():
+def test_random_numbers_have_the_right_mean_and_deviation():
     tl.manual_seed(0)
     uniform, normal, whole = tl.rand(10_000).numpy(), tl.randn(10_000).numpy(), tl.randint(-2, 3, (1000,))
     assert 0 <= uniform.min() < 0.01
@@ -182,13 +182,13 @@ def test_random_numbers_look_as_they_should():
     assert whole.dtype == tl.int64
 
 
-def test_streams_named_by_a_key_are_unrelated_and_repeat():
+def test_generators_of_different_keys_are_independent_and_repeatable():
     a, b, again = (tl.random.make_generator(1, step, shard).random(1000) for step, shard in [(0, 1), (1, 0), (0, 1)])
     np.testing.assert_array_equal(a, again)
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.15
 
 
-def test_use_generator_is_a_parenthesis():
+def test_use_generator_restores_the_old_generator():
     tl.manual_seed(0)
     undisturbed = [tl.rand(2).tolist(), tl.rand(2).tolist()]
     tl.manual_seed(0)
@@ -199,7 +199,7 @@ def test_use_generator_is_a_parenthesis():
     assert inside == tl.rand(2, generator=tl.random.make_generator(5)).tolist()
 
 
-def test_every_thread_has_a_stream_of_its_own():
+def test_every_thread_has_its_own_generator():
     drawn = {}
 
     def work(name):

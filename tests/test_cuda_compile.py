@@ -61,7 +61,7 @@ def check_launch(name, architecture, threads, registers, static, dynamic):
     assert static + dynamic <= most, f"{name}: {static + dynamic} bytes of shared memory, {architecture} has {most} for a block"
 
 
-def test_every_file_has_its_variants_and_every_kernel_its_threads():
+def test_every_file_has_variants_and_every_kernel_a_thread_count():
     assert {path.name for path in FOLDER.glob("*.cu")} == set(VARIANTS)
     assert {kernel for file in VARIANTS for kernel in KERNEL.findall(source(file))} == set(THREADS)
 
@@ -89,7 +89,7 @@ def test_the_options_are_those_that_cupy_adds():
     assert "mul.ftz.f32" in (ptx if isinstance(ptx, str) else ptx.decode())
 
 
-def test_launches_that_cannot_be_are_seen():
+def test_impossible_launches_are_detected():
     """Faults planted: as many threads as such registers do not allow, and more shared memory than a GeForce has."""
     names = range(100)
     body = " ".join([*(f"float a{i} = x[{i}];" for i in names), "__syncthreads();", *(f"x[{i}] = a{i} - a{(i + 1) % 100};" for i in names)])
@@ -123,7 +123,7 @@ def test_two_blocks_of_attention_fit_on_every_kind_of_gpu(dropout):
     assert 2 * dynamic_shared("attention_backward_q", too_large) > 100 * 1024, "then the other tiles are of no use"
 
 
-def test_a_larger_launch_than_was_checked_is_refused(standin):
+def test_a_launch_larger_than_the_checked_ones_is_refused(standin):
     """A fault planted: a kernel is launched with more threads than the table says."""
     text = 'extern "C" __global__ void adamw(float* x) { x[threadIdx.x] = 1; }'
     kernel = standin.RawModule(code=text, options=()).get_function("adamw")
@@ -133,7 +133,7 @@ def test_a_larger_launch_than_was_checked_is_refused(standin):
         kernel((1,), (2 * THREADS["adamw"],), (x,))
 
 
-def test_a_kernel_that_needs_too_many_registers_is_seen_to_spill():
+def test_spilled_registers_are_detected():
     """The log is read rightly: here is one that must spill."""
     names = range(300)
     body = " ".join([*(f"float a{i} = x[{i}];" for i in names), "__syncthreads();", *(f"x[{i}] = a{i} * a{299 - i};" for i in names)])

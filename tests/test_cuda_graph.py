@@ -72,7 +72,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_launched_step_is_the_plain_step_bit_for_bit(any_cupy, name):
+def test_a_launched_step_equals_a_plain_step_bit_for_bit(any_cupy, name):
     plain, captured = trainer(False, **SETTINGS[name]), trainer(True, **SETTINGS[name])
     for _ in range(STEPS):
         losses = [run.update().item() for run in (plain, captured)]
@@ -90,7 +90,7 @@ def test_nothing_is_read_from_the_device_in_a_step(standin, cuda_graph):
     assert np.isfinite(losses[-1].item())
 
 
-def test_evaluations_and_other_work_between_two_steps_disturb_nothing(any_cupy):
+def test_evaluations_between_two_steps_do_not_change_training(any_cupy):
     quiet, busy = trainer(True), trainer(True)
     for _ in range(STEPS):
         quiet.update()
@@ -100,7 +100,7 @@ def test_evaluations_and_other_work_between_two_steps_disturb_nothing(any_cupy):
     assert_same(everything(quiet), everything(busy))
 
 
-def test_a_state_loaded_between_two_launches_is_gone_on_from(any_cupy):
+def test_a_launch_continues_from_a_state_loaded_before_it(any_cupy):
     """The optimizer's arrays are others then: what was recorded is of no use any more."""
     plain, captured = trainer(False, steps=20), trainer(True, steps=20)
     for run in (plain, captured):
@@ -113,7 +113,7 @@ def test_a_state_loaded_between_two_launches_is_gone_on_from(any_cupy):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_run_resumed_in_the_middle_ends_as_one_that_was_never_stopped(precision, any_cupy, tmp_path, capsys):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(precision, any_cupy, tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog.\n" * 30, encoding="utf-8")
     shape = GPTConfig(block_size=8, n_layer=1, n_head=1, n_embd=8)
@@ -144,7 +144,7 @@ def reads_its_loss(run):
     return run
 
 
-def test_a_step_that_cannot_be_recorded_stays_plain_and_says_so(standin, capsys):
+def test_a_step_that_cannot_be_recorded_runs_plain_with_a_warning(standin, capsys):
     plain, captured = trainer(False), reads_its_loss(trainer("auto"))
     for _ in range(STEPS):
         plain.update()
@@ -153,7 +153,7 @@ def test_a_step_that_cannot_be_recorded_stays_plain_and_says_so(standin, capsys)
     assert f"step {WARM_UP}: no CUDA graph, every op is queued by Python: cudaErrorStreamCaptureUnsupported" in capsys.readouterr().out
 
 
-def test_a_graph_that_the_user_insists_on_and_cannot_have_is_an_error(standin):
+def test_a_required_graph_that_cannot_be_recorded_is_an_error(standin):
     run = reads_its_loss(trainer(True))
     for _ in range(WARM_UP):
         run.update()
@@ -161,7 +161,7 @@ def test_a_graph_that_the_user_insists_on_and_cannot_have_is_an_error(standin):
         run.update()
 
 
-def test_rows_of_different_lengths_and_the_books_rules_make_no_graph(standin, capsys):
+def test_rows_of_different_lengths_and_the_books_rules_run_without_a_graph(standin, capsys):
     rows = [type("Row", (), {})() for _ in range(3)]
     with use_kernels("book"):
         assert type(trainer("auto").stepper) is GPUStepper
@@ -179,7 +179,7 @@ def test_rows_of_different_lengths_and_the_books_rules_make_no_graph(standin, ca
 # --- the recorder ----------------------------------------------------------------------------------------
 
 
-def test_a_recording_reads_what_lies_in_memory_when_it_is_launched(any_cupy):
+def test_a_launch_reads_the_present_values_in_memory(any_cupy):
     x = any_cupy.zeros(4, "float32")
     recorder = Recorder()
     recorder.run(lambda: x + 1)
@@ -190,7 +190,7 @@ def test_a_recording_reads_what_lies_in_memory_when_it_is_launched(any_cupy):
         np.testing.assert_array_equal(recording.result.get(), np.full(4, value + 1, np.float32))
 
 
-def test_recording_does_nothing_yet(any_cupy):
+def test_recording_runs_no_kernel(any_cupy):
     x = any_cupy.zeros(4, "float32")
     recording = Recorder().record(lambda: x.fill(7))
     assert (x.get() == 0).all()
@@ -205,12 +205,12 @@ def test_a_failed_recording_leaves_the_stream_usable(any_cupy):
     assert float(recorder.run(x.sum)) == 4
 
 
-def test_a_mistake_in_what_is_recorded_is_not_taken_for_cudas(any_cupy):
+def test_an_error_of_the_recorded_code_is_not_reported_as_a_capture_error(any_cupy):
     with pytest.raises(ZeroDivisionError):
         Recorder().record(lambda: 1 / 0)
 
 
-def test_both_pools_together_keep_to_the_limit(standin):
+def test_the_memory_limit_holds_for_both_pools_together(standin):
     common = standin.get_default_memory_pool()
     held = standin.zeros(1 << 18, "float32")  # 1 MiB
     common.set_limit(size=3 << 20)
@@ -223,7 +223,7 @@ def test_both_pools_together_keep_to_the_limit(standin):
     del held
 
 
-def test_memory_that_a_graph_uses_is_not_given_back_while_it_is_captured(standin):
+def test_memory_of_a_graph_is_not_freed_during_its_capture(standin):
     """CuPy's pool does that by itself where cudaMalloc fails or its limit is reached."""
     recorder = Recorder()
     recorder.run(lambda: standin.zeros(1 << 18, "float32"))
@@ -251,7 +251,7 @@ def test_a_step_that_fits_only_without_a_graph_stays_plain(standin, capsys):
     assert np.isfinite(loss.item()) and run.stepper.why_eager.startswith("Out of memory allocating")
 
 
-def test_what_is_written_between_two_launches_into_memory_of_the_capture_is_lost(standin):
+def test_values_written_into_captured_memory_between_two_launches_are_lost(standin):
     """So it may be on a GPU, where another array of the graph lay there before."""
     made = []
 
@@ -272,7 +272,7 @@ def test_what_is_written_between_two_launches_into_memory_of_the_capture_is_lost
 # --- the optimizer's device scalars -------------------------------------------------------------------------------
 
 
-def test_device_scalars_count_as_a_step_does_and_hold_rate_and_number(any_cupy):
+def test_device_scalars_hold_rate_and_step_and_count_like_a_step(any_cupy):
     weights = [tl.nn.Parameter(any_cupy.ones(size, "float32")) for size in (3, 5)]
     optimizer = optim.AdamW([{"params": weights[:1], "lr": 0.5}, {"params": weights[1:], "lr": 0.25}])
     for weight in weights:
@@ -289,7 +289,7 @@ def test_device_scalars_count_as_a_step_does_and_hold_rate_and_number(any_cupy):
     assert not scalars.are_valid()
 
 
-def test_step_with_device_scalars_is_step(any_cupy):
+def test_step_with_device_scalars_equals_step(any_cupy):
     start = np.random.default_rng(0).standard_normal((3, 32), dtype=np.float32)
     stepped, dialled = (tl.nn.Parameter(any_cupy.asarray(start)) for _ in range(2))
     optimizers = [optim.AdamW([weight], lr=0.1) for weight in (stepped, dialled)]

@@ -25,7 +25,7 @@ def numbers(n):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_thread_of_every_block_runs_once_and_knows_its_place(order):
+def test_every_thread_of_every_block_runs_once_with_its_indices(order):
     x, y = numbers(192), np.zeros(192, np.float32)
     run("int i = blockIdx.x * blockDim.x + threadIdx.x; y[i] += 2 * x[i] + gridDim.x;", x, y, block=64, grid=3, order=order)
     np.testing.assert_array_equal(y, 2 * x + 3)
@@ -41,12 +41,12 @@ def test_what_is_written_before_a_barrier_can_be_read_after_it(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_without_the_barrier_poison_is_read(order):
+def test_without_the_barrier_the_poison_value_is_read(order):
     x, y = numbers(64), np.zeros(64, np.float32)
     assert np.isnan(run(REVERSE.format(barrier=""), x, y, order=order)).any()
 
 
-def test_shared_memory_of_the_block_before_is_gone():
+def test_shared_memory_is_not_kept_from_block_to_block():
     x, y = numbers(64), np.zeros(64, np.float32)
     run("__shared__ float s[64]; if (blockIdx.x == 0) s[threadIdx.x] = 1; else y[threadIdx.x] = s[threadIdx.x];", x, y, grid=2)
     assert np.isnan(y).all()
@@ -61,7 +61,7 @@ def test_lanes_of_a_warp_are_not_in_lockstep_between_exchanges(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_shuffles_reach_the_lanes_they_name(order):
+def test_shuffles_read_from_the_given_lanes(order):
     x, y = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
     got = {
         name: run(f"y[threadIdx.x] = {call};", x, y.copy(), order=order)
@@ -83,7 +83,7 @@ def test_shuffles_reach_the_lanes_they_name(order):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("block", [32, 64, 256, 1024])
-def test_sums_over_warps_and_blocks_are_known_to_all_threads(block, order):
+def test_all_threads_get_the_sums_over_warps_and_blocks(block, order):
     x, y = numbers(block), np.zeros(block, np.float32)
     body = "__shared__ float scratch[WARP]; y[threadIdx.x] = block_sum(x[threadIdx.x], scratch) + block_max(x[threadIdx.x], scratch);"
     run(body, x, y, block=block, order=order)
@@ -92,13 +92,13 @@ def test_sums_over_warps_and_blocks_are_known_to_all_threads(block, order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_atomics_lose_nothing(order):
+def test_atomics_lose_no_addition(order):
     x, y = np.ones(256, np.float32), np.zeros(1, np.float32)
     assert run("atomicAdd(y, x[blockIdx.x * blockDim.x + threadIdx.x]);", x, y, grid=4, order=order)[0] == 256
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_warp_sees_registers_of_all_its_lanes_at_once(order):
+def test_a_warp_reads_the_registers_of_all_its_lanes(order):
     x, y = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
     body = """struct Held { float a, b, c; };
     float here = x[threadIdx.x], sum = 0;
@@ -117,7 +117,7 @@ LATE = """__shared__ float s[64];
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_copy_is_there_when_its_thread_has_waited_and_all_have_met(order):
+def test_an_asynchronous_copy_is_readable_after_wait_and_barrier(order):
     x, y = numbers(64), np.zeros(64, np.float32)
     got = run(LATE.replace("{wait}", "cuda_on_cpu::finish_copies(); __syncthreads();"), x, y.copy(), order=order)
     np.testing.assert_array_equal(got, np.where(np.arange(64) % 4 < 2, x, 0)[::-1])
@@ -157,7 +157,7 @@ def test_arguments_of_another_type_than_the_kernels_are_refused(args, words):
         module.launch("test", (1,), (32,), args)
 
 
-def test_sizes_that_cannot_be_are_refused():
+def test_impossible_launch_sizes_are_refused():
     module = load('extern "C" __global__ void test() {}')
     for block in (0, 33, 2048):
         with pytest.raises(KernelError, match="a multiple of 32, at most 1024"):
@@ -166,12 +166,12 @@ def test_sizes_that_cannot_be_are_refused():
         module.launch("other", (1,), (32,), ())
 
 
-def test_what_does_not_compile_is_told_in_the_compilers_words():
+def test_a_compile_error_shows_the_compilers_message():
     with pytest.raises(CompileError, match="undeclared_name"):
         load('extern "C" __global__ void test(float* x) { x[0] = undeclared_name; }')
 
 
-def test_an_uninitialised_number_is_no_silent_zero():
+def test_an_uninitialised_number_is_not_zero():
     x, y = numbers(32), np.zeros(32, np.float32)
     with pytest.raises(CompileError, match="uninitialized"):
         run("float sum; for (int i = 0; i < n; i++) sum += x[i]; y[threadIdx.x] = sum;", x, y, block=32)
@@ -192,7 +192,7 @@ def test_half_precisions_are_stored_and_loaded_as_numpy_rounds_them(dtype):
     np.testing.assert_array_equal(loaded, stored.astype(np.float32))
 
 
-def test_philox_gives_the_published_numbers():
+def test_philox_gives_the_published_test_vectors():
     """Known answers of Random123 (file kat_vectors, philox4x32 with 10 rounds)."""
     answers = {
         (0, 0, 0, 0, 0, 0): (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8),
@@ -243,7 +243,7 @@ def test_rows_for_the_tensor_cores_begin_at_multiples_of_16_bytes():
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_denormal_numbers_are_0_as_ftz_makes_them(order):
+def test_denormal_numbers_are_flushed_to_0(order):
     """In every thread, and after each of its meetings; and the host's own arithmetic keeps them."""
     x, y = np.full(64, 1e-40, np.float32), np.full(64, np.nan, np.float32)
     body = (
@@ -269,7 +269,7 @@ SHIFT = 'extern "C" __global__ void shift(const float* x, float* y, int by) { y[
 
 
 @pytest.mark.parametrize("at_end", [True, False])
-def test_a_kernel_works_on_fenced_copies_as_on_the_arrays(at_end):
+def test_a_kernel_gives_the_same_result_on_fenced_copies(at_end):
     x, y = np.arange(32, dtype=np.float32), np.zeros(40, np.float32)
     with fenced([(x.ctypes.data, x.nbytes), (y.ctypes.data, y.nbytes)], at_end) as there:
         load(SHIFT).launch("shift", (1,), (32,), (there(x.ctypes.data), there(y[4:].ctypes.data), np.int32(0)))
@@ -277,7 +277,7 @@ def test_a_kernel_works_on_fenced_copies_as_on_the_arrays(at_end):
 
 
 @pytest.mark.parametrize("by, thread", [(1, 31), (32, 0), (-1, 0)])
-def test_a_step_out_of_an_array_is_seen_with_the_thread_that_makes_it(by, thread):
+def test_an_access_outside_an_array_is_reported_with_its_thread(by, thread):
     x, y = np.arange(32, dtype=np.float32), np.zeros(32, np.float32)
     module = load(SHIFT)
     with fenced([(x.ctypes.data, x.nbytes), (y.ctypes.data, y.nbytes)], at_end=by > 0) as there:

@@ -49,25 +49,25 @@ def prose(length: int, seed: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["t.jsonl.zst", "T.JSONL.ZST"])
-def test_rows_in_zstandard(name: str, tmp_path: Path) -> None:
+def test_zstandard_files_of_rows_are_read(name: str, tmp_path: Path) -> None:
     raw = b"".join(b'{"text": "%s"}\n' % story(i).strip() for i in range(500))
     assert list(texts(put(tmp_path / name, PACKERS["zst"](raw))).values()) == [story(i).decode().strip() for i in range(500)]
 
 
 @pytest.mark.parametrize("name", ["t.tar.zst", "t.tzst", "anything"])
-def test_a_tar_in_zstandard(name: str, tmp_path: Path) -> None:
+def test_a_tar_in_zstandard_is_read(name: str, tmp_path: Path) -> None:
     files = {f"{i}.txt": story(i) for i in range(50)}
     assert texts(put(tmp_path / name, PACKERS["zst"](tar(files)))) == {f"{name}!{file}": text.decode() for file, text in files.items()}
 
 
-def test_frames_to_be_skipped(tmp_path: Path) -> None:
+def test_skippable_frames_are_skipped(tmp_path: Path) -> None:
     """pzstd begins a file with one, and other programs end it with one."""
     skipped = b"\x50\x2a\x4d\x18\x04\0\0\0note", b"\x5f\x2a\x4d\x18\x04\0\0\0note"
     raw = skipped[0] + PACKERS["zst"](b"one ") + skipped[1] + PACKERS["zst"](b"two") + skipped[0]
     assert texts(put(tmp_path / "t.zst", raw)) == {"t.zst": "one two"}
 
 
-def test_zstandard_in_other_archives(tmp_path: Path) -> None:
+def test_zstandard_inside_other_archives_is_read(tmp_path: Path) -> None:
     rows, inner = b'{"text": "a row"}\n', tar({"a.txt": b"a"})
     for name, pack in {"t.zip": zipped, "t.tar": tar, "t.7z": seven_zipped}.items():
         found = texts(put(tmp_path / name, pack({"r.jsonl.zst": PACKERS["zst"](rows), "i.tar.zst": PACKERS["zst"](inner)})))
@@ -89,14 +89,14 @@ METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_zip_members(method: int, tmp_path: Path) -> None:
+def test_zip_members_are_read(method: int, tmp_path: Path) -> None:
     files = {"a.txt": prose(600_000), "empty.txt": b"", "c.txt": b"c", "d.txt": prose(BLOCK)}
     path = put(tmp_path / "t.zip", zipped(files, method))
     assert texts(path) == {f"t.zip!{name}": raw.decode() for name, raw in files.items() if raw}
 
 
 @pytest.mark.parametrize("pack", [PACKERS["zst"], lzma.compress], ids=["zstandard", "xz"])
-def test_methods_that_zipfile_does_not_know(pack, tmp_path: Path) -> None:
+def test_zip_methods_that_zipfile_lacks_are_read(pack, tmp_path: Path) -> None:
     text, method = prose(1_000_000), 93 if pack is PACKERS["zst"] else 95
     packed = pack(text)
     raw = bytearray(zipped({"a.txt": packed}, zipfile.ZIP_STORED))
@@ -123,7 +123,7 @@ def many_members(folders: int, end: bytes) -> tuple[bytes, int, int]:
     return raw[:stop] + folder * folders + end, start, stop - start + len(folder) * folders
 
 
-def test_a_zip_of_more_members_than_two_bytes_count(tmp_path: Path) -> None:
+def test_a_zip_of_more_than_65535_members_is_read(tmp_path: Path) -> None:
     """The real number stands in the record before the last one; programs from before there was one count from 0 again."""
     raw, start, size = many_members(65_600, b"")
     locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(raw), 1)
@@ -141,7 +141,7 @@ def test_a_zip_of_more_members_than_two_bytes_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_damaged_zip_member(method: int, tmp_path: Path) -> None:
+def test_a_damaged_zip_member_is_an_error(method: int, tmp_path: Path) -> None:
     raw = bytearray(zipped({"a.txt": prose(100_000)}, method))
     for at in (raw.index(b"a.txt") + 1000, raw.index(b"PK\1\2") + 16):  # in the data; the checksum
         damaged = bytes(raw[:at]) + bytes([raw[at] ^ 0x10]) + bytes(raw[at + 1 :])
@@ -180,14 +180,14 @@ def seven(path: Path, files: dict[str, bytes], filters: list | None = None, agai
 
 
 @pytest.mark.parametrize("method", FILTERS)
-def test_7z_members(method: str, tmp_path: Path) -> None:
+def test_7z_members_are_read(method: str, tmp_path: Path) -> None:
     files = {"a.txt": prose(700_000), "empty.txt": b"", "b.txt": b"b", "c.txt": prose(BLOCK, 1)}
     path = seven(tmp_path / "t.7z", files, FILTERS[method], {"d.txt": prose(300_000, 2), "e.txt": b"e"})
     expected = files | {"d.txt": prose(300_000, 2), "e.txt": b"e"}
     assert texts(path) == {f"t.7z!{name}": raw.decode() for name, raw in expected.items() if raw}
 
 
-def test_7z_members_that_are_passed_over(tmp_path: Path) -> None:
+def test_skipped_7z_members_are_not_read_but_checked(tmp_path: Path) -> None:
     """What nobody wants of a folder is before what somebody wants, and its checksum counts, too."""
     noise = random.Random(0).randbytes(300_000)
     path = seven(tmp_path / "t.7z", {"a.png": b"\x89PNG\r\n\x1a\n\0\0\0\r" + noise, "b.txt": b"text"})
@@ -209,7 +209,7 @@ def test_7z_members_that_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("streams", [None, 4])
-def test_a_7z_that_py7zr_cannot_unpack_is_not_to_be_fetched_again(streams: int | None, tmp_path: Path, monkeypatch) -> None:
+def test_an_unsupported_7z_is_not_reported_as_damaged(streams: int | None, tmp_path: Path, monkeypatch) -> None:
     raw = bytearray(seven(tmp_path / "t.7z", {"a.txt": b"a" * 1000}).read_bytes())
     if streams is None:  # a method that there is not
         header = 32 + struct.unpack_from("<Q", raw, 12)[0]
@@ -233,7 +233,7 @@ def test_a_7z_that_py7zr_cannot_unpack_is_not_to_be_fetched_again(streams: int |
 # --- tar ----------------------------------------------------------------------------------------------
 
 
-def test_a_tar_without_its_end_says_what_helps(tmp_path: Path) -> None:
+def test_a_tar_without_its_end_gets_advice(tmp_path: Path) -> None:
     whole = tar({f"{i}.txt": story(i) for i in range(5)}).rstrip(b"\0")
     whole += bytes(-len(whole) % 512)
     for raw, words in ((whole, "if tar -tf lists all that should be in it, unpack it"), (whole[:-512], "fetch or copy it again.$")):
@@ -264,7 +264,7 @@ def test_a_pax_header_takes_no_longer_than_its_length() -> None:
 @pytest.mark.parametrize(
     "raw", [b"path=a\n", b"9 path=a", b"3 a\n", b"99 path=a\n", b" 9 path=a\n", b"9 path=a\n9", b"0000000009 path=a\n"]
 )
-def test_a_pax_header_that_is_none(raw: bytes) -> None:
+def test_an_invalid_pax_header_is_refused(raw: bytes) -> None:
     with pytest.raises(DataError, match="the pax header at byte 512 is not one"):
         list(_pax(raw, "t.tar", 512))
 
@@ -274,7 +274,7 @@ def test_a_pax_header_that_is_none(raw: bytes) -> None:
 DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(60)
 
 
-def test_what_a_mac_puts_beside_files(tmp_path: Path) -> None:
+def test_apple_double_files_are_left_out(tmp_path: Path) -> None:
     rows = PACKERS["gz"](b'{"text": "a"}\n')
     files = {"x.jsonl.gz": rows, "__MACOSX/._x.jsonl.gz": DOUBLE, "deep/__MACOSX/a/._y.zip": b"something else", "._z.txt": DOUBLE}
     for path in (put(tmp_path / "t.zip", zipped(files)), put(tmp_path / "t.tar", tar(files)), put(tmp_path / "t.7z", seven_zipped(files))):
@@ -301,7 +301,7 @@ def test_a_link_to_a_folder_is_counted(tmp_path: Path) -> None:
     assert tally.examples == {"left out, a link or device": "itself"}
 
 
-def test_what_a_killed_preparation_left_is_no_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_temporary_files_of_a_killed_preparation_are_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whichever folder it was for, and whichever is asked for now."""
     source = tmp_path / "source"
     for i in range(20):
@@ -345,7 +345,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("before", [b"", b"a", b"ab", b"a\r\n"])
-def test_a_line_end_on_the_mark_where_a_long_text_is_cut(before: bytes, tmp_path: Path) -> None:
+def test_a_line_end_at_the_cut_of_a_long_text_is_kept_whole(before: bytes, tmp_path: Path) -> None:
     text = before + b"\r\n" * (PART // 2 + 100) + b"end"
     parts = list(documents(put(tmp_path / "t.txt", text)))
     assert len(parts) == 2
@@ -359,7 +359,7 @@ def test_a_line_end_on_the_mark_where_a_long_text_is_cut(before: bytes, tmp_path
     "name",
     ["t.xz", "t.gz", "t.bz2", "t.zst", *(f"{method}.zip" for method in METHODS[1:]), "lzma2.7z", "bzip2.7z", "zstd.7z", "deflate.7z"],
 )
-def test_what_comes_out_comes_a_little_at_a_time(name: str, tmp_path: Path) -> None:
+def test_decompression_works_in_small_pieces(name: str, tmp_path: Path) -> None:
     """60 MB of one letter: whoever takes a step to its end has all of them in memory at once."""
     size, (stem, _, suffix) = 60_000_000, name.rpartition(".")
     if suffix == "zip":
@@ -401,7 +401,7 @@ def test_a_stream_is_read_as_it_is_needed() -> None:
 
 
 @pytest.mark.parametrize("packer", ["gz", "bz2", "xz", "zst"])
-def test_a_stream_that_gives_nothing_for_long(packer: str, tmp_path: Path) -> None:
+def test_a_stream_without_output_for_long_is_read(packer: str, tmp_path: Path) -> None:
     """A block of bzip2 takes hundreds of kilobytes before anything comes out of it."""
     text = random.Random(0).randbytes(1_500_000).hex()
     assert texts(put(tmp_path / "t", PACKERS[packer](text.encode()))) == {"t": text}

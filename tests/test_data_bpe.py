@@ -44,7 +44,7 @@ def test_round_trip_over_all_unicode_scalars() -> None:
 
 
 @given(st.text())
-def test_round_trip(text: str) -> None:
+def test_encode_and_decode_are_inverse(text: str) -> None:
     assert TRAINED.decode(TRAINED.encode(text)) == text
 
 
@@ -56,7 +56,7 @@ def test_round_trip_of_20_000_random_byte_strings() -> None:
 
 
 @given(st.lists(st.one_of(st.text().map(str.encode), st.binary(max_size=4))).map(b"".join))
-def test_bytes_between_text(raw: bytes) -> None:
+def test_arbitrary_bytes_between_text_can_be_decoded(raw: bytes) -> None:
     assert TRAINED.decode_bytes(TRAINED.encode_bytes(raw)) == raw
 
 
@@ -67,7 +67,7 @@ def test_every_single_byte_is_a_token() -> None:
         assert TRAINED.decode_bytes(ids) == bytes([byte])
 
 
-def test_half_a_character_is_a_replacement_character() -> None:
+def test_half_a_character_decodes_to_a_replacement_character() -> None:
     ids = TRAINED.encode_bytes("€".encode()[:2])
     assert TRAINED.decode(ids) == "\ufffd"
 
@@ -80,7 +80,7 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 
 
 @pytest.mark.parametrize("ids", [[-1], [1000], np.array([2**40])])
-def test_ids_that_do_not_exist(ids) -> None:
+def test_ids_out_of_range_are_refused(ids) -> None:
     with pytest.raises(TokenizerError, match="from 0 to 999"):
         TRAINED.decode(ids)
 
@@ -109,7 +109,7 @@ def test_a_long_text_in_pieces_gives_the_same_ids() -> None:
 
 
 @given(st.text(st.sampled_from("a1_.é \t\n\r\u00a0\u3000'"), max_size=60))
-def test_a_cut_changes_nothing(text: str) -> None:
+def test_the_places_of_cuts_do_not_change_the_ids(text: str) -> None:
     ids = [i for piece in pieces(text, 1) for i in TRAINED.encode(piece)]
     assert ids == library(TRAINED).encode(text).ids
 
@@ -129,12 +129,12 @@ TEMPTING = "aZéſ09_'’\"-—!~<>|\t\n\v\f\r \xa0" + "\x1c\x1f\x7f\x85\u2003\u
     st.text(st.sampled_from(TEMPTING + " " * 8))
     | st.lists(st.sampled_from([*TEMPTING, "'s", "'ll", "'LL", " it's", "  ", "\n\n"])).map("".join)
 )
-def test_words_are_cut_as_the_library_does(text: str) -> None:
+def test_words_are_split_as_in_the_library(text: str) -> None:
     found = words(text)
     assert found is None or found == library_words(text)
 
 
-def test_words_with_every_character_are_cut_as_the_library_does() -> None:
+def test_words_with_every_character_are_split_as_in_the_library() -> None:
     spoken_for = 0
     for char in map(chr, [*range(0xD800), *range(0xE000, 0x20000)]):
         text = f"a{char}b {char}1{char}{char} '{char}s {char} !{char}\n{char}\n "
@@ -145,7 +145,7 @@ def test_words_with_every_character_are_cut_as_the_library_does() -> None:
 
 
 @pytest.mark.parametrize("memory, longest", [(1 << 17, 64), (3, 64), (1 << 17, 2), (0, 0)])
-def test_what_is_remembered_changes_nothing(memory: int, longest: int, monkeypatch) -> None:
+def test_the_cache_of_words_does_not_change_the_ids(memory: int, longest: int, monkeypatch) -> None:
     monkeypatch.setattr("data.tokenizer.words._MEMORY", memory)
     monkeypatch.setattr("data.tokenizer.words._LONGEST", longest)
     tokenizer = BpeTokenizer(TRAINED.to_dict())
@@ -159,7 +159,7 @@ def test_what_is_remembered_changes_nothing(memory: int, longest: int, monkeypat
         assert len(kept) <= max(memory, most) and all(len(word) <= longest for word in kept)
 
 
-def test_the_memory_of_words_is_bounded(monkeypatch) -> None:
+def test_the_cache_of_words_is_bounded(monkeypatch) -> None:
     monkeypatch.setattr("data.tokenizer.words._MEMORY", 100)
     tokenizer = BpeTokenizer(TRAINED.to_dict())
     sizes = []
@@ -170,7 +170,7 @@ def test_the_memory_of_words_is_bounded(monkeypatch) -> None:
     assert max(sizes) <= 100
 
 
-def test_end_of_text_is_not_written_by_texts() -> None:
+def test_a_text_never_encodes_to_the_end_of_text_token() -> None:
     ids = TRAINED.encode("one<|endoftext|>two")
     assert TRAINED.end_of_text is not None
     assert TRAINED.end_of_text not in ids
@@ -198,7 +198,7 @@ print(BpeTokenizer.train([load_corpus("pydoc").text[:200_000]], vocab_size=1000)
     assert len(hashes) == 1
 
 
-def test_it_compresses_and_has_the_size_asked_for() -> None:
+def test_training_compresses_and_gives_the_requested_size() -> None:
     assert TRAINED.vocab_size == 1000
     assert len(TRAINED.encode(TEXT)) < len(TEXT) / 2.5
 
@@ -208,13 +208,13 @@ def test_texts_come_from_an_iterator() -> None:
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["ab"]])
-def test_too_little_text_gives_bytes_alone(texts: list[str]) -> None:
+def test_too_little_text_gives_only_the_bytes(texts: list[str]) -> None:
     tokenizer = BpeTokenizer.train(texts, 4096)
     assert tokenizer.vocab_size == 257
     assert tokenizer.decode(tokenizer.encode("naïve 😀")) == "naïve 😀"
 
 
-def test_a_vocabulary_below_the_bytes() -> None:
+def test_a_vocabulary_smaller_than_the_bytes_is_refused() -> None:
     with pytest.raises(TokenizerError, match=r"at least 257 entries, every byte and <\|endoftext\|>, got 256"):
         BpeTokenizer.train([TEXT], 256)
 
@@ -235,13 +235,13 @@ def test_files(tmp_path: Path) -> None:
     assert theirs.encode("the import statement").ids == TRAINED.encode("the import statement").tolist()
 
 
-def test_the_hash_is_that_of_the_content_not_of_its_layout(tmp_path: Path) -> None:
+def test_the_hash_depends_on_the_content_not_on_the_layout(tmp_path: Path) -> None:
     (tmp_path / "pretty.json").write_text(json.dumps(TRAINED.to_dict(), indent=4, sort_keys=True))
     assert load_tokenizer(tmp_path / "pretty.json").hash == TRAINED.hash
     assert BpeTokenizer.train([TEXT], 999).hash != TRAINED.hash
 
 
-def test_a_file_that_cuts_texts_short_or_adds_to_them_does_neither_here() -> None:
+def test_truncation_and_padding_of_a_tokenizer_file_are_ignored() -> None:
     theirs = library(TRAINED)
     theirs.enable_truncation(4)
     theirs.enable_padding(length=6)

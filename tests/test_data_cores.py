@@ -68,7 +68,7 @@ def test_a_quota_in_version_1(machine, quota, count):
     assert cores.available_cores() == count
 
 
-def test_a_machine_that_tells_nothing(machine, monkeypatch):
+def test_a_machine_without_information_has_one_core(machine, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cores.available_cores() == 1

@@ -53,12 +53,12 @@ def test_a_file_called_pydoc_needs_its_folder(tmp_path: Path, monkeypatch: pytes
     assert load_corpus("pydoc").text != "mine"
 
 
-def test_byte_order_mark_and_windows_line_ends_go(tmp_path: Path) -> None:
+def test_byte_order_mark_and_windows_line_ends_are_removed(tmp_path: Path) -> None:
     (tmp_path / "windows.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\rthree")
     assert load_corpus(tmp_path / "windows.txt").text == "one\ntwo\n\rthree"
 
 
-def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+def test_a_missing_file_gets_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "tinyshakespeare.txt").write_text("text")
     (tmp_path / "other.txt").write_text("text")
     assert complaint(tmp_path / "tinyshakespear.txt").endswith(f"did you mean {tmp_path / 'tinyshakespeare.txt'}?")
@@ -89,19 +89,19 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b" \n\r\n\t "])
-def test_nothing_in_it(tmp_path: Path, content: bytes) -> None:
+def test_an_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "empty.txt").write_bytes(content)
     assert "is empty" in complaint(tmp_path / "empty.txt")
 
 
-def test_binary(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.out").write_bytes(b"\x7fELF" + bytes(10))
     assert "is a binary file" in complaint(tmp_path / "a.out")
     assert "NUL at byte 4." in complaint(tmp_path / "a.out")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_utf16(tmp_path: Path, encoding: str) -> None:
+def test_a_utf16_file_is_refused(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "text.txt").write_bytes("hello".encode(encoding))
     assert ("UTF-16" if encoding == "utf-16" else "NUL") in complaint(tmp_path / "text.txt")
 
@@ -115,7 +115,7 @@ def test_not_utf8_gives_the_offset(tmp_path: Path, start: bytes) -> None:
     assert "iconv" in message
 
 
-def test_cut_in_the_middle_of_a_character(tmp_path: Path) -> None:
+def test_a_file_cut_in_a_character_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.txt").write_bytes("abc😀".encode()[:-1])
     assert "offset 3" in complaint(tmp_path / "cut.txt")
 
@@ -140,13 +140,13 @@ def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "cannot be read: Input/output error" in complaint(tmp_path / "text.txt")
 
 
-def test_impossible_names() -> None:
+def test_impossible_file_names_are_refused() -> None:
     assert "is no name that a file can have" in complaint("a\0b")
     assert "is longer than the name of a file can be" in complaint("x" * 5000)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a home folder in $HOME")
-def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_becomes_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.txt").write_text("text")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_corpus("~/text.txt").text == "text"

@@ -62,7 +62,7 @@ def test_a_long_row_of_spaces() -> None:
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
 
 
-def test_end_of_text_is_the_last_id_and_not_written_by_texts() -> None:
+def test_end_of_text_is_the_last_id_and_no_text_encodes_to_it() -> None:
     assert TOKENIZER.end_of_text == TOKENIZER.vocab_size - 1 == 999
     ids = TOKENIZER.encode("one<|endoftext|>two")
     assert 999 not in ids
@@ -117,14 +117,14 @@ def test_files(tmp_path: Path) -> None:
         (b"IQ== 0\n", "byte 0x00 has none"),
     ],
 )
-def test_files_that_are_no_ranks(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_rank_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "ranks").write_bytes(content)
     with pytest.raises(TokenizerError, match=message):
         load_tokenizer(tmp_path / "ranks")
 
 
 @pytest.mark.parametrize("ranks", [None, 7, ["??"], [7]])
-def test_dicts_that_are_no_ranks(ranks: object) -> None:
+def test_invalid_rank_dicts_are_refused(ranks: object) -> None:
     with pytest.raises(TokenizerError, match="no list of ranks in base64"):
         tokenizer_from_dict({"type": "gpt2", "ranks": ranks})
 
@@ -139,7 +139,7 @@ def test_ranks_put_where_the_message_says_are_found(tmp_path: Path, monkeypatch)
     assert named_tokenizer("gpt2") == TOKENIZER
 
 
-def test_what_tiktoken_has_is_taken(tmp_path: Path, monkeypatch) -> None:
+def test_tiktokens_cached_ranks_are_used(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: TOKENIZER._encoding if name == "gpt2" else None)
     assert named_tokenizer("gpt2") == TOKENIZER

@@ -250,7 +250,7 @@ def refused(arguments: list[str], capsys) -> str:
 
 
 @pytest.mark.parametrize("name, make, words", BROKEN, ids=[f"{i}-{name}" for i, (name, _, _) in enumerate(BROKEN)])
-def test_one_sentence(name, make, words, tmp_path, capsys, monkeypatch):
+def test_every_hostile_source_gets_one_sentence(name, make, words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
     (tmp_path / "before.txt").write_text("what was prepared before " * 10)
@@ -262,18 +262,18 @@ def test_one_sentence(name, make, words, tmp_path, capsys, monkeypatch):
     assert snapshot(tmp_path) == before
 
 
-def test_there_are_enough_of_them():
+def test_there_are_at_least_25_broken_archives():
     assert len([name for name, _, _ in BROKEN if not name.endswith((".txt", ".jsonl", ".csv"))]) >= 25
 
 
 @pytest.mark.parametrize("name, make, words", [BROKEN[3], BROKEN[12], BROKEN[18], BROKEN[30]], ids=itertools.count())
-def test_one_sentence_from_workers(name, make, words, tmp_path, capsys):
+def test_a_hostile_source_gets_one_sentence_from_workers(name, make, words, tmp_path, capsys):
     (tmp_path / name).write_bytes(make())
     assert re.search(words, refused([str(tmp_path / name), "--out", str(tmp_path / "out"), "--workers", "2"], capsys))
     assert sorted(os.listdir(tmp_path)) == [name]
 
 
-def test_names_that_point_elsewhere_are_only_names(tmp_path, capsys, monkeypatch):
+def test_member_names_that_point_outside_write_nothing_there(tmp_path, capsys, monkeypatch):
     """Nothing is ever extracted, so a name cannot lead anywhere: it only is part of the document's name."""
     inside = tmp_path / "a" / "b"
     inside.mkdir(parents=True)
@@ -320,7 +320,7 @@ def test_names_that_are_not_utf8(tmp_path, capsys):
     assert r"t.tar!\udcfe.txt is not UTF-8" in refused([str(path), "--out", str(tmp_path / "out")], capsys)
 
 
-def test_a_name_cannot_break_the_sentence(tmp_path, capsys):
+def test_control_characters_in_a_name_are_escaped_in_the_message(tmp_path, capsys):
     path = tmp_path / "t.tar"
     path.write_bytes(tar({"evil\n\x1b[31mname" + "x" * 900: b"\xff"}, format=tarfile.GNU_FORMAT))
     error = refused([str(path), "--out", str(tmp_path / "out")], capsys)
@@ -336,7 +336,7 @@ def test_a_folder_of_files_with_strange_names(tmp_path, capsys):
     assert "24 documents" in capsys.readouterr().out
 
 
-def test_a_member_that_is_a_larger_bomb_than_a_worker_opens(tmp_path, capsys):
+def test_a_member_too_large_for_a_worker_is_read_within_the_limit(tmp_path, capsys):
     """Too large for one batch, so it goes back to be read in pieces; within the limit it is read, beyond it refused."""
     text = b"some words and " * 3_000_000  # 45 MB
     path = tmp_path / "t.tar"
@@ -358,7 +358,7 @@ def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
     assert "pip install 'tensorlite[data]'" in error
 
 
-def test_the_source_itself(tmp_path, capsys):
+def test_a_source_that_is_no_file_or_folder_is_refused(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").mkdir()
     for source, words in [

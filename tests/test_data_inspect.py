@@ -38,7 +38,7 @@ def test_the_histogram_begins_with_the_most_frequent() -> None:
     assert len(list(histogram(tokenizer, np.array([5, 20, 0, 10]), top=1))) == 1
 
 
-def test_what_it_says_about_characters(tmp_path: Path, capsys) -> None:
+def test_the_report_about_characters(tmp_path: Path, capsys) -> None:
     assert main([str(prepared_text(tmp_path))]) == 0
     out = capsys.readouterr().out
     size = len(TEXT.encode())
@@ -50,7 +50,7 @@ def test_what_it_says_about_characters(tmp_path: Path, capsys) -> None:
     assert "unknown     none" in out
 
 
-def test_what_it_says_about_bpe(tmp_path: Path, capsys) -> None:
+def test_the_report_about_bpe(tmp_path: Path, capsys) -> None:
     folder = prepared_text(tmp_path, tokenizer="bpe", vocab_size=300)
     assert main([str(folder), "--top", "3"]) == 0
     out = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_the_share_of_characters_left_out(tmp_path: Path, capsys, documents: int
     assert f"{lost / written:.4%} of the characters ({lost:,}) were left out" in capsys.readouterr().out
 
 
-def test_a_folder_of_nanogpts(tmp_path: Path, capsys) -> None:
+def test_nanogpts_folder_is_inspected(tmp_path: Path, capsys) -> None:
     for name in ("train.bin", "val.bin"):
         CharTokenizer.train(TEXT).encode(TEXT).tofile(tmp_path / name)
     assert main([str(tmp_path)]) == 0
@@ -104,7 +104,7 @@ def test_counting_goes_piece_by_piece(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], [".", "--tokenizer", "nowhere.json"]])
-def test_a_mistake_gets_one_sentence(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_wrong_argument_gets_one_sentence(tmp_path: Path, arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "data.inspect", *arguments], cwd=tmp_path, capture_output=True, text=True,
         env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},

@@ -54,13 +54,13 @@ def test_every_window_is_drawn_and_equally_often() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 27.9  # chi-square with 9 degrees of freedom, 0.1%
 
 
-def test_the_shortest_possible_text() -> None:
+def test_the_shortest_possible_text_has_one_window() -> None:
     x, y = RandomBatches(np.array([3, 1, 2]), batch_size=2, block_size=2, generator=generator()).next_batch()
     assert x.tolist() == [[3, 1], [3, 1]]
     assert y.tolist() == [[1, 2], [1, 2]]
 
 
-def test_batches_are_the_callers_own() -> None:
+def test_batches_share_no_memory_with_the_text() -> None:
     tokens = np.arange(100)
     x, y = RandomBatches(tokens, batch_size=2, block_size=4, generator=generator()).next_batch()
     x[...] = -1
@@ -68,7 +68,7 @@ def test_batches_are_the_callers_own() -> None:
     np.testing.assert_array_equal(tokens, np.arange(100))
 
 
-def test_a_memory_map_will_do(tmp_path) -> None:
+def test_a_memory_map_gives_the_same_batches(tmp_path) -> None:
     np.arange(500, dtype=np.uint16).tofile(tmp_path / "train.bin")
     mapped = np.memmap(tmp_path / "train.bin", np.uint16, mode="r")
     in_memory = RandomBatches(np.arange(500), batch_size=3, block_size=16, generator=generator())
@@ -106,7 +106,7 @@ def test_a_position_does_not_move_with_the_loader() -> None:
     assert json.dumps(state) == before
 
 
-def test_a_position_of_another_generator() -> None:
+def test_a_position_of_another_kind_of_generator_is_refused() -> None:
     state = RandomBatches(np.arange(100), 4, 8, np.random.default_rng(0)).state_dict()
     with pytest.raises(BatchError, match="of a PCG64 generator, but the batches are drawn by SFC64"):
         RandomBatches(np.arange(100), 4, 8, generator()).load_state_dict(state)
@@ -115,7 +115,7 @@ def test_a_position_of_another_generator() -> None:
 # --- complaints ---------------------------------------------------------------------------------------
 
 
-def test_too_short() -> None:
+def test_a_text_that_is_too_short_is_refused() -> None:
     with pytest.raises(BatchError) as raised:
         RandomBatches(np.arange(20), 4, 64, generator(), name="validation split")
     assert isinstance(raised.value, DataError)
@@ -125,13 +125,13 @@ def test_too_short() -> None:
     )
 
 
-def test_too_short_by_one() -> None:
+def test_a_text_that_is_too_short_by_one_token_is_refused() -> None:
     with pytest.raises(BatchError, match=r"it has 8 tokens, but one example takes block_size \+ 1 = 9"):
         RandomBatches(np.arange(8), 4, 8, generator())
 
 
 @pytest.mark.parametrize("length", [0, 1])
-def test_far_too_short(length: int) -> None:
+def test_a_text_that_is_far_too_short_is_refused(length: int) -> None:
     with pytest.raises(BatchError, match="use a longer text, or give it a larger share of the text"):
         RandomBatches(np.arange(length), 4, 8, generator())
 
@@ -139,11 +139,11 @@ def test_far_too_short(length: int) -> None:
 @pytest.mark.parametrize(
     ("batch_size", "block_size", "name"), [(0, 8, "batch_size"), (-1, 8, "batch_size"), (4, 0, "block_size"), (4, -3, "block_size")]
 )
-def test_sizes_below_one(batch_size: int, block_size: int, name: str) -> None:
+def test_sizes_below_one_are_refused(batch_size: int, block_size: int, name: str) -> None:
     with pytest.raises(BatchError, match=rf"{name} must be at least 1, got -?\d"):
         RandomBatches(np.arange(100), batch_size, block_size, generator())
 
 
-def test_tokens_of_two_dimensions() -> None:
+def test_tokens_with_two_dimensions_are_refused() -> None:
     with pytest.raises(BatchError, match=r"one row of ids, got shape \(10, 10\)"):
         RandomBatches(np.zeros((10, 10), int), 2, 2, generator())

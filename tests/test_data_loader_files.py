@@ -51,13 +51,13 @@ def test_an_empty_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(7, "uint16"), (6, "uint32"), (1, "uint32")])
-def test_a_size_that_is_no_whole_number_of_tokens(tmp_path: Path, size: int, dtype: str) -> None:
+def test_a_file_size_that_is_not_a_whole_number_of_tokens_is_refused(tmp_path: Path, size: int, dtype: str) -> None:
     (tmp_path / "train.bin").write_bytes(bytes(size))
     with pytest.raises(TokenFileError, match=f"its {size} bytes are not a whole number of {dtype} tokens"):
         TokenFile(tmp_path / "train.bin", dtype)
 
 
-def test_files_that_cannot_be(tmp_path: Path) -> None:
+def test_unreadable_token_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenFileError, match="there is no file"):
         TokenFile(tmp_path / "train.bin")
     with pytest.raises(TokenFileError, match="is a directory"):
@@ -66,7 +66,7 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
         write(tmp_path / "train.bin", [1, 2], "int64")
 
 
-def test_a_file_that_changes_under_way_is_noticed(tmp_path: Path) -> None:
+def test_a_file_that_changes_during_training_is_detected(tmp_path: Path) -> None:
     file = write(tmp_path / "train.bin", range(100))
     batches = RandomBatches(file, 2, 4, generator())
     batches.next_batch()
@@ -141,7 +141,7 @@ def test_a_shuffled_order_has_everything_exactly_once(length: int) -> None:
         assert order.dtype == np.int64
 
 
-def test_a_shuffled_order_can_be_asked_piece_by_piece_however_long() -> None:
+def test_a_shuffled_order_of_any_length_can_be_computed_in_pieces() -> None:
     order = shuffled(np.arange(1000), 1000, seed=3)
     np.testing.assert_array_equal([shuffled(np.array(i), 1000, seed=3) for i in range(1000)], order)
     far = shuffled(np.arange(10**15, 10**15 + 1000), 10**16, seed=3)
@@ -154,7 +154,7 @@ def test_seed_and_epoch_decide_the_order() -> None:
     assert len(orders) == 25
 
 
-def test_nothing_is_left_of_the_order() -> None:
+def test_a_shuffled_order_is_uncorrelated_with_the_original() -> None:
     length = 10_000
     order = shuffled(np.arange(length), length, seed=0)
     assert abs(np.corrcoef(np.arange(length), order)[0, 1]) < 0.04  # 4 standard deviations
@@ -231,12 +231,12 @@ def test_epoch_shards_together_are_the_whole_epoch(count: int, batch_size: int) 
 
 
 @pytest.mark.parametrize(("index", "count"), [(1, 1), (-1, 2), (2, 2), (0, 0)])
-def test_shards_that_do_not_exist(index: int, count: int) -> None:
+def test_shard_numbers_out_of_range_are_refused(index: int, count: int) -> None:
     with pytest.raises(BatchError, match=rf"have the numbers 0 to {count - 1}, got {index}"):
         Shard(index, count)
 
 
-def test_a_shard_that_is_too_short() -> None:
+def test_a_shard_that_is_too_short_is_refused() -> None:
     with pytest.raises(BatchError, match=r"the corpus's share 1 of 3 is too short: it has 33 tokens, but one example takes .* = 41"):
         RandomBatches(np.arange(100), 1, 40, generator(), shard=Shard(1, 3))
 
@@ -261,7 +261,7 @@ def test_the_position_is_restored_exactly(tmp_path: Path, taken: int) -> None:
     ("changes", "what"),
     [({"seed": 2}, "seed is 1, here it is 2"), ({"block_size": 4}, "windows"), ({"shard": Shard(0, 2)}, "shard is")],
 )
-def test_a_position_of_another_order(changes: dict, what: str) -> None:
+def test_a_position_of_another_order_is_refused(changes: dict, what: str) -> None:
     state = EpochBatches(np.arange(100), 4, block_size=8, seed=1).state_dict()
     with pytest.raises(BatchError, match=what):
         EpochBatches(np.arange(100), 4, **{"block_size": 8, "seed": 1, **changes}).load_state_dict(state)

@@ -19,7 +19,7 @@ from data.sources.named import named_source
 from gpt.errors import run_main
 
 
-def test_a_home_is_put_in(tmp_path, monkeypatch):
+def test_a_tilde_becomes_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -31,13 +31,13 @@ def test_a_home_is_put_in(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["~", "~/runs/tiny", "~nobody-at-all/x"])
-def test_a_home_that_is_not_there(path, no_home):
+def test_a_missing_home_folder_is_an_error(path, no_home):
     with pytest.raises(DataError, match=f"^{path}: there is no home folder {path.partition('/')[0]} here; give the whole path\\.$"):
         expand_path(path)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
-def test_a_name_that_no_file_can_have(name):
+def test_an_impossible_file_name_is_an_error(name):
     with pytest.raises(DataError, match=r"^'\S+' is no name that a file can have\.$"):
         expand_path(name)
 
@@ -70,7 +70,7 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("main, options", PROGRAMS)
-def test_every_program_says_so_in_one_sentence(tmp_path, monkeypatch, capsys, no_home, main, options):
+def test_every_program_reports_a_missing_home_folder_in_one_sentence(tmp_path, monkeypatch, capsys, no_home, main, options):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("The quick brown fox.\n" * 100, encoding="utf-8")
     argv = options.replace("TEXT", "text.txt").replace("OUT", "out").split()
@@ -83,7 +83,7 @@ def test_every_program_says_so_in_one_sentence(tmp_path, monkeypatch, capsys, no
 
 
 @pytest.mark.parametrize("main, options", [(main, options) for main, options in PROGRAMS if "~" in options])
-def test_every_program_says_that_a_name_is_too_long(tmp_path, monkeypatch, capsys, main, options):
+def test_every_program_reports_a_name_that_is_too_long(tmp_path, monkeypatch, capsys, main, options):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("The quick brown fox.\n" * 100, encoding="utf-8")
     argv = options.replace("TEXT", "text.txt").replace("OUT", "out").replace("~/", "x" * 5000).split()

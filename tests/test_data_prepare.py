@@ -111,7 +111,7 @@ def test_unknown_characters(tmp_path):
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "bpe"])
-def test_the_number_of_workers_changes_nothing(tokenizer, archive, tmp_path, monkeypatch):
+def test_the_number_of_workers_does_not_change_the_files(tokenizer, archive, tmp_path, monkeypatch):
     monkeypatch.setattr(data.prepare, "BATCH", 3000)
     found = []
     for workers in (1, 2, 4):
@@ -120,7 +120,7 @@ def test_the_number_of_workers_changes_nothing(tokenizer, archive, tmp_path, mon
     assert found[0] == found[1] == found[2]
 
 
-def test_how_the_work_is_dealt_out_changes_nothing(archive, tmp_path, monkeypatch):
+def test_the_distribution_of_work_does_not_change_the_files(archive, tmp_path, monkeypatch):
     prepare(archive, tmp_path / "a")
     monkeypatch.setattr(data.prepare, "BATCH", 1)
     monkeypatch.setattr(data.prepare, "PACK", 0)
@@ -131,7 +131,7 @@ def test_how_the_work_is_dealt_out_changes_nothing(archive, tmp_path, monkeypatc
     assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(tmp_path / "c")
 
 
-def test_the_split_depends_on_name_and_seed_alone(tmp_path):
+def test_the_split_depends_only_on_name_and_seed(tmp_path):
     splitter = Splitter(seed=3, val_fraction=0.2, sample=0.5)
     names = [f"openwebtext.tar.xz!{i}.txt" for i in range(20_000)]
     sides = [splitter(name) for name in names]
@@ -148,7 +148,7 @@ def test_the_split_depends_on_name_and_seed_alone(tmp_path):
 EXPECTED_SIDES = "t--vtt-t----t-----t-t-tt--t--tv-t-vt---t"
 
 
-def test_the_order_of_documents_changes_no_side(tmp_path):
+def test_the_order_of_documents_does_not_change_the_split(tmp_path):
     files = {f"{i:03d}.txt": story(i) for i in range(100)}
     sets = []
     for i, order in enumerate((files, dict(reversed(files.items())))):
@@ -191,7 +191,7 @@ def test_one_long_document_among_others(tokenizer, tmp_path):
     assert sum(meta["documents"].values()) == 10
 
 
-def test_more_characters_than_two_bytes_count(tmp_path):
+def test_more_than_65536_characters_take_four_bytes(tmp_path):
     """Then an id takes four."""
     points = [point for point in range(0x20, 0x30000) if not 0xD800 <= point < 0xE000][:70_000]
     path = tmp_path / "t.txt"
@@ -202,14 +202,14 @@ def test_more_characters_than_two_bytes_count(tmp_path):
     assert "".join(decoded(tmp_path / "out").values()) == text
 
 
-def test_there_is_no_nul_in_it(archive, tmp_path):
+def test_the_tokens_contain_no_tar_headers(archive, tmp_path):
     prepare(archive, tmp_path / "out")
     text = "".join(decoded(tmp_path / "out").values())
     assert "\0" not in text and "ustar" not in text
 
 
 @pytest.mark.parametrize("fraction, words", [(0.001, "leaves nothing for val.bin"), (0.999, "leaves nothing for train.bin")])
-def test_an_empty_split(fraction, words, tmp_path):
+def test_an_empty_split_is_refused(fraction, words, tmp_path):
     sources = {"t.tar": tar({f"{i}.txt": story(i) for i in range(5)})}
     if "train" in words:  # the end of a single text is never empty
         sources["t.txt"] = b"abc"
@@ -234,13 +234,13 @@ def test_an_empty_split(fraction, words, tmp_path):
         {"max_expanded_size": 0},
     ],
 )
-def test_impossible_settings(settings):
+def test_impossible_settings_are_refused(settings):
     (name,) = settings
     with pytest.raises(DataError, match="--" + name.replace("_", "-")):
         Settings(**settings)
 
 
-def test_the_folder(archive, tmp_path):
+def test_the_output_folder_is_created_and_other_files_are_kept(archive, tmp_path):
     """Made if it is not there, its other files left alone, a file in its place refused, a lock of another process respected."""
     out = tmp_path / "new" / "folder"
     prepare(archive, out)
@@ -310,7 +310,7 @@ def test_the_system_may_write_less_than_it_was_asked_to(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("moment", range(12))
-def test_a_crash_while_files_take_their_places(moment, archive, tmp_path, monkeypatch):
+def test_a_crash_during_the_renames_leaves_no_mixed_folder(moment, archive, tmp_path, monkeypatch):
     """Whatever the moment: the old ones, the new ones, or a folder that says that it is half written."""
     out = tmp_path / "out"
     prepare(archive, out)
@@ -351,7 +351,7 @@ def test_the_tokens_are_on_the_disk_before_the_file_that_says_so(archive, tmp_pa
     assert done.count("sync") == 4  # also when the new files are complete, and when the folder is marked as incomplete
 
 
-def test_killed_at_any_moment(tmp_path):
+def test_a_preparation_killed_at_any_moment_can_be_repeated(tmp_path):
     """kill -9, then the same command again: the same bytes as if nothing had happened, and no worker is left behind."""
     source = tmp_path / "openwebtext.tar.xz"
     source.write_bytes(openwebtext(archives=40, documents=40, length=400))
@@ -385,7 +385,7 @@ def _fatal(argument):
     return answer
 
 
-def test_a_worker_that_is_killed():
+def test_a_killed_worker_is_an_error():
     with Pool(2, _fatal, 5) as pool, pytest.raises(DataError, match="a worker process was killed"):
         list(pool.map(range(20)))
 
@@ -480,7 +480,7 @@ RAW = random.Random(0).randbytes(3_000_000)
 SHA256 = hashlib.sha256(RAW).hexdigest()
 
 
-def test_a_download_goes_on_where_it_broke_off(server, tmp_path):
+def test_a_broken_download_is_continued(server, tmp_path):
     Server.files["/f"], Server.breaks = RAW, [1_000_000, 500_000]
     path = download(f"{server}/f", tmp_path / "cache" / "f", "by hand", SHA256, pause=0)
     assert path.read_bytes() == RAW
@@ -489,7 +489,7 @@ def test_a_download_goes_on_where_it_broke_off(server, tmp_path):
     assert download(f"{server}/f", path, "by hand", SHA256) == path and len(Server.requests) == 3  # it is there already
 
 
-def test_a_download_goes_on_after_the_program_was_killed(server, tmp_path):
+def test_a_download_is_continued_after_the_program_was_killed(server, tmp_path):
     Server.files["/f"] = RAW
     (tmp_path / "f.part").write_bytes(RAW[:2_000_000])
     assert download(f"{server}/f", tmp_path / "f", "by hand", SHA256).read_bytes() == RAW
@@ -498,7 +498,7 @@ def test_a_download_goes_on_after_the_program_was_killed(server, tmp_path):
     assert download(f"{server}/f", tmp_path / "g", "by hand", SHA256).read_bytes() == RAW
 
 
-def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
+def test_a_server_without_ranges_sends_the_whole_file_again(server, tmp_path):
     Server.files["/f"], Server.breaks, Server.ranges = RAW, [1_000_000], False
     assert download(f"{server}/f", tmp_path / "f", "by hand", SHA256, pause=0).read_bytes() == RAW
 
@@ -510,7 +510,7 @@ def test_a_wrong_checksum(server, tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_no_network(server, tmp_path):
+def test_without_a_network_there_is_one_error(server, tmp_path):
     with pytest.raises(DataError, match=r"cannot be downloaded .*: get it by hand"):
         download(f"{server}/missing", tmp_path / "f", "get it by hand", SHA256)
     with pytest.raises(DataError, match=r"cannot be downloaded .*refused.*: get it by hand"):
@@ -528,7 +528,7 @@ BOOK = (
 )
 
 
-def test_oz_without_what_stands_around_it(tmp_path):
+def test_oz_is_read_without_its_license_text(tmp_path):
     (tmp_path / "oz.txt").write_bytes(BOOK.encode())
     corpus = named_source("oz", tmp_path)
     assert corpus.text == "Dorothy lived\n\nin Kansas.\n"
@@ -538,7 +538,7 @@ def test_oz_without_what_stands_around_it(tmp_path):
         book(tmp_path / "half.txt")
 
 
-def test_named_sources_that_were_fetched_by_hand(tmp_path):
+def test_named_sources_that_were_downloaded_by_hand_are_found(tmp_path):
     (tmp_path / "shakespeare.txt").write_text("To be, or not to be")
     assert named_source("shakespeare", tmp_path).text == "To be, or not to be"
     (tmp_path / "openwebtext.tar.xz").write_bytes(openwebtext())
@@ -549,7 +549,7 @@ def test_named_sources_that_were_fetched_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["oz", "shakespeare", "openwebtext"])
-def test_offline_says_what_to_get_and_where_to_put_it(name, tmp_path, monkeypatch):
+def test_offline_errors_say_what_to_download_and_where_to_put_it(name, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def offline(*args, **kwargs):

@@ -69,7 +69,7 @@ def test_a_bpe_folder(tmp_path: Path, text: Path) -> None:
     assert whole.replace("<|endoftext|>", "") == TEXT
 
 
-def test_room_for_more_ids(folder: Path) -> None:
+def test_the_vocabulary_may_be_larger_than_the_tokenizers(folder: Path) -> None:
     assert open_prepared(folder, vocab_size=64).vocab_size == 64
 
 
@@ -90,13 +90,13 @@ def test_a_folder_of_nanogpts_is_opened_and_its_pickle_is_not(nano: Path) -> Non
     assert "--tokenizer" in prepared.notes[1]
 
 
-def test_what_the_tokens_mean_can_be_said(nano: Path) -> None:
+def test_a_tokenizer_can_be_given_for_a_folder_without_one(nano: Path) -> None:
     prepared = open_prepared(nano, CharTokenizer.train(TEXT))
     assert prepared.tokenizer.decode(prepared.train[:9]) == "The quick"
     assert len(prepared.notes) == 1
 
 
-def test_how_many_ids_there_are_can_be_said(nano: Path) -> None:
+def test_a_vocabulary_size_can_be_given_for_a_folder_without_one(nano: Path) -> None:
     prepared = open_prepared(nano, vocab_size=50304)
     assert prepared.vocab_size == prepared.tokenizer.vocab_size == 50304
 
@@ -123,7 +123,7 @@ def test_ids_that_are_too_high_are_found_anywhere(nano: Path, monkeypatch) -> No
 # --- what does not fit together -----------------------------------------------------------------------
 
 
-def test_no_folder_and_no_tokens(tmp_path: Path, text: Path) -> None:
+def test_a_missing_folder_or_one_without_tokens_is_refused(tmp_path: Path, text: Path) -> None:
     with pytest.raises(PreparedError, match="there is no folder"):
         open_prepared(tmp_path / "nowhere")
     with pytest.raises(PreparedError, match="is not a folder"):
@@ -141,13 +141,13 @@ def test_no_folder_and_no_tokens(tmp_path: Path, text: Path) -> None:
         ("tokenizer.json", "it has a meta.json but no tokenizer.json"),
     ],
 )
-def test_a_file_is_missing(folder: Path, missing: str, sentence: str) -> None:
+def test_a_missing_file_is_named(folder: Path, missing: str, sentence: str) -> None:
     (folder / missing).unlink()
     with pytest.raises(PreparedError, match=sentence):
         open_prepared(folder)
 
 
-def test_a_crash_while_files_took_their_places(folder: Path) -> None:
+def test_a_folder_from_an_interrupted_rename_is_refused(folder: Path) -> None:
     (folder / ".preparing").mkdir()
     for name in ("meta.json", "tokenizer.json"):
         (folder / name).rename(folder / ".preparing" / name)
@@ -156,7 +156,7 @@ def test_a_crash_while_files_took_their_places(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.bin"])
-def test_a_file_cut_short(folder: Path, name: str) -> None:
+def test_a_truncated_file_is_refused(folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1])
     with pytest.raises(DataError, match=f"{name} is damaged: its .* bytes are not a whole number of uint16 tokens"):
@@ -167,7 +167,7 @@ def test_a_file_cut_short(folder: Path, name: str) -> None:
         open_prepared(folder)
 
 
-def test_another_type_than_meta_says(folder: Path) -> None:
+def test_a_type_that_differs_from_meta_is_refused(folder: Path) -> None:
     change_meta(folder, dtype="uint32")
     with pytest.raises(DataError, match=r"do not belong together|is damaged"):
         open_prepared(folder)
@@ -184,7 +184,7 @@ def test_a_meta_without_counts(folder: Path, tokens: object) -> None:
 
 
 @pytest.mark.parametrize(("content", "sentence"), [("{", "does not hold JSON"), ("[]", "got \\[\\]"), ("", "does not hold JSON")])
-def test_a_meta_that_is_none(folder: Path, content: str, sentence: str) -> None:
+def test_an_invalid_meta_is_refused(folder: Path, content: str, sentence: str) -> None:
     (folder / "meta.json").write_text(content)
     with pytest.raises(PreparedError, match=sentence):
         open_prepared(folder)
@@ -204,7 +204,7 @@ def test_another_tokenizer_than_the_models_is_refused_with_both_hashes(folder: P
     require_same_tokenizer(own, open_prepared(folder).tokenizer, folder)
 
 
-def test_a_vocabulary_that_is_too_small(folder: Path) -> None:
+def test_a_vocabulary_that_is_too_small_is_refused(folder: Path) -> None:
     with pytest.raises(PreparedError, match=r"vocab_size 5 is too small: the tokenizer of .* has 30 ids"):
         open_prepared(folder, vocab_size=5)
 
@@ -251,12 +251,12 @@ def test_named_corpora_and_tokenizers_for_a_text(text: Path, tmp_path: Path) -> 
         ({"tokenizer": "/nowhere/tokenizer.json"}, "/nowhere/tokenizer.json cannot be read: No such file"),
     ],
 )
-def test_what_a_text_cannot_be(text: Path, options: dict, sentence: str) -> None:
+def test_options_that_a_text_cannot_have_are_refused(text: Path, options: dict, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         open_dataset(text, **options)
 
 
-def test_a_folder_learns_no_tokenizer(folder: Path) -> None:
+def test_no_tokenizer_is_trained_on_a_folder(folder: Path) -> None:
     with pytest.raises(DataError, match="holds tokens already"):
         open_dataset(folder, tokenizer="bpe")
 
@@ -271,12 +271,12 @@ def test_a_corpus_that_is_downloaded(tmp_path: Path, monkeypatch) -> None:
     assert dataset.tokenizer.decode(np.concatenate([dataset.train, dataset.val])) == TEXT
 
 
-def test_the_one_that_is_never_made_into_tokens_in_memory() -> None:
+def test_openwebtext_is_never_tokenized_in_memory() -> None:
     with pytest.raises(DataError, match=r"too large for most memories: python -m data.prepare openwebtext --out DIR"):
         open_dataset("openwebtext")
 
 
-def test_a_text_that_is_too_large_for_memory(tmp_path: Path) -> None:
+def test_a_text_that_is_too_large_for_memory_is_refused(tmp_path: Path) -> None:
     with open(tmp_path / "large.txt", "wb") as file:
         file.truncate(201 * 10**6)
     with pytest.raises(DataError, match=r"large.txt is too large .* \(201 MB\): prepare it once, python -m data.prepare"):
@@ -298,7 +298,7 @@ def test_tokens_of_four_bytes_without_a_meta_are_read_as_such(tmp_path: Path, hi
 
 
 @pytest.mark.parametrize("highest", [2, 30, 50_000, 65_535])
-def test_tokens_of_two_bytes_are_not_taken_for_others(tmp_path: Path, highest: int) -> None:
+def test_tokens_of_two_bytes_are_not_read_as_four_bytes(tmp_path: Path, highest: int) -> None:
     tokens = np.random.default_rng(0).integers(highest, size=5001).astype(np.uint16)
     tokens[:4000].tofile(tmp_path / "train.bin")
     tokens[4000:].tofile(tmp_path / "val.bin")
@@ -340,7 +340,7 @@ def test_a_meta_without_documents(folder: Path, capsys) -> None:
 # --- a tokenizer learns from what is trained on ---------------------------------------------------------
 
 
-def test_bpe_learns_from_the_training_part_alone(tmp_path: Path) -> None:
+def test_bpe_is_trained_only_on_the_training_part(tmp_path: Path) -> None:
     text = "one two three four five " * 400 + "zebra quagga okapi " * 60
     (tmp_path / "t.txt").write_text(text)
     expected = BpeTokenizer.train([text[: int(len(text) * 0.9)]], 400)
@@ -350,7 +350,7 @@ def test_bpe_learns_from_the_training_part_alone(tmp_path: Path) -> None:
     assert open_prepared(tmp_path / "out").tokenizer == expected
 
 
-def test_bpe_learns_from_the_training_documents_alone(tmp_path: Path) -> None:
+def test_bpe_is_trained_only_on_the_training_documents(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     texts = {f"{i}.txt": f"word{i} again{i} and{i} " * 20 for i in range(40)}
     for name, content in texts.items():
@@ -368,7 +368,7 @@ def test_bpe_learns_from_the_training_documents_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json", "meta.json"])
 @pytest.mark.parametrize("content", [b"mine", b"{}", b'{"version": 1}'])
-def test_files_of_ones_own_are_not_replaced(tmp_path: Path, text: Path, name: str, content: bytes) -> None:
+def test_files_of_the_user_are_not_replaced(tmp_path: Path, text: Path, name: str, content: bytes) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_bytes(content)
     with pytest.raises(DataError, match=f"mine has a {name} that data.prepare did not write.*choose another --out, or remove it"):
@@ -376,7 +376,7 @@ def test_files_of_ones_own_are_not_replaced(tmp_path: Path, text: Path, name: st
     assert [(path.name, path.read_bytes()) for path in (tmp_path / "mine").iterdir()] == [(name, content)]
 
 
-def test_a_path_that_is_empty(tmp_path: Path, text: Path, monkeypatch) -> None:
+def test_an_empty_path_is_refused(tmp_path: Path, text: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for source, out in ((text, ""), ("", tmp_path / "out")):
         with pytest.raises(DataError, match="an empty path names nothing"):

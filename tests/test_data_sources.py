@@ -56,7 +56,7 @@ def test_tar_members_agree_with_the_standard_library():
     assert [(m.name, m.content.read(10**6)) for m in tar_members(Reader(io.BytesIO(raw).read), "t")] == expected
 
 
-def test_two_tars_end_to_end(tmp_path):
+def test_two_concatenated_tars_are_both_read(tmp_path):
     path = put(tmp_path / "t", tar({"a": b"one"}) + tar({"b": b"two"}))
     assert read(path) == {"t!a": "one", "t!b": "two"}
 
@@ -74,7 +74,7 @@ def test_one_compressed_text(packer, tmp_path):
 
 
 @pytest.mark.parametrize("packer", ["gz", "bz2", "xz"])
-def test_streams_end_to_end_are_one(packer, tmp_path):
+def test_concatenated_streams_are_one_text(packer, tmp_path):
     pack = PACKERS[packer]
     padding = b"\0" * 8 if packer == "xz" else b""
     path = put(tmp_path / "t", pack(b"one ") + padding + pack(b"two ") + pack(b"") + pack(b"three"))
@@ -133,12 +133,12 @@ def test_rows(tmp_path):
     ],
     ids=itertools.count(),
 )
-def test_broken_rows(name, raw, words, tmp_path):
+def test_broken_rows_are_refused(name, raw, words, tmp_path):
     with pytest.raises(DataError, match=words):
         read(put(tmp_path / name, raw))
 
 
-def test_a_row_that_is_not_unicode_is_judged_like_a_text_that_is_not(tmp_path):
+def test_a_row_that_is_not_unicode_is_treated_like_such_a_text(tmp_path):
     for name, raw in {"r.jsonl": b'{"text": "a\\ud800b"}', "s.jsonl": b'{"text": "a\xffb"}', "t.csv": b"text\na\xffb\n"}.items():
         path = put(tmp_path / name, raw)
         with pytest.raises(DataError, match="is not UTF-8 text"):
@@ -161,7 +161,7 @@ def test_text_that_is_not_utf8(tmp_path):
     assert tally.examples == {"left out, not UTF-8": "t.tar!bad"}
 
 
-def test_what_is_not_text_is_left_out_and_counted(tmp_path):
+def test_files_that_are_not_text_are_left_out_and_counted(tmp_path):
     files = {
         "t.txt": b"text",
         "picture.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)),
@@ -174,7 +174,7 @@ def test_what_is_not_text_is_left_out_and_counted(tmp_path):
     assert tally.counts == {"left out, not text": 1, "left out, empty": 2, "left out, RAR": 1}
 
 
-def test_links_devices_and_folders_are_passed_over(tmp_path):
+def test_links_devices_and_folders_are_skipped(tmp_path):
     entries = [
         link("s", "/etc/passwd"),
         link("h", "a.txt", tarfile.LNKTYPE),
@@ -200,7 +200,7 @@ def test_a_long_document_comes_in_parts_that_add_up(text, tmp_path):
         assert all(part.text.startswith(" ") for part in parts[1:])  # where no tokenizer joins anything
 
 
-def test_kinds_are_told_by_content():
+def test_the_kind_of_a_file_is_detected_by_its_content():
     assert kind_of(tar({"a": b"b"})[:4096]) == "tar"
     assert kind_of(tar({"a": b"b"}, format=tarfile.USTAR_FORMAT).replace(b"ustar", b"\0\0\0\0\0")[:4096]) == "binary"  # the checksum is off
     for name, packer in PACKERS.items():

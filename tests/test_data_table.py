@@ -30,7 +30,7 @@ ODD = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]  # wh
 
 
 @pytest.mark.parametrize("odd", ODD, ids=ascii)
-def test_a_character_that_ends_no_line_ends_no_record(odd: str, tmp_path: Path) -> None:
+def test_only_line_ends_end_a_record(odd: str, tmp_path: Path) -> None:
     raw = f"id,text\n1,one{odd}two\n2,three\n"
     assert table(raw) == [(2, {"id": "1", "text": f"one{odd}two"}), (3, {"id": "2", "text": "three"})]
     (tmp_path / "t.csv").write_bytes(raw.encode())
@@ -50,7 +50,7 @@ def test_a_field_may_be_as_long_as_a_document(length: int, tmp_path: Path) -> No
     assert csv.field_size_limit() == before
 
 
-def test_the_line_is_the_one_where_the_record_begins() -> None:
+def test_an_error_names_the_line_where_the_record_begins() -> None:
     assert table('\n\na,b\r\n\n1,"2\n\n3"\n\n\n4,5\n') == [(5, {"a": "1", "b": "2\n\n3"}), (10, {"a": "4", "b": "5"})]
     assert table("a,b\r1,2\r3,4") == [(2, {"a": "1", "b": "2"}), (3, {"a": "3", "b": "4"})]
     assert table("") == table("a,b\n") == []
@@ -68,7 +68,7 @@ def test_the_line_is_the_one_where_the_record_begins() -> None:
     ],
     ids=itertools.count(),
 )
-def test_what_does_not_fit_the_header_is_told_by_both_programs(raw: str, line: int, reason: str, tmp_path: Path) -> None:
+def test_both_programs_report_a_row_that_does_not_fit_the_header(raw: str, line: int, reason: str, tmp_path: Path) -> None:
     with pytest.raises(TableError) as told:
         table(raw)
     assert (told.value.line, told.value.reason) == (line, reason)
@@ -121,7 +121,7 @@ class Endless:
     ],
     ids=itertools.count(),
 )
-def test_a_row_without_end(name: str, beginning: bytes, again: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_row_is_refused(name: str, beginning: bytes, again: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.sources.table.LONGEST_RECORD", 4 << 20)
     monkeypatch.setattr("data.sources.table.MOST_COMMAS", 1 << 18)
     monkeypatch.setattr("data.sources.rows.LONGEST_ROW", 4 << 20)
@@ -130,7 +130,7 @@ def test_a_row_without_end(name: str, beginning: bytes, again: bytes, words: str
 
 
 @pytest.mark.parametrize("again", [b"[],", b'{"a":1},', b'"ab",', b"1.5,", b'"\\"",'], ids=itertools.count())
-def test_a_row_of_json_may_be_long_only_by_its_text(again: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_text_of_a_json_row_may_be_long(again: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these takes many times its size as an object."""
     monkeypatch.setattr("data.sources.rows.MOST_BESIDE_TEXT", 1 << 20)
     rows = row_texts(Reader.of(b'{"text": "first"}\n{"text": "a", "more": [' + again * (1 << 20) + b"0]}\n"), "t.jsonl", "text")
@@ -139,7 +139,7 @@ def test_a_row_of_json_may_be_long_only_by_its_text(again: bytes, monkeypatch: p
         next(rows)
 
 
-def test_a_long_text_is_no_structure() -> None:
+def test_a_long_text_does_not_count_as_structure() -> None:
     text = 'She said: "[1, 2]", {and} \\\\ more. ' * 400_000
     row = '{"text": ' + json.dumps(text) + ', "n": [1, 2]}\n'
     assert len(row) > 3 * MOST_BESIDE_TEXT
@@ -148,7 +148,7 @@ def test_a_long_text_is_no_structure() -> None:
     assert [fields for _, fields in table(f'text\n"{commas}"\n')] == [{"text": commas}]
 
 
-def test_only_one_record_is_bounded_and_not_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_is_for_one_record_not_for_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.sources.table.LONGEST_RECORD", 40)
     monkeypatch.setattr("data.sources.table.MOST_COMMAS", 3)
     assert len(table("a,b,c\n" + "one,two,three\n" * 100)) == 100

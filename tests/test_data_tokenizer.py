@@ -100,7 +100,7 @@ def test_ids_out_of_range(ids: list[int]) -> None:
         CharTokenizer.train("abc").decode(ids)
 
 
-def test_ids_that_are_no_integers() -> None:
+def test_ids_that_are_not_integers_are_refused() -> None:
     with pytest.raises(TokenizerError, match="integers, got float64"):
         CharTokenizer.train("abc").decode([0.5])
 
@@ -138,7 +138,7 @@ def test_files(tmp_path: Path) -> None:
         ('{"type": "char", "characters": ["a", "b", "a"]}', "'a' is there twice"),
     ],
 )
-def test_files_that_are_no_tokenizer(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_tokenizer_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(TokenizerError, match=message):
         load_tokenizer(tmp_path / "tokenizer.json")
@@ -179,7 +179,7 @@ def test_the_policy_is_kept_and_is_not_part_of_the_mapping(tmp_path: Path, unkno
     assert (again == CharTokenizer("abc\ufffd")) == (unknown == "error")
 
 
-def test_policies_that_cannot_be() -> None:
+def test_invalid_policies_are_refused() -> None:
     with pytest.raises(TokenizerError, match="error, replace or skip, not as 'drop'"):
         CharTokenizer("abc", "drop")
     with pytest.raises(TokenizerError, match="only if the tokenizer knows it"):
@@ -203,7 +203,7 @@ def test_ids_as_numbers(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "tokenizer.json").hash != IdsTokenizer(50256).hash
 
 
-def test_text_that_is_no_numbers() -> None:
+def test_text_that_is_not_numbers_is_refused() -> None:
     with pytest.raises(TokenizerError, match="came without a tokenizer, so text must be a list of ids such as '464 2068', got 'The'"):
         IdsTokenizer(10).encode("The end")
     with pytest.raises(TokenizerError, match="there is no token 10"):

@@ -38,12 +38,12 @@ def cut(raw: bytes, places: list[int]) -> list[bytes]:
     return [raw[a:b] for a, b in itertools.pairwise(edges)]
 
 
-def test_a_character_waits_for_its_bytes():
+def test_a_character_appears_after_its_last_byte():
     assert written([b"a\xe2", b"\x80", b"\x93b"]) == ["a", "", "–b", ""]
     assert written(["naïve".encode(), b"\xf0\x9f", b"\x98\x80\xc3", b"\xa9"]) == ["naïve", "", "😀", "é", ""]
 
 
-def test_bytes_that_never_become_a_character():
+def test_incomplete_bytes_become_a_replacement_character():
     assert written([b"a\xff", b"b", b"\xe2"]) == ["a", "\ufffdb", "", "\ufffd"]
 
 
@@ -66,7 +66,7 @@ def test_the_pieces_are_the_text(text: str, places: list[int]):
 
 
 @given(st.text("ab–"), st.lists(st.integers(0, 200)), st.lists(st.text("ab–", min_size=1, max_size=3), min_size=1, max_size=3))
-def test_stopping_does_not_depend_on_the_cuts(text: str, places: list[int], stop: list[str]):
+def test_stopping_does_not_depend_on_the_pieces(text: str, places: list[int], stop: list[str]):
     ends = [text.index(s) for s in stop if s in text]
     tokens = cut(text.encode(), places)
     pieces = StreamDetokenizer(Bytes(*tokens), stop)
@@ -83,7 +83,7 @@ def test_stopping_does_not_depend_on_the_cuts(text: str, places: list[int], stop
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_one_stop_string_is_found_wherever_it_is_cut(size: int):
+def test_a_stop_string_is_found_across_any_two_pieces(size: int):
     raw = "the quick – brown fox".encode()
     tokens = [raw[i : i + size] for i in range(0, len(raw), size)]
     assert "".join(written(tokens, ["– b"])) == "the quick "
@@ -126,20 +126,20 @@ IDS = {
 
 
 @pytest.mark.parametrize("name", LIBRARY)
-def test_pieces_are_what_the_library_makes_of_all_tokens(name: str):
+def test_the_pieces_equal_the_librarys_decoding_of_all_tokens(name: str):
     pieces = StreamDetokenizer(LIBRARY[name])
     assert "".join([*(pieces.push(token) for token in IDS[name]), pieces.finish()]) == LIBRARY[name].decode(IDS[name])
 
 
 @pytest.mark.parametrize("name", ["WordLevel", "WordPiece", "Metaspace"])
-def test_pieces_go_on_from_a_prompt(name: str):
+def test_the_pieces_continue_a_prompt(name: str):
     tokenizer, ids = LIBRARY[name], IDS[name]
     for cut in range(1, len(ids)):
         pieces = StreamDetokenizer(tokenizer, before=ids[:cut])
         assert tokenizer.decode(ids[:cut]) + "".join(map(pieces.push, ids[cut:])) == tokenizer.decode(ids)
 
 
-def test_characters_in_bytes_appear_when_they_are_whole():
+def test_characters_of_several_bytes_appear_when_complete():
     pieces = StreamDetokenizer(LIBRARY["ByteFallback"])
     assert [pieces.push(byte) for byte in "😀😁".encode()] == ["", "", "", "😀", "", "", "", "😁"]
 

@@ -87,7 +87,7 @@ def break_and_test(tree: Path, page: str, diff: str, *pytest_arguments: str) -> 
     return done.stdout
 
 
-def test_a_broken_backward_is_caught_with_the_words_that_the_page_promises(tree):
+def test_the_broken_backward_of_contributing_gives_the_printed_message(tree):
     (diff,) = blocks("CONTRIBUTING.md", "diff")
     said = break_and_test(tree, "tensorlite/ops/layernorm.py", diff, "tests/test_cases_gradcheck.py", "-k", "layernorm")
     for promised in blocks("CONTRIBUTING.md", "text"):
@@ -99,7 +99,7 @@ MISTAKES = (ROOT / "docs" / "mistakes.md").read_text(encoding="utf-8").split("\n
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.partition("\n")[0])
-def test_a_mistake_is_caught_with_the_words_that_the_page_promises(mistake, tree):
+def test_each_mistake_of_the_page_gives_the_printed_message(mistake, tree):
     page = re.search(r"\]\(\.\./(tensorlite/[\w/]+\.py)\)", mistake)[1]
     diff, text = (re.search(rf"```{language}\n(.*?)```", mistake, re.DOTALL)[1] for language in ("diff", "text"))
     file, keyword = re.search(r'make test ARGS="(\S+) -k (\w+)"', mistake).groups()
@@ -205,7 +205,7 @@ def check_python(words: list[str]) -> None:
 
 @pytest.mark.usefixtures("only_read")
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_the_commands_in_the_documents_are_understood(document):
+def test_the_commands_in_the_documents_have_valid_options(document):
     wrong = {}
     for line in commands(document):
         try:
@@ -226,13 +226,13 @@ def test_the_commands_in_the_documents_are_understood(document):
         "pyhton",
     ],
 )
-def test_a_command_that_does_not_exist_is_noticed(line):
+def test_a_command_that_does_not_exist_is_detected(line):
     with pytest.raises((AssertionError, UserError)):
         check_command(line)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document):
+def test_the_targets_of_links_exist(document):
     folder = (ROOT / document).parent
     inside = [link.partition("#")[0] for link in links(document) if not link.startswith(("https:", "#"))]
     missing = [link for link in inside if not (folder / link).exists()]

@@ -343,7 +343,7 @@ def plain_attention(without=""):
 
 
 @pytest.mark.parametrize("name", ["attention", "attention-causal", "attention-dropout"])
-def test_plain_attention_with_nothing_left_out_is_right(name, monkeypatch):
+def test_plain_attention_without_a_fault_is_right(name, monkeypatch):
     plain_attention()(monkeypatch)
     differences(name).run()
     oracle(name).run()
@@ -840,6 +840,6 @@ def test_planted_fault_is_caught(fault, monkeypatch, record_property):
     record_property("caught", [fault.name, fault.check.name])
 
 
-def test_there_are_enough_faults_and_no_two_alike():
+def test_there_are_enough_faults_and_all_differ():
     assert len(FAULTS) >= 30
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)

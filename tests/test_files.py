@@ -40,7 +40,7 @@ def fail_with(error: BaseException):
     return fail
 
 
-def test_new_and_replaced(tmp_path: Path) -> None:
+def test_a_file_is_created_or_replaced(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content in (b"one", b"", b"\x00\xff" * 1000):
         write_atomically(path, content)
@@ -61,7 +61,7 @@ def test_permissions_are_the_users_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room", [0, 3])
 @pytest.mark.parametrize("old", [None, b"the old one"])
-def test_full_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, old: bytes | None) -> None:
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, old: bytes | None) -> None:
     path = tmp_path / "file"
     if old is not None:
         path.write_bytes(old)
@@ -74,7 +74,7 @@ def test_full_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roo
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
     (tmp_path / "file").write_bytes(b"the old one")
     monkeypatch.setattr(os, step, fail_with(error))
     with pytest.raises(type(error)):
@@ -83,7 +83,7 @@ def test_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, 
     assert (tmp_path / "file").read_bytes() == b"the old one"
 
 
-def test_it_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_synced_before_its_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
     for step in ("fsync", "replace"):
         real = getattr(os, step)
@@ -98,7 +98,7 @@ def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> No
     assert explain(raised.value, "") == f"{tmp_path / 'no' / 'file'}: no such file or directory; choose another folder."
 
 
-def test_explanations_say_what_to_do() -> None:
+def test_explanations_of_errors_give_advice() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     assert explain(full, "runs/a") == "runs/a: no space left on device; free some space or choose another folder."
     denied = PermissionError(errno.EACCES, "Permission denied", "runs/a/file")

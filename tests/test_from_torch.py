@@ -171,7 +171,7 @@ def test_a_shell_completes_only_the_methods_of_a_tensor_that_are_here():
 
 
 @pytest.mark.parametrize(("ask", "said"), MISSING.values(), ids=MISSING)
-def test_what_is_missing_says_so_in_a_sentence(ask, said):
+def test_a_missing_name_raises_a_clear_error(ask, said):
     with pytest.raises(AttributeError, match=said) as caught:
         ask()
     assert "\n" not in str(caught.value)
@@ -182,7 +182,7 @@ def is_room(owner, name):
     return isinstance(getattr(owner, name), types.ModuleType)
 
 
-def test_nothing_that_is_said_to_be_missing_is_here():
+def test_no_name_in_the_list_of_missing_ones_exists():
     owners = (tl, tl.nn, tl.nn.functional, tl.optim, tl.optim.lr_scheduler, tl.utils.data, tl.nn.init, tl.Tensor)
     here = {(owner, name) for name in missing._BY_NAME for owner in owners if hasattr(owner, name) and not is_room(owner, name)}
     assert {name for _, name in here} == {"grad"}  # x.grad; torch.autograd.grad is what is missing
@@ -232,7 +232,7 @@ def test_port_finds_nothing_in_what_runs_and_does_not_run_it(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", ["def", None, "\0"])
-def test_port_says_what_it_cannot_read(tmp_path, capsys, content):
+def test_port_reports_a_file_that_it_cannot_parse(tmp_path, capsys, content):
     script = tmp_path / "script.py"
     if content is not None:
         script.write_text(content)

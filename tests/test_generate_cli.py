@@ -56,7 +56,7 @@ def program(*argv: object, **options) -> subprocess.Popen:
 # --- what it prints -----------------------------------------------------------------------------------
 
 
-def test_the_prompt_and_what_follows(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_output_is_the_prompt_and_its_continuation(run: Path, capsys: pytest.CaptureFixture) -> None:
     text = out(capsys, "--checkpoint", run, "--prompt", "the ", "--max-new-tokens", 30, "--seed", 3)
     model, tokenizer, _ = load_model_folder(run)
     assert text == generate_text(model, tokenizer, "the ", 30, generator=random.make_generator(3, 0)) + "\n"
@@ -67,11 +67,11 @@ def test_the_file_of_weights_is_a_checkpoint_too(run: Path, capsys: pytest.Captu
     assert out(capsys, "--checkpoint", run / WEIGHTS, "--seed", 1) == out(capsys, "--checkpoint", run, "--seed", 1)
 
 
-def test_500_tokens_unless_said_otherwise(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_500_tokens_are_the_default(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert len(out(capsys, "--checkpoint", run)) == 501
 
 
-def test_without_a_seed_every_text_is_new(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_without_a_seed_texts_differ(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert out(capsys, "--checkpoint", run) != out(capsys, "--checkpoint", run)
 
 
@@ -92,18 +92,18 @@ def test_several_samples(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert all(text.startswith("fox") for text in three)
 
 
-def test_the_completion_alone(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_completion_only_prints_no_prompt(run: Path, capsys: pytest.CaptureFixture) -> None:
     options = ["--checkpoint", run, "--prompt", "fox", "--max-new-tokens", 20, "--seed", 3, "--num-samples", 2]
     both, alone = (out(capsys, *options, *more).split("\n" + "-" * 80 + "\n") for more in ([], ["--completion-only"]))
     assert both == ["fox" + text for text in alone]
 
 
-def test_the_cache_changes_nothing(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_cache_does_not_change_the_text(run: Path, capsys: pytest.CaptureFixture) -> None:
     options = ["--checkpoint", run, "--prompt", "the ", "--max-new-tokens", 50, "--seed", 3, "--min-p", 0.01, "--repetition-penalty", 1.1]
     assert out(capsys, *options, "--no-cache") == out(capsys, *options)
 
 
-def test_keeping_less_of_a_full_context(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_context_keep_changes_the_text_only_when_the_context_is_full(run: Path, capsys: pytest.CaptureFixture) -> None:
     options = ["--checkpoint", run, "--prompt", "the ", "--max-new-tokens", 50, "--seed", 3]
     kept = out(capsys, *options, "--context-keep", 3)
     assert kept == out(capsys, *options, "--context-keep", 3, "--no-cache")
@@ -141,7 +141,7 @@ def test_a_prompt_through_a_pipe(run: Path, more: list[str]) -> None:
     assert (process.returncode, stdout.decode(), stderr) == (0, "naïve –\n", b"")
 
 
-def test_a_prompt_longer_than_the_context_is_cropped_and_said_so(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_prompt_longer_than_the_context_is_cropped_with_a_note(run: Path, capsys: pytest.CaptureFixture) -> None:
     prompt = "the quick brown fox"
     assert run_main(lambda: generate.main(["--checkpoint", str(run), "--prompt", prompt, "--max-new-tokens", "5", "--seed", "1"])) == 0
     captured = capsys.readouterr()
@@ -166,7 +166,7 @@ def test_a_terminal_that_cannot_show_a_character(run: Path) -> None:
     assert (process.returncode, stdout, stderr) == (0, b"na?ve\n", b"")
 
 
-def test_it_streams_and_a_closed_pipe_ends_it_quietly(run: Path) -> None:
+def test_the_text_is_streamed_and_a_closed_pipe_ends_the_program(run: Path) -> None:
     process = program("--checkpoint", run, "--max-new-tokens", 10_000_000)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -180,16 +180,16 @@ def test_it_streams_and_a_closed_pipe_ends_it_quietly(run: Path) -> None:
 # --- complaints ---------------------------------------------------------------------------------------
 
 
-def test_unseen_characters_in_the_prompt(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_unseen_characters_in_the_prompt_are_named(run: Path, capsys: pytest.CaptureFixture) -> None:
     message = complaint(capsys, "--checkpoint", run, "--prompt", "the Zoo!")
     assert "never saw these characters: 'Z' (U+005A) at position 4, '!' (U+0021) at position 7" in message
 
 
-def test_a_misspelt_checkpoint(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_misspelt_checkpoint_gets_the_nearest_name(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert complaint(capsys, "--checkpoint", run.with_name("nois")).endswith(f"did you mean {run}?")
 
 
-def test_no_checkpoint(capsys: pytest.CaptureFixture) -> None:
+def test_the_option_checkpoint_is_required(capsys: pytest.CaptureFixture) -> None:
     assert "--checkpoint" in complaint(capsys)
 
 
@@ -218,11 +218,11 @@ def test_no_checkpoint(capsys: pytest.CaptureFixture) -> None:
         (["--prompt"], "--prompt"),
     ],
 )
-def test_impossible_options(run: Path, capsys: pytest.CaptureFixture, options: list[str], message: str) -> None:
+def test_impossible_options_get_one_sentence(run: Path, capsys: pytest.CaptureFixture, options: list[str], message: str) -> None:
     assert message in complaint(capsys, "--checkpoint", run, *options)
 
 
-def test_a_gpu_that_is_not_there(run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_one_error(run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(index: int) -> None:
         raise DeviceUnavailableError("there is no GPU here.")
 
@@ -264,7 +264,7 @@ def test_run_main_on_ctrl_c(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("bug", [ValueError("x"), RuntimeError("x"), TypeError("x"), KeyError("x")])
-def test_run_main_lets_bugs_through(bug: Exception) -> None:
+def test_run_main_does_not_catch_bugs(bug: Exception) -> None:
     def broken() -> None:
         raise bug
 

@@ -10,7 +10,7 @@ NUMBERS = np.concatenate([np.linspace(-9, 9, 3001), [0, -0.0, 1e-30, 50, -50, 1e
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_gelu_is_the_books(approximate):
+def test_gelu_equals_the_books(approximate):
     x = NUMBERS.astype(np.float32)
     expected, _ = gelu_forward(x.astype(np.float64), approximate)
     found = Gelu(approximate)(x.copy())
@@ -20,7 +20,7 @@ def test_gelu_is_the_books(approximate):
     assert (abs(found[x < -10]) <= 1e-9 * abs(x[x < -10])).all()
 
 
-def test_gelu_in_many_tiles_and_with_a_rest():
+def test_gelu_in_many_tiles_of_unequal_size():
     gelu = Gelu()
     for size in (1, 5, _TILE, 2 * _TILE + 7, 5):
         x = np.random.default_rng(size).standard_normal((size, 1)).astype(np.float32)
@@ -40,5 +40,5 @@ def test_the_activation_of_a_config(kind, dtype, tolerance):
     assert abs(found - expected).max() < tolerance
 
 
-def test_what_is_not_a_number_stays_so():
+def test_nan_stays_nan():
     assert np.isnan(Gelu()(np.array([np.nan, 1], np.float32))).tolist() == [True, False]

@@ -14,7 +14,7 @@ def expected(model, contexts: dict[int, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 3e-6)], ids=["float64", "float32"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_texts_come_and_go(changes, dtype, tolerance):
+def test_texts_can_start_and_end_at_any_step(changes, dtype, tolerance):
     """60 steps of 5 slots: texts begin at any time, with any prompt; they grow by one id or two, are cropped, and end."""
     rng = np.random.default_rng(1)
     model = make(dtype=dtype, **changes)
@@ -53,7 +53,7 @@ def test_long_prompts_beside_short_texts():
         assert abs(decoder(contexts) - own).max() <= 1e-12 * abs(own).max()
 
 
-def test_the_bound_on_rounding_leaves_room_for_batches():
+def test_the_bound_on_rounding_is_not_reached_by_batches():
     largest = 0.0
     for seed, changes in enumerate(CONFIGS.values()):
         for std in (0.02, 0.1, 0.3):
@@ -87,7 +87,7 @@ def test_only_new_ids_are_computed(monkeypatch):
     assert rows == [[0, 0], [5, 0, 3], [5, 2], [0], [0]]
 
 
-def test_what_a_slot_held_before_does_not_come_back():
+def test_a_slot_does_not_use_numbers_of_an_earlier_text():
     """A slot that held numbers that are not finite is masked like any other, once it has been emptied."""
     model = make()
     decoder = BatchDecoder(model, 2)
@@ -100,7 +100,7 @@ def test_what_a_slot_held_before_does_not_come_back():
     assert abs(decoder(contexts) - own).max() <= 3e-6 * abs(own).max()
 
 
-def test_an_interrupted_step_leaves_no_half_text(monkeypatch):
+def test_an_interrupted_step_leaves_the_cache_consistent(monkeypatch):
     model = make()
     decoder = BatchDecoder(model, 2)
     ids = np.arange(12)
@@ -114,7 +114,7 @@ def test_an_interrupted_step_leaves_no_half_text(monkeypatch):
     assert abs(decoder(contexts) - own).max() <= 3e-6 * abs(own).max()
 
 
-def test_contexts_that_cannot_be():
+def test_impossible_contexts_are_refused():
     decoder = BatchDecoder(make(), 2)
     with pytest.raises(ValueError, match=r"1 to block_size \(12\) ids, got 0"):
         decoder({0: np.zeros(0, np.int64)})
@@ -127,7 +127,7 @@ def test_contexts_that_cannot_be():
             decoder({0: np.array([1]), 1: np.array([2, id])})
 
 
-def test_one_text_is_the_decoders():
+def test_one_text_gives_the_decoders_logits():
     """With one slot it is `Decoder` for one text; they share their parts, and this would see one of them go its own way."""
     model = make(dtype=np.float64)
     alone, together = Decoder(model), BatchDecoder(model, 1)

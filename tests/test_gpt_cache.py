@@ -43,7 +43,7 @@ def own_logits(model, ids: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 3e-6)], ids=["float64", "float32"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_the_logits_are_the_models(changes, dtype, tolerance):
+def test_the_logits_equal_the_models(changes, dtype, tolerance):
     model = make(dtype=dtype, **changes)
     decoder = Decoder(model)
     ids = np.random.default_rng(0).integers(17, size=(3, 20))
@@ -57,7 +57,7 @@ def test_the_logits_are_the_models(changes, dtype, tolerance):
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_a_long_context_is_looked_at_in_parts(changes):
+def test_attention_over_a_long_context_works_in_parts(changes):
     """More new rows at once than `_attend` takes: whole parts, a rest, and some with rows before them."""
     model = make(dtype=np.float64, **{"block_size": 200, **changes})
     decoder = Decoder(model)
@@ -67,7 +67,7 @@ def test_a_long_context_is_looked_at_in_parts(changes):
         assert abs(decoder(ids[:, start:end]) - expected).max() <= 1e-12 * abs(expected).max(), (start, end)
 
 
-def test_the_bound_on_rounding_leaves_room():
+def test_the_bound_on_rounding_is_not_reached():
     """The largest difference over many contexts is a small part of what is allowed for."""
     largest = 0.0
     for seed, changes in enumerate(CONFIGS.values()):
@@ -81,7 +81,7 @@ def test_the_bound_on_rounding_leaves_room():
     assert largest < 0.25, largest
 
 
-def test_what_agrees_is_not_computed_again(monkeypatch):
+def test_the_common_beginning_is_not_computed_again(monkeypatch):
     model = make()
     decoder = Decoder(model)
     rows = []
@@ -100,7 +100,7 @@ def test_what_agrees_is_not_computed_again(monkeypatch):
     assert rows == [(0, 5), (5, 1), (5, 1), (3, 5), (0, 8), (0, 8)]
 
 
-def test_new_weights_are_seen_once_the_old_are_forgotten():
+def test_new_weights_are_used_after_a_reset():
     model = make(bias=True)
     decoder = Decoder(model)
     ids = np.arange(5)[None]
@@ -113,7 +113,7 @@ def test_new_weights_are_seen_once_the_old_are_forgotten():
     assert abs(before - expected).max() > 0.1
 
 
-def test_the_models_weights_are_left_alone():
+def test_the_models_weights_are_not_changed():
     model = make(bias=True)
     state = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     Decoder(model)(np.arange(5)[None])
@@ -121,7 +121,7 @@ def test_the_models_weights_are_left_alone():
         np.testing.assert_array_equal(value.numpy(), state[name], err_msg=name)
 
 
-def test_a_context_that_cannot_be():
+def test_an_impossible_context_is_refused():
     decoder = Decoder(make())
     with pytest.raises(ValueError, match=r"1 to block_size \(12\) ids, got 0"):
         decoder(np.zeros((1, 0), np.int64))
@@ -153,7 +153,7 @@ def drawn_options(rng: np.random.Generator) -> dict:
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_the_same_tokens_with_and_without(changes):
+def test_the_tokens_are_the_same_with_and_without_a_cache(changes):
     """200 samples a config, 1,000 in all: random prompts, settings and seeds, most of them past block_size."""
     rng = np.random.default_rng(5)
     models = [make(seed, std, **changes) for seed, std in enumerate((0.02, 0.1, 0.3, 0.6))]
@@ -170,7 +170,7 @@ def test_the_same_tokens_with_and_without(changes):
         assert with_cache == without, (sample, options)
 
 
-def test_with_context_keep_most_tokens_find_what_was_before(monkeypatch):
+def test_with_context_keep_most_tokens_compute_one_row(monkeypatch):
     """12 tokens fill the context; then 6 are kept, encoded again, and 6 more are added one by one."""
     model = make()
     decoder = Decoder(model)
@@ -181,7 +181,7 @@ def test_with_context_keep_most_tokens_find_what_was_before(monkeypatch):
     assert rows == [1] * 12 + [6, 1, 1, 1, 1, 1, 1] * 2
 
 
-def test_context_keep_in_one_go_or_in_several():
+def test_context_keep_gives_the_same_text_in_one_call_or_several():
     model = make()
     options = {"temperature": 0, "context_keep": 5}
     whole = [1, 2, *(int(id) for id in stream_tokens(model, [1, 2], 40, **options))]
@@ -191,7 +191,7 @@ def test_context_keep_in_one_go_or_in_several():
     assert text == whole
 
 
-def test_a_batch_and_each_row_alone():
+def test_a_batch_gives_the_same_tokens_as_each_row_alone():
     model = make()
     prompts = np.random.default_rng(0).integers(17, size=(4, 5))
     rngs = [[np.random.default_rng(row) for row in range(4)] for _ in range(2)]
@@ -201,7 +201,7 @@ def test_a_batch_and_each_row_alone():
         assert together[row].tolist() == alone
 
 
-def test_a_kept_decoder_goes_on():
+def test_a_decoder_can_be_used_for_the_next_call():
     model = make()
     decoder = Decoder(model)
     first = [int(id) for id in stream_tokens(model, [1, 2], 3, temperature=0, decoder=decoder)]
@@ -213,7 +213,7 @@ def test_a_kept_decoder_goes_on():
     assert with_it == without
 
 
-def test_in_doubt_the_model_decides(monkeypatch):
+def test_if_rounding_could_change_a_token_the_model_decides(monkeypatch):
     """A decoder that is wrong in the last bits, as far as it may be, never changes a token."""
     model = make(std=0.02)  # nearly uniform: the likeliest two are often close
     model.lm_head.weight.array[5] = model.lm_head.weight.array[9]  # and these two always tie
@@ -248,7 +248,7 @@ def test_in_doubt_the_model_decides(monkeypatch):
 @pytest.mark.parametrize(
     "options", [{"temperature": 0}, {}, {"temperature": 0.1}, {"top_k": 4}, {"top_p": 0.7}, {"min_p": 0.1}, {"repetition_penalty": 1.5}]
 )
-def test_a_certain_choice_survives_every_error_within_the_bound(options):
+def test_a_certain_choice_is_not_changed_by_errors_within_the_bound(options):
     """Random errors, and the worst: half of the logits up and half down."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3000, 11)) * 2
@@ -269,7 +269,7 @@ def test_a_certain_choice_survives_every_error_within_the_bound(options):
 # --- models that the decoder does not know ------------------------------------------------------------
 
 
-def test_a_replaced_layer_is_not_overlooked():
+def test_a_model_with_a_replaced_layer_is_not_supported():
     class Louder(nn.Linear):
         def forward(self, x):
             return super().forward(x) * 3
@@ -284,7 +284,7 @@ def test_a_replaced_layer_is_not_overlooked():
     assert ids == model.generate(tl.tensor([[1]]), 5, temperature=0).numpy()[0, 1:].tolist()
 
 
-def test_a_bigram_has_nothing_to_remember():
+def test_a_bigram_needs_no_cache():
     model = build_model(dataclasses.replace(SMALL, model="bigram"))
     assert not supports(model)
     assert len(list(stream_tokens(model, [1], 5))) == 5

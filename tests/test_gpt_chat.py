@@ -58,7 +58,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 # --- the conversation ---------------------------------------------------------------------------------
 
 
-def test_a_base_model_goes_on_with_the_text(told: list):
+def test_a_base_model_continues_the_text(told: list):
     conversation = Conversation(make(), TOKEN)
     assert "".join(conversation.say("the quick")) == "\na fox\n"
     assert conversation.as_text() == "the quick\na fox\n"
@@ -67,7 +67,7 @@ def test_a_base_model_goes_on_with_the_text(told: list):
     assert [prompt for prompt, _ in told] == ["the quick", "the quick\na fox\n", "the quick\na fox\n\na fox\n\nbrown"]
 
 
-def test_a_taught_model_sees_the_template(told: list):
+def test_an_instruction_tuned_model_gets_the_template(told: list):
     conversation = Conversation(make(1000), TOKEN, ChatTemplate(), stop=["naïve"])
     assert "".join(conversation.say("the fox?")) == "a fox"
     list(conversation.say("quick?"))
@@ -80,7 +80,7 @@ def test_a_taught_model_sees_the_template(told: list):
     assert told[-1][0] == first
 
 
-def test_the_oldest_turns_make_room(told: list):
+def test_the_oldest_turns_are_dropped_when_the_context_is_full(told: list):
     conversation = Conversation(make(150), TOKEN, ChatTemplate(), max_new_tokens=20)
     for _ in range(6):
         list(conversation.say("the quick brown fox?"))
@@ -91,7 +91,7 @@ def test_the_oldest_turns_make_room(told: list):
     assert told[-1][0].count("### User:") == 2
 
 
-def test_an_answer_that_is_stopped_counts(told: list):
+def test_a_stopped_answer_stays_in_the_conversation(told: list):
     conversation = Conversation(make(), TOKEN, ChatTemplate())
     answer = conversation.say("fox?")
     assert [next(answer), next(answer)] == ["", "a"]
@@ -99,7 +99,7 @@ def test_an_answer_that_is_stopped_counts(told: list):
     assert conversation.messages[-1] == {"role": "assistant", "content": "a"}
 
 
-def test_what_cannot_be_read_is_not_said(told: list):
+def test_a_message_with_unknown_characters_is_refused(told: list):
     for template in (None, ChatTemplate()):
         conversation = Conversation(make(), TOKEN, template)
         with pytest.raises(TokenizerError, match="never saw this character: 'Z'"):
@@ -107,7 +107,7 @@ def test_what_cannot_be_read_is_not_said(told: list):
         assert conversation.as_text() == ""
 
 
-def test_what_is_unknown_is_found_in_the_line_that_was_typed(told: list):
+def test_the_position_of_an_unknown_character_is_that_in_the_typed_line(told: list):
     for template in (None, ChatTemplate()):
         conversation = Conversation(make(), TOKEN, template)
         assert "".join(conversation.say("fox"))
@@ -123,7 +123,7 @@ def test_an_answer_has_no_white_space_around_it(told: list, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("context_keep", [None, 10])
-def test_a_turn_is_what_generate_would_write(context_keep: int | None):
+def test_a_turn_equals_the_text_of_generate(context_keep: int | None):
     model = make(block_size=24)
     conversation = Conversation(
         model, TOKEN, max_new_tokens=30, generator=np.random.default_rng(4), context_keep=context_keep, sampling={"temperature": 0.7}
@@ -245,7 +245,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(run: Path):
     assert terminal.exit_code() == 0
 
 
-def test_a_taught_model_at_a_terminal(run: Path, tmp_path: Path):
+def test_an_instruction_tuned_model_at_a_terminal(run: Path, tmp_path: Path):
     save_model(tmp_path, make(), TOKEN)
     ChatTemplate().save(tmp_path)
     terminal = Terminal("-m", "gpt", "--mode", "chat", "--checkpoint", tmp_path, "--max-new-tokens", 10, "--temperature", 0)
@@ -256,7 +256,7 @@ def test_a_taught_model_at_a_terminal(run: Path, tmp_path: Path):
     assert terminal.exit_code() == 0
 
 
-def test_lines_through_a_pipe(run: Path):
+def test_lines_come_through_a_pipe(run: Path):
     command = [sys.executable, "-m", "gpt.chat", "--checkpoint", run, "--max-new-tokens", "3"]
     done = subprocess.run(command, cwd=ROOT, input=b"the\n", capture_output=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -271,12 +271,12 @@ def test_lines_through_a_pipe(run: Path):
         (["--context-keep", "65"], "--context-keep must be at most 64"),
     ],
 )
-def test_impossible_options(run: Path, capsys: pytest.CaptureFixture, argv: list[str], message: str):
+def test_impossible_options_get_one_sentence(run: Path, capsys: pytest.CaptureFixture, argv: list[str], message: str):
     assert run_main(lambda: chat_module.main(["--checkpoint", str(run), *argv])) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_broken_template(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_a_broken_template_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture):
     save_model(tmp_path, make(), TOKEN)
     (tmp_path / "template.json").write_text("[]")
     assert run_main(lambda: chat_module.main(["--checkpoint", str(tmp_path)])) == 2
@@ -286,7 +286,7 @@ def test_a_broken_template(tmp_path: Path, capsys: pytest.CaptureFixture):
 # --- python -m gpt --mode -----------------------------------------------------------------------------
 
 
-def test_modes_are_the_programs(run: Path, capsys: pytest.CaptureFixture):
+def test_a_mode_runs_its_program(run: Path, capsys: pytest.CaptureFixture):
     options = ["--checkpoint", str(run), "--prompt", "the", "--seed", "1", "--max-new-tokens", "5"]
     texts = []
     for argv in (["--mode", "generate", *options], [*options, "--mode=generate"], [*options[:2], "--mode", "generate", *options[2:]]):
@@ -306,7 +306,7 @@ def test_modes_are_the_programs(run: Path, capsys: pytest.CaptureFixture):
         (["--mode", "generate", "--checkpoint", "x", "--top-q", "1"], "did you mean --top-"),
     ],
 )
-def test_modes_that_are_not(capsys: pytest.CaptureFixture, argv: list[str], message: str):
+def test_unknown_modes_are_refused(capsys: pytest.CaptureFixture, argv: list[str], message: str):
     assert run_main(lambda: gpt_main.main(argv)) == 2
     assert message in capsys.readouterr().err
 
@@ -321,7 +321,7 @@ def test_help_lists_the_modes(capsys: pytest.CaptureFixture):
 # --- what is typed --------------------------------------------------------------------------------------
 
 
-def test_bytes_that_are_no_text_are_refused_and_the_chat_goes_on(run: Path) -> None:
+def test_invalid_utf8_is_refused_and_the_chat_continues(run: Path) -> None:
     command = [sys.executable, "-m", "gpt.chat", "--checkpoint", run, "--max-new-tokens", "3"]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     typed = "naïve ".encode() + b"\xff\n/save ~nobody-of-this-name/x\n/save a\0b\nthe\n"
@@ -334,7 +334,7 @@ def test_bytes_that_are_no_text_are_refused_and_the_chat_goes_on(run: Path) -> N
     assert len(said.rsplit("> ", 2)[1]) == 4, "and the last line is answered"
 
 
-def test_such_bytes_at_a_terminal(run: Path) -> None:
+def test_invalid_utf8_at_a_terminal_is_refused(run: Path) -> None:
     terminal = Terminal("-m", "gpt.chat", "--checkpoint", run, "--max-new-tokens", 3)
     terminal.until("> ")
     os.write(terminal.screen, b"the \xff\n")

@@ -39,7 +39,7 @@ def labelled(tmp_path, texts=TEXTS, block_size=24):
     return read_labelled_texts(write(tmp_path, *({"text": text, "label": label} for text, label in texts)), TOKENIZER, block_size)
 
 
-def test_the_label_is_asked_of_the_last_token(tmp_path):
+def test_the_label_is_predicted_from_the_last_token(tmp_path):
     data = labelled(tmp_path)
     assert data.labels == ["left", "right"]
     assert row_classes(data.rows).tolist() == [0, 1, 0, 1]
@@ -62,7 +62,7 @@ def test_a_csv_text_may_have_commas_quotes_and_line_ends(tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_what_is_read_is_the_text_alone(pooling, tmp_path):
+def test_only_the_text_is_read_not_the_padding(pooling, tmp_path):
     """Alone or padded in a batch with others, whatever stands in the pads: the same scores."""
     classifier = Classifier(body(), ["left", "right"], pooling).eval()
     rows = labelled(tmp_path).rows
@@ -94,7 +94,7 @@ def test_the_language_models_head_gets_no_gradient(tmp_path):
     assert model.wte.weight.grad is not None
 
 
-def test_a_long_text_is_cut_and_counted(tmp_path):
+def test_a_long_text_is_truncated_and_counted(tmp_path):
     data = labelled(tmp_path, [("abcdefgh", "x"), ("ab", "y")], block_size=4)
     assert TOKENIZER.decode(data.rows[0].x) == "abcd"
     assert data.cropped == 1
@@ -112,7 +112,7 @@ def test_predict_and_confusion():
     assert "always the most frequent label: 40.0%" in text
 
 
-def test_a_classifier_comes_back(tmp_path):
+def test_a_classifier_can_be_saved_and_loaded(tmp_path):
     classifier = Classifier(body(), ["left", "right"], "last").eval()
     save_model(tmp_path / "run", classifier.body, TOKENIZER)
     classifier.save(tmp_path / "run")
@@ -144,12 +144,12 @@ def test_a_classifier_comes_back(tmp_path):
         ({"text": "azq", "label": "x"}, r"'z' \(U\+007A, line 2\), 'q' \(U\+0071, line 2\)"),
     ],
 )
-def test_a_bad_line_is_told_with_its_number(tmp_path, line, message):
+def test_a_bad_line_is_reported_with_its_number(tmp_path, line, message):
     with pytest.raises(RecordError, match=message):
         read_labelled_texts(write(tmp_path, {"text": "a", "label": "x"}, line, {"text": "b", "label": "y"}), TOKENIZER, 24)
 
 
-def test_a_broken_table_is_told_with_its_line(tmp_path):
+def test_a_broken_table_is_reported_with_its_line(tmp_path):
     with pytest.raises(RecordError, match=r"line 3 of .* has 1 field, but the header names 2"):
         read_labelled_texts(write(tmp_path, "text,label", "a,x", "b", name="data.csv"), TOKENIZER, 24)
     with pytest.raises(RecordError, match="has no examples"):
@@ -158,13 +158,13 @@ def test_a_broken_table_is_told_with_its_line(tmp_path):
         read_labelled_texts(write(tmp_path, "a", name="data.txt"), TOKENIZER, 24)
 
 
-def test_one_label_is_nothing_to_tell_apart(tmp_path):
+def test_a_single_label_is_refused(tmp_path):
     with pytest.raises(RecordError, match="the label 'x': there is nothing to classify"):
         labelled(tmp_path, [("a", "x"), ("b", "x")])
 
 
 @pytest.mark.parametrize("how", [[], ["--lora-rank=2"], ["--train-only", "ln_f.*"]])
-def test_it_learns_to_tell_texts_apart(tmp_path, capsys, how):
+def test_it_learns_to_classify_texts(tmp_path, capsys, how):
     rng = np.random.default_rng(0)
     texts = [("".join(rng.choice(list(letters), 12)), label) for label, letters in (("low", "abcd"), ("high", "defg")) for _ in range(60)]
     data = write(tmp_path, *({"text": text, "label": label} for text, label in texts))

@@ -34,7 +34,7 @@ SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd":
         ({"positions": "sinusoidal", "n_embd": 9, "n_head": 3}, "n_embd must be even, got 9."),
     ],
 )
-def test_a_model_that_cannot_be_is_refused(settings, sentence):
+def test_an_impossible_model_is_refused(settings, sentence):
     with pytest.raises(ValueError) as caught:
         GPTConfig(**settings)
     assert sentence in str(caught.value)
@@ -58,7 +58,7 @@ def test_a_model_that_cannot_be_is_refused(settings, sentence):
         ({"preset": "curse"}, "unknown preset 'curse': did you mean 'course'?"),
     ],
 )
-def test_a_training_that_cannot_be_is_refused(settings, sentence):
+def test_an_impossible_training_is_refused(settings, sentence):
     with pytest.raises(ValueError) as caught:
         TrainConfig(**settings)
     assert sentence in str(caught.value)
@@ -110,12 +110,12 @@ def test_bigram_is_one_table():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_changes_beat_the_preset(name):
+def test_changes_override_the_preset(name):
     config, training = from_preset(name, dropout=0.5, steps=7)
     assert (config.dropout, training.steps, training.preset) == (0.5, 7, name)
 
 
-def test_an_unknown_setting_names_the_nearest():
+def test_an_unknown_setting_gets_the_nearest_name():
     with pytest.raises(ValueError, match=r"unknown setting 'n_layers': did you mean 'n_layer'\?"):
         from_preset("tiny", n_layers=3)
 
@@ -131,7 +131,7 @@ def test_no_options_mean_the_preset_tiny():
     assert parse() == from_preset("tiny")
 
 
-def test_options_beat_the_file_which_beats_the_preset(tmp_path):
+def test_options_override_the_file_and_the_file_the_preset(tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("preset: course\nn_layer: 3\ndropout: 0.1\nlearning_rate: 1e-2\n")
     config, training = parse("--config", str(file), "--dropout", "0", "--batch_size=5")
@@ -162,14 +162,14 @@ def test_options_beat_the_file_which_beats_the_preset(tmp_path):
         (["--vocab-size", "0"], "vocab_size must be at least 1, got 0."),
     ],
 )
-def test_a_command_line_that_cannot_be_understood_gets_one_sentence(argv, sentence):
+def test_an_invalid_command_line_gets_one_sentence(argv, sentence):
     with pytest.raises(UserError) as caught:
         parse(*argv)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_setting_in_a_file_names_the_nearest(tmp_path):
+def test_an_unknown_setting_in_a_file_gets_the_nearest_name(tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("n_layr: 3\n")
     with pytest.raises(UserError, match=r"unknown option n_layr: did you mean n_layer\?"):
@@ -250,7 +250,7 @@ def test_help_describes_the_presets_as_they_are(name, capsys):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_printed_settings_are_all_there_are_and_can_be_read_again(preset, tmp_path, capsys):
+def test_printed_settings_are_complete_and_can_be_read_again(preset, tmp_path, capsys):
     assert train.main(["--preset", preset, "--steps", "7", "--print-config"]) == 0
     printed = capsys.readouterr().out
     (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")
@@ -271,6 +271,6 @@ def test_finetuning_prints_its_settings_too(tmp_path, capsys):
     assert {line.partition(":")[0] for line in printed.splitlines() if not line.startswith("#")} == {*FINETUNING.types}
 
 
-def test_the_settings_of_a_run_that_exists_are_not_printed(tmp_path):
+def test_print_config_is_refused_for_a_run_that_is_resumed(tmp_path):
     with pytest.raises(UserError, match=r"config\.json"):
         train.main(["--resume", str(tmp_path), "--print-config"])

@@ -44,7 +44,7 @@ def test_the_estimate_counts_steps_and_evaluations(changes, seconds):
     assert estimate_seconds(trainer(**changes)) == seconds
 
 
-def test_an_estimate_changes_no_step():
+def test_the_estimate_does_not_change_training():
     plain, estimated = trainer(), trainer()
     estimated.model.load_state_dict(plain.model.state_dict())
     estimate_seconds(estimated)

@@ -55,7 +55,7 @@ def changed(base, run):
     return {name for name in before if not np.array_equal(before[name], after[name])}
 
 
-def test_it_reports_what_was_gained_and_what_was_forgotten(base, capsys):
+def test_it_reports_the_losses_on_new_and_old_text(base, capsys):
     assert finetune(base, "--learning-rate=0.01") == 0
     out = capsys.readouterr().out
     model, tokenizer, _ = load_model_folder(base)
@@ -80,25 +80,25 @@ def test_the_learning_rate_is_a_tenth_of_pretrainings(base, capsys):
     assert "old.txt, a token" in out
 
 
-def test_everything_is_trained_unless_said_otherwise(base):
+def test_all_weights_are_trained_by_default(base):
     assert finetune(base) == 0
     assert changed(base, base.parent / "run") == set(weights(base))
 
 
-def test_frozen_blocks_stay_to_the_bit(base):
+def test_frozen_blocks_do_not_change_a_bit(base):
     assert finetune(base, "--freeze-blocks=2") == 0
     free = {name for name in weights(base) if name.startswith(("h.2.", "ln_f."))}
     assert changed(base, base.parent / "run") == free
 
 
-def test_only_what_is_named_is_trained(base):
+def test_only_the_named_parameters_are_trained(base):
     assert finetune(base, "--train-only", "*.ln_?.weight", "h.1.mlp.*") == 0
     names = set(weights(base))
     free = {name for name in names if name.endswith(("ln_1.weight", "ln_2.weight")) or name.startswith("h.1.mlp.")}
     assert changed(base, base.parent / "run") == free
 
 
-def test_lora_is_saved_apart_and_merged(base, capsys):
+def test_lora_is_saved_both_separately_and_merged(base, capsys):
     assert finetune(base, "--lora-rank=2", "--lora-targets=c_attn,mlp.c_proj", "--learning-rate=0.05") == 0
     run = base.parent / "run"
     assert changed(base, run) == {f"h.{i}.{name}.weight" for i in range(3) for name in ("attn.c_attn", "mlp.c_proj")}
@@ -144,7 +144,7 @@ def test_answers_are_learnt_and_the_template_is_saved(base, capsys):
     assert "\n\nASS the " in capsys.readouterr().out
 
 
-def test_where_the_old_text_is_gone_the_rest_is_told(base, capsys):
+def test_a_missing_old_text_only_omits_the_loss_on_it(base, capsys):
     (base.parent / "old.txt").rename(base.parent / "moved.txt")
     assert finetune(base) == 0
     assert "How much was forgotten is not known: there is no file" in capsys.readouterr().out
@@ -183,7 +183,7 @@ def test_unknown_characters_are_named_or_skipped(base, capsys):
         (["--old-data=nowhere.txt"], "there is no file nowhere.txt"),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(base, capsys, options, message):
+def test_a_wrong_option_gets_one_sentence(base, capsys, options, message):
     assert finetune(base, *options) == 2
     err = capsys.readouterr().err
     assert message in err
@@ -204,7 +204,7 @@ def test_a_mistake_is_told_in_one_sentence(base, capsys, options, message):
         ("missing.jsonl", None, "there is no file"),
     ],
 )
-def test_data_that_cannot_be_used(base, capsys, name, content, message):
+def test_unusable_data_is_refused(base, capsys, name, content, message):
     if content is not None:
         (base.parent / name).write_text(content)
     assert finetune(base, data=name) == 2
@@ -214,7 +214,7 @@ def test_data_that_cannot_be_used(base, capsys, name, content, message):
     assert not (base.parent / "run").exists()
 
 
-def test_a_stop_saves_and_leaves(base, monkeypatch, capsys):
+def test_a_stop_saves_and_ends_the_run(base, monkeypatch, capsys):
     from gpt.training.stopping import Stopped
 
     def stop(self):
@@ -233,7 +233,7 @@ def test_the_same_seed_gives_the_same_weights(base):
     assert not changed(base.parent / "one", base.parent / "two")
 
 
-def test_a_checkpoint_within_a_run_is_taken_with_what_it_was_trained_on(base, capsys):
+def test_a_checkpoint_inside_a_run_knows_its_training_text(base, capsys):
     from gpt.train import main as train
 
     old = base.parent / "old.txt"

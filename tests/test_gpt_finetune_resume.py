@@ -78,7 +78,7 @@ def hashes(folder) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_stopped_at_every_turn(folder, task, monkeypatch):
+def test_a_run_stopped_at_any_point_resumes_exactly(folder, task, monkeypatch):
     options = ["--checkpoint=base", *task, *SETTINGS]
     assert run(*options, "--out=whole") == 0
     checks, patience = 0, 7  # the second is half as long again after each stop: an evaluation asks often, and begins afresh when resumed
@@ -103,7 +103,7 @@ def test_stopped_at_every_turn(folder, task, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "SIGTERM"])
-def test_the_process_is_ended(folder, number):
+def test_a_killed_process_resumes_exactly(folder, number):
     options = ["--checkpoint=base", "--data=new.txt", "--lora-rank=2", *SETTINGS]
     assert run(*options, "--out=whole") == 0
     command = [sys.executable, "-m", "gpt.finetune", *options, "--out=ended"]
@@ -127,7 +127,7 @@ def _with_path():
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def test_the_base_is_not_needed_to_go_on(folder):
+def test_resuming_does_not_need_the_base_model(folder):
     options = ["--checkpoint=base", "--data=answers.jsonl", *SETTINGS]
     assert run(*options, "--out=whole") == 0
     assert run(*options, "--out=short", "--time-limit=1e-6") == 0
@@ -136,7 +136,7 @@ def test_the_base_is_not_needed_to_go_on(folder):
     assert hashes("short") == hashes("whole")
 
 
-def test_the_time_limit_says_how_to_go_on(folder, capsys):
+def test_the_time_limit_prints_how_to_resume(folder, capsys):
     assert run("--checkpoint=base", "--data=new.txt", *SETTINGS, "--out=short", "--time-limit=1e-6") == 0
     assert "The time is up: stopped after step 0 of 16." in (out := capsys.readouterr().out)
     assert "python -m gpt.finetune --resume short" in out
@@ -151,7 +151,7 @@ def test_the_time_limit_says_how_to_go_on(folder, capsys):
         (["--data=old.txt"], "was trained on another text than old.txt now holds"),
     ],
 )
-def test_what_cannot_change_on_the_way(folder, capsys, options, message):
+def test_settings_that_cannot_change_on_resume_are_refused(folder, capsys, options, message):
     assert run("--checkpoint=base", "--data=new.txt", "--lora-rank=2", *SETTINGS, "--out=run") == 0
     assert run("--resume", "run", *options) == 2
     assert message in capsys.readouterr().err
@@ -164,7 +164,7 @@ def test_other_examples_are_refused(folder, capsys):
     assert "was trained on another text" in capsys.readouterr().err
 
 
-def test_each_program_goes_on_with_its_own_runs(folder, capsys):
+def test_each_program_resumes_only_its_own_runs(folder, capsys):
     from gpt.train import main as train
 
     assert run("--checkpoint=base", "--data=new.txt", *SETTINGS, "--out=run") == 0
@@ -196,14 +196,14 @@ def test_the_best_weights_are_kept_beside_the_last(folder, task, capsys, monkeyp
         assert Path("run/best/adapter.safetensors").read_bytes() != Path("run/adapter.safetensors").read_bytes()
 
 
-def test_patience_ends_a_finetuning_that_gets_no_better(folder, capsys, monkeypatch):
+def test_patience_ends_a_finetuning_without_improvement(folder, capsys, monkeypatch):
     told(monkeypatch, 3.0, 2.0, 2.5, 2.25)
     assert run("--checkpoint=base", "--data=new.txt", *SETTINGS, "--patience=2", "--steps=400", "--out=run") == 0
     assert "2 evaluations without a better validation loss" in capsys.readouterr().out
     assert json.loads(Path("run/config.json").read_text())["step"] == 15
 
 
-def test_dropout_is_that_which_was_asked_for(folder):
+def test_dropout_is_the_requested_one(folder):
     short = [*SETTINGS, "--steps=1"]
     assert run("--checkpoint=base", "--data=new.txt", *short, "--dropout=0.5", "--out=dropped") == 0
     assert run("--checkpoint=base", "--data=new.txt", *short, "--dropout=0", "--out=none") == 0
@@ -229,7 +229,7 @@ def test_a_nan_is_named_with_its_layer(folder, capsys):
     assert "the parameter h.1.mlp.c_fc.weight has 1 of" in error
 
 
-def test_too_little_memory_comes_with_advice(folder, capsys, monkeypatch):
+def test_too_little_memory_gets_advice(folder, capsys, monkeypatch):
     from gpt.training.trainer import Trainer
 
     def update(self):

@@ -52,7 +52,7 @@ def model():
 LINES = ({"prompt": "Say hi.", "response": "Hi!"}, {"prompt": "And what is two and two?", "response": "Four, as ever."})
 
 
-def test_a_conversation_becomes_a_text_of_which_the_answer_is_learnt(tmp_path):
+def test_only_the_answer_of_a_conversation_is_a_target(tmp_path):
     (row,) = rows_of(tmp_path, LINES[0])
     assert TOKENIZER.decode(row.x) == "### User:\nSay hi.\n\n### Assistant:\nHi!\n\n### User:"
     assert TOKENIZER.decode(row.y[row.y != IGNORE]) == "Hi!\n\n### User:\n"
@@ -67,7 +67,7 @@ def test_both_forms_are_the_same(tmp_path):
     assert np.array_equal(row.y, other.y)
 
 
-def test_of_several_turns_every_answer_is_learnt(tmp_path):
+def test_the_answers_of_all_turns_are_targets(tmp_path):
     roles = ("system", "user", "assistant", "user", "assistant")
     (row,) = rows_of(tmp_path, {"messages": [{"role": role, "content": f"{role[0]}{i}"} for i, role in enumerate(roles)]})
     assert TOKENIZER.decode(row.y[row.y != IGNORE]) == "a2\n\n### User:\na4\n\n### User:\n"
@@ -111,7 +111,7 @@ def test_neither_the_prompts_targets_nor_the_pads_change_the_gradient(tmp_path):
     assert any(not np.array_equal(gradient[name], different[name]) for name in gradient)
 
 
-def test_a_text_after_the_prompt_can_be_anything_but_the_prompt_matters(tmp_path):
+def test_the_gradient_depends_on_the_prompt(tmp_path):
     """The question is read though it is not learnt."""
     wrapped = ResponseLoss(model(), 10.0)
     (one,), (two,) = rows_of(tmp_path, LINES[0]), rows_of(tmp_path, {"prompt": "Say ho.", "response": "Hi!"})
@@ -119,7 +119,7 @@ def test_a_text_after_the_prompt_can_be_anything_but_the_prompt_matters(tmp_path
     assert gradients(wrapped, *pad_rows([one]))[0] != gradients(wrapped, *pad_rows([two]))[0]
 
 
-def test_shards_do_not_change_what_a_token_weighs(tmp_path):
+def test_shards_do_not_change_the_weight_of_a_token(tmp_path):
     """A mean over each share would give the one short answer half of all the weight."""
     rows = rows_of(tmp_path, *LINES)
     x, y = pad_rows(rows)
@@ -143,7 +143,7 @@ def test_in_eval_mode_the_loss_is_the_mean_over_response_tokens(tmp_path):
     assert loss.item() == pytest.approx(rows_loss(wrapped, rows, batch_size=1), rel=1e-6)
 
 
-def test_a_long_conversation_loses_its_beginning(tmp_path):
+def test_a_long_conversation_is_cut_at_its_beginning(tmp_path):
     (whole,), (row,) = rows_of(tmp_path, LINES[0]), rows_of(tmp_path, LINES[0], block_size=20)
     assert np.array_equal(row.x, whole.x[-20:])
     assert np.array_equal(row.y, whole.y[-20:])
@@ -190,7 +190,7 @@ def test_no_target_of_a_packed_row_lies_in_another_example():
     assert np.array_equal(row.y[asked] // 100, row.x[asked] // 100)
 
 
-def test_a_packed_example_is_learnt_as_it_is_alone(tmp_path):
+def test_a_packed_example_has_the_same_loss_and_weight_as_alone(tmp_path):
     """The first one in a row has no past: its losses are to the rounding those of a row of its own. And each token weighs the same."""
     rows = rows_of(tmp_path, *SHORT)
     (together,) = pack_rows(rows, 96)
@@ -209,7 +209,7 @@ def test_a_packed_example_is_learnt_as_it_is_alone(tmp_path):
     assert loss == pytest.approx(-log_p[asked, together.y[asked]].mean(), rel=1e-5)
 
 
-def test_packing_leaves_nothing_to_pad_and_the_prompt_still_teaches_nothing(tmp_path):
+def test_the_gradient_of_a_packed_batch_comes_only_from_responses(tmp_path):
     """The gradient of a packed batch is that of its response tokens alone: written out by hand, one after the other."""
     (row,) = pack_rows(rows_of(tmp_path, *SHORT), 96)
     wrapped = ResponseLoss(model(), float(row.num_targets))
@@ -237,7 +237,7 @@ def test_packing_leaves_nothing_to_pad_and_the_prompt_still_teaches_nothing(tmp_
         ({"prompt": "né", "response": "🙂"}, r"'é' \(U\+00E9, line 2\), '🙂' \(U\+1F642, line 2\)"),
     ],
 )
-def test_a_bad_line_is_told_with_its_number(tmp_path, line, message):
+def test_a_bad_line_is_reported_with_its_number(tmp_path, line, message):
     with pytest.raises(RecordError, match=message):
         rows_of(tmp_path, LINES[0], line, LINES[1])
 
@@ -283,7 +283,7 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size(tmp_path):
         assert evaluation.val_loss == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_an_evaluation_of_a_part_takes_the_same_part_whatever_the_batch_size(tmp_path):
+def test_a_partial_evaluation_uses_the_same_rows_for_any_batch_size(tmp_path):
     measured = [evaluation for evaluation, _ in evaluations(tmp_path, eval_iters=1)]
     for evaluation in measured[1:]:
         assert evaluation.train_loss == pytest.approx(measured[0].train_loss, rel=1e-5)

@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- what is computed -----------------------------------------------------------------------------------
 
 
-def test_a_reading_is_what_the_model_computes():
+def test_a_reading_holds_what_the_model_computes():
     model = make().double()
     reading = read(model, TOKENIZER, TEXT)
     with tl.no_grad():
@@ -69,7 +69,7 @@ def test_a_reading_is_what_the_model_computes():
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_influence_is_the_slope_of_fading_out_a_token(positions: str):
+def test_influence_is_the_derivative_along_scaling_a_token_to_0(positions: str):
     model = make(positions=positions, tied_head=False).double()
     ids = np.unique(TOKENIZER.encode("the fox")).astype(np.int64)  # each token once, so that changing its row changes one place
     effects = influence(model, ids, target=3)
@@ -89,7 +89,7 @@ def test_influence_is_the_slope_of_fading_out_a_token(positions: str):
         assert effects[place] == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-6, abs=1e-8)
 
 
-def test_influence_leaves_the_model_as_it_was():
+def test_influence_does_not_change_the_model():
     model = make()
     model.wpe.weight.requires_grad_(False)
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -211,7 +211,7 @@ def look_html(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_page_holds_everything_and_asks_for_nothing(look_html: Path):
+def test_the_page_is_complete_and_loads_nothing(look_html: Path):
     text = look_html.read_text(encoding="utf-8")
     content = json.loads(re.search(r"const reading = (.*);\nconst T", text)[1])
     assert "".join(content["tokens"]) == "the</script>\n& “fox”"
@@ -242,7 +242,7 @@ def test_the_page_by_keyboard(look_html: Path):
 
 @needs_browser
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.5, 3, 1.0), (1.5, 0, 0.6), (0.0, 0, 1.0)])
-def test_the_page_samples_as_the_library_does(run: Path, look_html: Path, temperature: float, top_k: int, top_p: float):
+def test_the_page_samples_like_the_library(run: Path, look_html: Path, temperature: float, top_k: int, top_p: float):
     reading = read(make(), TOKENIZER, "the</script>\n& “fox”")
     expected = reading.next_tokens(Sampling(temperature, top_k or None, top_p), 12)
     with opened(look_html.as_uri()) as (page, errors):

@@ -39,7 +39,7 @@ def logits(model):
         return model(tl.tensor(IDS))[0].numpy()
 
 
-def test_at_first_nothing_is_changed():
+def test_a_new_correction_does_not_change_the_model():
     before = logits(model())
     corrected = model()
     add_lora(corrected)
@@ -92,7 +92,7 @@ def test_merged_equals_unmerged_to_rounding(dtype, tolerance):
     assert abs(ours - logits(model(dtype=dtype))).max() > 0.01, "the correction corrects nothing"
 
 
-def test_merging_leaves_the_model_as_it_is():
+def test_merging_does_not_change_the_corrected_model():
     corrected = learnt()
     before = logits(corrected)
     merge_lora(corrected)
@@ -104,7 +104,7 @@ def test_targets_are_ends_of_names():
     assert len(add_lora(model(), ["c_proj"], 2)) == 4
 
 
-def test_an_adapter_comes_back(tmp_path):
+def test_an_adapter_can_be_saved_and_loaded(tmp_path):
     corrected = learnt()
     save_adapter(tmp_path, corrected)
     again = model()
@@ -149,7 +149,7 @@ def test_an_adapter_that_does_not_say_what_it_corrects_is_refused(tmp_path):
         load_model(tmp_path)
 
 
-def test_what_cannot_be_corrected():
+def test_layers_that_cannot_be_corrected_are_refused():
     with pytest.raises(LoraError, match=r"no linear layer 'c_atn'.*c_attn, c_proj, c_fc, lm_head"):
         add_lora(model(), ["c_atn"])
     with pytest.raises(LoraError, match="lm_head shares its weight with wte"):

@@ -85,7 +85,7 @@ def test_the_preset_tiny_equals_its_torch_twin():
     assert max(errors.values()) <= 1e-5, max(errors.items(), key=lambda item: item[1])
 
 
-def test_the_loss_of_a_new_model_is_that_of_guessing():
+def test_the_loss_of_a_new_model_is_log_of_the_vocabulary():
     config, _ = from_preset("tiny", vocab_size=65)
     x, y = batch(config, 8, 64)
     _, loss = build_model(config)(tl.tensor(x), tl.tensor(y))
@@ -120,7 +120,7 @@ def test_initial_weights():
             assert abs(values.mean()) < 0.05 * expected, name
 
 
-def test_the_course_starts_all_matrices_alike():
+def test_the_courses_initialisation_is_the_same_for_all_matrices():
     config, _ = from_preset("course", vocab_size=65, n_layer=2)
     for name, parameter in build_model(config).named_parameters():
         if parameter.ndim == 2:
@@ -150,7 +150,7 @@ def test_published_names():
 # --- dropout ------------------------------------------------------------------------------------------
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     model = drawn(dataclasses.replace(SMALL, dropout=0.3), tl.float64)
     x, y = (tl.tensor(array) for array in batch(SMALL, 4, 10))
     model.eval()
@@ -171,7 +171,7 @@ def test_dropout_repeats_with_the_seed():
     assert losses[0] == losses[1]
 
 
-def test_dropout_leaves_the_expectation_of_each_layer_alone():
+def test_dropout_does_not_change_the_expectation_of_a_layer():
     """Of the layers where it acts linearly: after the embedding and after each projection."""
     config = dataclasses.replace(SMALL, dropout=0.25, n_layer=1)
     model = drawn(config, tl.float64)
@@ -213,7 +213,7 @@ def test_generate_appends_and_crops_to_the_block():
     np.testing.assert_array_equal(out.numpy(), again.numpy())
 
 
-def test_generate_greedily_takes_what_the_logits_say():
+def test_greedy_generation_takes_the_largest_logit():
     model = drawn(SMALL, tl.float64).eval()
     ids = model.generate(tl.tensor([[0]]), 30, temperature=0).numpy()[0]
     for t in range(1, 31):
@@ -224,7 +224,7 @@ def test_generate_greedily_takes_what_the_logits_say():
         np.testing.assert_array_equal(model.generate(tl.tensor([[0]]), 30, **options).numpy()[0], ids)
 
 
-def test_generate_leaves_no_tape():
+def test_generate_records_nothing_on_the_tape():
     model = drawn(SMALL, tl.float32)
     assert not model.generate(tl.tensor([[0]]), 3).requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -233,7 +233,7 @@ def test_generate_leaves_no_tape():
 # --- what it refuses ----------------------------------------------------------------------------------
 
 
-def test_more_tokens_than_the_block_has():
+def test_more_tokens_than_block_size_are_refused():
     model = build_model(SMALL)
     with pytest.raises(ValueError, match="11 tokens are more than block_size, 10: crop them to the last ones"):
         model(tl.zeros(1, 11, dtype=tl.int64))
@@ -292,7 +292,7 @@ def rounding_bounds(qkv, dy, H):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("kernels", ["fast", "book"])
 @pytest.mark.parametrize("T", [1, 2, 7, 80])
-def test_attention_as_the_page_shows_it_is_the_fused_op(dtype, kernels, T):
+def test_the_pages_attention_equals_the_fused_op(dtype, kernels, T):
     H, C = 3, 12
     module = CausalSelfAttention(GPTConfig(vocab_size=5, block_size=80, n_layer=1, n_head=H, n_embd=C))
     module.c_attn = module.c_proj = tl.nn.Identity()

@@ -119,14 +119,14 @@ def train(standin, tmp_path, monkeypatch, capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_one_sentence_and_exit_code_2(trouble, options, words, train):
+def test_gpu_errors_give_one_sentence_and_exit_code_2(trouble, options, words, train):
     for name, value in trouble.items():
         setattr(machine.machine, name, value)
     code, said = train(*options)
     assert code == 2 and words in said[-1] and not any("Traceback" in line for line in said)
 
 
-def test_out_of_memory_says_what_was_asked_for_what_is_taken_and_what_to_change(train):
+def test_out_of_memory_reports_requested_and_used_bytes_and_advice(train):
     code, said = train("--memory-limit=0.002", "--batch-size=512")
     assert code == 2
     assert re.search(

@@ -66,7 +66,7 @@ def test_the_drawn_derivative_is_torchs(name):
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_attention_is_that_of_the_model(positions):
+def test_the_drawn_attention_is_the_models(positions):
     """The weights, times the values, give what the attention layer gives."""
     gpt = model(positions=positions).eval().to(dtype=tl.float64)
     rng = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def test_attention_is_that_of_the_model(positions):
             x = block(x)
 
 
-def test_the_norms_of_the_layers_make_up_the_norm_of_all(monkeypatch):
+def test_the_squared_norms_of_the_layers_add_up_to_the_whole(monkeypatch):
     tokens = np.random.default_rng(0).integers(9, size=200)
     trainer = Trainer(model(), TrainConfig(steps=2, batch_size=4, grad_clip=0.01, workers=1), tokens, tokens)
     seen, clip = {}, tl.optim.clip_grad_norm_
@@ -118,7 +118,7 @@ def test_curves_of_one_run_and_of_several(tmp_path, capsys):
     assert "path" in texts
 
 
-def test_records_that_lack_something_are_drawn_without_it(tmp_path):
+def test_incomplete_records_are_drawn(tmp_path):
     plot_runs({"a": [{"step": 0, "val_loss": 1.0}], "b": [{"step": 0, "loss": 1.0}]}, tmp_path / "some.png")
     plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png", title="one")
     assert is_png(tmp_path / "some.png")
@@ -147,7 +147,7 @@ def texts_of(figure):
         yield from axes.get_legend().get_texts() if axes.get_legend() else ()
 
 
-def test_nothing_that_is_written_in_a_picture_is_cut_off(tmp_path, drawn):
+def test_no_text_in_a_picture_is_cut_off(tmp_path, drawn):
     """Names and prompts of any length: every text lies within its figure."""
     records = [{"step": s, "loss": 4.0, "val_loss": 3.0 - s, "train_loss": 3.0, "gradient_norms": {"h.0": 1.0}} for s in range(3)]
     for count in (1, 2, 6):
@@ -166,7 +166,7 @@ def test_nothing_that_is_written_in_a_picture_is_cut_off(tmp_path, drawn):
             assert (box.max <= size + 1).all(), text
 
 
-def test_of_several_runs_each_name_is_in_the_legend_once(tmp_path, drawn):
+def test_each_run_is_in_the_legend_once(tmp_path, drawn):
     plot_runs({name: [{"step": 0, "val_loss": 1.0, "loss": 2.0}] for name in ("first", "second")}, tmp_path / "a.png")
     legend = drawn[0].axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["first", "second", "training, single batches", "validation"]
@@ -178,7 +178,7 @@ def test_up_to_64_tokens_have_their_letters_beside_the_picture(tmp_path, drawn):
     assert [len(figure.axes[0].get_yticks()) for figure in drawn] == [64, 0]
 
 
-def test_a_character_that_the_font_lacks_is_no_reason_to_complain(tmp_path, recwarn):
+def test_a_character_that_the_font_lacks_gives_no_warning(tmp_path, recwarn):
     plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png", title="日本")
     assert not recwarn.list
 
@@ -200,7 +200,7 @@ def test_attention_is_drawn(tmp_path):
     assert is_png(tmp_path / "run" / "attention.png")
 
 
-def test_a_half_written_line_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_left_out(tmp_path):
     folder = run(tmp_path / "one")
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "lo')
@@ -224,7 +224,7 @@ def test_a_half_written_line_is_left_out(tmp_path):
         (["one", "--atention"], "did you mean --attention?"),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(tmp_path, monkeypatch, capsys, argv, message):
+def test_a_wrong_option_gets_one_sentence(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     run(tmp_path / "one")
     (tmp_path / "empty").mkdir()

@@ -96,7 +96,7 @@ def assert_same_function(ours: GPT, theirs, tolerance: float = 1e-4) -> None:
 
 
 @pytest.mark.parametrize("settings", SHAPES.values(), ids=SHAPES)
-def test_theirs_is_read(settings: dict, tmp_path: Path):
+def test_transformers_models_can_be_loaded(settings: dict, tmp_path: Path):
     theirs = their_model(**settings)
     theirs.save_pretrained(tmp_path)
     assert is_pretrained(tmp_path)
@@ -107,7 +107,7 @@ def test_theirs_is_read(settings: dict, tmp_path: Path):
 
 
 @pytest.mark.parametrize("settings", SHAPES.values(), ids=SHAPES)
-def test_ours_is_read_by_them(settings: dict, tmp_path: Path):
+def test_transformers_loads_our_models(settings: dict, tmp_path: Path):
     import transformers
 
     names = {"n_positions": "block_size", "tie_word_embeddings": "tied_head", "activation_function": "activation"}
@@ -127,7 +127,7 @@ def test_ours_is_read_by_them(settings: dict, tmp_path: Path):
         np.testing.assert_array_equal(again.state_dict()[name].numpy(), tensor.numpy())
 
 
-def test_without_biases_theirs_has_zeros(tmp_path: Path):
+def test_a_model_without_biases_is_saved_with_zero_biases(tmp_path: Path):
     import transformers
 
     ours = build_model(GPTConfig(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=8)).eval()
@@ -155,7 +155,7 @@ def test_half_precision_is_widened(tmp_path: Path):
     assert {parameter.dtype for parameter in GPT.from_pretrained(tmp_path).parameters()} == {np.dtype(np.float32)}
 
 
-def test_dropout_can_be_said(folder: Path):
+def test_dropout_can_be_given(folder: Path):
     assert GPT.from_pretrained(folder, dropout=0.0).config.dropout == 0
     edit(folder, attn_pdrop=0.3)
     assert GPT.from_pretrained(folder, dropout=0.2).config.dropout == 0.2
@@ -294,12 +294,12 @@ ENTRY = '{"a":{"dtype":"F32","shape":[4],"data_offsets":[%d,%d]}%s}'
     ],
     ids=["huge header", "no JSON", "beyond the end", "overlapping", "negative shape", "negative place", "empty"],
 )
-def test_hostile_headers(folder: Path, capsys: pytest.CaptureFixture, header: bytes, length: int | None):
+def test_hostile_headers_are_refused(folder: Path, capsys: pytest.CaptureFixture, header: bytes, length: int | None):
     hostile(folder, header, length)
     assert re.search(r"model.safetensors is (cut short|damaged or cut short|not a safetensors file)", refusal(folder, capsys))
 
 
-def test_a_name_that_is_there_twice(folder: Path, capsys: pytest.CaptureFixture):
+def test_a_duplicate_name_is_refused(folder: Path, capsys: pytest.CaptureFixture):
     """Of the same shape and place: a reader that took either would be content."""
     content = (folder / "model.safetensors").read_bytes()
     size = int.from_bytes(content[:8], "little")
@@ -309,7 +309,7 @@ def test_a_name_that_is_there_twice(folder: Path, capsys: pytest.CaptureFixture)
     assert f"its header has '{name}' twice" in refusal(folder, capsys)
 
 
-def test_other_things_that_are_wrong(folder: Path, capsys: pytest.CaptureFixture):
+def test_other_faults_are_refused(folder: Path, capsys: pytest.CaptureFixture):
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-100])
     assert "cut short" in refusal(folder, capsys)
@@ -340,14 +340,14 @@ def test_other_things_that_are_wrong(folder: Path, capsys: pytest.CaptureFixture
         ({"head_bias": True}, "head_bias is on"),
     ],
 )
-def test_models_that_are_no_gpt2(tmp_path: Path, changes: dict, message: str):
+def test_models_other_than_gpt2_are_refused(tmp_path: Path, changes: dict, message: str):
     model = build_model(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, **changes))
     with pytest.raises(CheckpointError, match=message):
         model.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_of_ours_is_none_of_theirs(tmp_path: Path):
+def test_our_folders_are_not_taken_for_transformers_folders(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model": {}}')
     assert not is_pretrained(tmp_path)
     assert not is_pretrained(tmp_path / "nothing")

@@ -86,7 +86,7 @@ def disturb(process: subprocess.Popen, folder: Path, rng: random.Random, how: in
     process.communicate()
 
 
-def test_killed_again_and_again(tmp_path, undisturbed):
+def test_a_run_killed_repeatedly_ends_with_the_same_bits(tmp_path, undisturbed):
     settings, expected = undisturbed
     rng, folder = random.Random(int(os.environ.get("KILL_SEED", "0"))), tmp_path / "killed"
     process = start(*settings, f"--out={folder}")
@@ -122,7 +122,7 @@ def test_stopped_and_resumed_within_one_process(tmp_path, undisturbed, monkeypat
     assert hashes(folder) == expected
 
 
-def test_the_time_limit_stops_and_says_how_to_go_on(tmp_path, corpus, capsys):
+def test_the_time_limit_stops_and_prints_how_to_resume(tmp_path, corpus, capsys):
     settings = [*SETTINGS, f"--data={corpus}"]
     assert run(*settings, f"--out={tmp_path / 'whole'}") == 0
     folder = tmp_path / "short"
@@ -134,7 +134,7 @@ def test_the_time_limit_stops_and_says_how_to_go_on(tmp_path, corpus, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_polite_stop_is_exact_too(tmp_path, corpus, number):
+def test_a_run_stopped_by_a_signal_ends_with_the_same_bits(tmp_path, corpus, number):
     settings = [*SETTINGS, f"--data={corpus}"]
     assert run(*settings, f"--out={tmp_path / 'whole'}") == 0
     folder = tmp_path / "stopped"
@@ -143,7 +143,7 @@ def test_a_polite_stop_is_exact_too(tmp_path, corpus, number):
     assert hashes(folder) == hashes(tmp_path / "whole")
 
 
-def test_more_steps_than_first_asked_for(tmp_path, corpus):
+def test_a_finished_run_can_be_given_more_steps(tmp_path, corpus):
     settings = [*SETTINGS, f"--data={corpus}", "--schedule=constant"]
     assert run(*settings, f"--out={tmp_path / 'whole'}") == 0
     assert run(*settings, "--steps=20", f"--out={tmp_path / 'more'}") == 0
@@ -151,7 +151,7 @@ def test_more_steps_than_first_asked_for(tmp_path, corpus):
     assert hashes(tmp_path / "more") == hashes(tmp_path / "whole")
 
 
-def test_a_schedule_that_ends_elsewhere_says_what_becomes_of_the_learning_rate(finished, capsys):
+def test_a_changed_end_of_the_schedule_prints_its_effect_on_the_learning_rate(finished, capsys):
     assert run("--resume", finished, "--steps=80") == 0
     assert (
         "note: the learning rate now falls (schedule cosine) until step 80 instead of 40: it goes on at 0.00109 instead of 0.0001."
@@ -165,7 +165,7 @@ def test_a_schedule_that_ends_elsewhere_says_what_becomes_of_the_learning_rate(f
     assert rates[9] < 1.1e-4 < 9e-4 < rates[10], "steps 40 and 44"
 
 
-def test_what_is_made_cannot_be_taken_back(finished, capsys):
+def test_fewer_steps_than_already_made_are_refused(finished, capsys):
     before = sorted(finished.rglob("*"))
     assert run("--resume", finished, "--steps=20") == 2
     assert "--steps is 20, but this run has made 40 steps already" in capsys.readouterr().err
@@ -182,7 +182,7 @@ def test_the_last_few_and_the_best_are_kept(tmp_path, corpus, monkeypatch):
     assert Checkpoints(folder).steps() == [10, 36, 39, 40]
 
 
-def test_a_checkpoint_alone_is_enough_to_write_with(tmp_path, corpus):
+def test_a_checkpoint_alone_is_enough_to_generate(tmp_path, corpus):
     assert run(*SETTINGS, f"--data={corpus}", f"--out={tmp_path / 'run'}") == 0
     from gpt.checkpoints.model_folder import load_model_folder
 
@@ -191,7 +191,7 @@ def test_a_checkpoint_alone_is_enough_to_write_with(tmp_path, corpus):
     assert all((model.state_dict()[name].numpy() == array).all() for name, array in weights.items())
 
 
-def test_patience_ends_a_run_that_gets_no_better(tmp_path, corpus, capsys, monkeypatch):
+def test_patience_ends_a_run_without_improvement(tmp_path, corpus, capsys, monkeypatch):
     folder = tmp_path / "run"
     told(monkeypatch, 3.0, 2.0, 2.5, 1.5, 2.0, 1.75)  # the first 2.5 is one too few: patience begins again at 1.5
     assert run(*SETTINGS, f"--data={corpus}", f"--out={folder}", "--steps=400", "--patience=2") == 0
@@ -225,7 +225,7 @@ def test_a_damaged_checkpoint_costs_a_warning_and_a_few_steps(finished, capsys):
     assert Checkpoints(finished).steps() == [39, 40]
 
 
-def test_no_whole_checkpoint_is_an_error(finished, capsys):
+def test_a_run_without_a_complete_checkpoint_is_an_error(finished, capsys):
     for step in Checkpoints(finished).steps():
         (finished / "checkpoints" / f"step-{step:06}" / "manifest.json").unlink()
     before = sorted(finished.rglob("*"))
@@ -244,7 +244,7 @@ def test_no_whole_checkpoint_is_an_error(finished, capsys):
         (["--out=elsewhere"], "a run goes on in its own folder, "),
     ],
 )
-def test_what_cannot_change_on_the_way(finished, capsys, options, sentence):
+def test_settings_that_cannot_change_on_resume_are_refused(finished, capsys, options, sentence):
     assert run("--resume", finished, *options) == 2
     assert sentence in capsys.readouterr().err
 
@@ -259,7 +259,7 @@ def test_another_text_is_refused(finished, corpus, capsys):
 
 
 @pytest.mark.parametrize("place", [1_500, 1_001_500, 2_099_999])
-def test_one_other_character_in_a_long_text_is_noticed(tmp_path, capsys, place):
+def test_one_changed_character_in_a_long_text_is_detected(tmp_path, capsys, place):
     (tmp_path / "long.txt").write_text("abcdefg" * 300_000)
     assert run(*SETTINGS, f"--data={tmp_path / 'long.txt'}", "--steps=1", f"--out={tmp_path / 'run'}") == 0
     text = bytearray((tmp_path / "long.txt").read_bytes())
@@ -269,7 +269,7 @@ def test_one_other_character_in_a_long_text_is_noticed(tmp_path, capsys, place):
     assert "was trained on another text than" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_an_earlier_version_is_taken_by_the_length_of_its_text():
+def test_a_checkpoint_of_an_earlier_version_compares_the_length_of_the_text():
     found = fingerprint({"training text": np.arange(300), "validation text": np.arange(20)})
     assert is_same_data(found, found)
     assert is_same_data({"training text": [300, "ab12"], "validation text": [20, "cd34"]}, found)
@@ -282,7 +282,7 @@ def test_a_checkpoint_of_an_earlier_version_is_taken_by_the_length_of_its_text()
         assert not is_same_data(recorded, found)
 
 
-def test_other_arithmetic_is_told(tmp_path, corpus, capsys, monkeypatch):
+def test_a_change_of_the_arithmetic_gets_a_warning(tmp_path, corpus, capsys, monkeypatch):
     """Another kernel of the BLAS, or the book instead of the fast pairs: the same run, but not to the last bit."""
     settings = [*SETTINGS, f"--data={corpus}", "--schedule=constant", "--steps=4"]
     with use_kernels("fast"):
@@ -296,7 +296,7 @@ def test_other_arithmetic_is_told(tmp_path, corpus, capsys, monkeypatch):
     assert "(now a BLAS of another kind), TENSORLITE_KERNELS fast (now book): the last bits of what follows may differ." in err
 
 
-def test_what_is_no_run(tmp_path, finished, capsys):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, finished, capsys):
     pickled = tmp_path / "weights.pt"
     pickled.write_bytes(pickle.dumps({"a": 1}))
     for path, sentence in {

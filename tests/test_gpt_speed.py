@@ -34,7 +34,7 @@ def model(**changes):
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied_head": False, "bias": True, "dropout": 0.1}])
-def test_the_work_is_that_of_the_formula(changes):
+def test_the_counted_operations_agree_with_the_formula(changes):
     """6 N + 12 L C T, with N the weights of the linear layers; embeddings are looked up, not multiplied."""
     work = count_work(model(**changes), "numpy")
     assert work.per_token == 6 * (L * BLOCK + V * C)
@@ -42,7 +42,7 @@ def test_the_work_is_that_of_the_formula(changes):
     assert work.operations(5, 8) == 5 * 8 * (6 * (L * BLOCK + V * C) + 12 * L * C * 8)
 
 
-def test_what_is_frozen_has_less_work():
+def test_frozen_layers_need_fewer_operations():
     frozen, corrected = model(tied_head=False), model()
     freeze_blocks(frozen, 1)
     work = count_work(frozen, "numpy")
@@ -58,7 +58,7 @@ def test_a_classifier_does_not_use_the_old_head():
     assert work.per_token == 6 * (L * BLOCK + 2 * C)
 
 
-def test_counting_leaves_no_trace():
+def test_counting_does_not_change_the_model():
     one = model(dropout=0.5)
     expected = tl.rand(3).numpy()
     one = model(dropout=0.5)
@@ -89,12 +89,12 @@ def test_no_share_is_above_one(monkeypatch):
     assert speed.peak == 3 * 8 * (100 + 80) / 2
 
 
-def test_a_peak_is_a_speed():
+def test_the_measured_peak_is_a_plausible_speed():
     with Workers(2) as workers:
         assert 1e8 < measure_peak(model(), "numpy", workers) < 1e14
 
 
-def test_the_peak_of_a_half_precision_is_that_of_its_products_alone(standin):
+def test_the_peak_of_a_half_precision_is_measured_on_its_products(standin):
     """To round two float32 matrices takes about as long as a product in half precision: it is done before."""
     with Workers(1) as workers, use_precision("bfloat16"):
         assert measure_peak(model().to("cupy"), "cupy", workers) > 0
@@ -134,7 +134,7 @@ def test_the_share_is_in_the_metrics_and_in_the_line(tmp_path, capsys):
     assert "% of peak" in capsys.readouterr().err
 
 
-def test_calibrating_changes_nothing_that_is_learnt():
+def test_the_calibration_does_not_change_training():
     def weights(calibrate):
         tl.manual_seed(0)
         tokens = np.arange(600) % 17

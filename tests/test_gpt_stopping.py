@@ -43,7 +43,7 @@ def send(number: int) -> None:
 
 
 @posix
-def test_a_program_may_ask_twice_and_a_user_who_asks_twice_is_in_a_hurry(capfd):
+def test_a_second_sigterm_changes_nothing_and_a_second_ctrl_c_ends_at_once(capfd):
     for number in set(StopRequest.SIGNALS) - {signal.SIGINT}:
         with StopRequest() as stop:
             stop.check()
@@ -58,7 +58,7 @@ def test_a_program_may_ask_twice_and_a_user_who_asks_twice_is_in_a_hurry(capfd):
 
 
 @posix
-def test_who_holds_it_longer_is_heard_longer():
+def test_an_outer_stop_request_still_catches_signals_after_an_inner_block():
     """Saving what was learnt is not to be ended by a signal that comes after the last step."""
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
@@ -70,7 +70,7 @@ def test_who_holds_it_longer_is_heard_longer():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
-def test_what_nohup_ignores_stays_ignored():
+def test_a_sighup_that_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest() as stop:
@@ -80,7 +80,7 @@ def test_what_nohup_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_whoever_asks_to_stop_does_not_wait_for_the_batches_of_an_evaluation(monkeypatch):
+def test_a_stop_request_skips_the_remaining_batches_of_an_evaluation(monkeypatch):
     tokens = np.arange(200) % 11
     model = build_model(GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=1, n_embd=8))
     trainer = Trainer(model, TrainConfig(batch_size=2, eval_iters=50, workers=2), tokens, tokens)
@@ -98,7 +98,7 @@ def test_whoever_asks_to_stop_does_not_wait_for_the_batches_of_an_evaluation(mon
 
 
 @posix
-def test_an_evaluation_ends_at_once_and_its_batches_are_not_waited_for(monkeypatch):
+def test_an_interrupted_evaluation_ends_without_waiting_for_its_batches(monkeypatch):
     tokens = np.arange(200) % 11
     model = build_model(GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=1, n_embd=8))
     trainer = Trainer(model, TrainConfig(batch_size=2, eval_iters=4, workers=2), tokens, tokens)
@@ -125,7 +125,7 @@ def test_an_evaluation_ends_at_once_and_its_batches_are_not_waited_for(monkeypat
 @posix
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("phase", ["forward", "backward"])
-def test_a_step_is_given_up_and_made_again_with_the_same_batches(monkeypatch, phase, workers):
+def test_an_interrupted_step_is_repeated_with_the_same_batches(monkeypatch, phase, workers):
     """The weights after an interrupted run that goes on are those of a run without a pause, bit for bit."""
     tokens = np.arange(400) % 11
     shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=1, n_embd=8, dropout=0.1)
@@ -158,7 +158,7 @@ def test_a_step_is_given_up_and_made_again_with_the_same_batches(monkeypatch, ph
     assert whole.batches.state_dict() == paused.batches.state_dict()
 
 
-def test_the_next_block_of_workers_begins_when_the_work_of_an_interrupted_one_has_ended():
+def test_workers_wait_for_interrupted_work_before_they_start_again():
     workers, released, ended = Workers(2), threading.Event(), []
 
     def work(_):
@@ -197,7 +197,7 @@ leave(run_main(main))
 
 @posix
 @pytest.mark.parametrize("method, signals", [("Trainer.update", 2), ("CPUStepper.gradients", 1), ("Trainer._mean_loss", 1)])
-def test_a_ctrl_c_is_acknowledged_and_ends_what_changes_no_weight_and_the_second_ends_all(tmp_path, method, signals):
+def test_a_first_ctrl_c_is_acknowledged_and_stops_and_a_second_ends_at_once(tmp_path, method, signals):
     (tmp_path / "fox.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
     options = [*SHAPE, f"--data={tmp_path / 'fox.txt'}", f"--out={tmp_path / 'run'}"]
     command = [sys.executable, "-c", ENDLESS.format(method=method), *options]
@@ -235,7 +235,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_log_has_lines(clock, capsys):
+def test_a_log_gets_lines_instead_of_a_bar(clock, capsys):
     with Progress(total=100, done=10, on_terminal=False) as progress:
         for seconds in (1, 1, 1, 8, 1):
             clock[0] += seconds
@@ -256,7 +256,7 @@ def test_a_log_has_lines(clock, capsys):
     ]
 
 
-def test_an_evaluation_shows_within_seconds_how_far_it_is(clock, monkeypatch, capsys):
+def test_an_evaluation_shows_its_progress(clock, monkeypatch, capsys):
     tokens = np.arange(200) % 11
     model = build_model(GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=1, n_embd=8))
     trainer = Trainer(model, TrainConfig(batch_size=2, eval_iters=4, workers=1), tokens, tokens)

@@ -61,7 +61,7 @@ def test_the_events_are_the_numbers_of_the_metrics(tmp_path, options):
     assert {"loss", "val_loss", "learning_rate", "gradient_norms/h.0", "tokens_per_second"} <= {tag for tag, _, _ in found}
 
 
-def test_a_run_that_goes_on_has_each_number_once(tmp_path, options):
+def test_a_resumed_run_writes_each_number_once(tmp_path, options):
     assert run(*options, "--steps=9", "--schedule=constant") == 0
     assert run("--resume", tmp_path / "run", "--steps=12") == 0
     found = events(tmp_path / "run")
@@ -69,7 +69,7 @@ def test_a_run_that_goes_on_has_each_number_once(tmp_path, options):
     assert [step for tag, step, _ in found if tag == "val_loss"] == [0, 5, 9, 10, 12]
 
 
-def test_a_run_can_be_asked_for_events_later(tmp_path, options):
+def test_events_can_be_turned_on_when_a_run_is_resumed(tmp_path, options):
     assert run(*options, "--tensorboard=false") == 0
     assert not (tmp_path / "run" / "tensorboard").exists()
     assert run("--resume", tmp_path / "run", "--tensorboard=true") == 0
@@ -84,7 +84,7 @@ def test_a_missing_extra_is_named_before_a_folder_is_made(tmp_path, options, cap
     assert not (tmp_path / "run").exists()
 
 
-def test_events_that_cannot_be_written_cost_one_warning(tmp_path, capsys):
+def test_events_that_cannot_be_written_give_one_warning(tmp_path, capsys):
     folder = RunFolder(tmp_path / "run")
     folder.open_tensorboard()
 

@@ -54,7 +54,7 @@ def run(argv):
     return run_main(lambda: main(argv))
 
 
-def test_a_run_prints_what_it_does_and_leaves_what_it_learnt(tmp_path, options, capsys):
+def test_a_run_prints_its_progress_and_saves_the_weights(tmp_path, options, capsys):
     assert run(options) == 0
     out, err = capsys.readouterr()
     assert f"{len(TEXT):,} characters, {len(set(TEXT))} different ones" in out
@@ -84,7 +84,7 @@ def test_a_run_prints_what_it_does_and_leaves_what_it_learnt(tmp_path, options, 
     assert len(out.rstrip("\n").partition("--checkpoint")[2].partition("\n\n")[2]) >= 29  # the sample
 
 
-def test_the_weights_that_are_left_have_the_loss_that_was_printed(tmp_path, options):
+def test_the_saved_weights_have_the_printed_loss(tmp_path, options):
     assert run(options) == 0
     from data.loader import RandomBatches, split_tokens
     from gpt.config import RandomStream
@@ -104,13 +104,13 @@ def test_bigram_from_the_command_line(options, capsys):
     assert "Counting pairs in the training text gives validation loss" in out
 
 
-def test_nothing_is_overwritten(tmp_path, options):
+def test_an_existing_run_is_not_overwritten(tmp_path, options):
     for _ in range(3):
         assert run([*options, "--steps=1", "--sample-length=0"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["run", "run-2", "run-3"]
 
 
-def test_an_empty_folder_is_taken_as_it_is(tmp_path):
+def test_an_empty_folder_can_be_the_run_folder(tmp_path):
     (tmp_path / "mine").mkdir()
     assert RunFolder(tmp_path / "mine").path == tmp_path / "mine"
 
@@ -137,7 +137,7 @@ def test_without_matplotlib_one_line_says_how_to_get_it(tmp_path, options, capsy
         (["--block-size=10000"], "too short"),
     ],
 )
-def test_a_mistake_gets_one_sentence_and_no_folder(tmp_path, options, capsys, wrong, sentence):
+def test_a_wrong_option_gets_one_sentence_and_makes_no_folder(tmp_path, options, capsys, wrong, sentence):
     assert run([*options, *wrong]) == 2
     out, err = capsys.readouterr()
     assert sentence in err
@@ -159,7 +159,7 @@ def test_cupy_without_a_gpu_says_what_is_missing(tmp_path, options, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, options, capsys):
+def test_a_run_folder_that_cannot_be_made_is_reported_before_training(tmp_path, options, capsys):
     (tmp_path / "taken").write_text("a file")
     for out in (tmp_path / "taken", tmp_path / "taken" / "run"):
         assert run([*options, f"--out={out}"]) == 2
@@ -181,7 +181,7 @@ def full_disk(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_shows_before_the_first_step(options, capsys, monkeypatch):
+def test_a_full_disk_is_reported_before_the_first_step(options, capsys, monkeypatch):
     monkeypatch.setattr("gpt.checkpoints.model_folder.write_atomically", full_disk)
     assert run(options) == 2
     out, err = capsys.readouterr()
@@ -189,7 +189,7 @@ def test_a_full_disk_shows_before_the_first_step(options, capsys, monkeypatch):
     assert "step" not in out
 
 
-def test_a_disk_that_fills_up_later_costs_a_warning_and_then_the_newest_weights_alone(tmp_path, options, capsys, monkeypatch):
+def test_a_disk_that_fills_up_later_gives_a_warning_and_keeps_only_the_newest_weights(tmp_path, options, capsys, monkeypatch):
     real, calls = gpt.checkpoints.model_folder.write_atomically, []
 
     def filling(path, content):
@@ -204,7 +204,7 @@ def test_a_disk_that_fills_up_later_costs_a_warning_and_then_the_newest_weights_
     load_model_folder(tmp_path / "run")  # those from the start are still whole
 
 
-def test_metrics_that_cannot_be_written_do_not_cost_the_weights(tmp_path, options, capsys, monkeypatch):
+def test_metrics_that_cannot_be_written_do_not_lose_the_weights(tmp_path, options, capsys, monkeypatch):
     class Full(RunFolder):
         def __init__(self, wanted):
             super().__init__(wanted)
@@ -249,7 +249,7 @@ def test_stopping_keeps_the_weights(tmp_path, options, number):
     assert math.isfinite(float(np.abs(model.wte.weight.detach().numpy()).max()))
 
 
-def test_generate_works_from_what_is_left(tmp_path, options):
+def test_generate_works_with_the_saved_weights(tmp_path, options):
     assert run([*options, "--sample-length=0"]) == 0
     done = subprocess.run(
         [sys.executable, "-m", "gpt.generate", f"--checkpoint={tmp_path / 'run'}", "--prompt=The lazy", "--max-new-tokens=15", "--seed=1"],
@@ -259,7 +259,7 @@ def test_generate_works_from_what_is_left(tmp_path, options):
     assert done.stdout.startswith("The lazy")
 
 
-def test_a_broken_metric_is_a_user_error_only_at_the_start(tmp_path):
+def test_metrics_that_cannot_be_written_are_an_error_only_at_the_start(tmp_path):
     folder = RunFolder(tmp_path / "run")
     (folder.path / "metrics.jsonl").unlink()
     (folder.path / "metrics.jsonl").mkdir()
@@ -279,7 +279,7 @@ def trained_with(options, **streams) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_log_on_a_full_disk_costs_one_warning(tmp_path, options):
+def test_a_log_on_a_full_disk_gives_one_warning(tmp_path, options):
     with open("/dev/full", "w") as full:
         done = trained_with(options, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 0, done.stderr
@@ -287,7 +287,7 @@ def test_a_log_on_a_full_disk_costs_one_warning(tmp_path, options):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
 
 
-def test_a_reader_that_leaves_does_not_end_the_training(tmp_path, options):
+def test_a_closed_pipe_does_not_end_the_training(tmp_path, options):
     """As ``| head -1`` does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "gpt.train", *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -301,7 +301,7 @@ def test_a_reader_that_leaves_does_not_end_the_training(tmp_path, options):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
 
 
-def test_neither_stream_is_there(tmp_path, options):
+def test_training_works_without_standard_output_and_error(tmp_path, options):
     close = "import os, sys; os.close(1); os.close(2); os.execv(sys.executable, [sys.executable, '-m', 'gpt.train', *sys.argv[1:]])"
     done = subprocess.run([sys.executable, "-c", close, *options], cwd=ROOT, timeout=PATIENCE)
     assert done.returncode == 0
@@ -309,7 +309,7 @@ def test_neither_stream_is_there(tmp_path, options):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
 
 
-def test_where_there_is_no_room_for_a_checkpoint_the_weights_alone_are_saved(tmp_path, options, capsys, monkeypatch):
+def test_without_room_for_a_checkpoint_only_the_weights_are_saved(tmp_path, options, capsys, monkeypatch):
     real = gpt.checkpoints.snapshot._write
 
     def filling(path, content):
@@ -324,7 +324,7 @@ def test_where_there_is_no_room_for_a_checkpoint_the_weights_alone_are_saved(tmp
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12
 
 
-def test_a_finished_training_is_not_lost_to_its_picture(tmp_path, options, capsys, monkeypatch):
+def test_an_error_in_the_picture_does_not_lose_a_finished_training(tmp_path, options, capsys, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no fonts here")
 
@@ -357,7 +357,7 @@ def test_a_picture_needs_no_display(tmp_path, options):
 # --- what is told -------------------------------------------------------------------------------------
 
 
-def test_a_sample_carries_its_step(options, capsys):
+def test_a_sample_is_printed_with_its_step(options, capsys):
     assert run([*options, "--sample-interval=5", "--sample-length=7"]) == 0
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if "the model writes" in line] == [f"step {n:>5}: the model writes" for n in (5, 10)]
@@ -380,7 +380,7 @@ def test_lines_are_broken_between_words():
     assert table(rows) == [f"{name:<12}{text}" for name, text in rows.items()]
 
 
-def test_what_was_logged_is_not_kept_in_memory(tmp_path):
+def test_logged_records_are_not_kept_in_memory(tmp_path):
     folder = RunFolder(tmp_path / "run")
 
     def log(count):
@@ -397,7 +397,7 @@ def test_what_was_logged_is_not_kept_in_memory(tmp_path):
     assert folder.logged == len(list(folder.records())) == 2100
 
 
-def test_a_line_that_a_full_disk_has_cut_is_taken_back(tmp_path, monkeypatch, capsys):
+def test_a_line_that_a_full_disk_has_cut_is_removed(tmp_path, monkeypatch, capsys):
     """Otherwise the next one, when there is room again, would follow on the half of it."""
     folder = RunFolder(tmp_path / "run")
     folder.log(step=1)

@@ -38,7 +38,7 @@ def losses(tmp_path: Path) -> list[float]:
     return [record["val_loss"] for record in records if "val_loss" in record]
 
 
-def test_a_folder_of_characters_trains_as_the_text_itself_does(tmp_path: Path, text: Path) -> None:
+def test_a_folder_of_characters_trains_like_its_text(tmp_path: Path, text: Path) -> None:
     prepare(text, tmp_path / "folder", Settings(workers=1))
     assert run(tmp_path, f"--data={text}") == 0
     of_text = losses(tmp_path)
@@ -73,7 +73,7 @@ def nano(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_of_nanogpts_trains_unchanged(tmp_path: Path, nano: Path, capsys) -> None:
+def test_nanogpts_folder_trains_unchanged(tmp_path: Path, nano: Path, capsys) -> None:
     before = {path.name: path.read_bytes() for path in nano.iterdir()}
     assert run(tmp_path, f"--data={nano}") == 0
     assert {path.name: path.read_bytes() for path in nano.iterdir()} == before
@@ -89,7 +89,7 @@ def test_a_folder_of_nanogpts_trains_unchanged(tmp_path: Path, nano: Path, capsy
     assert len(capsys.readouterr().out.split()) == 6
 
 
-def test_a_folder_of_nanogpts_with_the_tokenizer_it_was_made_with(tmp_path: Path, nano: Path, capsys) -> None:
+def test_nanogpts_folder_trains_with_its_own_tokenizer(tmp_path: Path, nano: Path, capsys) -> None:
     CharTokenizer.train(TEXT).save(tmp_path / "char.json")
     assert run(tmp_path, f"--data={nano}", f"--tokenizer={tmp_path / 'char.json'}") == 0
     assert "first line  Dorothy lived" in capsys.readouterr().out
@@ -105,7 +105,7 @@ def test_a_vocabulary_rounded_up(tmp_path: Path, nano: Path, text: Path) -> None
     assert tokenizer == CharTokenizer.train(TEXT)
 
 
-def test_gpt2s_tokenizer_travels_in_the_checkpoint(tmp_path: Path, text: Path) -> None:
+def test_gpt2s_tokenizer_is_saved_in_the_checkpoint(tmp_path: Path, text: Path) -> None:
     ranks = BpeTokenizer.train([TEXT], 300).tokens[1:]
     Gpt2Tokenizer(ranks).save(tmp_path / "gpt2.json")
     assert run(tmp_path, f"--data={text}", f"--tokenizer={tmp_path / 'gpt2.json'}", "--steps=1") == 0
@@ -145,7 +145,9 @@ def test_a_folder_with_another_tokenizer_than_the_checkpoints_is_refused(tmp_pat
         (["--block-size=5000"], "the validation text is too short"),
     ],
 )
-def test_a_mistake_gets_one_sentence_and_no_folder(tmp_path: Path, text: Path, capsys, options: list[str], sentence: str) -> None:
+def test_a_wrong_option_gets_one_sentence_and_makes_no_folder(
+    tmp_path: Path, text: Path, capsys, options: list[str], sentence: str
+) -> None:
     prepare(text, tmp_path / "folder", Settings(workers=1))
     capsys.readouterr()
     assert run(tmp_path, f"--data={tmp_path / 'folder'}", *options) == 2
@@ -156,7 +158,7 @@ def test_a_mistake_gets_one_sentence_and_no_folder(tmp_path: Path, text: Path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_a_prepared_folder(tmp_path: Path, capsys) -> None:
+def test_a_run_folder_is_refused_as_data(tmp_path: Path, capsys) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "model.safetensors").touch()
     assert run_main(lambda: inspect.main([str(tmp_path / "tiny")])) == 2

@@ -46,7 +46,7 @@ def trainer(model: GPTConfig = MODEL, dtype=tl.float32, **settings) -> Trainer:
     return Trainer(build_model(model).to(dtype=dtype), config, TOKENS[:2700], TOKENS[2700:])
 
 
-def test_accumulated_batches_are_one_batch():
+def test_accumulated_batches_equal_one_batch():
     """Loss and gradient are the means over all of them."""
     run, same = trainer(accumulation=3, grad_clip=0.0), trainer(grad_clip=0.0)
     x, y = (np.concatenate(parts) for parts in zip(*(same.batches.next_batch() for _ in range(3)), strict=True))
@@ -99,7 +99,7 @@ WITH_ALL_BIASES = {"bias": True, "tied_head": False, "head_bias": True}
     ],
     ids=["tied, float64", "tied, float32", "untied with biases, float32", "untied with biases and relu, float64"],
 )
-def test_a_hundred_steps_lose_what_torchs_lose(changes, dtype):
+def test_a_hundred_steps_have_torchs_losses(changes, dtype):
     ours = trainer(dataclasses.replace(MODEL, **changes), dtype=dtype, steps=100, warmup_steps=10, learning_rate=1e-3, grad_clip=0.5)
     twin = twin_of(ours.model)
     optimizer, schedule = torch_training(twin, ours.config)
@@ -126,7 +126,7 @@ def test_a_hundred_steps_lose_what_torchs_lose(changes, dtype):
 # --- the pieces ---------------------------------------------------------------------------------------
 
 
-def test_only_matrices_decay():
+def test_only_matrices_have_weight_decay():
     model = build_model(dataclasses.replace(MODEL, bias=True))
     optimizer = make_optimizer(model, TrainConfig(weight_decay=0.3))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -151,7 +151,7 @@ def test_more_warmup_than_steps():
     assert [learning_rate_factor(step, config) for step in range(5)] == pytest.approx([(step + 1) / 101 for step in range(5)])
 
 
-def test_evaluation_repeats_and_does_not_train():
+def test_an_evaluation_is_repeatable_and_does_not_train():
     run = trainer(dataclasses.replace(MODEL, dropout=0.4))
     before = [parameter.detach().numpy().copy() for parameter in run.model.parameters()]
     first = run.evaluate()
@@ -162,7 +162,7 @@ def test_evaluation_repeats_and_does_not_train():
         np.testing.assert_array_equal(parameter.detach().numpy(), old)
 
 
-def test_evaluation_does_not_disturb_training():
+def test_an_evaluation_does_not_change_training():
     losses = []
     for eval_interval in (1, 1000):
         run = trainer(dataclasses.replace(MODEL, dropout=0.4), eval_interval=eval_interval, steps=6)
@@ -189,13 +189,13 @@ def test_the_loss_is_read_only_where_it_is_logged(monkeypatch):
     assert len(read) == 2 * 2 + 2 * (2 * 2)  # two log lines with loss and norm, and two evaluations of two batches of two texts
 
 
-def test_too_short_a_text_is_told_before_the_first_step():
+def test_a_text_that_is_too_short_is_reported_before_the_first_step():
     for train, validation in ((TOKENS[:16], TOKENS), (TOKENS, TOKENS[:16])):
         with pytest.raises(DataError, match="16 tokens"):
             Trainer(build_model(MODEL), TrainConfig(), train, validation)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_advice():
+def test_a_nan_loss_ends_the_run_with_advice():
     run = trainer(log_interval=1)
     run.model.wte.weight.array[...] = np.inf
     with np.errstate(all="ignore"), pytest.raises(UserError, match="smaller learning rate"):
@@ -205,7 +205,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice():
 # --- what it learns -----------------------------------------------------------------------------------
 
 
-def test_bigram_learns_what_counting_says():
+def test_a_bigram_learns_the_counted_probabilities():
     """Gradient descent on a table of logits has one optimum: the logarithms of the relative frequencies.
     Both are scored on the whole validation text.
     """
@@ -230,7 +230,7 @@ def test_counting_by_hand():
     assert counted_bigram_loss(train, validation, 2) == pytest.approx(expected, rel=1e-12)
 
 
-def test_gpt_learns_what_a_bigram_cannot():
+def test_a_gpt_reaches_a_lower_loss_than_a_bigram():
     """In 0 1 0 2 0 1 0 2 … what follows a 0 depends on what came before it."""
     tokens = np.tile([0, 1, 0, 2], 300)
     final = {}

@@ -49,7 +49,7 @@ def weights(run: Trainer) -> np.ndarray:
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
-def test_accumulated_batches_are_one_large_batch(clip):
+def test_accumulated_batches_equal_one_large_batch(clip):
     """The same rows, drawn in the same order; in float64 only the order of a few sums differs."""
     whole, parts = (trainer(dtype=tl.float64, batch_size=16 // count, accumulation=count, grad_clip=clip, shards=1) for count in (1, 4))
     for _ in range(5):
@@ -58,7 +58,7 @@ def test_accumulated_batches_are_one_large_batch(clip):
     np.testing.assert_allclose(weights(parts), weights(whole), rtol=1e-9, atol=1e-12)
 
 
-def test_recomputed_attention_is_the_same_attention():
+def test_recomputed_attention_gives_the_same_result():
     config = dataclasses.replace(MODEL, dropout=0.2)
     kept, recomputed = trainer(config), trainer(config, recompute=True)
     for _ in range(5):
@@ -80,7 +80,7 @@ def test_recomputed_attention_is_the_same_attention():
         ("ln_f.weight", "layernorm in ln_f"),
     ],
 )
-def test_the_first_op_is_named(parameter, op):
+def test_the_first_op_with_a_nan_is_named(parameter, op):
     run = trainer(shards=1)
     run.update()
     dict(run.model.named_parameters())[parameter].array.reshape(-1)[0 if parameter != "wte.weight" else slice(None)] = np.nan
@@ -96,7 +96,7 @@ def test_the_first_op_is_named(parameter, op):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_an_overflow_is_told_from_a_nan_that_was_there():
+def test_an_overflow_is_distinguished_from_a_nan_in_the_inputs():
     run = trainer()
     run.model.h[1].mlp.c_fc.weight.array[...] = 1e38
     linear = r"is linear in h\.1\.mlp\.c_fc \([\d,]+ of [\d,]+ numbers\), made from finite ones up to 1e\+38"
@@ -105,7 +105,7 @@ def test_an_overflow_is_told_from_a_nan_that_was_there():
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_backward_is_named_too():
+def test_a_backward_with_a_nan_is_named():
     run = trainer(shards=1, grad_clip=0.0)
     forward = run.model.h[1].mlp.forward
     big = tl.tensor(np.float32(1e30))
@@ -119,7 +119,7 @@ def test_a_backward_is_named_too():
     assert "is mul in h.1.mlp" in str(raised.value)
 
 
-def test_a_run_that_diverges_leaves_a_whole_checkpoint(tmp_path, capsys):
+def test_a_run_that_diverges_leaves_a_complete_checkpoint(tmp_path, capsys):
     (tmp_path / "fox.txt").write_text(TEXT)
     options = [
         "--n-layer=1", "--n-head=2", "--n-embd=16", "--block-size=8", "--batch-size=4", "--warmup-steps=0",
@@ -137,7 +137,7 @@ def test_a_run_that_diverges_leaves_a_whole_checkpoint(tmp_path, capsys):
 # --- memory ---------------------------------------------------------------------------------------------
 
 
-def test_the_estimate_is_near_what_a_run_takes():
+def test_the_estimate_is_near_the_memory_of_a_run():
     """In a process of its own, since the peak is that of a process."""
     script = (
         "import numpy as np; from gpt.config import *; from gpt.model import build_model; from gpt.training.trainer import Trainer\n"
@@ -154,7 +154,7 @@ def test_the_estimate_is_near_what_a_run_takes():
     assert 0.6 < taken / expected < 1.4
 
 
-def test_more_than_there_is_gets_a_warning(tmp_path, capsys, monkeypatch):
+def test_an_estimate_above_the_free_memory_gets_a_warning(tmp_path, capsys, monkeypatch):
     (tmp_path / "fox.txt").write_text(TEXT)
     monkeypatch.setattr("gpt.training.memory.free_memory", lambda: 1000)
     options = ["--n-embd=16", "--block-size=8", "--batch-size=4", f"--data={tmp_path / 'fox.txt'}", "--steps=1", "--eval-iters=1"]
@@ -164,7 +164,7 @@ def test_more_than_there_is_gets_a_warning(tmp_path, capsys, monkeypatch):
     assert "warning: that is more memory than is free." in out
 
 
-def test_out_of_memory_comes_with_figures_and_a_way_out(tmp_path, capsys, monkeypatch):
+def test_out_of_memory_gives_figures_and_advice(tmp_path, capsys, monkeypatch):
     (tmp_path / "fox.txt").write_text(TEXT)
     calls = []
     real = Trainer.update
@@ -189,7 +189,7 @@ def test_out_of_memory_comes_with_figures_and_a_way_out(tmp_path, capsys, monkey
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")
-def test_a_real_limit(tmp_path):
+def test_a_real_memory_limit_gives_figures_and_advice(tmp_path):
     """What ``ulimit -v`` allows is enough to start, and not for the batch."""
     (tmp_path / "fox.txt").write_text(TEXT * 20)
     script = (
@@ -210,7 +210,7 @@ def test_a_real_limit(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what Linux says in /proc")
-def test_peak_memory_counts_bytes_that_were_used(tmp_path):
+def test_peak_memory_counts_the_bytes_in_use(tmp_path):
     """128 MiB more in use raise the peak by as much, to a quarter: a wrong unit would be off by a thousand."""
     program = (
         "import numpy as np\nfrom tensorlite.memory import peak_memory\nbefore = peak_memory()\n"
@@ -234,7 +234,7 @@ def test_peak_memory_counts_bytes_that_were_used(tmp_path):
     ],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource limits")
-def test_free_memory_is_the_smallest_of_what_machine_container_and_limit_leave(files, free, monkeypatch):
+def test_free_memory_is_the_minimum_of_machine_container_and_limit(files, free, monkeypatch):
     monkeypatch.setattr(memory, "_text", lambda path: files.get(path, ""))
     monkeypatch.setattr("resource.getrlimit", lambda what: (files.get("limit", resource.RLIM_INFINITY), resource.RLIM_INFINITY))
     assert memory.free_memory() == free
@@ -254,7 +254,7 @@ def test_sizes_in_words():
     ]  # fmt: skip
 
 
-def test_advice_for_what_cannot_be_halved():
+def test_advice_omits_settings_that_cannot_be_reduced():
     run = trainer(batch_size=1, attention_recompute=True)
     text = advise(MemoryError(), run, estimate_memory(run))
     assert "the system gave no figure" in text
@@ -265,7 +265,7 @@ def test_advice_for_what_cannot_be_halved():
 # --- the profile ----------------------------------------------------------------------------------------
 
 
-def test_the_profile_counts_what_a_step_does():
+def test_the_profile_counts_the_ops_of_a_step():
     run = trainer(shards=1)
     with Profile() as profile:
         run.update()

@@ -15,7 +15,7 @@ FILES = [path.stem.removeprefix("test_") for path in Path(__file__).parent.glob(
 
 
 @pytest.mark.parametrize("name", [*NOT_NUMERIC, *FORMATS])
-def test_a_list_names_files_that_are_there(name):
+def test_the_lists_name_existing_files(name):
     assert matching(FILES, name)
 
 
@@ -27,7 +27,7 @@ def test_a_new_file_is_numeric():
 
 
 @pytest.mark.parametrize("room", mutants.ROOMS)
-def test_the_rooms_of_the_mutants_have_their_folder_and_their_tests(room: str):
+def test_the_rooms_of_the_mutants_exist_and_have_tests(room: str):
     folder, names = mutants.ROOMS[room]
     assert (ROOT / folder).is_dir()
     for name in names:

@@ -101,7 +101,7 @@ HUGE = {
 
 
 @pytest.mark.parametrize("changes", HUGE.values(), ids=HUGE)
-def test_300_bytes_do_not_get_48_gigabytes(changes, tmp_path, no_model):
+def test_a_small_file_cannot_make_a_huge_model(changes, tmp_path, no_model):
     config = {**dataclasses.asdict(SMALL), **changes}
     entry = {"wte.weight": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}
     file = written(tmp_path / WEIGHTS, entry, bytes(4), config=config, tokenizer=TOKEN.to_dict())
@@ -110,7 +110,7 @@ def test_300_bytes_do_not_get_48_gigabytes(changes, tmp_path, no_model):
 
 
 @pytest.mark.parametrize("changes", [{"n_layer": 10**9}, {"n_embd": 2**40, "n_inner": None}, {"n_positions": 10**12, "n_ctx": None}])
-def test_nor_does_a_folder_of_transformers(changes, theirs, no_model):
+def test_a_small_transformers_folder_cannot_make_a_huge_model(changes, theirs, no_model):
     record = json.loads((theirs / "config.json").read_text())
     (theirs / "config.json").write_text(json.dumps({**record, **changes}))
     with pytest.raises(CheckpointError, match="do not fit its config"):
@@ -118,7 +118,7 @@ def test_nor_does_a_folder_of_transformers(changes, theirs, no_model):
 
 
 @pytest.mark.parametrize("changes", [*HUGE.values()], ids=HUGE)
-def test_nor_does_a_checkpoint_of_a_run(changes):
+def test_a_small_checkpoint_of_a_run_cannot_make_a_huge_model(changes):
     files = dict(checkpoint_files(trainer(), TOKEN, "gpt.train", {}))
     record = json.loads(files[TRAINING])
     record["model"].update(changes)
@@ -152,7 +152,7 @@ def test_half_precisions_are_widened_as_torch_does(dtype, saved, theirs):
         np.testing.assert_array_equal(tensor.numpy(), wanted.T if "weight" in name and name.startswith("h.") else wanted)
 
 
-def test_every_bfloat16_is_read_as_torch_reads_it(tmp_path):
+def test_every_bfloat16_is_read_as_in_torch(tmp_path):
     halves = np.arange(2**16, dtype=np.uint16).view(np.int16)
     safetensors.torch.save_file({"a": torch.from_numpy(halves).view(torch.bfloat16)}, tmp_path / "a")
     expected = torch.from_numpy(halves).view(torch.bfloat16).float().numpy()
@@ -160,7 +160,7 @@ def test_every_bfloat16_is_read_as_torch_reads_it(tmp_path):
         np.testing.assert_array_equal(WeightsFile(source).read("a"), expected)
 
 
-def test_a_model_in_bfloat16_comes_back(tmp_path):
+def test_a_model_in_bfloat16_can_be_loaded(tmp_path):
     pytest.importorskip("ml_dtypes")
     model = make(SMALL).to(dtype=tl.bfloat16)
     save_model(tmp_path, model, TOKEN)
@@ -190,7 +190,7 @@ def test_other_types_are_refused_by_name(kind, size, saved, theirs):
         assert "\n" not in str(raised.value)
 
 
-def test_more_dimensions_than_an_array_has(tmp_path, saved):
+def test_more_dimensions_than_numpy_allows_are_refused(tmp_path, saved):
     entry = {"a": {"dtype": "F32", "shape": [1] * 65, "data_offsets": [0, 4]}}
     with pytest.raises(WeightsError, match="a has 65 dimensions, and 32 are possible"):
         WeightsFile(written(tmp_path / "a", entry, bytes(4))).read("a")
@@ -199,7 +199,7 @@ def test_more_dimensions_than_an_array_has(tmp_path, saved):
         load_model_folder(file)
 
 
-def test_what_is_no_file_is_not_opened(saved, theirs):
+def test_only_regular_files_are_opened(saved, theirs):
     for folder, load in ((saved, load_model_folder), (theirs, GPT.from_pretrained)):
         (folder / WEIGHTS).unlink()
         if hasattr(os, "mkfifo"):
@@ -210,7 +210,7 @@ def test_what_is_no_file_is_not_opened(saved, theirs):
             load(folder)
 
 
-def test_a_mask_is_not_even_read(theirs):
+def test_the_causal_mask_of_old_transformers_files_is_not_read(theirs):
     """Older files of transformers' have it; its shape is nobody's business."""
     weights = safetensors.numpy.load_file(theirs / WEIGHTS)
     content = safetensors.numpy.save({**weights, "h.0.attn.bias": np.ones(4, np.uint8)})
@@ -221,7 +221,7 @@ def test_a_mask_is_not_even_read(theirs):
     GPT.from_pretrained(theirs)
 
 
-def test_what_is_null_was_not_said(theirs):
+def test_null_in_a_config_means_the_default(theirs):
     record = json.loads((theirs / "config.json").read_text())
     nulls = (
         "resid_pdrop",
@@ -282,7 +282,7 @@ def try_everything(record: Any, use: Callable[[Any], object], every: int = 1) ->
         assert "\n" not in said, (path, value)
 
 
-def test_whatever_our_metadata_says(saved):
+def test_any_metadata_is_read_or_refused(saved):
     with safetensors.safe_open(saved / WEIGHTS, framework="numpy") as file:
         ours = json.loads(file.metadata()[METADATA])
     weights = safetensors.numpy.load_file(saved / WEIGHTS)
@@ -296,7 +296,7 @@ def test_whatever_our_metadata_says(saved):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json"])
-def test_whatever_a_folder_of_transformers_says(theirs, name):
+def test_any_transformers_config_is_read_or_refused(theirs, name):
     (theirs / WEIGHTS).rename(theirs / "part.safetensors")
     names = list(safetensors.numpy.load_file(theirs / "part.safetensors"))
     (theirs / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, "part.safetensors")}))
@@ -317,7 +317,7 @@ def adapter(folder: Path, base: Path) -> Path:
     return folder
 
 
-def test_whatever_an_adapter_says(saved, tmp_path):
+def test_any_adapter_is_read_or_refused(saved, tmp_path):
     folder = adapter(tmp_path / "adapter", saved)
     record = json.loads((folder / ADAPTER).read_text())
     del record[CHECKSUM]
@@ -333,7 +333,7 @@ def test_whatever_an_adapter_says(saved, tmp_path):
         load_model(folder)
 
 
-def test_adapters_in_a_circle(saved, tmp_path):
+def test_adapters_that_refer_to_each_other_are_refused(saved, tmp_path):
     for name, other in (("a", "b"), ("b", "a")):
         adapter(tmp_path / name, saved)
         record = json.loads((tmp_path / name / ADAPTER).read_text())
@@ -342,7 +342,7 @@ def test_adapters_in_a_circle(saved, tmp_path):
         load_model(tmp_path / "a")
 
 
-def test_whatever_a_classifier_says(saved):
+def test_any_classifier_is_read_or_refused(saved):
     Classifier(load_model_folder(saved)[0], ["a", "b"]).save(saved)
     with safetensors.safe_open(saved / HEAD, framework="numpy") as file:
         record = json.loads(file.metadata()["classifier"])
@@ -357,7 +357,7 @@ def test_whatever_a_classifier_says(saved):
     try_everything(record, use)
 
 
-def test_whatever_a_template_says(tmp_path):
+def test_any_template_is_read_or_refused(tmp_path):
     def use(record):
         (tmp_path / TEMPLATE).write_text(json.dumps(record))
         load_template(tmp_path)
@@ -368,7 +368,7 @@ def test_whatever_a_template_says(tmp_path):
         load_template(tmp_path)
 
 
-def test_whatever_a_record_of_training_says(tmp_path):
+def test_any_record_of_training_is_read_or_refused(tmp_path):
     """Nothing that finetuning would stumble over comes out of it."""
 
     def use(record):
@@ -388,7 +388,7 @@ def trainer(config: GPTConfig = SMALL) -> Trainer:
     return Trainer(build_model(config), TrainConfig(batch_size=2, steps=4, workers=1), tokens[:800], tokens[800:])
 
 
-def test_whatever_a_checkpoint_of_a_run_says():
+def test_any_checkpoint_of_a_run_is_read_or_refused():
     run = trainer()
     run.update()
     files = dict(checkpoint_files(run, TOKEN, "gpt.train", {}))
@@ -402,7 +402,7 @@ def test_whatever_a_checkpoint_of_a_run_says():
 
 
 @pytest.mark.parametrize("kind, size", [("F8_E4M3", 4), ("BF16", 8)])
-def test_an_optimizer_that_remembers_in_another_type(kind, size, tmp_path):
+def test_optimizer_state_of_another_type_is_refused(kind, size, tmp_path):
     run = trainer()
     run.update()
     files = dict(checkpoint_files(run, TOKEN, "gpt.train", {}))

@@ -173,7 +173,7 @@ PAIRS = [(sign, dtype) for sign in SIGNS for dtype in DTYPES if (sign, dtype) !=
 
 
 @pytest.mark.parametrize(("sign", "dtype"), PAIRS)
-def test_every_sign_on_every_dtype_writes_what_torch_writes_or_refuses_with_it(sign, dtype):
+def test_every_operator_on_every_dtype_writes_or_refuses_as_torch(sign, dtype):
     write = inplace(sign)
     kinds = ["uint8", "int64", "float32", "float64"]
     if sign != "-":  # torch subtracts no truth values; here they count as 0 and 1
@@ -229,7 +229,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_write_changes_the_memory_that_views_show(write, layout):
+def test_a_write_is_visible_in_views(write, layout):
     for wanted in (False, True):
         seen = []
         for t in (tl, torch):
@@ -242,7 +242,7 @@ def test_a_write_changes_the_memory_that_views_show(write, layout):
         np.testing.assert_allclose(*seen, rtol=1e-12)
 
 
-def test_memory_that_runs_backwards_is_written_to():
+def test_memory_with_negative_strides_is_written_to():
     x = tl.arange(4.0)
     x[::-1].mul_(tl.tensor([1.0, 10.0, 100.0, 1000.0]))
     assert x.tolist() == [0, 100, 20, 3]
@@ -299,7 +299,7 @@ def without_the_tape(t, x):
 
 
 @pytest.mark.parametrize(("name", "make"), RIGHT.items(), ids=RIGHT)
-def test_on_the_tape_the_gradient_is_torchs(name, make):
+def test_on_the_tape_the_gradient_equals_torchs(name, make):
     results = []
     for t in (tl, torch):
         w = t.tensor([1.0, 2.0, 0.7], dtype=t.float64, requires_grad=True)
@@ -310,7 +310,7 @@ def test_on_the_tape_the_gradient_is_torchs(name, make):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6 if "float32" in name else 1e-12)
 
 
-def test_what_an_earlier_op_kept_of_a_tensor_shown_by_nobody_else_is_left_alone():
+def test_values_saved_by_an_earlier_op_are_not_changed_if_the_tensor_has_no_view():
     """torch refuses these two; here the tensor takes the new array, as in ``h = h + 1``."""
     w = tl.tensor([1.0, 2.0], dtype=tl.float64, requires_grad=True)
     h = w.exp()
@@ -402,7 +402,7 @@ REFUSED_BY_BACKWARD = {
 
 
 @pytest.mark.parametrize(("write", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_torch_refuses_is_refused_and_nothing_is_changed(write, said):
+def test_writes_that_torch_refuses_are_refused_and_change_nothing(write, said):
     for t in (tl, torch):
         w = t.tensor([1.0, 2.0, 3.0], dtype=t.float64, requires_grad=True)
         h = w * 2
@@ -433,13 +433,13 @@ REFUSED_BY_US = {  # torch rebuilds the history of every view; ours says what to
 
 
 @pytest.mark.parametrize(("make", "said"), REFUSED_BY_US.values(), ids=REFUSED_BY_US)
-def test_what_only_torch_can_do_is_refused_by_name(make, said):
+def test_writes_that_only_torch_can_do_are_refused_by_name(make, said):
     w = tl.tensor([1.0, 2.0, 3.0], dtype=tl.float64, requires_grad=True)
     with pytest.raises(RuntimeError, match=said):
         make(tl, w, w * 2).sum().backward()
 
 
-def test_a_view_that_nobody_asks_for_a_gradient_may_grow_old():
+def test_a_view_without_use_in_a_gradient_may_be_outdated():
     for t in (tl, torch):
         w = t.tensor([1.0, 2.0, 3.0], requires_grad=True)
         h = w * 2
@@ -462,7 +462,7 @@ def test_memory_that_is_read_only_is_refused():
 # --- data -----------------------------------------------------------------------------------------------
 
 
-def test_data_is_the_memory_itself_off_the_tape():
+def test_data_shares_the_memory_and_is_off_the_tape():
     for t in (tl, torch):
         p = t.nn.Parameter(t.ones(2, 2))
         assert not p.data.requires_grad
@@ -498,7 +498,7 @@ def test_data_takes_an_array_of_another_dtype_only_as_a_tensor():
 
 @pytest.mark.parametrize("other", ["a", None, [1.0, 2.0, 3.0], 1j])
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_", "pow_"])
-def test_an_operand_that_is_no_number_is_refused_in_a_sentence(name, other):
+def test_an_operand_that_is_not_a_number_is_refused(name, other):
     x = tl.ones(3)
     with pytest.raises(TypeError, match=rf"{name.rstrip('_')}: an operand is a tensor, an array or a number, got {type(other).__name__}\."):
         getattr(x, name)(other)

@@ -80,7 +80,7 @@ def test_text_is_the_prompt_and_its_continuation() -> None:
     assert generate_text(model, TOKEN, "the ", 20, generator=rng()) == "the " + "".join(pieces)
 
 
-def test_the_generator_decides() -> None:
+def test_the_generator_determines_the_text() -> None:
     model = make()
     texts = {generate_text(model, TOKEN, "the ", 40, generator=rng(seed)) for seed in (0, 0, 1, 2)}
     assert len(texts) == 3
@@ -90,7 +90,7 @@ def test_the_generator_decides() -> None:
     assert generate_text(model, TOKEN, "the ", 40) == first
 
 
-def test_greedy_needs_no_luck() -> None:
+def test_greedy_generation_equals_top_k_1() -> None:
     model = make()
     assert generate_text(model, TOKEN, "the ", 20, temperature=0) == generate_text(model, TOKEN, "the ", 20, top_k=1)
 
@@ -129,7 +129,7 @@ def test_ids_beyond_the_tokenizer_are_never_drawn() -> None:
     assert set(pieces) <= {"a", "b"}
 
 
-def test_nothing_to_write() -> None:
+def test_zero_new_tokens_give_no_text() -> None:
     assert list(stream_text(make(), TOKEN, "the ", 0)) == []
     assert generate_text(make(), TOKEN, "the ", 0) == "the "
 
@@ -144,19 +144,19 @@ def test_predictions_are_made_in_eval_mode_and_off_the_tape() -> None:
     assert (model.training, model.table.training, is_grad_enabled()) == (True, True, True)
 
 
-def test_dropout_is_off_whatever_the_mode() -> None:
+def test_dropout_is_off_in_every_mode() -> None:
     model = make()
     assert generate_text(model.train(), TOKEN, "the ", 20, temperature=0) == generate_text(model.eval(), TOKEN, "the ", 20, temperature=0)
 
 
-def test_mixed_modes_come_back_as_they_were() -> None:
+def test_mixed_modes_are_restored() -> None:
     model = Recorder().train()
     model.table.eval()
     generate_text(model, TOKEN, "the ", 2)
     assert (model.training, model.table.training) == (True, False)
 
 
-def test_between_two_pieces_and_after_stopping_early_the_model_can_train() -> None:
+def test_between_two_pieces_and_after_an_early_stop_the_model_can_be_trained() -> None:
     model = make().train()
     for _ in itertools.islice(stream_text(model, TOKEN, "the ", 100), 3):
         assert model.training
@@ -167,7 +167,7 @@ def test_between_two_pieces_and_after_stopping_early_the_model_can_train() -> No
     assert is_grad_enabled()
 
 
-def test_an_error_in_the_model_leaves_its_mode_alone() -> None:
+def test_an_error_in_the_model_does_not_change_its_mode() -> None:
     model = Recorder().train()
     model.forward = lambda idx: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -177,7 +177,7 @@ def test_an_error_in_the_model_leaves_its_mode_alone() -> None:
     assert is_grad_enabled()
 
 
-def test_inside_no_grad_the_tape_stays_off() -> None:
+def test_inside_no_grad_the_tape_is_not_turned_on() -> None:
     with tl.no_grad():
         generate_text(make(), TOKEN, "the ", 2)
         assert not is_grad_enabled()
@@ -208,12 +208,12 @@ def test_options_out_of_range_are_refused_at_once(options: dict, message: str) -
         stream_text(make(), TOKEN, "the ", **options)
 
 
-def test_tokens_need_a_beginning() -> None:
+def test_an_empty_prompt_of_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         stream_tokens(make(), [], 1)
 
 
-def test_a_model_that_diverged() -> None:
+def test_a_model_with_nan_logits_is_an_error() -> None:
     model = make()
     model.wte.weight.array[...] = np.nan
     with pytest.raises(DivergedError, match="has diverged"):

@@ -45,7 +45,7 @@ def walk_of(dropout: float = 0.0, **options: object):
         (np.float64([1.5e308, 1.5e308, 1]), "float64 (3,)  1 … 1.5e+308  mean 1e+308 ± 7.07e+307  "),
     ],
 )
-def test_a_summary_says_what_the_numbers_are(values: np.ndarray, expected: str):
+def test_a_summary_describes_the_numbers(values: np.ndarray, expected: str):
     text = tl.Tensor(np.asarray(values)).summary()
     assert text.startswith(expected)
     assert set(text.removeprefix(expected)) <= set("▁▂▃▄▅▆▇█")
@@ -95,7 +95,7 @@ def test_an_optimizers_flat_buffer_is_not_written_to(monkeypatch: pytest.MonkeyP
     assert p.grad.tolist() == p.grad_buffer.tolist() == [-4, -4]
 
 
-def test_back_and_rewind_compute_nothing_and_forward_again_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch):
+def test_back_and_rewind_compute_nothing_and_a_repeated_forward_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch):
     _, walk = walk_of(dropout=0.3)
     first = [walk.forward() for _ in range(9)]
     partly = {name: gradient.tobytes() for name, gradient in walk.gradients().items()}
@@ -187,14 +187,14 @@ def test_until_not_finite_stops_where_a_gradient_overflows():
 
 
 @pytest.mark.parametrize("wrong", ["h.1.atn", "gelo", "norm > x", "wte.wieght", "norms"])
-def test_a_place_that_is_not_there(wrong: str):
+def test_an_unknown_place_is_refused_with_similar_names(wrong: str):
     _, walk = walk_of()
     with pytest.raises(ValueError, match=re.escape(repr(wrong.split()[-1] if "> x" in wrong else wrong))):
         walk.until(wrong)
     assert walk.position == 0
 
 
-def test_what_cannot_be_walked():
+def test_tensors_that_cannot_be_walked_are_refused():
     x = tl.randn(3, requires_grad=True)
     with pytest.raises(RuntimeError, match="nothing that requires a gradient"):
         inspect.Walk(tl.randn(()))
@@ -206,7 +206,7 @@ def test_what_cannot_be_walked():
         inspect.Walk(loss).forward()
 
 
-def test_leaves_without_a_model_and_a_gradient_of_ones_own():
+def test_leaves_have_numbers_without_a_model_and_a_gradient_can_be_given():
     a, b = tl.tensor([2.0, 3.0], requires_grad=True), tl.tensor([5.0, 7.0], requires_grad=True)
     walk = inspect.Walk(a * b + a, gradient=tl.tensor([1.0, 10.0]))
     list(walk)
@@ -260,7 +260,7 @@ def test_a_step_that_delivers_a_sum_is_compared_by_its_own_part(monkeypatch: pyt
     assert all(found.error < 1e-9 for found in inspect.compare(step))
 
 
-def test_a_wrong_backward_is_seen_at_its_step():
+def test_a_wrong_backward_is_detected_at_its_step():
     right = REGISTRY["layernorm"].book
 
     def without_a_term(dy, saved):
@@ -336,7 +336,7 @@ def test_the_svg_is_well_formed_and_complete():
         assert top <= float(rect.get("y")) <= height - float(rect.get("height"))
 
 
-def test_users_stand_above_what_they_use():
+def test_boxes_are_numbered_before_their_inputs():
     _, walk = walk_of()
     for fold in (False, 1, 2):
         boxes = tl.draw(walk.result, fold=fold).boxes

@@ -154,7 +154,7 @@ def test_cross_entropy_refuses_what_the_book_refuses(x, target, options, error):
     assert messages[0] == messages[1]
 
 
-def test_a_gradient_handed_out_by_cross_entropy_is_not_changed_by_later_ones():
+def test_a_gradient_of_cross_entropy_is_not_changed_by_later_calls():
     x, target = Tensor(normal(0, 5, 4), requires_grad=True), Tensor(np.array([0, 1, 2, 3, 0]))
     scores = x * 1.0
     scores.retain_grad()

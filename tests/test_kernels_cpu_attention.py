@@ -89,7 +89,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_layouts_and_nothing_given_is_written_to(layout, recompute):
+def test_any_layout_is_read_and_no_argument_is_written_to(layout, recompute):
     arrays = [LAYOUTS[layout](x) for x in (*packed(2, 70, 3, 4, np.float64), cotangent((2, 3, 70, 4), np.float64))]
     for x in arrays:
         x.flags.writeable = False
@@ -122,7 +122,7 @@ def test_backward_runs_twice_on_what_was_saved():
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("offset", [-200, 0, 200], ids=["exp alone is 0", "exp alone is right", "exp alone is infinite"])
-def test_scores_are_shifted_where_exp_alone_says_nothing(offset, recompute):
+def test_scores_are_shifted_where_exp_alone_overflows_or_underflows(offset, recompute):
     """All numbers are integers, two keys share the weight evenly, the others are far below: no sum is rounded, so the bits are known."""
     q, k, v, dy = np.random.default_rng(2).integers(-4, 5, (4, 2, 3, 70, 4)).astype(np.float32)
     q[..., 0], q[..., 2:], k[..., 1] = 2, 0, 0  # scores are k[..., 0] alone, since the scale is 1/2; the other columns want gradients
@@ -138,7 +138,7 @@ def test_scores_are_shifted_where_exp_alone_says_nothing(offset, recompute):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("T", [2, 3, 8, 16, 70, 130])
-def test_an_overflow_of_exp_warns_nobody(T, is_causal, dtype):
+def test_an_overflow_of_exp_gives_no_warning(T, is_causal, dtype):
     """A BLAS may multiply the infinity with zeros of its padding; NumPy then warns of an invalid value. Here a warning is an error."""
     q, k, v = packed(1, T, 2, 4, dtype, std=60)
     assert np.isfinite(attention_forward(q, k, v, is_causal=is_causal)[0]).all()
@@ -173,7 +173,7 @@ def test_a_row_of_minus_infinity_gives_0():
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("shape", [(2, 3, 5, 3), (2, 3, 7, 3), (1, 1, 131, 2), (2, 2, 66, 2)])
-def test_dropout_draws_what_the_book_draws(shape, recompute):
+def test_dropout_draws_the_same_numbers_as_the_book(shape, recompute):
     q, k, v = (np.random.default_rng(i).standard_normal(shape) for i in range(3))
     streams = [random.make_generator(1), random.make_generator(1)]
     ys = [
@@ -223,7 +223,7 @@ def test_the_heads_of_a_token_are_neighbours_in_the_results():
     assert dq.base.flags.c_contiguous
 
 
-def test_two_threads_do_not_meet():
+def test_two_threads_do_not_disturb_each_other():
     shards = [packed(2, 256, 4, 16, seed=i) for i in range(2)]
     dy = cotangent(shards[0][0].shape)
 
@@ -241,7 +241,7 @@ def test_two_threads_do_not_meet():
             assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_what_is_left_to_the_book():
+def test_unsupported_arguments_are_left_to_the_book():
     x = np.zeros((2, 3, 4, 5))
     assert supports(x, x, x)
     for args, options in [

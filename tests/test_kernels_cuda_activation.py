@@ -48,7 +48,7 @@ def test_values_and_gradients_at_sizes_that_are_no_multiple_of_four(dtype, name,
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_every_number_is_taken_where_the_grid_goes_round(name, any_cupy, monkeypatch):
+def test_every_number_is_computed_where_the_grid_loops(name, any_cupy, monkeypatch):
     monkeypatch.setattr(elementwise, "MOST_BLOCKS", 2)
     x, dy = np.random.default_rng(0).standard_normal((2, 4 * 256 * 5 + 3)).astype(np.float32)
     for what, found, right in run(name, any_cupy, x, dy):
@@ -56,14 +56,14 @@ def test_every_number_is_taken_where_the_grid_goes_round(name, any_cupy, monkeyp
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_far_numbers_and_those_that_are_none(name, any_cupy):
+def test_far_numbers_infinities_and_nan(name, any_cupy):
     """Relative to each number: the tail of gelu keeps its digits, as far as float32 goes; that of the book's tanh form rounds to 0."""
     x = np.array([-3e38, -1e20, -1e15, -100, -12, -9, -5, -1e-20, 0, 1e-20, 5, 9, 100, 1e18, 1e20, 3e38, np.nan], np.float32)
     for what, found, right in run(name, any_cupy, x, np.ones_like(x)):
         np.testing.assert_allclose(found, right, rtol=2e-5, atol=1e-14 if name == "gelu-tanh" else 1e-30, err_msg=what)
 
 
-def test_a_view_that_begins_between_two_fours(any_cupy):
+def test_a_view_that_is_not_aligned_to_four_numbers(any_cupy):
     x = any_cupy.asarray(np.random.default_rng(0).standard_normal(103).astype(np.float32))
     part = x[1:102]
     y, saved = cuda_activation.gelu_forward(part)
@@ -74,7 +74,7 @@ def test_a_view_that_begins_between_two_fours(any_cupy):
     np.testing.assert_array_equal(to_numpy(dx), to_numpy(cuda_activation.gelu_backward(aligned, saved)))
 
 
-def test_what_is_not_on_the_gpu_or_not_contiguous_is_the_books(any_cupy):
+def test_arrays_off_the_gpu_or_not_contiguous_are_left_to_the_book(any_cupy):
     assert cuda_activation.supports_gelu(any_cupy.zeros(3, "float16"))
     assert not cuda_activation.supports_gelu(any_cupy.zeros((3, 2), "float32").T)
     assert not cuda_activation.supports_gelu(any_cupy.zeros(3, "float64"))
@@ -82,7 +82,7 @@ def test_what_is_not_on_the_gpu_or_not_contiguous_is_the_books(any_cupy):
     assert not cuda_activation.supports_gelu(any_cupy.zeros(3, "float32"), approximate="other")
 
 
-def test_what_relu_hides_is_0_whatever_comes_back(any_cupy):
+def test_the_gradient_of_relu_is_0_where_x_is_negative_for_any_dy(any_cupy):
     """In fours and one by one."""
     x = np.array([-1, 2, 0, -3, -1, 2], np.float32)
     dy = np.array([np.inf, np.nan, np.nan, -np.inf, np.nan, 1], np.float32)

@@ -90,7 +90,7 @@ def test_adamws_corrections_keep_their_digits_at_any_step(step):
 
 
 @pytest.mark.parametrize("in_device_memory", [False, True])
-def test_a_step_0_is_none_whatever_the_gradient(in_device_memory):
+def test_a_step_0_changes_nothing_for_any_gradient(in_device_memory):
     arrays = [numbers(64, 1), numbers(64, 2), abs(numbers(64, 3)), abs(numbers(64, 4))]
     before = [x.copy() for x in arrays]
     g = np.array([np.nan, np.inf, -np.inf, 1] * 16, np.float32)
@@ -100,7 +100,7 @@ def test_a_step_0_is_none_whatever_the_gradient(in_device_memory):
         np.testing.assert_array_equal(x, was)
 
 
-def test_adamw_touches_nothing_behind_its_stretch():
+def test_adamw_writes_nothing_after_its_part():
     arrays = [numbers(256, seed) for seed in range(3)] + [abs(numbers(256, 3))]
     before = [x.copy() for x in arrays]
     module, rates = module_of("adam.cu", "ascending"), np.ones(4, np.float32)
@@ -115,7 +115,7 @@ def test_adamw_touches_nothing_behind_its_stretch():
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30], ids=str)
 @pytest.mark.parametrize("max_norm", [0.0, 0.5, math.inf])
-def test_clipping_measures_and_shortens_as_the_book_does(n, scale, max_norm, order):
+def test_clipping_agrees_with_the_book(n, scale, max_norm, order):
     g = numbers(n, scale=scale)
     ours, book = g.copy(), g.copy()
     norm, expected = clip(ours, max_norm, order), clip_update.book([book], max_norm, 2.0, False)
@@ -124,14 +124,14 @@ def test_clipping_measures_and_shortens_as_the_book_does(n, scale, max_norm, ord
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 7, 300])
-def test_the_norm_is_the_same_to_the_last_bit_however_it_is_shared_out(blocks):
+def test_the_norm_is_bitwise_the_same_for_any_number_of_blocks(blocks):
     g = numbers(4096)
     assert clip(g.copy(), math.inf, blocks=blocks) == clip(g.copy(), math.inf, blocks=3) == np.float32(np.linalg.norm(g.astype(np.float64)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("max_norm", [1.0, math.inf])
-def test_numbers_that_are_not_finite_go_where_the_book_sends_them(bad, max_norm):
+def test_nonfinite_gradients_give_the_books_result(bad, max_norm):
     g = numbers(64)
     g[7] = bad
     ours, book = g.copy(), g.copy()

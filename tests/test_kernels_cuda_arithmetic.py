@@ -28,7 +28,7 @@ def test_the_sum_is_float32_and_each_gradient_has_its_own_type(dtype, n, half_fi
     np.testing.assert_array_equal(b.grad.array.get(), dy.astype(half))
 
 
-def test_everything_else_is_the_books(any_cupy):
+def test_other_arguments_are_left_to_the_book(any_cupy):
     wide, half = any_cupy.zeros((3, 4), "float32"), any_cupy.zeros((3, 4), "float16")
     assert supports(wide, half) and supports(half, wide)
     assert not supports(wide, wide) and not supports(half, half) and not supports(wide, half[:1]) and not supports(wide, 1.0)

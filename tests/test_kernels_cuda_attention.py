@@ -108,7 +108,7 @@ def run_on_tiles(body, kind, order, arrays, M=1, N=2, width=32):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ["tf32", "float16", "bfloat16"])
-def test_mma_multiplies_what_lies_where_its_page_says(kind, order):
+def test_mma_uses_the_documented_layout(kind, order):
     per_word = 4 // dtype_of(kind).itemsize
     a, b, c = numbers(16, 8 * per_word, kind=kind), numbers(8, 8 * per_word, kind=kind, seed=1), np.zeros((16, 8), np.float32)
     real = "float32" if kind == "tf32" else kind
@@ -130,7 +130,7 @@ def test_mma_multiplies_what_lies_where_its_page_says(kind, order):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_four_matrices_are_loaded_where_mma_wants_them(transposed):
+def test_load_matrices_gives_the_layout_of_mma(transposed):
     x, words = np.arange(4 * 8 * 8, dtype=np.uint16).reshape(4, 8, 8), np.zeros((32, 4), np.uint32)
     module = load(f"""{compiling.source("mma.cuh")}
     extern "C" __global__ void test(const unsigned short* x, unsigned* out) {{
@@ -201,7 +201,7 @@ def test_queries_and_keys_may_be_of_different_number(kind, T, S, is_causal, cupy
     assert_close(attention(cupy, q, k, v, dy, kind, is_causal=is_causal, scale=0.4), right, kind)
 
 
-def test_heads_that_are_views_of_something_else_are_read_rightly(cupy):
+def test_heads_that_are_views_of_another_array_are_read_correctly(cupy):
     x, dy = numbers(2, 20, 3, 2, 16), numbers(2, 2, 20, 16)
     q, k, v = cupy.asarray(x).transpose(2, 0, 3, 1, 4)
     y, saved = cuda_attention.attention_forward(q, k, v, is_causal=True)
@@ -224,7 +224,7 @@ def test_scores_of_thousands_overflow_nothing(kind, std, cupy):
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_the_same_numbers_give_the_same_bits_in_whatever_order_threads_and_blocks_run(kind, cupy):
+def test_the_bits_do_not_depend_on_the_order_of_threads_and_blocks(kind, cupy):
     qkv, dy = numbers(2, 130, 3 * 2 * 16, kind=kind), numbers(2, 130, 2 * 16, kind=kind, seed=1)
     first = self_attention(cupy, qkv, dy, 2, kind)
     for order in (*ORDERS, "ascending"):
@@ -232,14 +232,14 @@ def test_the_same_numbers_give_the_same_bits_in_whatever_order_threads_and_block
             np.testing.assert_array_equal(x.view(np.uint8), y.view(np.uint8))
 
 
-def test_the_future_is_not_an_input(cupy):
+def test_later_positions_do_not_change_the_result(cupy):
     qkv, dy = numbers(1, 100, 3 * 16), numbers(1, 100, 16, seed=1)
     changed = qkv.copy()
     changed[:, 50:] = numbers(1, 50, 3 * 16, seed=2)
     np.testing.assert_array_equal(self_attention(cupy, qkv, dy, 1)[0][:, :50], self_attention(cupy, changed, dy, 1)[0][:, :50])
 
 
-def test_nothing_of_the_size_of_the_weights_is_kept_and_no_value_waited_for(cupy):
+def test_no_array_of_the_size_of_the_weights_is_kept_and_no_value_is_read(cupy):
     T = 256
     qkv = cupy.asarray(numbers(1, T, 3 * 8))
     with machine.forbid_host_reads():
@@ -275,7 +275,7 @@ def kept(key, call, head, T, S, p):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("D", [16, 128])
 @pytest.mark.parametrize("kind", ERRORS)
-def test_dropout_keeps_in_backward_what_it_kept_in_forward(kind, D, order, cupy):
+def test_dropout_uses_the_same_mask_in_forward_and_backward(kind, D, order, cupy):
     T, S, p, key = 40, 70, 0.3, (12345, 678)
     q, k, v = (numbers(1, 2, length, D, kind=kind, seed=i) for i, length in enumerate((T, S, S)))
     dy = numbers(1, 2, T, D, kind=kind, seed=3)
@@ -288,7 +288,7 @@ def test_dropout_keeps_in_backward_what_it_kept_in_forward(kind, D, order, cupy)
     assert_close(found, right, kind)
 
 
-def test_dropout_keeps_its_share_of_each_head_and_draws_anew_for_each_call():
+def test_dropout_keeps_a_share_1_minus_p_and_each_head_and_call_has_its_own_mask():
     masks = [kept((1, 2), call, head, 64, 64, 0.25) for call in range(2) for head in range(2)]
     assert all(abs(mask.mean() - 0.75) < 0.04 for mask in masks)
     for i, one in enumerate(masks):
@@ -325,7 +325,7 @@ def test_without_a_key_in_use_dropout_draws_one_from_the_stream(cupy):
     ],
     ids=["mask", "scale", "p", "broadcast", "values", "twelve", "mixed", "float64", "empty"],
 )
-def test_what_these_kernels_cannot_do_is_left_to_the_book(change, cupy):
+def test_unsupported_arguments_are_left_to_the_book(change, cupy):
     q, k, v = (cupy.asarray(numbers(2, 9, 16, seed=i)) for i in range(3))
     assert cuda_attention.supports(q, k, v)
     arrays, options = change(q, k, v)
@@ -352,7 +352,7 @@ def test_gpus_older_than_their_instructions_are_left_to_the_book(standin):
 
 @pytest.mark.parametrize("dtype, itemsize", [("float32", 4), ("bfloat16", 2)])
 @pytest.mark.parametrize("D", range(8, 129, 8))
-def test_no_block_asks_for_more_shared_memory_than_small_gpus_have(dtype, itemsize, D):
+def test_no_block_needs_more_shared_memory_than_small_gpus_have(dtype, itemsize, D):
     for dropout, little in itertools.product((False, True), repeat=2):
         sizes = cuda_attention.variant(dtype, D, dropout=dropout, small_shared=little)
         for name, owned in (("FORWARD", 1), ("Q", 2), ("KV", 2)):
@@ -397,7 +397,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_planted_race_or_a_wrong_stride_is_seen(fault, kind, standin):
+def test_a_planted_race_or_wrong_stride_is_detected(fault, kind, standin):
     text = with_fault(*fault)
     qkv, dy = numbers(1, 200, 3 * 2 * 16, kind=kind), numbers(1, 200, 2 * 16, kind=kind, seed=1)
     right = self_attention_by_the_book(qkv, dy, 2)
@@ -416,7 +416,7 @@ def test_a_planted_race_or_a_wrong_stride_is_seen(fault, kind, standin):
     compiling.clear_cache()
 
 
-def test_a_tile_that_reaches_behind_the_last_query_reads_nothing_there(standin):
+def test_a_tile_past_the_last_query_reads_nothing_there(standin):
     """Tiles of 128 queries, and log-sums for 192: it went unnoticed until arrays had fences."""
     text = compiling.source("attention.cu")
     planted = text.replace("t < T ? lse[t] : infinity()", "lse[t]")

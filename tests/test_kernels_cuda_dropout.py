@@ -35,7 +35,7 @@ def mask(key, call, n, p):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("n", [1, 3, 4, 1023, 3000])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_mask_is_philoxs_and_backward_draws_it_again(dtype, n, order, any_cupy):
+def test_the_mask_is_philoxs_and_the_same_in_backward(dtype, n, order, any_cupy):
     from tests.standin import machine
 
     machine.machine.order = order
@@ -82,7 +82,7 @@ def test_an_unaligned_view_and_the_ends_of_p(any_cupy):
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_what_is_dropped_is_0_whatever_was_there(value, any_cupy):
+def test_dropped_elements_are_0_even_for_nan(value, any_cupy):
     with random.use_generator(random.make_generator(3)):
         y = dropout_forward(any_cupy.full(1003, value, "float32"), 0.5)[0].get()
     assert 0 < (y == 0).sum() < y.size

@@ -92,7 +92,7 @@ def test_strides_of_a_stack(way, standin):
     np.testing.assert_allclose(y.get(), product_of(a, b), rtol=1e-5, atol=1e-5)
 
 
-def test_four_axes_become_one_batch_where_one_stride_leads_through_them(standin):
+def test_four_axes_become_one_batch_if_one_stride_describes_them(standin):
     a, b = numbers(standin, 2, 3, 4, 5), numbers(standin, 2, 3, 5, 6, seed=1)
     np.testing.assert_allclose(bmm(a, b).get(), product_of(a, b), rtol=1e-5, atol=1e-5)
     assert (last_call()["batch"], last_call()["strideB"], last_call()["strideA"]) == (6, 20, 30)
@@ -117,7 +117,7 @@ def test_empty_products(shape_a, shape_b, standin):
     assert not machine.machine.products
 
 
-def test_a_product_can_be_added_to_what_is_there(standin):
+def test_a_product_can_be_added_to_an_array(standin):
     a, b, out = numbers(standin, 4, 5), numbers(standin, 5, 6), numbers(standin, 4, 6, seed=3)
     before = out.get()
     assert gemm(a, b, out=out, add=True) is out
@@ -150,7 +150,7 @@ def test_types_of_every_precision(precision, dtype, kind, compute, error, standi
         np.testing.assert_allclose(wide.get(), exact, rtol=1e-5, atol=1e-4)
 
 
-def test_a_wrong_stride_is_seen(standin, monkeypatch):
+def test_a_wrong_stride_is_detected(standin, monkeypatch):
     """A fault planted: the stack is walked in steps of one row too few."""
     from tensorlite.kernels.cuda import gemm as module
 
@@ -212,7 +212,7 @@ def test_without_an_algorithm_the_bias_is_written_first(standin, monkeypatch):
     assert [call["name"] for call in machine.machine.products] == ["gemmEx"] and last_call()["beta"] == 1
 
 
-def test_a_captured_product_with_a_bias_reads_the_bias_of_its_own(any_cupy):
+def test_a_captured_product_with_a_bias_reads_its_own_bias(any_cupy):
     """The address of the bias is part of a description that is used again for the next product."""
     a, b = numbers(any_cupy, 16, 16), numbers(any_cupy, 16, 16, seed=1)
     biases = [numbers(any_cupy, 16, seed=seed) for seed in (2, 3)]
@@ -255,7 +255,7 @@ def test_every_product_runs_on_the_current_stream_and_in_our_workspace(standin):
 
 
 @pytest.mark.parametrize("capability, bytes_", [((9, 0), 32 << 20), ((8, 6), 4 << 20)])
-def test_the_workspace_is_as_large_as_the_gpu_likes_and_in_memory_of_its_own(capability, bytes_, standin):
+def test_the_workspace_has_nvidias_recommended_size_in_its_own_pool(capability, bytes_, standin):
     machine.machine.compute_capability = capability
     a, b = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1)
     before = machine.machine.default_pool.used_bytes()
@@ -264,7 +264,7 @@ def test_the_workspace_is_as_large_as_the_gpu_likes_and_in_memory_of_its_own(cap
     assert ours.get_handle(standin).workspace.nbytes == bytes_ > recorder.memory + machine.machine.default_pool.used_bytes() - before
 
 
-def test_what_cublas_refuses_is_an_error_with_its_number(standin, monkeypatch):
+def test_an_error_of_cublas_has_its_status_number(standin, monkeypatch):
     a, b = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1)
     gemm(a, b)
     monkeypatch.setattr(ours.get_handle(standin)._library.cublasGemmEx, "_run", lambda *arguments: 15)
@@ -273,7 +273,7 @@ def test_what_cublas_refuses_is_an_error_with_its_number(standin, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [3, 1100])
-def test_gradients_of_a_linear_layer_are_written_at_home_and_not_copied(rows, standin):
+def test_gradients_of_a_linear_layer_are_written_directly_into_the_flat_buffer(rows, standin):
     """One launch sums few rows, two sum many: each returns the very array it was given, which the tape then need not copy."""
     x, dy, weight, bias = (numbers(standin, *shape) for shape in ((rows, 4), (rows, 6), (6, 4), (6,)))
     _, saved = linear_forward(x, weight, bias)
@@ -284,7 +284,7 @@ def test_gradients_of_a_linear_layer_are_written_at_home_and_not_copied(rows, st
         np.testing.assert_array_equal(a.get(), b.get())
 
 
-def test_a_gradient_is_not_written_where_the_product_reads(standin):
+def test_a_gradient_is_not_written_over_the_factors_of_its_product(standin):
     """x or dy may be an old gradient of the weight, and then it lies in its home."""
     weight, given = numbers(standin, 4, 4), numbers(standin, 4, 4, seed=1)
     for old in ("x", "dy"):
@@ -298,7 +298,7 @@ def test_a_gradient_is_not_written_where_the_product_reads(standin):
     assert linear_backward(half, linear_forward(half, half)[1], out=(None, home, None))[1] is home
 
 
-def test_a_weight_of_another_shape_writes_nothing_into_its_old_home(standin):
+def test_a_weight_of_another_shape_does_not_use_its_old_buffer(standin):
     x, weight, bias = (tl.tensor(standin.ones(shape, "float32"), requires_grad=True) for shape in ((2, 4), (3, 4), (3,)))
     weight.grad_buffer, bias.grad_buffer = standin.empty((3, 4), "float32"), standin.empty(3, "float32")
     weight.data, bias.data = standin.ones((5, 4), "float32"), standin.ones(5, "float32")
@@ -306,7 +306,7 @@ def test_a_weight_of_another_shape_writes_nothing_into_its_old_home(standin):
     assert to_numpy(weight.grad.array).tolist() == [[2] * 4] * 5 and to_numpy(bias.grad.array).tolist() == [2] * 5
 
 
-def test_a_weight_of_another_dtype_gets_its_gradient_in_that(standin):
+def test_a_weight_of_another_dtype_gets_a_gradient_of_that_dtype(standin):
     weight = tl.tensor(standin.ones(3, "float32"), requires_grad=True)
     weight.grad_buffer = standin.empty(3, "float32")
     weight.data = tl.tensor(standin.ones(3, "float16"))
@@ -316,7 +316,7 @@ def test_a_weight_of_another_dtype_gets_its_gradient_in_that(standin):
 
 @pytest.mark.parametrize("first, where", [(1, 0), (0, 1), (1, 1)])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_cast_reads_and_writes_where_four_numbers_do_not_fit(dtype, first, where, standin):
+def test_a_cast_works_for_unaligned_arrays(dtype, first, where, standin):
     x = numbers(standin, 10)[first:][:8]
     out = standin.empty(10, dtype)[where:][:8]
     found = cast(x, np.dtype(bfloat16_dtype() if dtype == "bfloat16" else dtype), out=out)

@@ -71,7 +71,7 @@ def test_rows_that_are_all_ignored_have_no_mean(any_cupy):
 
 
 @pytest.mark.parametrize("target", [-1, 5, 10**9])
-def test_a_target_that_is_no_class_is_loud(target, any_cupy):
+def test_the_loss_of_an_invalid_target_is_nan(target, any_cupy):
     x, _ = logits(3, 5)
     loss, _ = ce.cross_entropy_forward(any_cupy.asarray(x), any_cupy.asarray(np.array([0, target, 1])))
     assert np.isnan(loss.get())
@@ -88,7 +88,7 @@ def test_no_array_of_the_size_of_the_logits_is_kept(any_cupy):
 @pytest.mark.parametrize("begins", range(9))
 @pytest.mark.parametrize("V, threads", [(3, 32), (40, 32), (4099, 160)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rows_that_begin_anywhere_in_16_bytes(dtype, V, threads, begins, standin):
+def test_rows_may_begin_at_any_address(dtype, V, threads, begins, standin):
     """Rows of a wider array, whose other numbers are not; with several chunks of 16 bytes a thread, and with none."""
     assert ce.threads_for(V) == threads
     x, target = logits(3, V, dtype)
@@ -109,7 +109,7 @@ def test_rows_of_other_layouts_are_left_to_the_book(any_cupy):
         assert not ce.supports(other, target)
 
 
-def test_what_is_not_a_number_is_loud_wherever_it_stands(any_cupy):
+def test_a_nan_anywhere_in_a_row_makes_its_loss_nan(any_cupy):
     """As torch has it: nan for nan, for +inf, and for a row of nothing but -inf."""
     x = np.zeros((4, 4099), np.float32)
     x[0, 4098], x[1, 2000], x[2], x[3, 0] = np.nan, np.inf, -np.inf, -np.inf
@@ -123,7 +123,7 @@ def test_what_is_not_a_number_is_loud_wherever_it_stands(any_cupy):
     assert np.isnan(loss.get()).tolist() == [True, True, True, False]
 
 
-def test_a_row_that_does_not_count_has_gradient_0_whatever_stands_in_it(any_cupy):
+def test_an_ignored_row_has_gradient_0_whatever_it_holds(any_cupy):
     x = np.array([[np.nan, np.inf, 1.0, 2.0], [0.0, 1.0, 2.0, 3.0]], np.float32)
     loss, saved = ce.cross_entropy_forward(any_cupy.asarray(x), any_cupy.asarray(np.array([-100, 2])))
     dx, _ = ce.cross_entropy_backward(any_cupy.ones((), "float32"), saved)
@@ -137,7 +137,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_a_barrier_left_out_of_cross_entropy_is_seen(fault, standin, monkeypatch):
+def test_a_missing_barrier_in_cross_entropy_is_detected(fault, standin, monkeypatch):
     right = compiling.source
     monkeypatch.setattr(compiling, "source", lambda file: without_barrier(right(file), PLANTED[fault]))
     compiling.clear_cache()
@@ -183,7 +183,7 @@ def table_gradient(xp, ids, V, C, dtype="float32", padding_idx=None):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("V, C, n", [(5, 3, 1), (3, 40, 700), (65, 100, 1000), (5000, 33, 300)])
-def test_every_occurrence_of_a_token_counts(V, C, n, order, any_cupy):
+def test_every_occurrence_of_a_token_adds_its_gradient(V, C, n, order, any_cupy):
     """3 tokens for 700 places: 233 gradients each, in several stretches; and a vocabulary larger than the batch."""
     machine.machine.order = order
     ids = np.random.default_rng([V, n]).integers(0, V, n)

@@ -53,7 +53,7 @@ def in_padding(xp, x, poison):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_logits_lie_in_padded_rows_and_are_those_of_the_book(dtype, bias, any_cupy):
+def test_logits_have_padded_rows_and_equal_the_books(dtype, bias, any_cupy):
     y, _, (right, _) = head(any_cupy, dtype, bias)
     assert y.shape == (2, 3, V) and y.strides == (3 * 2 * WIDE, 2 * WIDE, 2)
     assert relative_error(to_numpy(y).astype(np.float64), right) <= HALVES[dtype]
@@ -61,7 +61,7 @@ def test_logits_lie_in_padded_rows_and_are_those_of_the_book(dtype, bias, any_cu
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 7.0])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_what_stands_in_the_padding_reaches_no_gradient(dtype, poison, any_cupy):
+def test_the_padding_does_not_affect_any_gradient(dtype, poison, any_cupy):
     _, saved, (_, right_saved) = head(any_cupy, dtype)
     dy = draw(2, 3, V, dtype=half(dtype), seed=3)
     found = li.linear_backward(in_padding(any_cupy, dy, poison), saved)
@@ -107,7 +107,7 @@ def test_only_wide_odd_rows_of_halves_are_padded():
     assert padded_width(WORTH_IT - 1, half("float16")) == WORTH_IT - 1 and padded_width(WORTH_IT + 1, half("float16")) == WORTH_IT + 64
 
 
-def test_a_gradient_is_copied_into_padded_rows_only_if_it_does_not_lie_so(any_cupy):
+def test_a_gradient_is_copied_into_padded_rows_only_if_necessary(any_cupy):
     wide = any_cupy.zeros((4, WIDE), "float16")
     as_it_lies = padded_rows(wide[:, :V])
     assert as_it_lies.data.ptr == wide.data.ptr
@@ -126,7 +126,7 @@ def test_a_gradient_is_copied_into_padded_rows_only_if_it_does_not_lie_so(any_cu
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_cross_entropy_reads_padded_rows_and_returns_such(dtype, reduction, any_cupy):
+def test_cross_entropy_reads_and_returns_padded_rows(dtype, reduction, any_cupy):
     x, target = draw(5, V, dtype=half(dtype)), np.array([0, V - 1, -100, 5, 700])
     results = []
     for logits in (any_cupy.asarray(x), in_padding(any_cupy, x, np.nan)):
@@ -138,7 +138,7 @@ def test_cross_entropy_reads_padded_rows_and_returns_such(dtype, reduction, any_
     np.testing.assert_allclose(results[0][1].astype(np.float32), results[1][1].astype(np.float32), rtol=1e-2, atol=1e-6)
 
 
-def test_every_reader_of_padded_logits_sees_their_numbers_only(any_cupy):
+def test_no_op_reads_the_padding_of_logits(any_cupy):
     with use_precision("bfloat16"):
         y, _, _ = head(any_cupy, "bfloat16")
         logits, plain = tl.Tensor.wrap(y), tl.Tensor.wrap(any_cupy.ascontiguousarray(y))
@@ -163,7 +163,7 @@ def test_every_reader_of_padded_logits_sees_their_numbers_only(any_cupy):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_a_model_with_such_a_head_learns_and_writes(dtype, any_cupy):
+def test_a_model_with_a_padded_head_learns_and_generates(dtype, any_cupy):
     """Loss and gradients beside the book's, in float32 on the CPU; and greedy text."""
     config = GPTConfig(vocab_size=V, block_size=8, n_layer=1, n_head=2, n_embd=16, bias=True, tied_head=True)
     ids = np.random.default_rng(0).integers(V, size=(2, 9))

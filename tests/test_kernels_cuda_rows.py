@@ -65,7 +65,7 @@ def test_rows_far_from_zero(any_cupy):
 
 @pytest.mark.parametrize("dtype", ROUNDED)
 @pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
-def test_half_precision_comes_out_of_the_float32_stream(op, module, dtype, any_cupy):
+def test_the_float32_residual_stream_gives_half_precision_outputs(op, module, dtype, any_cupy):
     with use_precision(dtype):
         results = run(op, module, any_cupy, 9, 96)
     assert [found.dtype.name for _, found, _ in results] == [dtype, *["float32"] * (len(results) - 1)]
@@ -84,7 +84,7 @@ def test_the_same_bits_every_time(any_cupy):
 
 @pytest.mark.parametrize("fault", ["        __syncthreads();\n    }\n", "+ dweight[i]"])
 @pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
-def test_a_warp_that_does_not_wait_for_its_turn_is_seen(op, module, fault, standin, monkeypatch):
+def test_faults_in_the_sums_of_the_warps_are_detected(op, module, fault, standin, monkeypatch):
     """Faults planted where the warps of a block add up their sums: no barrier between two turns, and one who forgets his own."""
     right = compiling.source
 
@@ -117,7 +117,7 @@ def test_sums_down_columns(rows, C, wider, dtype, order, any_cupy):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
-def test_what_came_down_the_residual_stream_is_added_to_dx(op, module, order, any_cupy):
+def test_the_gradient_of_the_residual_connection_is_added_to_dx(op, module, order, any_cupy):
     machine.machine.order = order
     x, dy, stream = np.random.default_rng(0).standard_normal((3, 5, 40)).astype(np.float32)
     forward, backward = getattr(module, f"{op.name}_forward"), getattr(module, f"{op.name}_backward")
@@ -132,7 +132,7 @@ def test_what_came_down_the_residual_stream_is_added_to_dx(op, module, order, an
     np.testing.assert_array_equal(to_numpy(backward(any_cupy.asarray(dy), saved, wide)[0]), to_numpy(dx))
 
 
-def test_the_gradient_of_a_residual_stream_takes_no_pass_of_its_own(standin, monkeypatch):
+def test_the_gradient_of_a_residual_connection_needs_no_extra_pass(standin, monkeypatch):
     """x + f(layernorm(x)) under a half precision: the sum of both gradients of x is layernorm's work, also while it is watched."""
     x, weight = tl.tensor(standin.ones((4, 16), "float32"), requires_grad=True), tl.nn.Parameter(standin.ones(16, "float32"))
     done, compute = [], machine.machine.compute
@@ -150,7 +150,7 @@ def test_the_sums_of_no_rows_are_0(any_cupy):
 
 
 @pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
-def test_the_gradients_of_all_parameters_take_one_launch_after_that_of_dx(op, module, standin):
+def test_all_parameter_gradients_take_one_launch_after_that_of_dx(op, module, standin):
     machine.machine.launches = []
     run(op, module, standin, 3000, 8)
     assert machine.machine.launches == [f"{op.name}_forward", f"{op.name}_backward", "sum_rows"]
@@ -182,7 +182,7 @@ def test_a_computed_weight_that_two_layers_share_gets_both_gradients(norm, stand
 
 
 @pytest.mark.parametrize("moved", ["x", "weight", "bias", "dy", "stream"])
-def test_views_that_begin_between_two_reads_of_four_numbers(moved, any_cupy):
+def test_views_that_are_not_aligned_to_four_numbers(moved, any_cupy):
     """Each operand in turn begins one number after a multiple of 16 bytes, as a parameter in a buffer may."""
     rng = np.random.default_rng(0)
     given = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in {"x": (5, 128), "weight": 128, "bias": 128}.items()}

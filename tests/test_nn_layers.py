@@ -233,7 +233,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("error", "match", "call"), [pytest.param(*r, id=f"{i}-{r[1]}") for i, r in enumerate(REFUSED)])
-def test_what_cannot_be_is_refused_by_name(error, match, call):
+def test_impossible_arguments_are_refused_by_name(error, match, call):
     with pytest.raises(error, match=match):
         call()
 

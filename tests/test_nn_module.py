@@ -120,7 +120,7 @@ def test_loading_converts_to_the_modules_dtype():
     assert model.weight.dtype == tl.float32
 
 
-def test_one_message_lists_all_that_does_not_fit_and_nothing_is_written():
+def test_one_message_lists_all_mismatches_and_nothing_is_written():
     model = build(tl)
     before = {name: value.array.copy() for name, value in model.state_dict().items()}
     state = {name: value.array + 1 for name, value in model.state_dict().items()}
@@ -137,7 +137,7 @@ def test_one_message_lists_all_that_does_not_fit_and_nothing_is_written():
         np.testing.assert_array_equal(value.array, before[name])
 
 
-def test_not_strict_loads_what_fits_and_says_what_did_not():
+def test_not_strict_loads_the_matching_names_and_returns_the_others():
     model = build(tl)
     missing, unexpected = model.load_state_dict({"mlp.0.bias": np.full(6, 3.0), "other": np.zeros(1)}, strict=False)
     assert "wte.weight" in missing
@@ -148,7 +148,7 @@ def test_not_strict_loads_what_fits_and_says_what_did_not():
         model.load_state_dict({"mlp.0.bias": np.zeros(1)}, strict=False)
 
 
-def test_loading_between_forward_and_backward_is_noticed():
+def test_loading_between_forward_and_backward_is_detected():
     model = tl.nn.Sequential(tl.nn.Linear(2, 2), tl.nn.Linear(2, 2))
     y = model(tl.ones(1, 2)).sum()
     model.load_state_dict(model.state_dict())
@@ -156,7 +156,7 @@ def test_loading_between_forward_and_backward_is_noticed():
         y.backward()
 
 
-def test_assignment_files_replaces_and_refuses():
+def test_assignment_registers_replaces_and_refuses():
     module = tl.nn.Module()
     module.x = 3
     module.x = tl.nn.Parameter(tl.ones(2))
@@ -187,7 +187,7 @@ def test_a_buffer_stays_a_buffer_when_assigned():
         module.running = 3
 
 
-def test_forgetting_super_init_is_said_clearly():
+def test_a_missing_super_init_is_a_clear_error():
     class Forgetful(tl.nn.Module):
         def __init__(self):
             self.layer = tl.nn.Linear(1, 1)
@@ -214,7 +214,7 @@ def test_train_and_eval_reach_every_module():
     assert all(module.training for module in model.modules())
 
 
-def test_zero_grad_forgets_or_fills():
+def test_zero_grad_drops_or_zeros_gradients():
     model = tl.nn.Linear(2, 2)
     model(tl.ones(1, 2)).sum().backward()
     model.zero_grad(set_to_none=False)
@@ -272,7 +272,7 @@ def test_hooks_of_parameters_see_the_gradient():
     np.testing.assert_array_equal(model.weight.grad.array, 6)
 
 
-def test_containers_index_slice_and_grow():
+def test_containers_can_be_indexed_sliced_and_extended():
     layers = tl.nn.ModuleList([tl.nn.Linear(1, i + 1) for i in range(3)])
     layers.append(tl.nn.Identity())
     assert len(layers) == 4
@@ -289,7 +289,7 @@ def test_containers_index_slice_and_grow():
     assert names(named.named_parameters()) == ["first.weight", "first.bias"]
 
 
-def test_a_parameter_reads_as_one():
+def test_the_repr_of_a_parameter_says_so():
     assert repr(tl.nn.Parameter(tl.ones(2))).startswith("Parameter containing:\ntensor([1., 1.]")
     assert not tl.nn.Parameter(tl.ones(2), requires_grad=False).requires_grad
     with pytest.raises(RuntimeError, match="floating point"):

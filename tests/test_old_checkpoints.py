@@ -36,7 +36,7 @@ def runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NEXT_LOSSES)
-def test_an_old_run_goes_on_with_the_losses_that_it_would_have_had(runs, name):
+def test_an_old_run_resumes_with_the_expected_losses(runs, name):
     """To 1 in 10,000: another BLAS adds in another order. Without the optimizer's state the second loss is off by more than 1 in 100."""
     steps = max(NEXT_LOSSES[name])
     assert run_main(lambda: PROGRAM[name]([f"--resume={name}", f"--steps={steps}", "--log-interval=1"])) == 0
@@ -47,7 +47,7 @@ def test_an_old_run_goes_on_with_the_losses_that_it_would_have_had(runs, name):
 
 
 @pytest.mark.parametrize("folder", ["pretrained", "finetuned", "alone", "pretrained/checkpoints/step-000200"])
-def test_an_old_model_writes_what_it_wrote(runs, folder):
+def test_an_old_model_generates_the_same_text(runs, folder):
     """The adapter alone is merged into the model that it belongs to."""
     Path("alone").mkdir()
     for file in Path("finetuned").glob("adapter.*"):

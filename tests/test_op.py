@@ -58,7 +58,7 @@ def test_call_unwraps_runs_and_records(scale):
     np.testing.assert_array_equal(x.grad.array, [3, 30])
 
 
-def test_nothing_is_recorded_where_nobody_wants_a_gradient(scale):
+def test_nothing_is_recorded_if_no_input_requires_a_gradient(scale):
     assert scale(Tensor(np.ones(2))).source is None
     with no_grad():
         y = scale(leaf(1.0))
@@ -101,7 +101,7 @@ def test_integer_outputs_take_no_part_in_gradients(make_op):
     assert not whole.requires_grad
 
 
-def test_backward_is_told_which_gradients_are_needed(make_op):
+def test_backward_gets_needs_grad(make_op):
     asked = []
 
     def backward(dy, saved, needs_grad=(True, True)):
@@ -166,7 +166,7 @@ def test_a_faster_pair_runs_where_it_supports_the_arguments(scale, fast):
     assert repr(scale) == "<op scale: cpu, book>"
 
 
-def test_the_last_one_registered_is_asked_first(scale, fast):
+def test_the_pair_registered_last_is_tried_first(scale, fast):
     faster = Pair("cuda", scale_forward, scale_backward, supports=only_vectors)
     register(scale, faster)
     assert choose_pair(scale, [np.ones(2)], {}) is faster
@@ -286,7 +286,7 @@ def public_functions():
 
 
 @pytest.mark.parametrize(("name", "function"), [*public_functions()])
-def test_a_wrong_argument_is_answered_with_the_name_that_the_user_wrote(name, function):
+def test_the_error_for_a_wrong_argument_names_the_called_function(name, function):
     x = tl.ones(2, 2)
     for args, options in [((), {"nonsense": 1}), ((x,), {"nonsense": 1}), ((x, x), {"nonsense": x})]:
         with pytest.raises(TypeError) as caught:
@@ -295,7 +295,7 @@ def test_a_wrong_argument_is_answered_with_the_name_that_the_user_wrote(name, fu
         assert not re.search("_forward|supports|lambda|locals", str(caught.value)), caught.value
 
 
-def test_the_message_says_what_the_op_takes():
+def test_the_error_lists_the_parameters_of_the_op():
     x = tl.ones(2, 2)
     for call, said in [
         (
@@ -312,7 +312,7 @@ def test_the_message_says_what_the_op_takes():
             call()
 
 
-def test_a_type_error_inside_a_forward_comes_out_as_it_is(make_op):
+def test_a_type_error_inside_a_forward_is_not_changed(make_op):
     def strange_forward(x):
         raise TypeError("something else")
 
@@ -320,7 +320,7 @@ def test_a_type_error_inside_a_forward_comes_out_as_it_is(make_op):
         make_op(strange_forward, lambda dy, saved: dy)(tl.ones(1))
 
 
-def test_without_ml_dtypes_there_is_no_bfloat16_and_it_is_said_what_to_install(monkeypatch):
+def test_without_ml_dtypes_bfloat16_raises_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     assert not hasattr(tl, "bfloat16")
     with pytest.raises(AttributeError, match="bfloat16 needs ml_dtypes: pip install"):

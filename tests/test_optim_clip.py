@@ -65,7 +65,7 @@ def test_equals_torch_in_float64(scale, max_norm, norm_type, flat):
 
 @each_home
 @pytest.mark.parametrize("max_norm", [1e-3, 1.0, 1e3])
-def test_the_very_numbers_of_torch(max_norm, flat):
+def test_flat_and_separate_gradients_are_clipped_as_in_torch(max_norm, flat):
     arrays = gradients(1.0, np.float64)
     theirs = theirs_with(arrays)
     expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
@@ -93,7 +93,7 @@ def test_float32_neither_overflows_nor_underflows(scale, flat):
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, math.inf])
-def test_what_is_not_finite_goes_as_in_torch(bad, norm_type):
+def test_nonfinite_gradients_give_torchs_result(bad, norm_type):
     arrays = gradients(1.0, np.float64)
     arrays[0][1, 1] = bad
     theirs = theirs_with(arrays)
@@ -110,7 +110,7 @@ def test_what_is_not_finite_goes_as_in_torch(bad, norm_type):
         np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-13)
 
 
-def test_only_those_with_a_gradient_count_and_a_shared_one_counts_once():
+def test_parameters_without_a_gradient_are_ignored_and_shared_ones_count_once():
     a, b, c = (tl.nn.Parameter(tl.zeros(2)) for _ in range(3))
     a.grad, b.grad = tl.tensor([3.0, 0.0]), tl.tensor([0.0, 4.0])
     assert clip_grad_norm_(iter([a, b, c, a]), 10.0).item() == 5.0
@@ -146,7 +146,7 @@ def test_clip_value_equals_torch():
             np.testing.assert_array_equal(p.grad.numpy(), q.grad.numpy())
 
 
-def test_limits_that_make_no_sense_are_refused():
+def test_invalid_limits_are_refused():
     for call in (
         lambda: clip_grad_norm_([], -1.0),
         lambda: clip_grad_norm_([], math.nan),

@@ -39,7 +39,7 @@ def loss_of(m):
     return tl.nn.functional.cross_entropy(m(tl.tensor(IDS)), tl.tensor(TARGETS))
 
 
-def test_values_stay_and_all_memory_is_one():
+def test_values_are_kept_in_one_buffer():
     m = model()
     before = {name: p.array.copy() for name, p in m.named_parameters()}
     flat = FlatParameters(m.parameters())
@@ -55,7 +55,7 @@ def test_values_stay_and_all_memory_is_one():
         assert flat.starts[i] * flat.data.itemsize % ALIGNMENT == 0
 
 
-def test_a_tied_parameter_has_one_place_and_both_gradients():
+def test_a_tied_parameter_has_one_position_and_both_gradients():
     m = model(tl.float64)
     assert len(FlatParameters(m.parameters())) == len(list(m.parameters())) == 6
     loss_of(m).backward()
@@ -91,7 +91,7 @@ def test_whole_buffer_stands_for_the_gradients_only_when_it_holds_exactly_them()
     assert whole_buffer(parameters) is None
 
 
-def test_refresh_copies_what_was_set_elsewhere_and_lists_who_has_a_gradient():
+def test_refresh_copies_new_arrays_and_lists_parameters_with_a_gradient():
     m = model()
     parameters = list(m.parameters())
     flat = FlatParameters(parameters)
@@ -127,7 +127,7 @@ def test_misshapen_data_and_gradients_are_refused_before_anything_changes():
             optimizer.step()
 
 
-def test_swapped_data_and_gradients_arrive_where_they_were_put():
+def test_swapped_data_and_gradients_are_copied_correctly():
     a, b = tl.nn.Parameter(tl.tensor([1.0, 2.0])), tl.nn.Parameter(tl.tensor([3.0, 4.0]))
     optimizer = tl.optim.SGD([a, b], lr=1.0)
     (a * tl.tensor([10.0, 20.0])).sum().backward()
@@ -152,7 +152,7 @@ def test_mixed_dtypes_need_a_buffer_each():
     assert (a.dtype, b.dtype) == (tl.float32, tl.float64)
 
 
-def test_moving_the_model_after_the_optimizer_was_made_goes_on_exactly():
+def test_training_continues_exactly_after_the_model_was_moved():
     """In float64 from the third step on, with Adam's running means carried over; as a run that started from the cast values."""
     m = model()
     optimizer = tl.optim.AdamW(m.parameters(), lr=1e-2)
@@ -193,7 +193,7 @@ def test_two_optimizers_may_share_parameters_as_in_torch():
     np.testing.assert_allclose(ours, run(torch, torch.nn.Parameter(torch.tensor(values))), rtol=1e-12, atol=1e-13)
 
 
-def test_a_step_between_forward_and_backward_is_noticed():
+def test_a_step_between_forward_and_backward_is_detected():
     m = model()
     optimizer = tl.optim.SGD(m.parameters(), lr=0.1)
     loss_of(m).backward()
@@ -203,7 +203,7 @@ def test_a_step_between_forward_and_backward_is_noticed():
         later.backward()
 
 
-def test_a_deep_copy_trains_by_itself():
+def test_a_deep_copy_trains_independently():
     m = model(tl.float64)
     optimizer = tl.optim.SGD(m.parameters(), lr=0.1)
     loss_of(m).backward()
@@ -220,7 +220,7 @@ def test_a_deep_copy_trains_by_itself():
     assert whole_buffer(list(twin.parameters())) is not whole_buffer(list(m.parameters()))
 
 
-def test_empty_and_zero_dimensional_parameters_have_their_place():
+def test_empty_and_zero_dimensional_parameters_are_laid_out():
     shapes = [(), (0,), (3,), (2, 0), (1, 1)]
     parameters = [tl.nn.Parameter(tl.ones(shape)) for shape in shapes]
     optimizer = tl.optim.SGD(parameters, lr=0.25)
@@ -232,7 +232,7 @@ def test_empty_and_zero_dimensional_parameters_have_their_place():
         assert (p.array == 0.75).all()
 
 
-def test_parameters_that_were_put_into_a_group_by_hand_are_refused():
+def test_parameters_added_to_a_group_by_hand_are_refused():
     first, second = (tl.nn.Parameter(tl.ones(2)) for _ in range(2))
     for change in (lambda groups: groups[0]["params"].append(second), lambda groups: groups[0]["params"].__setitem__(0, second)):
         optimizer = tl.optim.SGD([first], lr=0.1)

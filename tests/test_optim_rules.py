@@ -89,7 +89,7 @@ def test_parameters_without_a_gradient_are_left_out_of_that_step(name, options):
 
 
 @each_rule
-def test_groups_have_options_of_their_own(name, options):
+def test_groups_have_their_own_options(name, options):
     def grouped(params):
         return [{"params": params[3:], "lr": 0.03}, {"params": params[:3], "weight_decay": 0.2}]
 
@@ -100,7 +100,7 @@ def test_groups_have_options_of_their_own(name, options):
 
 
 @each_rule
-def test_a_group_added_later_joins_in(name, options):
+def test_a_group_added_later_is_trained(name, options):
     def train(t, params):
         optimizer = getattr(t.optim, name)(params[:2], **options)
         run(t, optimizer, params[:2], range(5))
@@ -154,7 +154,7 @@ def test_torchs_own_state_dict_can_be_loaded(name, options):
 
 
 @each_rule
-def test_where_the_buffer_is_cut_does_not_matter(name, options, monkeypatch):
+def test_the_size_of_the_tiles_does_not_change_the_result(name, options, monkeypatch):
     whole, tiled = parameters(tl), parameters(tl)
     run(tl, getattr(tl.optim, name)(whole, **options), whole, range(10))
     monkeypatch.setattr(optimizer_page, "TILE", 5)
@@ -164,7 +164,7 @@ def test_where_the_buffer_is_cut_does_not_matter(name, options, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
-def test_float32_stays_float32_and_within_its_rounding(name):
+def test_float32_stays_float32_and_agrees_up_to_rounding(name):
     ours, theirs = parameters(tl, np.float32), parameters(torch, np.float32)
     optimizer, reference = getattr(tl.optim, name)(ours, lr=0.01), getattr(torch.optim, name)(theirs, lr=0.01)
     for step in range(STEPS):
@@ -207,7 +207,7 @@ def test_the_update_functions_by_hand():
     assert p == pytest.approx(expected, rel=1e-13)
 
 
-def test_a_step_makes_the_loss_smaller_and_bumps_the_versions():
+def test_a_step_reduces_the_loss_and_counts_a_write():
     w = tl.nn.Parameter(tl.tensor([3.0, -2.0]))
     frozen = tl.nn.Parameter(tl.ones(2))
     optimizer = tl.optim.SGD([w, frozen], lr=0.1)
@@ -224,7 +224,7 @@ def test_a_step_makes_the_loss_smaller_and_bumps_the_versions():
     assert optimizer.step(closure).item() < first
 
 
-def test_zero_grad_forgets_or_fills():
+def test_zero_grad_drops_or_zeros_gradients():
     w = tl.nn.Parameter(tl.ones(2))
     optimizer = tl.optim.SGD([w], lr=0.1)
     (w * w).sum().backward()
@@ -262,7 +262,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("error", "match", "call"), [pytest.param(*r, id=f"{i}-{r[1]}") for i, r in enumerate(REFUSED)])
-def test_what_cannot_be_is_refused(error, match, call):
+def test_invalid_options_are_refused(error, match, call):
     with pytest.raises(error, match=match):
         call()
 

@@ -63,7 +63,7 @@ def torchs_steps(make, max_norm=1.0):
 @np.errstate(all="ignore")
 @pytest.mark.parametrize("max_norm", [1.0, 100.0], ids=["always clipped", "never clipped"])
 @pytest.mark.parametrize("kind", ["AdamW", "SGD"])
-def test_scales_and_steps_are_torchs(kind, max_norm):
+def test_scales_and_steps_equal_torchs(kind, max_norm):
     """SGD's steps are as long as its gradients: one that is not unscaled is seen where nothing is clipped."""
     weight = nn.Parameter(START.copy())
     ours, state = scaled_steps(weight, getattr(optim, kind)([weight], lr=0.1), max_norm=max_norm)
@@ -75,7 +75,7 @@ def test_scales_and_steps_are_torchs(kind, max_norm):
 
 
 @pytest.mark.parametrize("kernels", ["fast", "book"])
-def test_on_a_gpu_it_is_the_same_and_the_optimizer_counts_the_steps_that_were_made(any_cupy, kernels):
+def test_on_a_gpu_scales_are_the_same_and_only_made_steps_are_counted(any_cupy, kernels):
     weight = nn.Parameter(any_cupy.asarray(START))
     with use_kernels(kernels):
         ours, state = scaled_steps(weight, optim.AdamW([weight], lr=0.1), any_cupy.asarray)
@@ -88,7 +88,7 @@ def test_on_a_gpu_it_is_the_same_and_the_optimizer_counts_the_steps_that_were_ma
 
 @np.errstate(all="ignore")
 @pytest.mark.parametrize("kind, dtype", [("SGD", "float32"), ("AdamW", "float64")])
-def test_what_no_kernel_can_hold_back_is_looked_at(kind, dtype, any_cupy):
+def test_rules_that_cannot_skip_a_step_on_the_device_read_the_norm(kind, dtype, any_cupy):
     """The book's rules would take a step 0 for a step, and divide by zero."""
     weight = nn.Parameter(any_cupy.asarray(START.astype(dtype)))
     optimizer = getattr(optim, kind)([weight], lr=0.1)
@@ -105,13 +105,13 @@ WRONG = [{"init_scale": 0.0}, {"init_scale": 1e39}, {"init_scale": math.nan}, {"
 
 
 @pytest.mark.parametrize("wrong", [*WRONG, {"growth_interval": 0}])
-def test_factors_that_go_the_wrong_way(wrong):
+def test_invalid_factors_are_refused(wrong):
     with pytest.raises(ValueError, match="GradScaler: init_scale must be between"):
         optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1), **wrong)
 
 
 @pytest.mark.parametrize(("scale", "good"), [(0.0, 1), (math.inf, 1), (4.0, -1), (math.nan, 1)])
-def test_a_state_that_is_none(scale, good):
+def test_an_invalid_state_is_refused(scale, good):
     with pytest.raises(ValueError, match="a loss scale is between"):
         optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1)).load_state_dict({"scale": scale, "good_steps": good})
 
@@ -144,14 +144,14 @@ def assert_same(one, other):
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-def test_only_float16_is_scaled_and_not_by_the_book(standin):
+def test_only_float16_with_kernels_is_scaled(standin):
     enabled = [trainer(precision).stepper.scaler.is_enabled() for precision in ("float32", "tf32", "bfloat16", "float16")]
     assert enabled == [False, False, False, True]
     with use_kernels("book"):
         assert not trainer().stepper.scaler.is_enabled()
 
 
-def test_too_large_a_scale_is_found_out_and_costs_the_first_steps_alone(any_cupy):
+def test_too_large_a_scale_skips_only_the_first_steps(any_cupy):
     """From 2⁴⁰ S halves until nothing overflows; until then the weights stay as they were, and the optimizer's count at 0."""
     run = trainer(init_scale=2.0**40)
     before = [p.array.get() for p in run.model.parameters()]
@@ -166,7 +166,7 @@ def test_too_large_a_scale_is_found_out_and_costs_the_first_steps_alone(any_cupy
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_small_gradients_vanish_without_it(any_cupy):
+def test_small_gradients_underflow_without_scaling(any_cupy):
     """The gradient of a loss that is 10⁻⁶ times as large is 10⁻⁶ times as large: in float16, scaled, and not if it is not."""
     run = trainer(grad_clip=0.0)
     x, y = (tl.tensor(TOKENS[start : start + 32].reshape(4, 8).astype(np.int64), device="cupy") for start in (0, 1))
@@ -184,7 +184,7 @@ def test_small_gradients_vanish_without_it(any_cupy):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_recorded_step_is_held_back_as_a_plain_one(any_cupy, accumulation):
+def test_a_recorded_step_is_skipped_like_a_plain_one(any_cupy, accumulation):
     plain, captured = (trainer(init_scale=2.0**34, cuda_graph=graph, accumulation=accumulation) for graph in (False, True))
     with use_precision("float16"):
         for _ in range(WARM_UP + 20):
@@ -201,7 +201,7 @@ def test_nothing_is_read_from_the_device_in_a_step(standin):
             run.update()
 
 
-def test_a_run_taken_up_again_goes_on_with_the_scale_it_had(any_cupy):
+def test_a_resumed_run_continues_with_its_scale(any_cupy):
     whole, first, second = trainer(init_scale=2.0**34), trainer(init_scale=2.0**34), trainer()
     with use_precision("float16"):
         for _ in range(24):
@@ -218,7 +218,7 @@ def test_a_run_taken_up_again_goes_on_with_the_scale_it_had(any_cupy):
     assert_same(state_of(whole), state_of(second))
 
 
-def test_a_checkpoint_counts_the_steps_that_were_made(standin):
+def test_a_checkpoint_counts_only_the_made_steps(standin):
     run = trainer(init_scale=2.0**40)
     with use_precision("float16"):
         for _ in range(40):
@@ -246,7 +246,7 @@ def test_s_stays_finite_and_shrinks_again_at_an_overflow(growth_factor):
     assert seen[12:] == [2.0**125, 2.0**124, 2.0**123]
 
 
-def test_s_does_not_vanish_and_grows_again():
+def test_s_does_not_underflow_and_grows_again():
     """In torch it ends at 0, and stays there."""
     scaler = optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1), init_scale=2.0**-124, growth_interval=1)
     seen = []

@@ -120,7 +120,7 @@ def test_a_later_group_where_the_schedule_stands_at_zero_keeps_its_rate_as_the_b
     assert [rates[-1] for rates in seen[2:]] == [0.3] * 4
 
 
-def test_a_list_of_functions_wants_one_for_the_new_group():
+def test_a_list_of_functions_needs_one_for_a_new_group():
     optimizer = optimizer_of(tl)
     schedule = tl.optim.LambdaLR(optimizer, [pure, pure])
     optimizer.add_param_group({"params": [tl.nn.Parameter(tl.ones(2))], "lr": 0.3})
@@ -164,14 +164,14 @@ def test_warmup_cosine_without_warmup_is_torchs_cosine():
     )
 
 
-def test_schedules_of_no_length_are_at_their_end():
+def test_schedules_of_length_0_are_at_their_end():
     assert linear(0, 0.1, 0.7, 0) == 0.7
     assert cosine(0, 0, 0.2) == pytest.approx(0.2)
     assert warmup_cosine(5, 5, 5, 0.3) == pytest.approx(0.3)
     assert math.isfinite(warmup_cosine(3, 5, 2))
 
 
-def test_nonsense_is_refused():
+def test_invalid_arguments_are_refused():
     optimizer = optimizer_of(tl)
     with pytest.raises(ValueError, match="1 functions for 2 parameter groups"):
         tl.optim.LambdaLR(optimizer, [pure])
@@ -212,7 +212,7 @@ PLATEAUS = [
 
 
 @pytest.mark.parametrize("options", PLATEAUS, ids=str)
-def test_a_plateau_is_seen_where_torch_sees_one(options):
+def test_a_plateau_is_detected_as_in_torch(options):
     seen = []
     for t in (tl, torch):
         optimizer = optimizer_of(t)

@@ -46,7 +46,7 @@ from gpt.finetuning.config import FINETUNING, FinetuneConfig
         (plot, ["--output", "a.png"], "--out"),
     ],
 )
-def test_the_advice_is_useful(program, unknown, advice, capsys):
+def test_an_unknown_option_gets_the_right_advice(program, unknown, advice, capsys):
     needed = ["--checkpoint", "x"] if program in (generate, classify) else []
     assert run_main(lambda: program.main([*needed, *unknown])) == 2
     name = unknown[0].partition("=")[0].replace("_", "-")
@@ -70,7 +70,7 @@ def test_no_synonym_is_an_option_of_the_same_program():
 
 @pytest.mark.parametrize("name", ["null", "~", "#x", "true", "1", "[a]", "a: b", "a #b", "2020-01-01", "'q'"])
 @pytest.mark.parametrize("option", ["out", "data", "tokenizer", "checkpoint", "template", "old_data"])
-def test_a_name_is_what_it_says(option, name):
+def test_an_option_with_a_name_is_parsed_unchanged(option, name):
     program = FINETUNING if option in FinetuneConfig.__dataclass_fields__ else TRAINING
     assert parse_settings([f"--{option.replace('_', '-')}", name], program) == {option: name}
 
@@ -79,12 +79,12 @@ def test_a_name_is_what_it_says(option, name):
     ("out", "sentence"),
     [("~", "the home folder is no run's: name one for the run, such as --out ~/runs/mine."), ("", "out must be the name of a folder")],
 )
-def test_a_run_has_a_folder_of_its_own(tmp_path, capsys, out, sentence):
+def test_a_run_folder_in_use_or_unusable_is_refused(tmp_path, capsys, out, sentence):
     (tmp_path / "fox.txt").write_text("the quick brown fox " * 50)
     assert run_main(lambda: train.main([f"--data={tmp_path / 'fox.txt'}", "--block-size=8", f"--out={out}"])) == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_a_file_of_settings_may_say_that_there_is_none(tmp_path):
+def test_a_file_of_settings_may_contain_null(tmp_path):
     (tmp_path / "a.yaml").write_text("out: null\nsteps: 3\n")
     assert parse_settings(["--config", str(tmp_path / "a.yaml")]) == {"out": None, "steps": 3}

@@ -66,7 +66,7 @@ def test_gradients_are_those_of_the_whole_batch(shards, rows):
         np.testing.assert_allclose(found[name], g, rtol=0, atol=1e-12 * np.abs(g).max(), err_msg=name)
 
 
-def test_the_number_of_workers_changes_no_bit():
+def test_the_number_of_workers_does_not_change_a_bit():
     reference = train(shards=4, workers=1, dropout=0.3)
     for workers in (2, 4):
         losses, weights = train(shards=4, workers=workers, dropout=0.3)
@@ -151,7 +151,7 @@ def test_an_error_in_a_worker_is_raised_by_map_when_all_have_ended():
     assert sorted(ended) == [1, 2, 3]
 
 
-def test_workers_run_with_one_blas_thread_and_give_the_others_back():
+def test_workers_run_with_one_blas_thread_and_restore_the_others():
     def blas_threads():
         return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
 
@@ -162,7 +162,7 @@ def test_workers_run_with_one_blas_thread_and_give_the_others_back():
         assert blas_threads() == before
 
 
-def test_workers_are_threads_of_their_own():
+def test_workers_are_separate_threads():
     with Workers(2) as team:
         names = team.map(lambda _: threading.current_thread().name, range(2))
     assert all(name.startswith("tensorlite-worker") for name in names)
@@ -179,11 +179,11 @@ def test_numpys_error_state_holds_for_the_workers():
             team.map(divide, range(4))
 
 
-def test_outside_a_with_block_the_caller_works_alone():
+def test_outside_a_with_block_the_calling_thread_does_the_work():
     assert Workers(2).map(lambda _: threading.current_thread(), range(2)) == [threading.current_thread()] * 2
 
 
 @pytest.mark.parametrize("make", [lambda: Workers(0), lambda: BatchShards(make_model(), [], 0, Workers(1))])
-def test_less_than_one_is_refused(make):
+def test_less_than_one_worker_or_shard_is_refused(make):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         make()

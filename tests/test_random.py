@@ -17,7 +17,7 @@ from tensorlite.random import (
 
 
 @given(pieces=st.lists(st.integers(0, 13), max_size=9), p=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-def test_pieces_of_a_mask_are_the_mask(pieces, p):
+def test_the_pieces_of_a_mask_equal_the_whole_mask(pieces, p):
     whole, factor = dropout_mask((sum(pieces),), p, make_generator(3))
     stream, other = make_generator(3), make_generator(3)
     reader = DropoutMaskReader(p, stream)
@@ -28,7 +28,7 @@ def test_pieces_of_a_mask_are_the_mask(pieces, p):
     assert stream.random() == other.random(), "both leave the stream at the same place"
 
 
-def test_a_mask_keeps_as_much_as_it_says():
+def test_a_mask_keeps_the_expected_share():
     keep, factor = dropout_mask((1000, 1000), 0.2, make_generator(0))
     assert keep.dtype == bool
     assert abs(keep.mean() - 0.8) < 0.002
@@ -41,7 +41,7 @@ def test_a_probability_is_between_0_and_1(p):
         dropout_mask((3,), p)
 
 
-def test_streams_are_named_by_seed_and_key():
+def test_seed_and_key_determine_a_generator():
     first = make_generator(1, 2, 3).random(4)
     assert np.array_equal(first, make_generator(1, 2, 3).random(4))
     for other in (make_generator(1), make_generator(1, 3, 2), make_generator(2, 2, 3)):
@@ -50,7 +50,7 @@ def test_streams_are_named_by_seed_and_key():
         make_generator(-1)
 
 
-def test_calls_of_dropout_are_numbered_inside_a_block_and_afresh_in_the_next():
+def test_calls_of_dropout_are_numbered_from_0_in_each_block():
     key, other = draw_dropout_key(make_generator(1)), draw_dropout_key(make_generator(2))
     with use_dropout_key(key):
         assert [next_dropout_key(np)[1] for _ in range(3)] == [0, 1, 2]
@@ -62,7 +62,7 @@ def test_calls_of_dropout_are_numbered_inside_a_block_and_afresh_in_the_next():
         assert next_dropout_key(np)[1] == 0
 
 
-def test_a_key_of_ones_own_is_drawn_from_the_stream_given_or_the_threads():
+def test_without_a_block_a_key_is_drawn_from_the_given_or_the_threads_generator():
     def drawn(seed):
         return draw_dropout_key(make_generator(seed)).tolist()
 

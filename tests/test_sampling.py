@@ -45,7 +45,7 @@ def test_the_check_on_the_distribution_can_fail() -> None:
     assert chi_square(LOGITS, softmax(LOGITS / 1.05)) > 18.5
 
 
-def test_top_k_draws_from_the_k_likeliest() -> None:
+def test_top_k_draws_from_the_k_most_likely() -> None:
     p = np.where(np.isin(np.arange(5), [2, 4]), softmax(LOGITS), 0)
     assert chi_square(LOGITS, p / p.sum(), top_k=2) < 10.8  # 1 degree of freedom, 0.1%
 
@@ -72,7 +72,7 @@ def test_a_token_without_probability_is_never_drawn() -> None:
 
 
 @given(arrays(np.float64, (3, 17), elements=st.floats(-50, 50)), st.floats(0, 1, exclude_max=True))
-def test_the_last_uniform_below_one_stays_in_the_vocabulary(logits: np.ndarray, uniform: float) -> None:
+def test_a_uniform_just_below_one_gives_an_id_in_the_vocabulary(logits: np.ndarray, uniform: float) -> None:
     for u in (uniform, np.nextafter(1, 0)):
         ids = sample(logits, generator=Fixed(u, u, u))
         assert ((ids >= 0) & (ids < 17)).all()
@@ -88,11 +88,11 @@ def test_temperature_zero_is_greedy_and_draws_nothing() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 5e-324, 1e-30])
-def test_a_tiny_temperature_is_as_good_as_greedy(temperature: float) -> None:
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     assert sample(LOGITS, temperature, generator=Fixed(0.99)) == 2
 
 
-def test_a_huge_temperature_is_as_good_as_uniform() -> None:
+def test_a_huge_temperature_is_uniform() -> None:
     assert sample(np.array([-1e4, 0.0]), 1e300, generator=Fixed(0.49)) == 0
 
 
@@ -101,13 +101,13 @@ def test_large_logits_do_not_overflow() -> None:
     assert sample(np.array([1e4, 1e4 - 1, -1e300]), generator=Fixed(0.74)) == 1
 
 
-def test_top_k_beyond_the_vocabulary_means_all() -> None:
+def test_top_k_larger_than_the_vocabulary_keeps_all() -> None:
     expected = sample(np.tile(LOGITS, (100, 1)), generator=np.random.default_rng(1))
     for k in (5, 6, 200):
         np.testing.assert_array_equal(sample(np.tile(LOGITS, (100, 1)), top_k=k, generator=np.random.default_rng(1)), expected)
 
 
-def test_top_k_keeps_what_equals_the_last() -> None:
+def test_top_k_keeps_all_ties_with_the_last() -> None:
     ids = sample(np.tile([1.0, 2.0, 1.0, 0.0], (1000, 1)), top_k=2, generator=np.random.default_rng(0))
     assert set(ids.tolist()) == {0, 1, 2}
 
@@ -140,7 +140,7 @@ def test_the_logits_are_not_written_to() -> None:
     np.testing.assert_array_equal(logits, LOGITS)
 
 
-def test_without_a_generator_the_threads_stream_is_used() -> None:
+def test_without_a_generator_the_threads_generator_is_used() -> None:
     logits = np.tile(LOGITS, (20, 1))
     tl.manual_seed(3)
     first = sample(logits)
@@ -162,14 +162,14 @@ def test_without_a_generator_the_threads_stream_is_used() -> None:
         ({"top_p": float("nan")}, "top_p must be above 0 and at most 1, got nan"),
     ],
 )
-def test_options_out_of_range(options: dict, message: str) -> None:
+def test_options_out_of_range_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sample(LOGITS, **options)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_logits_that_mean_nothing(bad: float, temperature: float) -> None:
+def test_invalid_logits_are_refused(bad: float, temperature: float) -> None:
     with pytest.raises(ValueError, match="nan or infinity"):
         sample(np.array([0.0, bad, 1.0]), temperature)
     with pytest.raises(ValueError, match="nan or infinity"):

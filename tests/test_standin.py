@@ -38,14 +38,14 @@ TOKENS = np.random.default_rng(0).integers(0, 11, 400).astype(np.uint16)
     ],
     ids=["asarray", "numpy's add", "plus", "times", "matmul", "in place", "setitem", "stack"],
 )
-def test_numpys_arrays_are_refused_and_nothing_becomes_one_unasked(use, standin):
+def test_numpy_arrays_are_refused_and_never_made_implicitly(use, standin):
     n = np.ones((3, 3), np.float32)
     with pytest.raises(TypeError):
         use(standin.asarray(n), n)
 
 
 @pytest.mark.parametrize("name", ["errstate", "vecdot", "memmap", "no_such_name"])
-def test_names_that_cupy_lacks_are_lacking(name, standin):
+def test_names_that_cupy_does_not_have_are_missing(name, standin):
     assert name not in library.names_of("cupy")
     with pytest.raises(AttributeError):
         getattr(standin, name)
@@ -58,7 +58,7 @@ def test_every_name_of_the_standin_is_one_of_cupys(standin):
 
 
 @pytest.mark.parametrize("join", ["stack", "concatenate"])
-def test_more_than_eight_arrays_are_not_joined_in_a_graph(join, standin):
+def test_a_graph_cannot_join_more_than_eight_arrays(join, standin):
     """CuPy would record a copy of their addresses from memory of the host that is gone when the graph is launched."""
     arrays = [standin.ones(2, "float32") for _ in range(9)]
     recorder = Recorder()
@@ -68,7 +68,7 @@ def test_more_than_eight_arrays_are_not_joined_in_a_graph(join, standin):
     assert getattr(standin, join)(arrays).size == 18
 
 
-def test_host_reads_are_noted_and_can_be_forbidden(standin):
+def test_host_reads_are_recorded_and_can_be_forbidden(standin):
     x = standin.arange(4.0)
     for read in (float, bool, int):
         read(x.sum())
@@ -116,7 +116,7 @@ def test_losses_and_weights_are_numpys_bit_for_bit_where_the_arithmetic_is_the_s
 
 
 @pytest.mark.parametrize("precision, error", [("float32", 1e-4), ("tf32", 5e-3), ("bfloat16", 3e-2), ("float16", 5e-3)])
-def test_losses_of_every_precision_are_near_those_of_numpy(precision, error, standin):
+def test_losses_in_every_precision_are_near_numpys(precision, error, standin):
     numpys, ours = trainer("numpy"), trainer("cupy", precision=precision)
     from tensorlite.precision import use_precision
 
@@ -126,7 +126,7 @@ def test_losses_of_every_precision_are_near_those_of_numpy(precision, error, sta
         assert abs(found - right) <= error * right
 
 
-def test_nothing_is_read_between_the_model_and_the_step(standin):
+def test_no_value_is_read_between_the_model_and_the_step(standin):
     run = trainer("cupy", accumulation=2)
     run.update()
     with machine.forbid_host_reads():
@@ -161,14 +161,14 @@ def run(arguments):
     ],
     ids=["no GPU", "a driver older than CuPy's CUDA"],
 )
-def test_a_gpu_that_cannot_be_used_is_told_in_a_sentence(trouble, words, standin):
+def test_an_unusable_gpu_gives_one_sentence(trouble, words, standin):
     for name, value in trouble.items():
         setattr(machine.machine, name, value)
     with pytest.raises(DeviceUnavailableError, match=words):
         Device("cupy").module  # noqa: B018
 
 
-def test_an_old_cupy_and_a_gpu_that_is_not_there(standin, monkeypatch):
+def test_an_old_cupy_or_a_missing_gpu_is_an_error(standin, monkeypatch):
     with pytest.raises(DeviceUnavailableError, match=r"'cupy:3' does not exist"):
         tl.zeros(2, device="cupy:3")
     monkeypatch.setattr(standin, "__version__", "13.6.0")
@@ -176,7 +176,7 @@ def test_an_old_cupy_and_a_gpu_that_is_not_there(standin, monkeypatch):
         Device("cupy").module  # noqa: B018
 
 
-def test_two_backends_in_one_expression(standin):
+def test_two_backends_in_one_expression_are_refused(standin):
     with pytest.raises(RuntimeError, match="different devices"):
         tl.zeros(2) + tl.zeros(2, device="cupy")
 

@@ -43,7 +43,7 @@ def run(case: Case, t: Any, xp: Any, dtype: type) -> list[Any]:
 
 @pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-def test_the_book_computes_on_cupy_what_it_computes_on_numpy(case, dtype, standin):
+def test_the_book_gives_the_same_result_on_cupy_and_numpy(case, dtype, standin):
     expected = run(case, tl, np, dtype)
     found = run(case, OnDevice(), standin, dtype)
     assert all(array_module(x) is standin for x in found), "a result is not on the device"

@@ -23,7 +23,7 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("name", ["data/__init__.py", "data.py", "tensorlite.py"])
-def test_a_program_names_the_file_in_the_way(tmp_path, name, program):
+def test_a_program_names_a_file_that_shadows_a_package(tmp_path, name, program):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("raise SystemExit('a program of the user')")
     done = run("-m", program, folder=tmp_path)
@@ -36,7 +36,7 @@ def test_a_program_names_the_file_in_the_way(tmp_path, name, program):
     assert done.stdout == ""
 
 
-def test_so_does_an_import(tmp_path):
+def test_an_import_names_a_file_that_shadows_a_package(tmp_path):
     (tmp_path / "data.py").write_text("")
     done = run("-c", "from gpt.model import GPT", folder=tmp_path)
     assert done.returncode == 1
@@ -53,7 +53,7 @@ def test_without_the_current_folder_every_program_starts(tmp_path, names):
     assert "--mode" in done.stdout
 
 
-def test_a_folder_of_texts_is_in_nobodys_way(tmp_path):
+def test_a_folder_of_texts_shadows_no_package(tmp_path):
     """It is no package, so Python goes on looking."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text("text")

@@ -52,7 +52,7 @@ def judge(tmp_path):
 
 
 @pytest.mark.parametrize("name", all_names())
-def test_the_solution_is_right_and_the_page_to_begin_with_is_not(name, judge):
+def test_the_solution_passes_and_the_initial_page_does_not(name, judge):
     exercise = load(name)
     solved = judge(name, text=exercise.solution)
     assert solved.right, solved.says
@@ -70,7 +70,7 @@ def test_the_numbers_to_check_by_hand_are_right(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_page_fits_on_a_screen_and_gives_nothing_away(name):
+def test_a_page_fits_on_a_screen_and_does_not_contain_the_solution(name):
     exercise = load(name)
     assert exercise.solution.count("\n") < 70
     assert all(len(line) <= 140 for line in exercise.start.splitlines())
@@ -158,7 +158,7 @@ FOUND_BY = {
 
 
 @pytest.mark.parametrize("name", MYSTERIES)
-def test_a_mystery_is_found_by_what_is_said_about_it(name, judge):
+def test_the_check_of_a_mystery_points_to_its_fault(name, judge):
     """The check names the gradient and the mistake, and the last hint leads to the very line."""
     mystery, exercise = MYSTERIES[name], load(name)
     verdict = judge(name, text=exercise.start)
@@ -201,13 +201,13 @@ PAGES = {
 
 
 @pytest.mark.parametrize("lines, says", PAGES.values(), ids=PAGES)
-def test_what_a_page_does_is_told_in_a_sentence_about_it(lines, says, judge):
+def test_errors_and_output_of_a_page_are_reported_in_a_sentence(lines, says, judge):
     verdict = judge("softmax", lines)
     assert says in f"{verdict.says} {verdict.looks_like}"
     assert "Traceback" not in verdict.says
 
 
-def test_a_page_that_is_not_python_or_lacks_its_function(judge, tmp_path):
+def test_a_page_that_is_not_python_or_lacks_its_function_is_reported(judge, tmp_path):
     good = load("softmax").solution
     assert "line 29 is not Python: invalid syntax" in judge("softmax", text=good.replace("y = saved", "y = = saved")).says
     assert "line 29 is not Python" in judge("softmax", text=good.replace("    y = saved", "  y = saved")).says
@@ -222,7 +222,7 @@ def test_a_page_that_is_not_python_or_lacks_its_function(judge, tmp_path):
     assert "there is no" in examine(load("softmax"), tmp_path / "softmax.py").says
 
 
-def test_loops_and_exits_end_no_more_than_their_own_page(tmp_path):
+def test_an_endless_loop_or_exit_ends_only_its_own_page(tmp_path):
     bodies = {"square": "while True:\n        pass", "exp": "import os\n    os._exit(0)", "log": "return dy / x"}
     pages = []
     for name, body in bodies.items():

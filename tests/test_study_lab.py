@@ -71,13 +71,13 @@ def test_the_mask_hides_what_comes_later():
     assert (logits(built(mask=False), IDS)[:-1] != logits(built(mask=False), changed)[:-1]).any()
 
 
-def test_without_attention_a_token_knows_nothing_of_the_others():
+def test_without_attention_a_token_does_not_depend_on_others():
     changed = [*reversed(IDS[:-1]), IDS[-1]]
     assert (logits(built(attention=False), IDS)[-1] == logits(built(attention=False), changed)[-1]).all()
     assert (logits(built(), IDS)[-1] != logits(built(), changed)[-1]).any()
 
 
-def test_without_positions_the_order_of_the_earlier_tokens_is_unknown():
+def test_without_positions_the_order_of_earlier_tokens_has_no_effect():
     model = built(positions=False).double()
     changed = [*reversed(IDS[:-1]), IDS[-1]]
     # one block: in the second, an earlier token has itself seen what came before it
@@ -94,7 +94,7 @@ def test_unscaled_scores_are_larger_by_the_root_of_d():
         np.testing.assert_allclose(scaled(x).numpy(), free(x).numpy(), rtol=1e-5, atol=1e-7)
 
 
-def test_post_norm_ends_with_a_norm_and_no_residual_is_no_sum():
+def test_post_norm_normalises_after_the_sum_and_no_residual_has_no_sum():
     x = tl.randn(1, 8, SMALL.n_embd)
     with tl.no_grad():
         y = built(post_norm=True).h[0](x).numpy()
@@ -115,7 +115,7 @@ def test_every_variant_trains(dataset: Dataset, variant: lab.Variant):
     assert [record["step"] for record in outcome.records if "loss" in record] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_is_the_same_again_and_learns(dataset: Dataset):
+def test_a_run_is_repeatable_and_learns(dataset: Dataset):
     one, other = (train(WHOLE, dataset, 40) for _ in range(2))
     assert one.records == other.records
     assert one.val_loss < one.records[0]["val_loss"]

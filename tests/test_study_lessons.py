@@ -82,7 +82,7 @@ def test_the_lessons_are_those_of_the_course_in_its_order():
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", names())
-def test_links_lead_somewhere(name, language):
+def test_the_targets_of_links_exist(name, language):
     page = load(name, language)
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.path.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.path.parent / link).exists()] == []
@@ -101,7 +101,7 @@ def test_a_lesson_fits_eighty_columns_and_is_not_long(name):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", names())
-def test_the_programs_that_a_lesson_names_are_there(name, language):
+def test_the_programs_that_a_lesson_names_exist(name, language):
     text = load(name, language).path.read_text(encoding="utf-8")
     for module, word, rest in re.findall(r"python -m ([\w.]+) ?([a-z_]*)([^`\n]*)", text):
         assert importlib.util.find_spec(module), f"python -m {module}"
@@ -123,7 +123,7 @@ def test_only_imports_differ_between_the_engines():
     assert on_engine(source, "tensorlite") == source
 
 
-def test_a_number_at_the_edge_of_rounding_is_noticed():
+def test_a_number_that_depends_on_rounding_is_detected():
     assert checked(0.126, 2) == 0.126
     for value, digits in [(0.125, 2), (0.12501, 2), (-2.5, 0)]:
         with pytest.raises(AssertionError, match="at the edge"):
@@ -147,7 +147,7 @@ def test_an_output_belongs_to_the_block_above_it():
     assert page.parts[2].text == "```text\nfigure\n```"
 
 
-def test_a_block_that_should_raise_and_does_not_is_noticed():
+def test_a_block_that_should_raise_and_does_not_is_detected():
     page = parse("# 1 · T\n\n*s*\n\n```python raises\nx = 1\n```\n", Path("01_t.md"))
     with pytest.raises(AssertionError, match="raises nothing"):
         list(run(page))

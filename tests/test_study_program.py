@@ -79,7 +79,7 @@ def test_torch_is_the_same_page_with_another_import(here, capsys):
         (["all"], "there is no lesson 'all'"),
     ],
 )
-def test_what_is_not_there_is_answered_in_a_sentence(here, arguments, sentence):
+def test_an_unknown_name_gets_one_sentence(here, arguments, sentence):
     with pytest.raises(StudyError) as error:
         main(arguments)
     assert sentence in str(error.value)
@@ -92,14 +92,14 @@ def test_an_error_is_one_line_and_exit_code_2(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"lesson": 1}', "\ufeff\x00"])
-def test_a_damaged_list_of_what_was_done(here, content):
+def test_a_damaged_progress_file_is_reported(here, content):
     (here / "my_study").mkdir()
     (here / "my_study" / "progress.json").write_text(content, encoding="utf-8")
     with pytest.raises(StudyError, match=r"progress\.json"):
         main([])
 
 
-def test_a_folder_that_cannot_be_written(here):
+def test_a_folder_without_write_permission_is_reported(here):
     (here / "my_study").write_text("a file in the way")
     assert progress.read() == {}
     with pytest.raises(StudyError, match="cannot be remembered"):
@@ -121,7 +121,7 @@ def test_prose_fits_the_terminal(width, language):
                 assert not line.strip().startswith(("，", "。", "、", "：", "）")), line
 
 
-def test_where_nothing_is_lost_when_wrapping():
+def test_wrapping_loses_no_text():
     text = "一個 token 的機率是 p，而「softmax」的總和是 1。 The sum is 1."
     for width in range(24, 90):
         assert "".join("".join(wrapped(text, width)).split()) == "".join(text.split())
@@ -139,7 +139,7 @@ def test_a_table_is_aligned_or_becomes_a_list():
     assert list(Screen(24).markdown(wide)) == ["a rather long cell · b,", "c", "- d · a long one", ""]
 
 
-def test_markdown_is_taken_off():
+def test_markdown_is_removed():
     assert inline("see [page 7](07_x.md), **now**, *not* `a * b * c`") == "see page 7, now, not `a * b * c`"
     assert inline("[softmax.py](../../tensorlite/ops/softmax.py)") == "tensorlite/ops/softmax.py"
 
@@ -171,7 +171,7 @@ def test_a_log_has_neither_colours_nor_control_characters(tmp_path):
     assert not re.search(rb"[\x00-\x09\x0b-\x1f]", done.stdout)
 
 
-def test_an_encoding_without_our_signs(tmp_path):
+def test_an_encoding_without_our_symbols_gets_replacements(tmp_path):
     for name in ("1", "3"):
         done = program(name, folder=tmp_path, PYTHONIOENCODING="cp1252")
         assert done.returncode == 0, done.stderr
@@ -184,7 +184,7 @@ def test_an_encoding_without_our_signs(tmp_path):
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_sign_of_the_lessons_has_a_stand_in(name):
+def test_every_symbol_of_the_lessons_has_a_replacement(name):
     screen = Screen(80, False, "ascii")
     page = load(name)
     for part in page.parts:

@@ -67,17 +67,17 @@ def book(dataset):
         return [trainer.update().item() for _ in range(STEPS)]
 
 
-def test_without_pages_the_losses_are_those_of_gpt_train(book, dataset):
+def test_without_pages_the_losses_equal_those_of_gpt_train(book, dataset):
     assert losses({}, dataset) == book
     assert len(set(book)) == STEPS
 
 
-def test_with_all_solutions_the_losses_are_the_books_to_the_bit(book, dataset, pages):
+def test_with_all_solutions_the_losses_equal_the_books_to_the_bit(book, dataset, pages):
     assert losses(pages(*train.USED), dataset) == book
 
 
 @pytest.mark.parametrize("name", train.USED)
-def test_every_page_takes_part(book, dataset, pages, name):
+def test_every_page_is_used_in_training(book, dataset, pages, name):
     """One page with a wrong gradient changes the losses, whichever it is."""
     wrong = {
         "add": "return unbroadcast(dy, a_shape), 2 * unbroadcast(dy, b_shape)",
@@ -99,7 +99,7 @@ def test_every_page_takes_part(book, dataset, pages, name):
     assert changed != book
 
 
-def test_an_answer_that_is_right_and_written_otherwise_differs_by_rounding_alone(book, dataset, pages):
+def test_a_different_right_answer_differs_only_by_rounding(book, dataset, pages):
     otherwise = (
         "g = dy * weight\nn = x_hat.shape[-1]\nm = lambda a: a.sum(axis=-1, keepdims=True)\n"
         "dx = (n * g - m(g) - x_hat * m(g * x_hat)) * inverse_std / n\nreturn dx, (dy * x_hat).sum(axis=rows), dy.sum(axis=rows)"
@@ -108,7 +108,7 @@ def test_an_answer_that_is_right_and_written_otherwise_differs_by_rounding_alone
     np.testing.assert_allclose(ours, book, rtol=1e-3)
 
 
-def test_nothing_is_left_behind(dataset, pages):
+def test_the_books_functions_are_restored_afterwards(dataset, pages):
     before = dict(REGISTRY), [op.book for op in REGISTRY.values()]
     losses(pages("gelu", "adamw"), dataset)
     assert before == (dict(REGISTRY), [op.book for op in REGISTRY.values()])
@@ -127,13 +127,13 @@ def test_nothing_is_left_behind(dataset, pages):
         ("clip", "return 1.0, None", "training stops at what a page of yours returned"),
     ],
 )
-def test_a_page_that_stops_training_is_told_in_a_sentence(dataset, pages, name, lines, sentence):
+def test_a_page_that_stops_training_is_reported_in_a_sentence(dataset, pages, name, lines, sentence):
     with pytest.raises(StudyError) as error:
         losses(pages(**{name: lines}), dataset)
     assert sentence in str(error.value)
 
 
-def test_what_came_of_it(dataset, pages, capsys):
+def test_the_comparison_of_losses_is_reported(dataset, pages, capsys):
     same = train.compare(pages("gelu"), MODEL, CONFIG, dataset, Screen())
     assert same == "All 6 losses are the same, to the last bit."
     table = capsys.readouterr().out.splitlines()
@@ -164,7 +164,7 @@ def test_steps_and_pages_are_checked_first(pages, monkeypatch, capsys):
     assert "yours: gelu, clip." in capsys.readouterr().out
 
 
-def test_who_takes_part():
+def test_the_pages_in_use_are_listed():
     verdict_of = {"gelu": Verdict("gelu", True, ""), "clip": Verdict("clip", False, "wrong")}
     yours, wrong, others = train.described(["gelu", "clip"], verdict_of)
     assert yours == "yours: gelu, clip."

@@ -69,7 +69,7 @@ def test_next_back_and_rewind():
     assert "15 of 15 parameters" in last
 
 
-def test_why_prints_the_books_derivation_and_check_agrees():
+def test_why_prints_the_books_derivation_and_check_compares():
     walking = terminal()
     assert "press Enter first" in said(walking, "w")
     assert "press Enter first" in said(walking, "k")
@@ -99,7 +99,7 @@ def test_all_steps_agree_in_every_way():
         ("c norm > x", "compared with a number"),
     ],
 )
-def test_what_is_not_understood(line: str, answer: str):
+def test_an_invalid_command_is_answered(line: str, answer: str):
     assert answer in " ".join(said(terminal(), line).split())
 
 
@@ -177,7 +177,7 @@ def walk_html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_page_holds_all_steps_and_asks_for_nothing(walk_html: Path):
+def test_the_page_is_complete_and_loads_nothing(walk_html: Path):
     text = walk_html.read_text(encoding="utf-8")
     content = json.loads(re.search(r"const walk = (.*);\nconst steps", text)[1])
     assert len(content["steps"]) == 27
@@ -188,7 +188,7 @@ def test_the_page_holds_all_steps_and_asks_for_nothing(walk_html: Path):
 
 
 @needs_browser
-def test_the_page_walks_by_keyboard_alone(walk_html: Path):
+def test_the_page_can_be_used_with_the_keyboard_alone(walk_html: Path):
     with opened(walk_html.as_uri(), viewport={"width": 1200, "height": 900}) as (page, errors):
         heading = page.locator("#step h2")
         assert heading.inner_text() == "The start"
@@ -219,7 +219,7 @@ def test_the_page_walks_by_keyboard_alone(walk_html: Path):
 
 
 @needs_browser
-def test_the_page_explains_and_checks_and_what_is_unfolded_stays_so(walk_html: Path):
+def test_the_page_explains_and_checks_and_keeps_sections_unfolded(walk_html: Path):
     with opened(walk_html.as_uri(), viewport={"width": 1200, "height": 900}) as (page, errors):
         page.locator("#list button").nth(3).click()
         page.locator("summary", has_text="Why").click()

@@ -49,7 +49,7 @@ def without_numbers(screen):
     return re.sub(r"at \[\d, \d\] yours is \S+ central differences say \S+", "", " ".join(screen.split()))
 
 
-def test_from_the_page_to_the_tick(here):
+def test_a_page_can_be_written_checked_and_completed(here):
     """As a new user does it, in processes of their own."""
     done = run("write", "softmax", folder=here)
     assert done.returncode == 0, done.stderr
@@ -113,7 +113,7 @@ def test_hints_come_one_after_the_other(here, capsys, answered):
     assert json.loads((here / "my_study" / "progress.json").read_text()) == {"hint": ["exp 1", "exp 2", "exp 3"]}
 
 
-def test_of_several_pages_the_first_that_is_wrong_is_told(here, capsys, answered):
+def test_the_first_wrong_page_of_several_is_reported(here, capsys, answered):
     for name in ("square", "exp", "log"):
         write.main([name])
     capsys.readouterr()
@@ -139,19 +139,19 @@ def test_of_several_pages_the_first_that_is_wrong_is_told(here, capsys, answered
         (write, ["--fresh"], "unrecognized arguments: --fresh"),
     ],
 )
-def test_what_is_not_there_is_answered_in_a_sentence(here, program, arguments, sentence):
+def test_an_unknown_name_gets_one_sentence(here, program, arguments, sentence):
     with pytest.raises(StudyError) as error:
         program.main(arguments)
     assert sentence in str(error.value)
 
 
-def test_a_folder_in_the_way(here):
+def test_a_folder_with_the_name_of_a_page_is_an_error(here):
     (here / "my_study").write_text("")
     with pytest.raises(StudyError, match=r"softmax.py cannot be written"):
         write.main(["softmax"])
 
 
-def test_the_processes_that_check_are_gone_afterwards(here):
+def test_no_checking_process_remains(here):
     import multiprocessing
 
     write.main(["exp"])

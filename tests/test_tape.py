@@ -135,7 +135,7 @@ def with_home(*shape):
     return x
 
 
-def test_a_backward_may_write_a_gradient_where_it_belongs(scaled_sum):
+def test_a_backward_may_write_into_the_gradient_buffer(scaled_sum):
     op, told = scaled_sum
     x, y = with_home(3), tl.ones(3, requires_grad=True)
     for times in (1, 2):
@@ -147,7 +147,7 @@ def test_a_backward_may_write_a_gradient_where_it_belongs(scaled_sum):
     assert second == (None, None), "something is there already: the next gradient is added to it"
 
 
-def test_a_tensor_that_stands_twice_gets_the_sum_in_its_home(scaled_sum):
+def test_a_tensor_used_twice_gets_the_sum_in_its_gradient_buffer(scaled_sum):
     op, told = scaled_sum
     x = with_home(3)
     op(x, x).sum().backward()
@@ -155,7 +155,7 @@ def test_a_tensor_that_stands_twice_gets_the_sum_in_its_home(scaled_sum):
     assert told[0][0] is x.grad_buffer and told[0][1] is None
 
 
-def test_a_hook_sees_a_gradient_before_it_is_at_home(scaled_sum):
+def test_a_hook_gets_a_gradient_before_it_is_in_its_buffer(scaled_sum):
     op, told = scaled_sum
     x = with_home(3)
     x.register_hook(lambda dx: dx * 10)
@@ -179,7 +179,7 @@ def adding():
     del REGISTRY["adding"]
 
 
-def test_a_backward_may_add_what_has_arrived_along_another_way(adding):
+def test_a_backward_may_add_the_gradient_from_other_ops(adding):
     """As along a residual stream: h goes through the op, and past it."""
     op, told = adding
     x = tl.ones(3, requires_grad=True)
@@ -189,7 +189,7 @@ def test_a_backward_may_add_what_has_arrived_along_another_way(adding):
     assert told[0].tolist() == [7] * 3
 
 
-def test_what_has_arrived_for_another_argument_than_the_first_is_not_lost(adding):
+def test_the_gradient_from_other_ops_for_a_later_argument_is_not_lost(adding):
     op, told = adding
     x = tl.ones(3, requires_grad=True)
     h, other = x * 1, x * 10
@@ -197,7 +197,7 @@ def test_what_has_arrived_for_another_argument_than_the_first_is_not_lost(adding
     assert x.grad.tolist() == [2 + 30 + 70] * 3 and told == [None]
 
 
-def test_what_has_arrived_is_counted_once_where_a_tensor_stands_twice_or_a_leaf(adding):
+def test_the_gradient_from_other_ops_is_added_once_for_a_repeated_tensor_or_leaf(adding):
     op, told = adding
     x = tl.ones(3, requires_grad=True)
     h = x * 1
@@ -229,7 +229,7 @@ def test_ten_thousand_ops_do_not_recurse():
     assert x.grad.item() == pytest.approx(1.0001**10_000, rel=1e-9)
 
 
-def test_a_deep_graph_that_nobody_walked_can_be_dropped():
+def test_a_deep_graph_without_backward_can_be_freed():
     x = tl.tensor(1.0, requires_grad=True)
     y = x
     for _ in range(30_000):
@@ -365,7 +365,7 @@ def hooked(t, x):
     return seen, h.grad.tolist(), x.grad.tolist()
 
 
-def test_hooks_see_and_replace_what_torch_hooks_do():
+def test_hooks_see_and_replace_gradients_as_in_torch():
     ours, theirs = leaves([1.0, 2.0])
     assert hooked(tl, ours[0]) == hooked(torch, theirs[0])
 
@@ -399,7 +399,7 @@ def test_retain_grad_adds_up_over_walks():
     assert grads[0] == grads[1]
 
 
-def test_without_retain_grad_the_middle_keeps_nothing():
+def test_without_retain_grad_intermediate_gradients_are_not_kept():
     x = tl.ones(2, requires_grad=True)
     h = x * 2
     h.sum().backward()
@@ -432,7 +432,7 @@ def test_no_grad_as_a_decorator():
     assert (x * 2).requires_grad
 
 
-def test_no_grad_belongs_to_the_thread():
+def test_no_grad_holds_for_its_thread_only():
     x, inside, done, seen = tl.ones(2, requires_grad=True), threading.Event(), threading.Event(), []
 
     def quiet():
@@ -471,7 +471,7 @@ def test_threads_walk_their_own_graphs():
 # --- writing in place -----------------------------------------------------------------------------------
 
 
-def test_setitem_writes_what_torch_writes():
+def test_setitem_equals_torchs():
     index_arrays = [[0, 2], ([1, 0], slice(None), [3, 1]), (0, slice(None), [1, 3]), (slice(None), np.array([True, False, True]))]
     for index in [0, (1, -1), (slice(None), slice(1, None), 2), (..., None, 0), *index_arrays]:
         mine, other = tl.zeros(3, 3, 4), torch.zeros(3, 3, 4)
@@ -520,7 +520,7 @@ STALE = {
 
 
 @pytest.mark.parametrize("make", STALE.values(), ids=STALE.keys())
-def test_what_was_overwritten_after_the_forward_is_not_used(make):
+def test_values_overwritten_after_the_forward_are_not_used(make):
     ours, theirs = leaves([1.0, 2.0, 3.0])
     for x, t in ((ours[0], tl), (theirs[0], torch)):
         y, written = make(x, t.ones(3, dtype=t.float64))
@@ -529,7 +529,7 @@ def test_what_was_overwritten_after_the_forward_is_not_used(make):
             y.sum().backward()
 
 
-def test_the_message_about_overwritten_memory_names_the_op_and_the_way_out():
+def test_the_message_about_overwritten_memory_names_the_op_and_the_remedy():
     x, c = tl.ones(2, requires_grad=True), tl.ones(2)
     y = (x * c).sum()
     c[0] = c[1] = 2
@@ -539,7 +539,7 @@ def test_the_message_about_overwritten_memory_names_the_op_and_the_way_out():
         y.backward()
 
 
-def test_writing_before_the_forward_or_elsewhere_is_fine():
+def test_writing_before_the_forward_or_to_other_memory_is_allowed():
     x, c, other = tl.ones(2, requires_grad=True), tl.ones(2), tl.ones(2)
     c[0] = 3
     y = (x * c).sum()

@@ -63,7 +63,7 @@ def test_repr(make, text):
 
 
 @pytest.mark.parametrize("value", [2.5, 7, True])
-def test_one_value_leaves_as_a_python_number(value):
+def test_item_gives_a_python_number(value):
     x = tl.tensor([[value]])
     assert type(x.item()) is type(value)
     assert x.item() == value
@@ -126,7 +126,7 @@ def test_a_leaf_can_be_copied_deeply():
     assert not np.shares_memory(x.array, y.array)
 
 
-def test_tensors_are_kept_apart_by_identity_in_sets():
+def test_sets_compare_tensors_by_identity():
     x, y = tl.ones(2), tl.ones(2)
     assert len({x, y, x}) == 2
     assert (x == y).tolist() == [True, True]
@@ -190,7 +190,7 @@ def test_an_array_on_the_left_makes_a_tensor():
         assert result.dtype == tl.float32
 
 
-def test_nonsense_operands_are_python_type_errors():
+def test_invalid_operands_are_type_errors():
     x = tl.ones(2)
     with pytest.raises(TypeError, match=r"unsupported operand type\(s\) for \+: 'Tensor' and 'str'"):
         x + "a"
@@ -249,7 +249,7 @@ def test_view_refuses_to_copy():
     assert tl.zeros(0, 3).T.view(0).shape == (0,)
 
 
-def test_to_converts_dtypes_and_hands_back_what_needs_no_change():
+def test_to_converts_dtypes_and_returns_the_tensor_itself_if_nothing_changes():
     x = tl.tensor([1.5, -2.5])
     assert x.to(tl.float32) is x
     assert x.to("numpy") is x
@@ -351,14 +351,14 @@ def test_bad_arguments_get_one_clear_sentence(call, error, message):
         call()
 
 
-def test_every_op_names_itself():
+def test_every_op_is_named_in_its_errors():
     for name, op in REGISTRY.items():
         assert op.name == name
         assert name in repr(op)
         assert op.__doc__, f"{name} has no docstring"
 
 
-def test_a_sum_in_an_einsum_is_made_by_matrix_products(monkeypatch):
+def test_einsum_sums_by_matrix_products(monkeypatch):
     """NumPy's own einsum, which knows no BLAS, only sees what is not summed."""
     whole, equations = np.einsum, []
     monkeypatch.setattr(

@@ -38,7 +38,7 @@ def message(fn, *inputs, **options):
 # --- what is right passes -------------------------------------------------------------------------------
 
 
-def test_the_report_says_how_close_it_was():
+def test_the_report_has_the_largest_error():
     report = gradcheck(lambda x, w: (x @ w).tanh(), [normal(3, 4), normal(4, 2)])
     assert 0 < report.worst < 1e-9
     assert report.where.startswith("input ")
@@ -73,7 +73,7 @@ def test_large_inputs_are_checked_along_directions():
     assert report.worst < 1e-9
 
 
-def test_inputs_and_their_gradients_are_left_alone():
+def test_inputs_and_their_gradients_are_not_changed():
     x = tl.tensor(normal(3), requires_grad=True)
     before = x.array.copy()
     gradcheck(lambda x: x * x, [x])
@@ -182,7 +182,7 @@ def test_wrong_places_and_terms(change, says, make_op):
     assert says in message(make_op(*wrong_places(change)), normal(5, 5), normal(5, 5, seed=1))
 
 
-def test_a_factor_per_row_is_seen_where_only_two_rows_have_a_gradient(make_op):
+def test_a_factor_per_row_is_found_where_only_two_rows_have_a_gradient(make_op):
     """Along axis 0 any two numbers are a multiple of any others; along axis 1 five numbers have one factor."""
     op = make_op(*wrong_places(lambda dx: dx * np.arange(2, 7)[:, None]))
     assert "the same along axis 1 but differs between its rows" in message(op, normal(5, 5), normal(5, 5) * (np.arange(5) < 2)[:, None])
@@ -251,12 +251,12 @@ def test_a_gradient_where_there_is_none(make_op):
     assert "looks like a gradient where there is none: the right one is zero everywhere" in message(one, normal(3, 1))
 
 
-def test_what_should_be_zero(make_op):
+def test_numbers_that_should_be_zero(make_op):
     clipped = make_op(lambda x: (x.clip(-0.5, 0.5), x), lambda dy, x: dy)
     assert "a gradient where there is none: 6 of 15 numbers should be 0" in message(clipped, np.linspace(-0.8, 0.8, 15).reshape(3, 5))
 
 
-def test_what_was_left_at_zero(make_op):
+def test_numbers_that_were_left_at_zero(make_op):
     def backward(dy, saved):
         dx = np.zeros_like(dy)
         dx[1, 2:], dx[0, :2] = 2 * dy[1, 2:], 2 * dy[0, :2]
@@ -265,7 +265,7 @@ def test_what_was_left_at_zero(make_op):
     assert "numbers that were left at zero: 10 of 15 are 0" in message(make_op(lambda x: (2 * x, None), backward), normal(3, 5))
 
 
-def test_constants_and_factors_that_prove_nothing(make_op):
+def test_constants_and_factors_without_evidence_are_not_diagnosed(make_op):
     """The gradient of a row's sum is constant along the row, and any other constant would look like a missing mean."""
     first = make_op(lambda x: (x.sum(axis=1), x.shape), lambda dy, shape: np.full(shape, dy[0]))
     assert "looks like" not in message(first, normal(3, 4))
@@ -274,7 +274,7 @@ def test_constants_and_factors_that_prove_nothing(make_op):
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-def test_of_a_single_number_nothing_is_said(shape, make_op):
+def test_a_single_number_gets_no_diagnosis(shape, make_op):
     """Any factor would explain it."""
     assert "looks like" not in message(make_op(*double(2)), normal(*shape))
     assert "looks like" not in message(make_op(lambda x: (np.exp(x), None), lambda dy, saved: dy, "no derivative"), normal(*shape))
@@ -333,18 +333,18 @@ def test_a_failure_in_pytest_is_short_and_named_at_the_end(tmp_path):
     assert failed.startswith("FAILED test_halve.py::test_halve - a factor of 2 (2, and")
 
 
-def test_a_kink_is_not_blamed_on_the_gradient():
+def test_a_kink_is_not_reported_as_a_wrong_gradient():
     text = message(tl.relu, np.array([-1.0, 0.0, 2.0]))
     assert "a kink or a jump of the function itself at this point" in text
 
 
-def test_nothing_is_said_when_nothing_fits(make_op):
+def test_without_a_matching_pattern_there_is_no_diagnosis(make_op):
     noise = normal(5, 5, seed=9)
     text = message(make_op(*wrong_places(lambda dx: dx + noise)), normal(5, 5), normal(5, 5, seed=1))
     assert "looks like" not in text
 
 
-def test_a_suspect_must_account_for_the_whole_difference():
+def test_a_diagnosis_must_explain_the_whole_difference():
     """A factor of 2 and one number that is wrong besides: that is not a factor of 2."""
     right, x = normal(4, 5), normal(4, 5, seed=1)
     wrong = 2 * right

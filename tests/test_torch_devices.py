@@ -30,7 +30,7 @@ def test_a_device_by_number_or_in_two_parts():
     assert isinstance(tl.zeros(1).device, tl.device)
 
 
-def test_tensors_and_modules_stay_where_they_are():
+def test_moving_to_the_same_device_returns_the_same_object():
     x = tl.ones(2, requires_grad=True)
     assert x.cpu() is x
     assert x.to("cpu", non_blocking=True) is x
@@ -58,7 +58,7 @@ class TestWithoutAGpu:
 
         monkeypatch.setattr("tensorlite.backend._import_cupy", unavailable)
 
-    def test_the_questions_are_answered(self):
+    def test_queries_about_the_gpu_are_answered(self):
         assert not tl.cuda.is_available()
         assert tl.cuda.device_count() == 0
         assert tl.cuda.memory_allocated() == tl.cuda.max_memory_allocated() == tl.cuda.memory_reserved() == 0
@@ -67,17 +67,17 @@ class TestWithoutAGpu:
         tl.cuda.manual_seed_all(1)
 
     @pytest.mark.parametrize("ask", ["get_device_name", "get_device_capability", "synchronize", "current_device", "get_device_properties"])
-    def test_what_needs_one_says_so(self, ask):
+    def test_functions_that_need_a_gpu_say_so(self, ask):
         with pytest.raises(RuntimeError, match="there is no GPU here"):
             getattr(tl.cuda, ask)()
 
-    def test_moving_there_says_so(self):
+    def test_moving_to_a_missing_gpu_says_so(self):
         for move in (lambda: tl.ones(1).cuda(), lambda: tl.nn.Linear(1, 1).cuda(), lambda: tl.ones(1, device="cuda:0")):
             with pytest.raises(RuntimeError, match="there is no GPU here"):
                 move()
 
 
-def test_a_gpu_is_seen(any_cupy):
+def test_a_gpu_is_detected(any_cupy):
     assert tl.cuda.is_available()
     assert tl.cuda.device_count() >= 1
     assert tl.cuda.current_device() == 0
@@ -112,7 +112,7 @@ def test_running_out_of_memory_has_torchs_name(standin):
         tl.zeros(2**20, device="cuda")
 
 
-def test_the_error_has_a_name_before_anything_was_on_a_gpu():
+def test_the_out_of_memory_error_exists_before_a_gpu_is_used():
     try:
         np.zeros(3)[5]
     except tl.cuda.OutOfMemoryError:

@@ -47,7 +47,7 @@ def alike(ours, theirs):
 PLAIN = {"text": "ä", 3: [1, 2.5, None, True], "inf": float("inf"), "deep": {"a": ({"b": ()},)}, "big": 2**70, "empty": [{}, [], ()]}
 
 
-def test_plain_values_come_back():
+def test_plain_values_can_be_saved_and_loaded():
     assert through_a_file(PLAIN) == PLAIN
 
 
@@ -66,7 +66,7 @@ DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tensors_of_every_dtype_come_back_from_ours_and_from_torchs_files(dtype):
+def test_tensors_of_every_dtype_are_loaded_from_our_and_torchs_files(dtype):
     values = torch.arange(6).reshape(2, 3).to(getattr(torch, dtype))
     for theirs in (
         values,
@@ -85,7 +85,7 @@ def test_tensors_of_every_dtype_come_back_from_ours_and_from_torchs_files(dtype)
         assert back.tolist() == ours.tolist()
 
 
-def test_a_view_is_saved_as_what_it_shows():
+def test_a_view_is_saved_with_its_own_values():
     x = tl.arange(12.0).reshape(3, 4)
     for view in (x.T, x[:, ::2], x[::-1], x.expand(2, 3, 4)):
         assert through_a_file(view).tolist() == view.tolist()
@@ -106,7 +106,7 @@ def step(t, model, optimizer, count):
         optimizer.step()
 
 
-def test_a_checkpoint_of_torchs_goes_on_here_as_it_does_there():
+def test_training_from_torchs_checkpoint_continues_as_in_torch():
     model, optimizer = trained(torch)
     step(torch, model, optimizer, 3)
     checkpoint = through_a_file({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 3}, torch)
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_torchs_goes_on_here_as_it_does_there():
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_a_checkpoint_of_ours_goes_on_to_the_same_bits():
+def test_training_from_our_checkpoint_continues_with_the_same_bits():
     model, optimizer = trained(tl)
     step(tl, model, optimizer, 3)
     checkpoint = through_a_file({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
@@ -169,13 +169,13 @@ NOT_SAVED = {
 
 
 @pytest.mark.parametrize(("obj", "said"), NOT_SAVED.values(), ids=NOT_SAVED)
-def test_what_cannot_be_saved_is_refused_by_name(obj, said, tmp_path):
+def test_objects_that_cannot_be_saved_are_refused_by_name(obj, said, tmp_path):
     with pytest.raises(TypeError, match=said):
         tl.save(obj, tmp_path / "x")
     assert not os.listdir(tmp_path)
 
 
-def test_what_contains_itself_is_refused(tmp_path):
+def test_objects_that_contain_themselves_are_refused(tmp_path):
     obj: list = []
     obj.append(obj)
     with pytest.raises(TypeError, match="contains itself"):
@@ -204,7 +204,7 @@ def test_damaged_safetensors_are_refused():
             pass
 
 
-def test_without_weights_only_nothing_is_read():
+def test_weights_only_false_is_refused():
     with pytest.raises(ValueError, match="would run whatever code the file has"):
         tl.load("whatever", weights_only=False)
 
@@ -352,7 +352,7 @@ def test_a_name_that_is_not_allowed_is_in_the_message(name):
         tl.load(archive(f"\x80\x02c{module}\n{attribute}\n.".encode("latin-1")))
 
 
-def test_the_functions_that_are_known_are_not_called_with_anything_else():
+def test_known_functions_with_unexpected_arguments_are_refused():
     for call in (
         b"ccollections\nOrderedDict\n(lp0\n\x85R.",
         b"ctorch\nSize\nK\x01\x85R.",

@@ -67,7 +67,7 @@ def test_it_equals_torchs(make):
     same(make(tl), make(torch))
 
 
-def test_what_is_empty_is_zeros():
+def test_empty_tensors_are_zeros():
     assert tl.empty(2, 3).tolist() == [[0] * 3] * 2
     assert tl.empty((2,), dtype=tl.int64).dtype == tl.int64
     assert tl.empty_like(tl.arange(3)).tolist() == [0, 0, 0]
@@ -103,7 +103,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_draws_have_torchs_type_mean_and_deviation_and_are_repeatable(draw):
+def test_random_numbers_have_torchs_type_mean_and_deviation_and_are_repeatable(draw):
     """The mean of 2000 draws is within 5 of its standard deviations in both; the numbers themselves differ."""
     ours = draw(tl, tl.Generator().manual_seed(7))
     theirs = draw(torch, torch.Generator().manual_seed(7))
@@ -116,7 +116,7 @@ def test_draws_have_torchs_type_mean_and_deviation_and_are_repeatable(draw):
         np.testing.assert_array_equal(ours.numpy(), draw(tl, tl.Generator().manual_seed(7)).numpy())
 
 
-def test_multinomial_never_draws_what_has_no_weight_and_no_position_twice():
+def test_multinomial_never_draws_a_weight_of_0_or_a_position_twice():
     g = tl.Generator().manual_seed(0)
     weights = tl.tensor([0.0, 1.0, 0.0, 1e-30, 5.0, 0.0])
     assert set(tl.multinomial(weights, 500, replacement=True, generator=g).tolist()) <= {1, 3, 4}
@@ -145,7 +145,7 @@ def test_more_samples_than_weights_above_0_are_refused():
         tl.multinomial(tl.tensor([0.0, 1.0]), 2)
 
 
-def test_bernoulli_refuses_what_is_no_probability():
+def test_bernoulli_refuses_numbers_that_are_not_probabilities():
     for t in (tl, torch):
         with pytest.raises((ValueError, RuntimeError)):
             t.bernoulli(t.tensor([1.5]))
@@ -174,7 +174,7 @@ def recording(t):
     return (t.ones(1, requires_grad=True) * 2).requires_grad
 
 
-def test_the_switches_of_the_tape_are_torchs():
+def test_the_switches_of_the_tape_work_as_in_torch():
     for t in (tl, torch):
         with t.inference_mode():
             assert not recording(t)
@@ -200,13 +200,13 @@ def test_the_switches_of_the_tape_are_torchs():
 
 
 @pytest.mark.parametrize("name", compat.names())
-def test_every_name_in_the_table_is_there(name):
+def test_every_name_in_the_table_exists(name):
     assert getattr(tl, name) is not None
     assert name in dir(tl)
 
 
 @pytest.mark.parametrize("name", [token.partition("=")[0] for names in compat.METHODS.values() for token in names.split()])
-def test_every_method_in_the_table_is_there(name):
+def test_every_method_in_the_table_exists(name):
     assert getattr(tl.Tensor, name) is not None
     assert type(vars(tl.Tensor)[name]).__name__ != "Later"  # the first use has replaced it
 
@@ -218,7 +218,7 @@ def test_torch_has_all_of_these_names():
     assert not [name for name in methods if not hasattr(torch.Tensor, name) and name not in {*ours_alone, "logsigmoid"}]
 
 
-def test_importing_tensorlite_reads_no_page_that_only_torchs_programs_need():
+def test_importing_tensorlite_imports_no_compat_page():
     program = "import sys, tensorlite as tl; print(*[m for m in sys.modules if m.startswith('tensorlite')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
     loaded = set(done.stdout.split())

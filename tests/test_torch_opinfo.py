@@ -132,7 +132,7 @@ HERE = {name: [op for op in op_db if op.name == name and is_here(op)] for name i
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_torchs_samples(name):
+def test_torchs_sample_inputs_give_torchs_results(name):
     refused = collections.Counter()
     for op in HERE[name]:
         for sample in op.sample_inputs("cpu", torch.float64, requires_grad=op.supports_autograd):

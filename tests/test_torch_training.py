@@ -54,14 +54,14 @@ LOADERS = {
 
 @pytest.mark.parametrize("options", LOADERS.values(), ids=LOADERS)
 @pytest.mark.parametrize("samples", SAMPLES.values(), ids=SAMPLES)
-def test_batches_are_torchs(samples, options):
+def test_batches_equal_torchs(samples, options):
     loaders = [t.utils.data.DataLoader(samples(t), **options) for t in (tl, torch)]
     ours, theirs = ([plain(batch) for batch in loader] for loader in loaders)
     assert ours == theirs
     assert len(loaders[0]) == len(loaders[1]) == len(ours)
 
 
-def test_a_stream_of_samples_is_torchs():
+def test_a_stream_of_samples_gives_torchs_batches():
     for options in ({}, {"batch_size": 2}, {"batch_size": 2, "drop_last": True}, {"batch_size": None}):
         seen = []
         for t in (tl, torch):
@@ -104,7 +104,7 @@ def test_splits_have_torchs_lengths_and_share_nothing():
         tl.utils.data.random_split(range(10), [5, 4])
 
 
-def test_data_sets_one_after_the_other():
+def test_concatenated_data_sets():
     for t in (tl, torch):
         both = t.utils.data.ConcatDataset([[1, 2], [3], [4, 5]])
         assert [both[i] for i in range(-1, 5)] == [5, 1, 2, 3, 4, 5]
@@ -125,7 +125,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
-def test_what_torch_refuses_is_refused(make):
+def test_arguments_that_torch_refuses_are_refused(make):
     with pytest.raises(ValueError, match=r"."):
         make(tl.utils.data)
     with pytest.raises((ValueError, RuntimeError, AssertionError)):
@@ -145,7 +145,7 @@ def test_samples_of_an_unknown_type_are_refused():
 # --- modules --------------------------------------------------------------------------------------------
 
 
-def test_a_dict_of_modules_is_torchs():
+def test_a_dict_of_modules_works_as_in_torch():
     for t in (tl, torch):
         made = t.nn.ModuleDict({"a": t.nn.Linear(2, 2), "b": t.nn.ReLU()})
         made["c"] = t.nn.Linear(2, 1)
@@ -179,7 +179,7 @@ def hooked(t, log):
     return model, handles
 
 
-def test_hooks_see_and_change_what_torchs_do():
+def test_hooks_see_and_change_values_as_in_torch():
     seen = []
     for t in (tl, torch):
         log: list = []
@@ -217,7 +217,7 @@ def test_a_backward_hook_is_called_where_no_input_requires_a_gradient():
     assert seen == [((None,), [[[1.0]] * 3])] * 2
 
 
-def test_a_copied_module_has_hooks_of_its_own():
+def test_a_copied_module_has_its_own_hooks():
     model = tl.nn.Linear(1, 1)
     calls = []
     handle = model.register_forward_hook(lambda module, args, output: calls.append(module))
@@ -387,7 +387,7 @@ def program(torch):
     return losses, written, f"{loss:.3f}"
 
 
-def test_a_program_for_torch_trains_writes_and_saves_here_as_there():
+def test_a_program_for_torch_trains_generates_and_saves_as_in_torch():
     (ours, our_text, our_loss), (theirs, their_text, their_loss) = program(tl), program(torch)
     np.testing.assert_allclose(ours, theirs, rtol=2e-3)
     assert ours[-1] < 0.7 * ours[0]

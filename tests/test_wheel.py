@@ -76,7 +76,7 @@ for file in sorted(FOLDER.glob("*.cu")):
     assert run([python, "-c", program], tmp_path).split() == sorted(file.name for file in kernels)
 
 
-def test_it_trains_and_writes_in_a_folder_of_its_own(python: Path, tmp_path: Path):
+def test_the_installed_wheel_trains_and_generates(python: Path, tmp_path: Path):
     where = run([python, "-c", "import tensorlite, gpt, data; print(tensorlite.__file__, gpt.__file__, data.__file__)"], tmp_path)
     assert where.count(str(python.parent.parent)) == 3, where
     run([python, "-m", "gpt.train", *TINY], tmp_path)  # on pydoc, the text that comes with Python

@@ -93,7 +93,7 @@ def trained(tmp_path_factory, text) -> Path:
         ("print('“ok”' + chr(0x1F600))", "UnicodeEncodeError"),
     ],
 )
-def test_the_stand_in(program, error, tmp_path):
+def test_posix_functions_are_missing_in_the_stand_in(program, error, tmp_path):
     process = start("-c", program, cwd=tmp_path)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
@@ -133,7 +133,7 @@ def test_every_text_is_opened_in_an_encoding_that_is_named():
 @pytest.mark.parametrize(
     "source", ["open(a)", "open(a, 'w')", "a.read_text()", "a.write_text(b)", "run(a, text=True)", "subprocess.Popen(a, text=True)"]
 )
-def test_a_text_without_an_encoding_would_be_noticed(source):
+def test_a_text_without_an_encoding_is_detected(source):
     assert texts_without_an_encoding(source) == [1]
     assert texts_without_an_encoding(source.replace(")", ", encoding='utf-8')").replace("(, ", "(")) == []
 
@@ -141,7 +141,7 @@ def test_a_text_without_an_encoding_would_be_noticed(source):
 # --- the programs -----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path, text):
+def test_a_killed_run_resumes_with_the_same_bits(tmp_path, text):
     options = [*MODEL, *TRAINING, f"--data={text}"]
     process = start("-m", "gpt.train", *options, "--steps=1000000", f"--out={tmp_path / 'killed'}")
     checkpoints = tmp_path / "killed" / "checkpoints"
@@ -174,7 +174,7 @@ def test_prepare_with_two_workers_makes_the_same_files(tmp_path, tokenizer):
         run("gpt.train", *MODEL, *TRAINING, "--steps=1", f"--data={tmp_path / 'there'}", f"--out={tmp_path / 'run'}")
 
 
-def test_a_folder_that_another_process_prepares_is_left_to_it(tmp_path, text):
+def test_a_folder_that_another_process_prepares_is_refused(tmp_path, text):
     holder = busy("from data.lock import locked; from pathlib import Path", f"with locked(Path({str(tmp_path)!r})):")
     assert f"error: another process is preparing {tmp_path}; wait" in run("data.prepare", str(text), f"--out={tmp_path}", code=2)
     holder.communicate(b"\n", timeout=PATIENCE)
@@ -200,7 +200,7 @@ def test_a_run_in_use_is_refused(trained):
     holder.communicate(b"\n", timeout=PATIENCE)
 
 
-def test_what_is_trained_there_writes(trained, tmp_path):
+def test_a_model_trained_without_posix_generates(trained, tmp_path):
     arguments = ["--checkpoint", str(trained), "--max-new-tokens=10", "--seed=1"]
     assert run("gpt.generate", *arguments, stdin="3 lazy “").startswith("3 lazy “")
     said = run("gpt.chat", *arguments, stdin=f"3 lazy\n\n/save {tmp_path / 'said.txt'}\n/quit\n")
@@ -209,7 +209,7 @@ def test_what_is_trained_there_writes(trained, tmp_path):
 
 
 @pytest.mark.parametrize("options", [[], ["--lora-rank=2"]], ids=["all", "lora"])
-def test_what_is_trained_there_is_taught_more(trained, text, tmp_path, options):
+def test_a_model_trained_without_posix_can_be_finetuned(trained, text, tmp_path, options):
     out = run(
         "gpt.finetune", f"--checkpoint={trained}", f"--data={text}", "--steps=2", "--eval-iters=1", f"--out={tmp_path / 'more'}", *options
     )
@@ -218,7 +218,7 @@ def test_what_is_trained_there_is_taught_more(trained, text, tmp_path, options):
     run("gpt.generate", "--checkpoint", str(tmp_path / "more" / "best"), "--max-new-tokens=3")
 
 
-def test_pictures_are_drawn_there(trained, tmp_path):
+def test_pictures_are_drawn_without_posix(trained, tmp_path):
     pytest.importorskip("matplotlib")
     assert (trained / "loss.png").stat().st_size
     run("gpt.plot", str(trained), f"--out={tmp_path / 'a.svg'}")
