@@ -288,6 +288,20 @@ def test_an_access_outside_an_array_is_reported_with_its_thread(by, thread):
     np.testing.assert_array_equal(y, x)
 
 
+@pytest.mark.parametrize("at_end", [True, False])
+def test_a_write_between_an_array_and_its_fence_is_seen(at_end):
+    """A fence stands at a multiple of 16 bytes, because kernels may read, but not write, up to there."""
+    x, module = np.arange(32, dtype=np.float32), load(SHIFT)
+
+    def write_to(y):
+        with fenced([(x.ctypes.data, x.nbytes), (y.ctypes.data, y.nbytes)], at_end) as there:
+            module.launch("shift", (1,), (32,), (there(x.ctypes.data), there(y.ctypes.data), np.int32(0)))
+
+    write_to(np.zeros(32, np.float32))
+    with pytest.raises(KernelError, match="8 bytes behind an array of 120 bytes were written to"):
+        write_to(np.zeros(30, np.float32))
+
+
 @pytest.mark.parametrize("order", ["ascending", "descending"])
 def test_the_stand_in_fences_the_arrays_of_every_launch(standin, order):
     kernel = standin.RawModule(code=SHIFT, options=()).get_function("shift")

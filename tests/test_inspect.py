@@ -323,6 +323,24 @@ def test_a_drawing_folds_modules_and_their_parameters():
     assert len(tl.draw(walk.result, model).boxes) > 3 * len(tl.draw(walk.result, model, fold=2).boxes)
 
 
+def test_what_comes_after_a_parameter_of_a_folded_module_is_drawn():
+    class Scale(tl.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = tl.nn.Parameter(tl.ones(3))
+
+        def forward(self, x):
+            return self.weight * x  # the parameter is the first operand
+
+    model = tl.nn.Sequential(tl.nn.Linear(2, 3), Scale())
+    x = tl.ones(1, 2, requires_grad=True)
+    with inspect.trace(model):
+        y = model(x)
+    titles = [box.title for box in tl.draw(y, model, fold=1).boxes]
+    assert titles[:2] == ["1", "0"]
+    assert "leaf" in titles[2:]
+
+
 def test_the_svg_is_well_formed_and_complete():
     model, walk = walk_of()
     drawing = tl.draw(walk.result, model)

@@ -13,6 +13,7 @@ from tensorlite.kernels.cuda.cast import cast
 from tensorlite.kernels.cuda.gemm import bmm, gemm, gemm_with_bias, layout
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
 from tensorlite.kernels.cuda.linear import linear_backward, linear_forward
+from tensorlite.kernels.cuda.matmul import matmul_backward, matmul_forward
 from tensorlite.precision import use_precision
 from tests.standin import cublas, machine
 
@@ -115,6 +116,16 @@ def test_empty_products(shape_a, shape_b, standin):
     y = bmm(standin.zeros(shape_a, "float32"), standin.zeros(shape_b, "float32"))
     np.testing.assert_array_equal(y.get(), np.zeros(shape_a, "float32") @ np.zeros(shape_b, "float32"))
     assert not machine.machine.products
+
+
+def test_a_matmuls_backward_gives_both_gradients_unless_told_otherwise(standin):
+    a, b = (standin.asarray(np.random.default_rng(0).standard_normal(shape).astype(np.float32)) for shape in [(4, 5), (5, 6)])
+    y, saved = matmul_forward(a, b)
+    for found, right in zip(matmul_backward(y, saved), (y.get() @ b.get().T, a.get().T @ y.get()), strict=True):
+        np.testing.assert_allclose(found.get(), right, rtol=1e-5)
+    da, db = matmul_backward(y, saved, needs_grad=(False, True))
+    assert da is None
+    assert db is not None
 
 
 def test_a_product_can_be_added_to_an_array(standin):

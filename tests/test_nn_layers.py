@@ -214,6 +214,8 @@ REFUSED = [
     (IndexError, "7", lambda: F.embedding(tl.tensor([7]), x)),
     (NotImplementedError, "size_average", lambda: F.cross_entropy(x, tl.tensor([0, 1]), size_average=True)),
     (NotImplementedError, "reduce", lambda: F.mse_loss(x, x, reduce=True)),
+    (NotImplementedError, "size_average", lambda: F.binary_cross_entropy(x, x, size_average=True)),
+    (NotImplementedError, "reduce", lambda: F.binary_cross_entropy(x, x, reduce=True)),
     (NotImplementedError, "inplace", lambda: F.dropout(x, inplace=True)),
     (NotImplementedError, "inplace", lambda: tl.nn.ReLU(inplace=True)),
     (ValueError, "between 0 and 1, got 1.5", lambda: tl.nn.Dropout(1.5)),

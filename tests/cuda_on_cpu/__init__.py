@@ -48,6 +48,8 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-
 KINDS = {"i": np.int32, "u": np.uint32, "l": np.int64, "f": np.float32}
 STATIC_LIMIT = 48 * 1024  # bytes of shared memory that a launch may use without asking for more
 
+UNTOUCHED = 0xA5  # a byte that no kernel has written
+
 _NO_ACCESS = 0  # PROT_NONE
 _libc = ctypes.CDLL(None, use_errno=True)
 _lock = threading.Lock()  # the runner has one set of fibres
@@ -155,6 +157,9 @@ def fenced(blocks: Iterable[tuple[int, int]], at_end: bool = True) -> Iterator[C
 
     Yields:
         Where an address within one of the blocks now is.
+
+    Raises:
+        KernelError: afterwards, if something was written between the end of a copy and the next multiple of 16 bytes.
     """
     copies: dict[tuple[int, int], tuple[int, mmap.mmap]] = {}
     for start, size in set(blocks):
@@ -165,6 +170,7 @@ def fenced(blocks: Iterable[tuple[int, int]], at_end: bool = True) -> Iterator[C
             if _libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(mmap.PAGESIZE), _NO_ACCESS):
                 raise OSError(ctypes.get_errno(), "mprotect")
         copy = first + mmap.PAGESIZE + (room - -(-size // 16) * 16 if at_end else 0)
+        ctypes.memset(copy, UNTOUCHED, -(-size // 16) * 16)
         ctypes.memmove(copy, start, size)
         copies[start, size] = copy, pages
 
@@ -174,6 +180,9 @@ def fenced(blocks: Iterable[tuple[int, int]], at_end: bool = True) -> Iterator[C
 
     yield there
     for (start, size), (copy, _) in copies.items():
+        behind = ctypes.string_at(copy + size, -size % 16)
+        if behind.strip(bytes([UNTOUCHED])):
+            raise KernelError(f"{len(behind)} bytes behind an array of {size} bytes were written to.")
         ctypes.memmove(start, copy, size)
 
 
