@@ -3,7 +3,7 @@
 A case is written once and run everywhere: float64 gradient check, torch as oracle (the very same lambda
 runs on both, with ``t`` the tensorlite or the torch module, which also proves that our names, argument
 orders and defaults are torch's), every faster pair against the book, odd memory layouts, both dtypes.
-Whoever adds an op adds one entry and inherits all of it; an op that no case runs fails the suite.
+For a new op, add one entry; all these checks then run on it. An op without a case fails the suite.
 
     Case("layernorm", lambda t, x, w, b: t.nn.functional.layer_norm(x, (8,), w, b), [normal(4, 8), normal(8), normal(8)])
 

@@ -1,4 +1,4 @@
-"""Running a case on tensorlite and on torch, and comparing what comes out.
+"""Run a case on tensorlite and on torch, and compare the results.
 
 Every output gets its own random cotangent, the same on both sides. Whatever runs here is watched: ops
 get read-only arrays and must leave them alone, and gradients must have the dtype and shape of their inputs.

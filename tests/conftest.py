@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Fixtures and hooks for all tests."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture
 def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that was started under a number instead of a user's name."""
+    """A process without a home folder, as in a container that was started with a user number instead of a name."""
 
     def unknown(who: object) -> None:
         raise KeyError(who)

@@ -1,4 +1,4 @@
-"""Validation losses that a run is told instead of measuring them: what it makes of them is then certain, however the model learns."""
+"""Give a run fixed validation losses instead of measured ones, so that its reaction does not depend on how the model learns."""
 
 from __future__ import annotations
 

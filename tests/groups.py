@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from fnmatch import fnmatchcase
 
-# Every file is numeric but these: a new one is repeated under all kernels until somebody says that it need not be. What runs thread by
+# Every file is numeric except these: a new one is repeated under all kernels unless it is added here. What runs thread by
 # thread as a GPU would (cuda_*, kernels_cuda_*, all on the stand-in) calls no BLAS but for its reference in float64, ten digits below what
 # is compared; and it takes longer than all the rest. Planted faults, and what programs say, do not depend on the last bits. Runs that
 # are stopped and resumed (*_resume) are compared with runs under the same kernel, and cases_twice compares an op with itself; that a seed

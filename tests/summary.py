@@ -1,4 +1,4 @@
-"""What the suite says at its end beside pass and fail: the figures that the tests have recorded on the way.
+"""The figures that the suite prints at its end, besides pass and fail; the tests have recorded them.
 
 A test records with pytest's ``record_property``; pytest-xdist's workers send what they recorded along.
 """

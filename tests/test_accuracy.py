@@ -1,4 +1,4 @@
-"""How near the truth: sums of many numbers, half precisions, numbers near the ends of float32, integers. torch runs beside us.
+"""Accuracy: sums of many numbers, half precisions, numbers near the ends of float32, integers, compared with torch.
 
 A result is compared with torch's in float64, and so is torch's own. Ours may be off by at most 4 times as much. Both add in blocks,
 but not in the same ones: a sum of n numbers in blocks of b passes through at most b roundings a level on log(n)/log(b) levels, so with

@@ -1,4 +1,4 @@
-"""The shape of the house, kept by a test: who may import whom, what is documented, and that importing does no work.
+"""The architecture: which module may import which, what is documented, and that importing does no work.
 
 `ROOMS` is the drawing in docs/architecture.md as a table. A new arrow between rooms is a decision: make it here, and
 draw it there.

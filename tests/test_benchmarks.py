@@ -1,4 +1,4 @@
-"""The benchmarks run, compare like with like, and the documents show what they recorded. How fast anything is, no test asks."""
+"""The benchmarks run, compare the same work, and the documents show the recorded results. No test checks a speed."""
 
 import json
 import math

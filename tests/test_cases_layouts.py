@@ -1,4 +1,4 @@
-"""How an array lies in memory changes nothing; and what is given is never written to."""
+"""The memory layout of an array does not change a result, and arguments are never written to."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Saving and loading: the same bits come back, nothing is lost, and damage is told in one sentence."""
+"""Saving and loading: a loaded model has the same bits, nothing is lost, and damage is reported in one sentence."""
 
 import dataclasses
 import errno

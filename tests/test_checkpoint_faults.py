@@ -1,4 +1,4 @@
-"""Whatever happens while a checkpoint is written, the one before it is whole; whatever happens to one afterwards, it is noticed."""
+"""A failure while a checkpoint is written does not damage the one before it, and later damage to a checkpoint is detected."""
 
 from __future__ import annotations
 

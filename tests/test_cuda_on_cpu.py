@@ -1,4 +1,4 @@
-"""The machine that runs CUDA kernels on the CPU: do its threads, barriers, shuffles and atomics mean what they mean on a GPU?"""
+"""The runner of CUDA kernels on the CPU: its threads, barriers, shuffles and atomics behave as on a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in archives comes out of them whatever they were packed by, a little at a time, and what cannot be had is said by its name."""
+"""Archives of all kinds are read in small pieces, and a member that cannot be read is named."""
 
 import errno
 import importlib
@@ -188,7 +188,7 @@ def test_7z_members_are_read(method: str, tmp_path: Path) -> None:
 
 
 def test_skipped_7z_members_are_not_read_but_checked(tmp_path: Path) -> None:
-    """What nobody wants of a folder is before what somebody wants, and its checksum counts, too."""
+    """A member that is skipped comes before one that is read, and its checksum is verified, too."""
     noise = random.Random(0).randbytes(300_000)
     path = seven(tmp_path / "t.7z", {"a.png": b"\x89PNG\r\n\x1a\n\0\0\0\r" + noise, "b.txt": b"text"})
     tally = Tally()
@@ -360,7 +360,7 @@ def test_a_line_end_at_the_cut_of_a_long_text_is_kept_whole(before: bytes, tmp_p
     ["t.xz", "t.gz", "t.bz2", "t.zst", *(f"{method}.zip" for method in METHODS[1:]), "lzma2.7z", "bzip2.7z", "zstd.7z", "deflate.7z"],
 )
 def test_decompression_works_in_small_pieces(name: str, tmp_path: Path) -> None:
-    """60 MB of one letter: whoever takes a step to its end has all of them in memory at once."""
+    """60 MB of one letter: a reader that decompresses to the end at once holds all of them in memory."""
     size, (stem, _, suffix) = 60_000_000, name.rpartition(".")
     if suffix == "zip":
         put(tmp_path / name, zipped({"a.txt": b"a" * size}, int(stem)))

@@ -1,4 +1,4 @@
-"""Byte-level BPE: there and back over all of Unicode and over bytes that mean nothing, and the same ids as the library's own."""
+"""Byte-level BPE: encode and decode over all of Unicode and over arbitrary bytes, and the same ids as the library."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Everything that is wrong with an input is one sentence and exit code 2; what was prepared before stays, and nothing else is touched."""
+"""Every fault of an input gives one sentence and exit code 2. Files prepared before stay, and no other file is changed."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Batches from token files: the same as from memory, in flat memory; shuffled epochs, shards, positions."""
+"""Batches from token files: the same as from memory, with constant memory use; shuffled epochs, shards, positions."""
 
 import json
 import subprocess

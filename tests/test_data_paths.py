@@ -1,4 +1,4 @@
-"""Where a user's paths lead, also where there is no home folder."""
+"""Expansion of a user's paths, also without a home folder."""
 
 from __future__ import annotations
 

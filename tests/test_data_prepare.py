@@ -1,4 +1,4 @@
-"""Token files: what is in them, that it is the same for any number of workers, and that nobody ever finds half of one."""
+"""Token files: their contents, which are the same for any number of workers, and that no incomplete file is ever left."""
 
 import contextlib
 import hashlib
@@ -140,7 +140,7 @@ def test_the_split_depends_only_on_name_and_seed(tmp_path):
     more = Splitter(seed=3, val_fraction=0.2, sample=0.8)
     assert all(side is None or more(name) == side for name, side in zip(names, sides, strict=True))
     assert sides != [Splitter(seed=4, val_fraction=0.2, sample=0.5)(name) for name in names]
-    # On every platform and in every version: who prepared a corpus last year gets the same one today.
+    # The split is the same on every platform and in every version.
     letters = {None: "-", "train": "t", "val": "v"}
     assert "".join(letters[side] for side in sides[:40]) == EXPECTED_SIDES
 
@@ -289,7 +289,7 @@ def test_a_full_disk(tokenizer, archive, tmp_path, monkeypatch):
 
 
 def test_a_worker_finds_the_disk_full(archive, tmp_path):
-    """Its text is too long for a file here, which it is told as one is told of a full disk."""
+    """The text is longer than the file may be, so the worker gets the same error as on a full disk."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); "
     program = "import sys; from data.errors import run_main; from data.prepare import main; sys.exit(run_main(lambda: main({!r})))"
     command = [sys.executable, "-c", limited + program.format([str(archive), "--out", str(tmp_path / "out"), "--workers", "2"])]
@@ -341,7 +341,7 @@ def test_a_crash_during_the_renames_leaves_no_mixed_folder(moment, archive, tmp_
 
 
 def test_the_tokens_are_on_the_disk_before_the_file_that_says_so(archive, tmp_path, monkeypatch):
-    """A system that crashes may have forgotten what a folder was last told, if nobody has synchronised it."""
+    """After a crash of the system, the last changes of a folder may be lost if it was not synchronised."""
     done = []
     replace, sync = os.replace, data.staging.sync_folder
     monkeypatch.setattr(data.staging.os, "replace", lambda source, place: (done.append(Path(place).name), replace(source, place)))

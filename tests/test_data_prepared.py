@@ -1,4 +1,4 @@
-"""Opening a prepared folder: what is right is opened, what does not fit together is told in one sentence."""
+"""Opening a prepared folder: a valid one is opened, and files that do not fit together give one sentence."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Documents come out of every container as they went in, under names that stay the same, and nothing is written anywhere."""
+"""Documents are read from every container unchanged, under stable names, and nothing is written to disk."""
 
 import io
 import itertools

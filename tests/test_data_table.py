@@ -1,4 +1,4 @@
-"""Records of tables: a field for each column or a sentence, whatever stands in the fields, and never more in memory than one may have."""
+"""Records of tables: one field for each column or an error, for any contents, with bounded memory for one record."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The character tokenizer: there and back over all of Unicode, and what it says to characters it never saw."""
+"""The character tokenizer: encode and decode over all of Unicode, and errors for unknown characters."""
 
 import json
 import sys

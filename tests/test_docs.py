@@ -1,4 +1,4 @@
-"""What the documents say is done: their code is run, their steps are taken, the lines they quote are there."""
+"""The documents are true: their code runs, their steps work, and the lines that they quote exist."""
 
 from __future__ import annotations
 

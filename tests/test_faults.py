@@ -1,4 +1,4 @@
-"""Planted faults: does the suite notice?
+"""Planted faults: the suite must detect each of them.
 
 Each fault is a mistake that people make, written out and put in the place of the right code. The check that is named with it
 must pass on the right code, fail on the wrong, and say why in words that fit. The end of the run counts them.

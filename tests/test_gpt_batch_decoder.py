@@ -1,4 +1,4 @@
-"""Many texts at once: the logits are the model's, whoever comes and goes beside a text."""
+"""Many texts at once: the logits equal the model's, and do not depend on other texts that start or end."""
 
 import numpy as np
 import pytest

@@ -25,7 +25,7 @@ CONFIGS = {
 
 
 def make(seed: int = 0, std: float = 0.3, dtype=np.float32, **changes):
-    """A model with opinions: far from uniform, so that wrong logits would be wrong tokens."""
+    """A model whose distribution is far from uniform, so that wrong logits would give wrong tokens."""
     rng = tl.manual_seed(seed)
     model = build_model(dataclasses.replace(SMALL, **changes)).to(dtype=dtype).eval()
     for parameter in model.parameters():
@@ -215,7 +215,7 @@ def test_a_decoder_can_be_used_for_the_next_call():
 
 def test_if_rounding_could_change_a_token_the_model_decides(monkeypatch):
     """A decoder that is wrong in the last bits, as far as it may be, never changes a token."""
-    model = make(std=0.02)  # nearly uniform: the likeliest two are often close
+    model = make(std=0.02)  # nearly uniform: the two most likely tokens are often close
     model.lm_head.weight.array[5] = model.lm_head.weight.array[9]  # and these two always tie
     asked = []
     own = inference.model_logits

@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """A model that always answers with the same pieces; the list gets what it was shown, and with which options."""
+    """A model that always answers with the same pieces; the list records its prompts and options."""
     calls: list[tuple] = []
 
     def answers(model, tokenizer, prompt, max_new_tokens, **options):

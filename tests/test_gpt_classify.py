@@ -1,4 +1,4 @@
-"""A new head: what it reads, what it learns, and what is said about its data."""
+"""The classification head: its inputs, its training, and the errors about its data."""
 
 from __future__ import annotations
 

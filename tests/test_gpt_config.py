@@ -1,4 +1,4 @@
-"""The settings: presets are what they claim to be, and what cannot work is refused with a sentence that helps."""
+"""The settings: the presets have the stated sizes, and impossible settings are refused with advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finetuning that was stopped goes on to the same bits as one that nobody disturbed, whatever it teaches."""
+"""A finetuning that was stopped and resumed ends with the same bits as an uninterrupted one, for every task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instruction data: what is learnt is the answer, and neither the question nor the pad."""
+"""Instruction data: only the answer is a target, not the prompt and not the padding."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_neither_the_prompts_targets_nor_the_pads_change_the_gradient(tmp_path):
 
 
 def test_the_gradient_depends_on_the_prompt(tmp_path):
-    """The question is read though it is not learnt."""
+    """The prompt is an input although it is not a target."""
     wrapped = ResponseLoss(model(), 10.0)
     (one,), (two,) = rows_of(tmp_path, LINES[0]), rows_of(tmp_path, {"prompt": "Say ho.", "response": "Hi!"})
     assert np.array_equal(one.y, two.y)

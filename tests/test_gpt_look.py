@@ -38,7 +38,7 @@ def make(**options: object) -> GPT:
         model = build_model(GPTConfig(vocab_size=TOKENIZER.vocab_size, **config)).eval()
         with tl.no_grad():
             for parameter in model.parameters():
-                parameter.mul_(8.0)  # so that it has opinions
+                parameter.mul_(8.0)  # so that its predictions are far from uniform
     return model
 
 

@@ -1,4 +1,4 @@
-"""LoRA: nothing at first, then what was learnt; the same when merged; and saved apart from the model."""
+"""LoRA: corrections start at 0 and are trained; the merged model is the same; and they are saved separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or stopped by the time limit goes on to the same bits as one that nobody disturbed."""
+"""A run that was stopped, killed or ended by the time limit resumes and ends with the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and the other signals: acknowledged at once, nothing lost, and whoever insists does not wait."""
+"""Ctrl-C and other signals are acknowledged at once and lose nothing; a second Ctrl-C ends the program at once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_second_sigterm_changes_nothing_and_a_second_ctrl_c_ends_at_once(capfd
 
 @posix
 def test_an_outer_stop_request_still_catches_signals_after_an_inner_block():
-    """Saving what was learnt is not to be ended by a signal that comes after the last step."""
+    """A signal after the last step must not interrupt the saving of the weights."""
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         with stop:
@@ -229,7 +229,7 @@ def test_a_first_ctrl_c_is_acknowledged_and_stops_and_a_second_ends_at_once(tmp_
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A time that passes when the test says so."""
+    """A clock that the test advances."""
     now = [100.0]
     monkeypatch.setattr("gpt.training.progress.time.monotonic", lambda: now[0])
     return now

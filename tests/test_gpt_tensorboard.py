@@ -1,4 +1,4 @@
-"""TensorBoard's events: what was logged, read back from the bytes on the disk."""
+"""TensorBoard's events: the logged numbers, read back from the bytes on the disk."""
 
 from __future__ import annotations
 

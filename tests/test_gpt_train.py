@@ -271,7 +271,7 @@ def test_metrics_that_cannot_be_written_are_an_error_only_at_the_start(tmp_path)
         RunFolder(tmp_path / "file")
 
 
-# --- nobody listens -----------------------------------------------------------------------------------
+# --- closed streams -----------------------------------------------------------------------------------
 
 
 def trained_with(options, **streams) -> subprocess.CompletedProcess:

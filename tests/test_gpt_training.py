@@ -28,7 +28,7 @@ MODEL = GPTConfig(vocab_size=17, block_size=16, n_layer=2, n_head=2, n_embd=32)
 
 
 def language(size: int, length: int, seed: int = 0) -> np.ndarray:
-    """A text in which every token makes some successors likelier than others."""
+    """A text in which the probabilities of the next token depend on the present one."""
     rng = np.random.default_rng(seed)
     totals = rng.dirichlet(np.full(size, 0.3), size=size).cumsum(axis=1)  # (size, size)
     tokens = [0]

@@ -1,4 +1,4 @@
-"""Weights and what is said about them, from a stranger: one sentence before anything large is made, whatever they promise."""
+"""Untrusted weights and metadata: any fault gives one sentence, before a large array or model is created."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def theirs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_model(monkeypatch):
-    """Whoever builds one fails."""
+    """Building a model is an error."""
 
     def build(config):
         raise AssertionError(f"a model of {config} was built before its weights were looked at")
@@ -211,7 +211,7 @@ def test_only_regular_files_are_opened(saved, theirs):
 
 
 def test_the_causal_mask_of_old_transformers_files_is_not_read(theirs):
-    """Older files of transformers' have it; its shape is nobody's business."""
+    """Older files of transformers contain it; its shape is not checked."""
     weights = safetensors.numpy.load_file(theirs / WEIGHTS)
     content = safetensors.numpy.save({**weights, "h.0.attn.bias": np.ones(4, np.uint8)})
     length = int.from_bytes(content[:8], "little")

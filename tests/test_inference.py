@@ -1,4 +1,4 @@
-"""Writing text: what the model is shown, what comes out piece by piece, and in which state it is left."""
+"""Text generation: the model's inputs, the pieces of text, and the state of the model afterwards."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Wide outputs of an odd width under a half precision: their rows are padded, all products aligned, and the padding is nobody's."""
+"""Wide outputs of an odd width under a half precision: their rows are padded, all products aligned, and the padding is never read."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_padding_does_not_affect_any_gradient(dtype, poison, any_cupy):
 
 
 def test_an_infinite_activation_stays_in_its_row(any_cupy):
-    """0 · inf in the padding is not a number; nobody reads it."""
+    """0 · inf in the padding is nan; the padding is not read."""
     x, weight = draw(4, 16, dtype="float16"), draw(V, 16, seed=1)
     x[1, 3] = np.inf
     with use_precision("float16"):

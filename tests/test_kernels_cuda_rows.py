@@ -85,7 +85,7 @@ def test_the_same_bits_every_time(any_cupy):
 @pytest.mark.parametrize("fault", ["        __syncthreads();\n    }\n", "+ dweight[i]"])
 @pytest.mark.parametrize("op, module", [(layernorm, cuda_layernorm), (rmsnorm, cuda_rmsnorm)], ids=["layernorm", "rmsnorm"])
 def test_faults_in_the_sums_of_the_warps_are_detected(op, module, fault, standin, monkeypatch):
-    """Faults planted where the warps of a block add up their sums: no barrier between two turns, and one who forgets his own."""
+    """Faults planted where the warps of a block add up their sums: a missing barrier, and a warp that does not add its own sum."""
     right = compiling.source
 
     def planted(file):

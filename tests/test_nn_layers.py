@@ -158,7 +158,7 @@ def test_the_loss_modules_pass_their_options_on():
 
 @pytest.mark.parametrize("name", ["CrossEntropyLoss", "NLLLoss"])
 def test_by_default_the_loss_modules_ignore_no_class(name):
-    """-100 is no class, so whoever does not ask for it loses no row; 100 would be one of 200."""
+    """-100 is not a class, so the default ignores no row; 100 would be one of 200 classes."""
     rng = np.random.default_rng(9)
     target = np.concatenate([[100, -100], rng.integers(0, 200, 4)])
     compare(lambda t, x, target: getattr(t.nn, name)()(x, target), [rng.standard_normal((6, 200)), target])

@@ -1,4 +1,4 @@
-"""Module: what assignment files, what the walks find, what saving and loading promise; torch as the reference."""
+"""Module: registration by assignment, the walks over parameters, saving and loading; torch is the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Op: the one doorway between tensors and arrays, and the pairs behind it."""
+"""Op: the only place where tensors become arrays, and the choice of a pair."""
 
 import inspect
 import os

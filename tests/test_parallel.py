@@ -1,4 +1,4 @@
-"""Shards and workers: the same gradients as without them, and the same bits whoever computes them."""
+"""Shards and workers: the same gradients as without them, and the same bits for any number of workers."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The figures at the end of the suite are the worst that were recorded, of all cases and each by its name."""
+"""The summary at the end of the suite has the worst recorded figures of all cases, with their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tape: gradients add up where paths meet, nothing recurses, nothing leaks, nothing stale is used."""
+"""The tape: gradients add up where paths meet, without recursion, memory leaks or outdated values."""
 
 from __future__ import annotations
 

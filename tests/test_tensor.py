@@ -1,4 +1,4 @@
-"""The Tensor as an object: what it says of itself, how it leaves the tape, what it refuses."""
+"""The Tensor as an object: its attributes, how it leaves the tape, and what it refuses."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_impossible_draws_are_refused_as_in_torch(weights, n, said):
 
 
 def test_more_samples_than_weights_above_0_are_refused():
-    with pytest.raises(RuntimeError, match="2 samples without replacement from 1 weights above 0"):  # torch draws what has no weight
+    with pytest.raises(RuntimeError, match="2 samples without replacement from 1 weights above 0"):  # torch draws positions of weight 0
         tl.multinomial(tl.tensor([0.0, 1.0]), 2)
 
 

@@ -1,4 +1,4 @@
-"""On a machine without POSIX every program does its work, and the files are those of any other machine, byte for byte."""
+"""On a machine without POSIX every program works, and its files are the same as on any other machine, byte for byte."""
 
 from __future__ import annotations
 

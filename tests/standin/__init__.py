@@ -1,4 +1,4 @@
-"""A stand-in for CuPy, over NumPy, for machines without a GPU: stricter than CuPy in all that could go wrong unseen.
+"""A stand-in for CuPy, built on NumPy, for machines without a GPU: stricter than CuPy where CuPy would fail silently.
 
     def test_something(standin):                       # the fixture in tests/conftest.py; `any_cupy` is this, and a real GPU's CuPy
         x = standin.asarray(np.arange(3.0))            # `import cupy` gives the same module while the test runs
@@ -9,7 +9,7 @@
 
 - Its arrays are no NumPy arrays, and NumPy's are refused among them.
 - It has the names that CuPy has, read off the installed CuPy, and no others.
-- Memory that nobody has written holds NaN. A pool counts what is in use, and can have a limit.
+- Uninitialised memory holds NaN. A pool counts what is in use, and can have a limit.
 - RawModule compiles our `.cu` files for the CPU (`tests.cuda_on_cpu`); cuBLAS works on pointers and notes what it was asked (`cublas`).
 - A stream that captures notes its work instead of doing it; `Graph.launch` does it. What a capturing stream cannot take is an error.
 """

@@ -1,4 +1,4 @@
-"""The stand-in's ndarray: a NumPy array that behaves like CuPy's, which is to say, much less obligingly."""
+"""The stand-in's ndarray: a NumPy array that behaves like CuPy's, and refuses what CuPy's refuses."""
 
 from __future__ import annotations
 

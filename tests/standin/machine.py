@@ -1,7 +1,7 @@
-"""The GPU that is not there: its memory, its queue of work, and what the host asked it.
+"""The simulated GPU: its memory, its queue of work, and the host's reads.
 
-All that the stand-in does to memory passes through two doors, `compute` (an array results) and `write` (an array is changed). So
-one place knows whether a graph is being captured, in which case the work is only noted, to be done when the graph is launched.
+Every change of memory by the stand-in uses one of two functions, `compute` (returns an array) or `write` (changes an array). So
+only this file needs to know whether a graph is being captured; then the work is recorded, and done when the graph is launched.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Machine:
         self._blocks: dict[int, tuple[int, Any]] = {}  # address -> bytes, and a weak reference to the array that owns them
         self.reading_forbidden = False
 
-    # --- the two doors --------------------------------------------------------------------------------
+    # --- compute and write --------------------------------------------------------------------------------
 
     def compute(self, name: str, work: Callable[[], Any]) -> Any:
         """The result of ``work``, in memory of its own or as a view. Under capture its memory holds no result yet."""
