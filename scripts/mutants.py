@@ -11,8 +11,9 @@ a test is missing, or the change has no effect; such equivalent mutants are list
 The tests that run the changed line come first, the fastest of them at the front. If they all pass, the other tests of the room follow,
 because they may reach the line from another process, which coverage.py does not observe. For a CUDA kernel, the tests of its wrapper count.
 
-The sample is drawn with a seed, the same number for each room if possible, so two runs can be compared. Faults are planted by
-token and not by syntax tree, so that the same code works for Python and CUDA. The libraries for this do not know CUDA or drop statements.
+The sample has the same number from each room if possible. It is drawn by a hash of seed, file and changed line, so that work on the rest
+of the tree leaves it as it is, and two runs can be compared. Faults are planted by token and not by syntax tree, so that the same code
+works for Python and CUDA. The libraries for this do not know CUDA or drop statements.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from __future__ import annotations
 import argparse
 import ast
 import concurrent.futures
+import hashlib
 import io
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -290,8 +291,8 @@ def sample(rooms: list[str], count: int, seed: int) -> list[Mutant]:
     places: dict[str, list[Mutant]] = {room: [] for room in rooms}
     for path in files:
         places[room_of(path)] += mutants_of(path)
-    for room, found in places.items():
-        random.Random(f"{seed} {room}").shuffle(found)
+    for found in places.values():
+        found.sort(key=lambda mutant: hashlib.sha256(f"{seed}\n{mutant.path}\n{mutant.before}\n{mutant.after}".encode()).digest())
     chosen: list[Mutant] = []
     while len(chosen) < count and any(places.values()):
         for found in places.values():
