@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,17 @@ def test_only_glibcs_malloc_is_told_to_keep_what_was_freed(system, library, monk
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: (library, ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("the C library was loaded"))
     assert memory.keep_freed_memory.__wrapped__() is False
+
+
+def test_glibc_keeps_all_that_is_freed_in_one_heap(monkeypatch):
+    """mallopt(3): no mapping for a large block, the largest int as the trim threshold, one arena."""
+    told = {}
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    library = types.SimpleNamespace(mallopt=lambda parameter, value: told.setdefault(parameter, value) == value)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
+    assert memory.keep_freed_memory.__wrapped__() is True
+    assert told == {-4: 0, -1: 2**31 - 1, -8: 1}
 
 
 def test_sizes_in_words():

@@ -13,6 +13,7 @@ import tensorlite as tl
 from gpt.config import GPTConfig
 from gpt.model import build_model
 from tensorlite import inspect
+from tensorlite.inspect.draw import _cut
 from tensorlite.op import REGISTRY, Pair
 
 
@@ -321,6 +322,11 @@ def test_a_drawing_folds_modules_and_their_parameters():
     assert "h.1  (2, 8, 16)" in folded
     assert "c_attn" not in folded
     assert len(tl.draw(walk.result, model).boxes) > 3 * len(tl.draw(walk.result, model, fold=2).boxes)
+
+
+def test_a_text_that_is_too_long_is_cut_to_its_length():
+    assert _cut("abcdef", 6) == "abcdef"
+    assert _cut("abcdefg", 6) == "abcde…"
 
 
 def test_what_comes_after_a_parameter_of_a_folded_module_is_drawn():

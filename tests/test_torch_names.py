@@ -57,6 +57,7 @@ MADE = {
     "bincount of weights": lambda t: (t.bincount(t.tensor([0, 1, 1]), weights=t.tensor([0.5, 1.0, 2.0])),),
     "nonzero of a number": lambda t: (t.tensor(3).nonzero(), t.tensor(0).nonzero(), t.zeros(2, 0).nonzero()),
     "format": lambda t: (f"{t.tensor(1.23456):.3f}", f"{t.tensor(3)}", f"{t.tensor(2.5)}", f"{t.tensor(7):>5d}"),
+    "topk of none": lambda t: (*t.arange(3).topk(0), *t.ones(2, 3).topk(3)),
     "addmm by names": lambda t: (t.addmm(t.ones(2), mat1=t.ones(2, 3), mat2=t.ones(3, 2), beta=0.5, alpha=2),),
     "grad_fn": lambda t: (t.ones(1).grad_fn, (t.ones(1, requires_grad=True) * 2).grad_fn is None, t.ones(1, requires_grad=True).is_leaf),
 }
