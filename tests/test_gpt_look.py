@@ -19,8 +19,9 @@ from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.generation.sampling import Sampling, choose_tokens, sampling_probabilities
-from gpt.microscope.reading import ROLES, Reading, influence, read
-from gpt.microscope.screen import Terminal, lines_of
+from gpt.microscope.page import page as page_of
+from gpt.microscope.reading import ROLES, Reading, influence, read, visible
+from gpt.microscope.screen import SHADES, Terminal, lines_of, named, surprise_lines
 from gpt.model import GPT, build_model
 from tensorlite import random
 from tensorlite.nn import functional as F
@@ -126,6 +127,34 @@ def test_line_starts_and_earlier_copies_are_recognised():
     assert dict(reading.main_roles(0, 0, len(ROLES)))["line start"] == 1.0
 
 
+def test_the_share_of_a_role_is_the_mean_over_the_tokens_that_have_such_a_place():
+    text = "\nabc\nab\na\nb"
+    T = len(text)
+    attention = np.tril(np.random.default_rng(0).random((T, T)))
+    expected = {}
+    for role in ROLES:
+        shares = []
+        for t in range(T):
+            line = text.rfind("\n", 0, t) + 1
+            places = {
+                "previous token": [t - 1] if t else [],
+                "line start": [line] if 0 < line < t - 1 else [],
+                "same token": [s for s in range(t) if text[s] == text[t]],
+                "itself": [t] if t else [],
+                "first token": [0] if t > 1 else [],
+            }[role]
+            if places:
+                shares.append(sum(attention[t, s] for s in places))
+        expected[role] = np.mean(shares)
+    assert dict(reading_with(attention, text).main_roles(0, 0, len(ROLES))) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_single_token_has_no_roles():
+    reading = reading_with(np.ones((1, 1)), "a")
+    assert reading.roles().shape == (1, 1, len(ROLES))
+    assert reading.main_roles(0, 0) == []
+
+
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(0.5), Sampling(2.0, top_k=3), Sampling(1.0, top_p=0.6), Sampling(0), Sampling(0.7, 4, 0.8, 0.1)]
 )
@@ -150,6 +179,111 @@ def lines(terminal: Terminal, text: str = TEXT) -> list[str]:
 @pytest.mark.parametrize("width", [40, 80, 100])
 def test_screens_fit(width: int):
     assert all(len(line) <= width for line in lines(Terminal(width)))
+
+
+NAMES = ("a", " ", "\n", "elephan", "elephant")  # seven characters have room, eight have not
+EFFECTS = np.array([0.5, -1.0, 0.25, 0.125, 0.06, -0.75, 0.03, 0.01, 0.0, 0.875])
+
+
+def small_reading() -> Reading:
+    """Ten tokens, and two heads: the first looks at the token before, the second at itself and at the first token."""
+    ids = np.array([0, 1, 4, 2, 0, 3, 0, 1, 0, 0])
+    p = np.tile([0.5, 0.25, 0.13, 0.06, 0.06], (10, 1))
+    p[4] = [1 - 2e-6, 5e-7, 5e-7, 5e-7, 5e-7]  # the next token is a great surprise
+    p[8] = [0.06, 0.5, 0.25, 0.13, 0.06]
+    after_one_block = np.tile([0.0625, 0.0625, 0.0625, 0.0625, 0.75], (10, 1))
+    attention = np.stack([np.eye(10)[[0, *range(9)]], np.eye(10) * 0.75 + np.eye(10)[[0] * 10] * 0.25])
+    return Reading(tuple(NAMES[i] for i in ids), ids, np.log(p), np.log([after_one_block, p]), attention[None])
+
+
+def small_lines(terminal: Terminal) -> list[str]:
+    texts = {i: visible(name) for i, name in enumerate(NAMES)}
+    return list(lines_of(small_reading(), Sampling(top_k=2), EFFECTS, texts, terminal))
+
+
+SCREEN = """\
+Surprise, in nats a token
+  a·elephant⏎
+  -12       2
+  aelephana·aa
+  09      0102
+mean 3.00; the greatest, 14.51, at 'elephan'
+
+What comes next
+                p  sampled
+  a         50.0%    66.7%  ████████
+  ·         25.0%    33.3%  ████
+  ⏎         13.0%     0.0%  ██
+  elephan    6.0%     0.0%  █
+  elepha…    6.0%     0.0%  █
+
+The guess after each block
+  block 0  elepha…   75.0%
+  block 1  a         50.0%
+
+Where each head looks
+  block 0 head 0  previous token 100%, same token
+    20%; now 'a' at 8, 100%
+  block 0 head 1  itself 75%, first token 25%; now
+    'a' at 9, 75%
+
+Which token mattered for the guess
+  for 'a': by how much log p would fall, to first
+  order, if a token's embedding were faded out
+  ·       at 1      -1.000  ██████████████████
+  a       at 9      +0.875  ████████████████
+  elephan at 5      -0.750  ██████████████
+  a       at 0      +0.500  █████████
+  elepha… at 2      +0.250  ████
+  ⏎       at 3      +0.125  ██
+  a       at 4      +0.060  █
+  a       at 6      +0.030  █
+"""
+
+
+def test_the_screen_line_by_line():
+    assert "\n".join(small_lines(Terminal(50))) == SCREEN
+
+
+def test_with_colours_there_are_no_digits():
+    def in_shade(text: str, shade: int) -> str:
+        return f"\033[48;5;{SHADES[shade]}m\033[97m{text}\033[0m"
+
+    lines = small_lines(Terminal(50, colours=True))
+    assert lines[0] == "\033[1mSurprise, in nats a token\033[0m"
+    assert lines[1] == "  a" + in_shade("·", 2) + in_shade("elephant", 3) + in_shade("⏎", 3)
+    assert lines[2] == "  " + "".join(in_shade(*pair) for pair in (("a", 1), ("elephan", 5), ("a", 1), ("·", 2), ("a", 1), ("a", 3)))
+    assert lines[3].startswith("mean")
+
+
+def test_the_shades_go_from_green_to_red():
+    red, green, blue = np.unravel_index(np.array(SHADES) - 16, (6, 6, 6))  # the colour cube of xterm
+    assert green[0] > red[0]
+    assert (np.diff(red) >= 0).all()
+    assert red[-1] > green[-1] == 0
+    assert not blue.any()
+
+
+def test_a_long_line_of_tokens_is_broken_at_the_edge():
+    rows = list(surprise_lines(reading_with(np.eye(30), "a" * 30), Terminal(24)))  # all of 128 tokens are as likely: 4.85 nats
+    assert rows[:-1] == ["  " + "a" * 22, "  -" + "4" * 21, "  " + "a" * 8, "  " + "4" * 8]
+
+
+@pytest.mark.parametrize(("width", "half", "whole"), [(24, 4, 8), (60, 13, 28), (120, 20, 30)])
+def test_bars_have_the_room_that_the_screen_has(width: int, half: int, whole: int):
+    lines = small_lines(Terminal(width))
+    bars = [line.count("█") for line in lines]
+    assert bars[lines.index("What comes next") + 2] == half, "the likeliest has a probability of 0.5"
+    assert max(bars[lines.index("Which token mattered for the guess") :]) == whole
+
+
+def test_an_encoding_without_the_signs_gets_others():
+    assert Terminal(80, encoding="ascii").plain("·⏎⇥█→…é") == "_\\>#->...?"
+    assert Terminal(80, encoding="latin-1").plain("·é") == "·é"
+
+
+def test_all_tokens_on_the_screen_are_named():
+    assert list(named(small_reading(), Sampling())) == [0, 1, 2, 3, 4, 4, 0, 0]  # the likeliest, the guess after each block, the guess
 
 
 def test_surprise_is_coloured_or_a_digit_below():
@@ -213,11 +347,49 @@ def look_html(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_is_complete_and_loads_nothing(look_html: Path):
     text = look_html.read_text(encoding="utf-8")
-    content = json.loads(re.search(r"const reading = (.*);\nconst T", text)[1])
+    content = content_of(text)
+    assert f"noise: 2 blocks, 2 heads, {make().num_parameters():,} parameters" in text
     assert "".join(content["tokens"]) == "the</script>\n& “fox”"
     assert np.shape(content["attention"]) == (2, 2, 20, 20)
     assert text.count("</script>") == 1
     assert not re.search(r"(src|href)=|https?://|@import", text)
+
+
+def content_of(page: str) -> dict:
+    return json.loads(re.search(r"const reading = (.*);\nconst T", page)[1])
+
+
+def test_the_page_has_the_numbers_of_the_reading():
+    reading = small_reading()
+    page = page_of(reading, Sampling(0.5, 3), EFFECTS, lambda token: NAMES[token], "a & b")
+    assert "a &amp; b" in page
+    assert "@" not in re.sub(r"@(media|import)", "", page)
+    shown = ["a", "·", "⏎", "elephan", "elephant"]
+    ranked = np.argsort(-reading.logits, axis=-1, kind="stable")
+    assert content_of(page) == {
+        "tokens": list(reading.tokens),
+        "shown": ["a", "·", "elephant", "⏎", "a", "elephan", "a", "·", "a", "a"],
+        "surprise": [None, 1.386, 2.813, 2.04, 0.693, 14.509, 0.693, 1.386, 0.693, 2.813],
+        "next": [[[shown[i], pytest.approx(row[i], abs=6e-5)] for i in order] for row, order in zip(reading.logits, ranked, strict=True)],
+        "guesses": [[["elephant", 0.75], [shown[row.argmax()], pytest.approx(np.exp(row.max()), abs=6e-5)]] for row in reading.logits],
+        "attention": reading.attention.tolist(),
+        "roles": [[[["previous token", 1.0], ["same token", 0.2]], [["itself", 0.75], ["first token", 0.25]]]],
+        "effects": EFFECTS.tolist(),
+        "target": "a",
+        "of": "",
+        "sampling": {"temperature": 0.5, "top_k": 3, "top_p": 1.0},
+    }
+    content = content_of(page_of(reading, Sampling(top_p=0.75), EFFECTS, lambda token: NAMES[token], ""))
+    assert content["sampling"] == {"temperature": 1.0, "top_k": 0, "top_p": 0.75}
+
+
+@pytest.mark.parametrize(("vocabulary", "of"), [(100, ""), (101, ", of the 100 likeliest")])
+def test_the_page_keeps_the_hundred_likeliest_tokens(vocabulary: int, of: str):
+    logits = -np.arange(vocabulary, dtype=float)[None]
+    reading = Reading(("a",), np.array([0]), logits, logits[None], np.ones((1, 1, 1, 1)))
+    content = content_of(page_of(reading, Sampling(), np.zeros(1), lambda token: f"<{token}>", ""))
+    assert [name for name, _ in content["next"][0]] == [f"<{token}>" for token in range(100)]
+    assert content["of"] == of
 
 
 @needs_browser

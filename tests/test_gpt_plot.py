@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 import xml.etree.ElementTree as ET
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,6 @@ from gpt.plot import main
 from gpt.plots.activation_curves import ACTIVATIONS, activation_curve, plot_activations
 from gpt.plots.attention_maps import attention_weights, plot_attention
 from gpt.plots.curves import plot_losses, plot_runs
-from gpt.plots.figure import save_figure
 from gpt.training.metrics import gradient_norms_by_layer
 from gpt.training.trainer import Trainer
 
@@ -123,19 +124,16 @@ def test_incomplete_records_are_drawn(tmp_path):
     plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png", title="one")
     assert is_png(tmp_path / "some.png")
     assert is_png(tmp_path / "loss.png")
+    width, height = struct.unpack(">II", (tmp_path / "loss.png").read_bytes()[16:24])
+    assert (width, height) == (7 * 150, 4 * 150), "7 by 4 inches, 150 dots each"
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that are saved, to be looked at."""
+    """The figures, to be looked at instead of saved."""
     figures = []
-
-    def keep(figure, path):
-        figures.append(figure)
-        save_figure(figure, path)
-
     for module in ("curves", "attention_maps", "activation_curves"):
-        monkeypatch.setattr(f"gpt.plots.{module}.save_figure", keep)
+        monkeypatch.setattr(f"gpt.plots.{module}.save_figure", lambda figure, path: figures.append(figure))
     return figures
 
 
@@ -178,9 +176,138 @@ def test_up_to_64_tokens_have_their_letters_beside_the_picture(tmp_path, drawn):
     assert [len(figure.axes[0].get_yticks()) for figure in drawn] == [64, 0]
 
 
+def line_of(axes, label):
+    return next(line for line in axes.lines if line.get_label() == label)
+
+
+def test_every_value_of_a_run_is_drawn_at_its_step(tmp_path, drawn):
+    records = [{"step": 0, "train_loss": 4.0, "val_loss": 4.5}]
+    records += [{"step": s, "loss": 4.0 - s, "learning_rate": s / 8, "gradient_norm": 10.0**-s} for s in (1, 2)]
+    records[2]["gradient_norms"] = {"wte": 0.5, "h.0": 0.25, "h.1": 0.125, "h.2": 1.0, "ln_f": 2.0}
+    plot_runs({"one": records}, tmp_path / "a.png")
+    losses, rates, norms = drawn[0].axes
+    for label, points, look in (
+        ("training, single batches", [(1, 3.0), (2, 2.0)], ("-", "0.8", 1, 1, "None")),
+        ("training", [(0, 4.0)], ("--", "C0", None, 1.6, "o")),
+        ("validation", [(0, 4.5)], ("-", "C1", None, 1.6, "o")),
+    ):
+        line = line_of(losses, label)
+        assert list(zip(*line.get_data(), strict=True)) == points
+        assert (line.get_linestyle(), line.get_color(), line.get_alpha(), line.get_linewidth(), line.get_marker()) == look
+    assert [list(data) for data in rates.lines[0].get_data()] == [[1, 2], [0.125, 0.25]]
+    assert rates.get_ylim()[0] == 0
+    assert [list(data) for data in line_of(norms, "all").get_data()] == [[1, 2], [0.1, 0.01]]
+    assert norms.get_yscale() == "log"
+    layers = norms.lines[1:]
+    assert [(line.get_label(), *line.get_xdata(), *line.get_ydata(), line.get_linestyle()) for line in layers] == [
+        ("wte", 2, 0.5, ":"), ("h.0", 2, 0.25, "-"), ("h.1", 2, 0.125, "-"), ("h.2", 2, 1.0, "-"), ("ln_f", 2, 2.0, ":")
+    ]  # fmt: skip
+    assert [line.get_color() for line in layers[1:4]] == [matplotlib.colormaps["viridis"](shade) for shade in (0.9, 0.5, 0.9 - 0.8)]
+    assert [text.get_text() for text in norms.get_legend().get_texts()] == ["all", "wte", "h.0", "h.1", "h.2", "ln_f"]
+    assert [axes.get_ylabel() for axes in drawn[0].axes] == ["loss in nats", "learning rate", "norm of the gradient"]
+    assert [axes.get_xlabel() for axes in drawn[0].axes] == ["", "", "step"]
+    assert drawn[0].get_suptitle() == "one"
+
+
+def test_the_norms_have_plain_numbers_at_their_logarithmic_axis(tmp_path, drawn):
+    plot_runs({"one": [{"step": s, "gradient_norm": norm} for s, norm in enumerate((0.05, 5.0))]}, tmp_path / "a.png")
+    axis = drawn[0].axes[2].yaxis
+    for formatter in (axis.get_major_formatter(), axis.get_minor_formatter()):
+        assert [formatter(x) for x in (0.1, 1.0)] == ["0.1", "1"]
+
+
+def test_norms_that_are_all_zero_have_a_linear_axis(tmp_path, drawn):
+    plot_runs({"one": [{"step": 1, "gradient_norm": 0.0}]}, tmp_path / "a.png")
+    assert drawn[0].axes[2].get_yscale() == "linear"
+
+
+def test_of_several_runs_each_has_one_colour_and_the_legend_explains_the_kinds_of_lines(tmp_path, drawn):
+    records = [{"step": s, "loss": 2.0, "train_loss": 2.0, "val_loss": 1.0, "learning_rate": 0.5, "gradient_norm": 1.0} for s in range(2)]
+    plot_runs(dict.fromkeys(("first", "second", "third"), records), tmp_path / "a.png")
+    losses, rates, norms = drawn[0].axes
+    assert [line.get_color() for line in losses.lines] == [f"C{number}" for number in (0, 0, 0, 1, 1, 1, 2, 2, 2)]
+    assert [(line.get_color(), line.get_linewidth()) for line in rates.lines] == [("C0", 3.6), ("C1", 2.6), ("C2", 1.6)]
+    assert [line.get_color() for line in norms.lines] == ["C0", "C1", "C2"]
+    names, kinds = np.split(np.array(losses.get_legend().legend_handles), [3])
+    assert [(line.get_color(), line.get_linewidth()) for line in names] == [("C0", 4), ("C1", 4), ("C2", 4)]
+
+    def look(line):
+        return line.get_linestyle(), line.get_linewidth(), line.get_alpha(), line.get_marker(), line.get_markersize()
+
+    assert list(map(look, kinds)) == list(map(look, losses.lines[:3]))
+    assert {line.get_color() for line in kinds} == {"0.3"}
+    assert losses.lines[0].get_alpha() == 0.3
+    assert norms.get_legend() is None
+    assert drawn[0].get_suptitle() == ""
+
+
+def test_a_picture_of_the_loss_alone_says_what_its_axes_are(tmp_path, drawn):
+    plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "a.png", title="a" * 67)  # 67 letters of 12 points fill 7 inches
+    plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "a.png", title="a" * 68)
+    (axes,) = drawn[0].axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss in nats")
+    assert [line.get_label() for line in axes.lines] == ["training, single batches"]
+    assert [figure.get_suptitle() for figure in drawn] == ["a" * 67, "a" * 66 + "…"]
+    assert [axes.spines[side].get_visible() for side in ("left", "bottom", "top", "right")] == [True, True, False, False]
+    assert all(line.get_visible() for line in axes.get_xgridlines())
+
+
+def test_tokens_stand_at_the_left_and_below_and_white_space_is_visible(tmp_path, drawn):
+    maps = np.random.default_rng(0).random((2, 3, 4, 4))
+    plot_attention(maps, [" a", "\n", "\t", "b"], tmp_path / "a.png", title="a prompt")
+    plot_attention(maps[:1, :1], ["a", "b", "c", "d"], tmp_path / "a.png")
+    grid = np.array(drawn[0].axes[:6]).reshape(2, 3)
+    names = ["·a", "⏎", "⇥", "b"]
+    for (layer, head), axes in np.ndenumerate(grid):
+        shown = axes.images[0].get_array()
+        np.testing.assert_array_equal(shown.filled(0), np.tril(maps[layer, head]))
+        assert shown.mask[np.triu_indices(4, 1)].all()
+        assert [label.get_text() for label in axes.get_xticklabels()] == (names if layer == 1 else [])
+        assert [label.get_text() for label in axes.get_yticklabels()] == (names if head == 0 else [])
+        assert axes.get_title() == (f"head {head}" if layer == 0 else "")
+        assert axes.get_ylabel() == (f"block {layer}" if head == 0 else "")
+    assert {label.get_rotation() for label in grid[1, 0].get_xticklabels()} == {90}, "a name has two characters"
+    assert {label.get_rotation() for label in drawn[1].axes[0].get_xticklabels()} == {0}
+    assert drawn[0].axes[6].get_ylabel() == "attention weight"
+    np.testing.assert_allclose(drawn[0].axes[6].get_yticks(), [0, 0.05, 0.25, 0.5, 1])
+    assert drawn[0].get_suptitle() == "a prompt"
+
+
+def test_all_activations_have_the_same_axes_with_numbers_at_the_left_and_below(tmp_path, drawn):
+    plot_activations(tmp_path / "a.png")
+    for number, (axes, (name, (formula, function))) in enumerate(zip(drawn[0].axes, ACTIVATIONS.items(), strict=True)):
+        assert (axes.get_xlim(), axes.get_ylim()) == ((-4, 4), (-1.2, 2.2))
+        assert axes.xaxis.get_tick_params()["labelbottom"] == (number >= 3)
+        assert axes.yaxis.get_tick_params()["labelleft"] == (number % 3 == 0)
+        assert axes.get_title() == f"{name}:  {formula}"
+        x = line_of(axes, "f(x)").get_xdata()
+        assert (x[0], x[-1]) == (-4, 4)
+        for label, expected in zip(("f(x)", "f′(x)"), activation_curve(function, x), strict=True):
+            np.testing.assert_array_equal(line_of(axes, label).get_ydata(), expected)
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "-", "-", "--"]  # both axes, f, its derivative
+        assert (*axes.lines[0].get_ydata(), *axes.lines[1].get_xdata()) == (0, 0, 0, 0)
+        assert (axes.get_legend() is not None) == (number == 0)
+
+
+def test_runs_are_named_by_their_folders_or_by_their_paths_if_two_folders_have_one_name(tmp_path, monkeypatch, drawn):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    for folder in ("a/tiny", "b/tiny", "b/wide"):
+        run(tmp_path / folder)
+    assert plot("a/tiny", "b/tiny", "b/wide", "--out", "all.png") == 0
+    names = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()[:3]]
+    assert names == ["a/tiny", "b/tiny", "wide"]
+
+
 def test_a_character_that_the_font_lacks_gives_no_warning(tmp_path, recwarn):
     plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png", title="日本")
     assert not recwarn.list
+
+
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path):
+    plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.svg", title=r"$\frac$")  # Matplotlib cannot read it as one
+    assert (tmp_path / "loss.svg").exists()
 
 
 def test_the_same_picture_gives_the_same_bytes(tmp_path):
