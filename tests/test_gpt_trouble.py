@@ -295,6 +295,14 @@ def test_the_profile_counts_the_ops_of_a_step():
     assert re.search(r"^linear +backward +9 ", table, re.MULTILINE)
 
 
+def test_attention_is_counted_by_its_own_lengths():
+    q, k, v = tl.ones(2, 3, 5, 8), tl.ones(2, 3, 7, 8), tl.ones(2, 3, 7, 4)
+    with Profile() as profile:
+        tl.nn.functional.scaled_dot_product_attention(q, k, v)
+    (line,) = profile.records.values()
+    assert line.flops == 2 * (2 * 3 * 5 * 7 * 8) + 2 * (2 * 3 * 5 * 7 * 4)
+
+
 def test_profiling_changes_no_result_and_ends_with_the_block():
     plain, profiled = trainer(workers=2), trainer(workers=2)
     with profiled.workers, Profile(2) as profile:

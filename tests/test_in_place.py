@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import numpy as np
 import pytest
 import torch
@@ -503,6 +504,17 @@ def test_an_operand_that_is_not_a_number_is_refused(name, other):
     with pytest.raises(TypeError, match=rf"{name.rstrip('_')}: an operand is a tensor, an array or a number, got {type(other).__name__}\."):
         getattr(x, name)(other)
     assert x.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("other", [3, np.array([3, 3]), "tensor"])
+@pytest.mark.parametrize("name", ["imod", "iand", "ior", "ixor", "iadd", "imul"])
+def test_an_operator_with_an_equals_sign_writes_to_the_same_tensor(name, other):
+    if isinstance(other, str):
+        other = tl.tensor([3, 3])
+    x = tl.tensor([5, 6])
+    memory = x.numpy()
+    assert getattr(operator, name)(x, other) is x
+    assert memory.tolist() == getattr(operator, name)(np.array([5, 6]), 3).tolist()
 
 
 def test_a_write_is_allowed_to_what_backward_does_not_read():

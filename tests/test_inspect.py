@@ -324,6 +324,13 @@ def test_a_drawing_folds_modules_and_their_parameters():
     assert len(tl.draw(walk.result, model).boxes) > 3 * len(tl.draw(walk.result, model, fold=2).boxes)
 
 
+def test_only_one_number_is_written_beside_its_shape():
+    x = tl.ones(2, requires_grad=True)
+    assert str(tl.draw(x * 2)).splitlines()[0] == "mul  (2,)"
+    assert str(tl.draw((x * 2).sum())).splitlines()[0] == "sum  ()  4"
+    assert str(tl.draw(tl.ones(1))).splitlines()[0] == "leaf  (1,)"
+
+
 def test_a_text_that_is_too_long_is_cut_to_its_length():
     assert _cut("abcdef", 6) == "abcdef"
     assert _cut("abcdefg", 6) == "abcde…"

@@ -76,6 +76,15 @@ def test_empty_tensors_are_zeros():
         assert tl.ones(1).new_empty(*size).tolist() == torch.zeros(*size).tolist()
 
 
+@pytest.mark.parametrize("dtype, limit", [("float32", 2**24), ("float64", 2**53), ("float16", 2**11), ("int8", 127), ("int64", 2**63 - 1)])
+def test_random_without_limits_draws_integers_that_the_dtype_holds(dtype, limit):
+    """As torch: up to 2 to the number of digits of a floating type, below which all integers are exact."""
+    x = tl.zeros(3000, dtype=getattr(tl, dtype)).random_().numpy().astype(np.float64)
+    assert (x == np.floor(x)).all()
+    assert 0 <= x.min() < 0.01 * limit
+    assert 0.99 * limit < x.max() <= limit
+
+
 def test_a_format_of_several_numbers_is_refused_as_in_torch():
     for t in (tl, torch):
         with pytest.raises(TypeError):
