@@ -53,8 +53,10 @@ class GPTConfig:
     n_layer: int = option(4, "number of blocks, each of attention and a feed-forward layer")
     n_head: int = option(4, "attention heads in a block; n_embd must be a multiple of it")
     n_embd: int = option(128, "width: the length of the vector for each token")
+    n_inner: int | None = option(None, "width of the hidden layer of the feed-forward layer (default: 4 n_embd)")
     dropout: float = option(0.0, "probability of setting an activation to zero during training")
     bias: bool = option(False, "true: biases in the linear layers and layer norms")
+    layer_norm_epsilon: float = option(1e-5, "added to the variance in a layer norm, so that it is never 0")
     activation: str = option("gelu", "activation function of the feed-forward layer: relu, gelu (exact) or gelu_tanh (as in GPT-2)")
     positions: str = option("learned", "position embedding: learned (a table) or sinusoidal (fixed)")
     tied_head: bool = option(True, "true: the output layer uses the weight of the token embedding")
@@ -68,6 +70,10 @@ class GPTConfig:
         require_name("positions", self.positions, POSITIONS)
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
             require_at_least(1, name, getattr(self, name))
+        if self.n_inner is not None:
+            require_at_least(1, "n_inner", self.n_inner)
+        if not 0 < self.layer_norm_epsilon < math.inf:
+            raise ValueError(f"layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
         if self.n_embd % self.n_head:
@@ -79,6 +85,11 @@ class GPTConfig:
             )
         if self.positions == "sinusoidal" and self.n_embd % 2:
             raise ValueError(f"sinusoidal positions come in pairs of sine and cosine: n_embd must be even, got {self.n_embd}.")
+
+    @property
+    def mlp_width(self) -> int:
+        """The width of the hidden layer of the feed-forward layer: n_inner, or 4 n_embd."""
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
 
 @dataclass(frozen=True)

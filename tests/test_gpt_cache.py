@@ -21,6 +21,7 @@ CONFIGS = {
     "GPT-2's way": {"bias": True, "activation": "gelu_tanh"},
     "fixed waves": {"positions": "sinusoidal", "tied_head": False},
     "one layer, one head": {"n_layer": 1, "n_head": 1},
+    "narrow inside, another epsilon": {"n_inner": 9, "layer_norm_epsilon": 0.25, "bias": True},
 }
 
 

@@ -23,6 +23,7 @@ from gpt.checkpoints.loading import load_model
 from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig
 from gpt.errors import run_main
+from gpt.generation.decoder import Decoder
 from gpt.generation.stream import stream_tokens
 from gpt.model import GPT, build_model
 from tensorlite.random import make_generator
@@ -32,6 +33,8 @@ SHAPES = {
     "deeper": {"vocab_size": 50, "n_positions": 24, "n_embd": 30, "n_layer": 4, "n_head": 5},
     "wide, head of its own": {"vocab_size": 31, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2, "tie_word_embeddings": False},
     "exact gelu": {"vocab_size": 20, "n_positions": 12, "n_embd": 24, "n_layer": 2, "n_head": 3, "activation_function": "gelu"},
+    "narrow inside": {"vocab_size": 20, "n_positions": 12, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 10},
+    "another epsilon": {"vocab_size": 20, "n_positions": 12, "n_embd": 24, "n_layer": 2, "n_head": 3, "layer_norm_epsilon": 0.5},
     "relu": {"vocab_size": 20, "n_positions": 12, "n_embd": 24, "n_layer": 2, "n_head": 4, "activation_function": "relu"},
 }
 
@@ -125,6 +128,26 @@ def test_transformers_loads_our_models(settings: dict, tmp_path: Path):
     assert again.config == config
     for name, tensor in ours.state_dict().items():
         np.testing.assert_array_equal(again.state_dict()[name].numpy(), tensor.numpy())
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+@pytest.mark.parametrize("by_width", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_model_with_other_attention_scales_is_read_and_written(by_layer: bool, by_width: bool, dtype, tmp_path: Path):
+    """The factor is in the weights of the queries, so the model, its decoder and what is written know nothing of it."""
+    import transformers
+
+    settings = {"scale_attn_by_inverse_layer_idx": by_layer, "scale_attn_weights": by_width}
+    their_model(**SHAPES["deeper"], **settings).to(dtype).save_pretrained(tmp_path / "theirs")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "theirs", attn_implementation="eager", dtype=torch.float32).eval()
+    ours = GPT.from_pretrained(tmp_path / "theirs")
+    ours.save_pretrained(tmp_path / "ours")
+    again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
+    ids = np.random.default_rng(0).integers(50, size=(2, 24))
+    expected = theirs(torch.from_numpy(ids)).logits
+    assert difference(ours(tl.tensor(ids))[0].detach().numpy(), expected) < 1e-4
+    assert difference(again(torch.from_numpy(ids)).logits.detach().numpy(), expected) < 1e-4
+    assert difference(Decoder(ours)(ids), expected[:, -1]) < 1e-4
 
 
 def test_a_model_without_biases_is_saved_with_zero_biases(tmp_path: Path):
@@ -230,11 +253,13 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture) -> str:
     [
         ({"model_type": "llama"}, "model_type is 'llama'"),
         ({"activation_function": "swish"}, "activation_function is 'swish'"),
-        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06, where only 1e-05 is"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
-        ({"scale_attn_weights": False}, "scale_attn_weights is False"),
+        ({"layer_norm_epsilon": 0}, "layer_norm_epsilon must be positive, got 0"),
+        ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon must be a number, got '1e-5'"),
+        ({"scale_attn_by_inverse_layer_idx": 1}, "scale_attn_by_inverse_layer_idx should be true or false, got 1"),
+        ({"scale_attn_weights": "no"}, "scale_attn_weights should be true or false, got 'no'"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
-        ({"n_inner": 100}, "n_inner is 100"),
+        ({"n_inner": 0}, "n_inner must be at least 1, got 0"),
+        ({"n_inner": 9.5}, "n_inner must be a whole number or null, got 9.5"),
         ({"n_head": 5}, "n_embd must be divisible by n_head"),
         ({"n_layer": 0}, "n_layer should be a positive whole number, got 0"),
         ({"n_embd": "many"}, "n_embd should be a positive whole number, got 'many'"),

@@ -5,14 +5,18 @@
     model.safetensors.index.json      which weight is in which of them
     tokenizer.json                  optional
 
-Three things differ from `gpt.model`. All names may begin with ``transformer.``. The layers in the blocks are transposed: transformers calls
-them "Conv1D" and stores (in, out). A head that is tied to the embedding is not stored. This page translates names, shapes and configs. It
-knows no model class: `GPT.from_pretrained` and `GPT.save_pretrained` use it. Neither torch nor transformers is needed.
+Four things differ from `gpt.model`. All names may begin with ``transformer.``. The layers in the blocks are transposed: transformers calls
+them "Conv1D" and stores (in, out). A head that is tied to the embedding is not stored. The scores of attention may be scaled otherwise
+than by 1/√D: the rest of the factor goes into the weights of the queries, because a score is a product with a query.
+
+This page translates names, shapes and configs. It knows no model class: `GPT.from_pretrained` and `GPT.save_pretrained` use it. Neither
+torch nor transformers is needed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -38,14 +42,12 @@ _ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "gelu_p
 _REQUIRED = {"vocab_size": "vocab_size", "block_size": "n_positions", "n_embd": "n_embd", "n_layer": "n_layer", "n_head": "n_head"}
 # Settings that would change the arithmetic, and the only value that is supported, which is also the default.
 _FIXED = {
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
     "is_decoder": None,
     "quantization_config": None,
 }
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+_SCALES = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}  # and their defaults
 _TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 _MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # older files store the causal mask
 
@@ -69,13 +71,16 @@ def read_pretrained(folder: str | os.PathLike[str], dropout: float | None = None
             weights that are missing, too many, or of another shape.
     """
     folder = expand_path(folder)
-    config = _our_config(_read_json(folder / CONFIG), folder / CONFIG, dropout)
+    theirs = _read_json(folder / CONFIG)
+    config = _our_config(theirs, folder / CONFIG, dropout)
     try:
         stored = _stored_weights(folder, config)
         require_shapes(config, {name: weight.entry for name, weight in stored.items()})  # before the weights are read
-        return config, {name: weight.read() for name, weight in stored.items()}
+        weights = {name: weight.read() for name, weight in stored.items()}
     except WeightsError as error:
         raise CheckpointError(f"the weights in {folder} {error}.") from error
+    _scale_queries(weights, config, theirs)
+    return config, weights
 
 
 def write_pretrained(
@@ -130,8 +135,9 @@ def _our_config(theirs: Any, file: Path, dropout: float | None) -> GPTConfig:
     for name in _REQUIRED.values():
         if not isinstance(theirs.get(name), int) or isinstance(theirs[name], bool) or theirs[name] < 1:
             raise unsupported(f"{name} should be a positive whole number, got {theirs.get(name)!r}")
-    if theirs.get("n_inner") not in (None, 4 * theirs["n_embd"]):
-        raise unsupported(f"n_inner is {theirs['n_inner']!r}, and should be 4 times n_embd")
+    for name, default in _SCALES.items():
+        if not isinstance(theirs.get(name, default), bool):
+            raise unsupported(f"{name} should be true or false, got {theirs[name]!r}")
     if dropout is None:
         dropouts = [theirs.get(name, 0.1) for name in _DROPOUTS]
         if not all(isinstance(value, int | float) for value in dropouts):
@@ -142,8 +148,10 @@ def _our_config(theirs: Any, file: Path, dropout: float | None) -> GPTConfig:
     try:
         return GPTConfig(
             **{ours: theirs[name] for ours, name in _REQUIRED.items()},
+            n_inner=None if theirs.get("n_inner") == 4 * theirs["n_embd"] else theirs.get("n_inner"),
             dropout=dropout,
             bias=True,
+            layer_norm_epsilon=theirs.get("layer_norm_epsilon", 1e-5),
             activation=_ACTIVATIONS[activation],
             tied_head=theirs.get("tie_word_embeddings", True) is not False,
         )
@@ -157,10 +165,10 @@ def _their_config(config: GPTConfig, tokenizer: Tokenizer | None, weights: Mappi
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         **{name: getattr(config, ours) for ours, name in _REQUIRED.items()},
-        "n_inner": None,
+        "n_inner": config.n_inner,
         "activation_function": next(name for name, ours in _ACTIVATIONS.items() if ours == config.activation),
         **dict.fromkeys(_DROPOUTS, config.dropout),
-        "layer_norm_epsilon": _FIXED["layer_norm_epsilon"],
+        "layer_norm_epsilon": config.layer_norm_epsilon,
         "tie_word_embeddings": config.tied_head,
         "bos_token_id": end_of_text,  # GPT-2 begins and ends texts with the same token
         "eos_token_id": end_of_text,
@@ -201,6 +209,18 @@ def _stored_weights(folder: Path, config: GPTConfig) -> dict[str, _StoredWeight]
                 raise WeightsError(f"cannot be used: {name} is there twice")
             found[name] = _StoredWeight(file, theirs, bool(_TRANSPOSED.fullmatch(name)))
     return found
+
+
+def _scale_queries(weights: dict[str, np.ndarray], config: GPTConfig, theirs: Mapping[str, Any]) -> None:
+    """Where their scores are not q · k / √D, multiply the weights and biases of the queries with what makes them so."""
+    unscaled = math.sqrt(config.n_embd // config.n_head) if theirs.get("scale_attn_weights") is False else 1.0
+    for i in range(config.n_layer):
+        factor = unscaled / (i + 1) if theirs.get("scale_attn_by_inverse_layer_idx") else unscaled
+        if factor != 1:
+            for name in (f"h.{i}.attn.c_attn.weight", f"h.{i}.attn.c_attn.bias"):
+                scaled = np.array(weights[name], np.result_type(weights[name], np.float32))
+                scaled[: config.n_embd] *= factor
+                weights[name] = scaled
 
 
 def _their_weights(config: GPTConfig, weights: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

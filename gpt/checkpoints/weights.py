@@ -154,8 +154,8 @@ def weight_shapes(config: GPTConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from layer(f"h.{i}.attn.c_attn", 3 * C, C)
         yield from layer(f"h.{i}.attn.c_proj", C, C)
         yield from layer(f"h.{i}.ln_2", C)
-        yield from layer(f"h.{i}.mlp.c_fc", 4 * C, C)
-        yield from layer(f"h.{i}.mlp.c_proj", C, 4 * C)
+        yield from layer(f"h.{i}.mlp.c_fc", config.mlp_width, C)
+        yield from layer(f"h.{i}.mlp.c_proj", C, config.mlp_width)
     yield from layer("ln_f", C)
     for name, shape in layer("lm_head", V, C, bias=config.head_bias):
         if name == "lm_head.bias" or not config.tied_head:
