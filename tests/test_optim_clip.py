@@ -120,6 +120,22 @@ def test_parameters_without_a_gradient_are_ignored_and_shared_ones_count_once():
     assert clip_grad_norm_([], 1.0).shape == ()
 
 
+@np.errstate(invalid="ignore")
+def test_one_gradient_that_is_not_a_number_does_not_outlive_its_step():
+    """Between the parameters in a flat buffer there are gaps, which no gradient overwrites."""
+    norms = {}
+    for t in (tl, torch):
+        weights = [t.tensor([1.0, -2.0], requires_grad=True), t.tensor([3.0], requires_grad=True)]
+        optimizer, norms[t] = t.optim.SGD(weights, lr=0.1), []
+        for factor in (1.0, math.nan, 1.0, 1.0):
+            optimizer.zero_grad()
+            sum((w * w * factor).sum() for w in weights).backward()
+            norms[t].append(t.nn.utils.clip_grad_norm_(weights, 1.0).item())
+            if math.isfinite(factor):
+                optimizer.step()
+    np.testing.assert_allclose(norms[tl], norms[torch], rtol=1e-6)
+
+
 def test_zero_gradients_stay_zero():
     a = tl.nn.Parameter(tl.zeros(2))
     a.grad = tl.zeros(2)

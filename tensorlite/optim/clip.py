@@ -21,7 +21,8 @@ def clip_grad_norm_(
 
         g ← g · min(1, max_norm / (|g| + 1e-6))
 
-    Gradients whose squares overflow, such as 1e30 in float32, are clipped correctly, too.
+    Gradients whose squares overflow, such as 1e30 in float32, are clipped correctly, too. A norm that is nan makes nan of every gradient
+    that is not 0.
     On a GPU this waits for the device only with ``error_if_nonfinite``.
 
     Args:
@@ -59,7 +60,9 @@ def clip_update(gradients: list[Array], max_norm: float, norm_type: float, error
     coefficient = xp.minimum(max_norm / (norm + 1e-6), 1.0)
     if xp is not np or coefficient != 1:  # on the CPU the comparison costs nothing, and most steps need no clipping
         for g in gradients:
-            g *= coefficient.astype(g.dtype)
+            # 0 · nan would be nan, and stay so for ever in the gaps of a flat buffer, where no gradient is written
+            factor = coefficient if xp is np and coefficient == coefficient else xp.where(g == 0, 1, coefficient)
+            g *= factor.astype(g.dtype)
     return xp.asarray(norm, gradients[0].dtype)
 
 

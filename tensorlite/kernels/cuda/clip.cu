@@ -47,11 +47,14 @@ extern "C" __global__ void clip_coefficient(const double* partial, int blocks, f
     *coefficient = quotient >= 1 ? 1.0f : float(quotient);
 }
 
+// 0 stays 0: with a factor that is nan the gaps of a flat buffer, where no gradient is ever written, would be nan from then on.
+__device__ float shortened(float x, float factor) { return x == 0 ? x : x * factor; }
+
 extern "C" __global__ void scale(float* g, const float* coefficient, long long count) {
     float factor = *coefficient;
     if (factor == 1) return;  // most steps need no clipping: nothing is read then
     long long i = 4 * ((long long)blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= count) return;
     float4 x = load4(g + i);
-    store4(g + i, make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor));
+    store4(g + i, make_float4(shortened(x.x, factor), shortened(x.y, factor), shortened(x.z, factor), shortened(x.w, factor)));
 }
