@@ -42,6 +42,8 @@ SCHEDULES = [
         "OneCycleLR",
         {"max_lr": 0.5, "epochs": 6, "steps_per_epoch": 5, "anneal_strategy": "linear", "pct_start": 0.5, "cycle_momentum": False},
     ),
+    ("OneCycleLR", {"max_lr": 0.5, "total_steps": 21, "three_phase": True, "cycle_momentum": False}),
+    ("OneCycleLR", {"max_lr": 0.5, "total_steps": 22}),
 ]
 each = pytest.mark.parametrize(("name", "options"), SCHEDULES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(SCHEDULES)])
 
@@ -62,6 +64,61 @@ def rates(t, name, options, steps):
 @each
 def test_equals_torchs(name, options):
     np.testing.assert_allclose(rates(tl, name, options, 20), rates(torch, name, options, 20), rtol=1e-9, atol=1e-15)
+
+
+MOMENTA = {
+    "as it comes": {},
+    "in a straight line": {"anneal_strategy": "linear", "pct_start": 0.4},
+    "one for each group": {"base_momentum": [0.6, 0.7], "max_momentum": [0.8, 0.9]},
+    "three phases": {"three_phase": True},
+    "all the way up": {"pct_start": 1.0},
+    "down at once": {"pct_start": 0.0},
+    "as it was": {"cycle_momentum": False},
+}
+MAKES = {
+    "AdamW": lambda t, groups: t.optim.AdamW(groups, betas=(0.5, 0.9)),
+    "SGD": lambda t, groups: t.optim.SGD(groups, momentum=0.3),
+    "SGD, nesterov": lambda t, groups: t.optim.SGD(groups, momentum=0.3, nesterov=True),
+    "SGD without momentum": lambda t, groups: t.optim.SGD(groups),
+}
+
+
+def one_cycle(t, make, options, steps=20):
+    """What the schedule sets, and the weights, after each step."""
+    weights = [t.tensor([1.0, -2.0], dtype=t.float64, requires_grad=True), t.tensor([0.5], dtype=t.float64, requires_grad=True)]
+    optimizer = make(t, [{"params": [w], "lr": 0.1} for w in weights])
+    schedule = t.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=steps, **options)
+    seen = []
+    for step in range(steps):
+        sum((w**4).sum() for w in weights).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step < steps - 1:
+            schedule.step()
+        seen.extend([group["lr"], group["betas"][0] if "betas" in group else group["momentum"]] for group in optimizer.param_groups)
+        seen.extend([w.item(), w.item()] for weight in weights for w in weight.detach())
+    return seen
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+@pytest.mark.parametrize("options", MOMENTA.values(), ids=MOMENTA)
+def test_one_cycle_moves_rate_momentum_and_weights_as_torchs(make, options):
+    np.testing.assert_allclose(one_cycle(tl, make, options), one_cycle(torch, make, options), rtol=1e-9)
+
+
+def test_an_optimizer_goes_on_from_torchs_under_a_one_cycle_schedule():
+    """torch's schedule writes its own numbers into the groups; ours keeps them itself."""
+    saved = []
+    for t in (torch, tl):
+        optimizer = t.optim.AdamW([t.ones(2, requires_grad=True)], lr=0.1)
+        if t is tl:
+            optimizer.load_state_dict(saved[0])
+        t.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=5)
+        saved.append({name: optimizer.state_dict()["param_groups"][0][name] for name in ("lr", "betas")})
+        saved[0] = optimizer.state_dict() if t is torch else saved[0]
+    theirs = saved[0]["param_groups"][0]
+    assert saved[1]["lr"] == pytest.approx(theirs["lr"], rel=1e-12)
+    assert saved[1]["betas"] == theirs["betas"]
 
 
 @each
@@ -246,6 +303,11 @@ def test_impossible_schedules_are_refused():
     of, optimizer = tl.optim.lr_scheduler, optimizer_of(tl)
     for said, make in [
         ("T_0 and T_mult must be at least 1", lambda: of.CosineAnnealingWarmRestarts(optimizer, 0)),
+        ("2 groups need one value or as many, got 3", lambda: of.OneCycleLR(optimizer_of(tl), [0.1, 0.2, 0.3], 5)),
+        (
+            "this optimizer has no momentum",
+            lambda: of.OneCycleLR(tl.optim.Optimizer([tl.ones(1, requires_grad=True)], {"lr": 0.1}), 0.1, 5),
+        ),
         ("give total_steps", lambda: of.OneCycleLR(optimizer, 0.1)),
         ("anneal_strategy is", lambda: of.OneCycleLR(optimizer, 0.1, 5, anneal_strategy="x")),
         ("one milestone less", lambda: of.SequentialLR(optimizer, [], [1])),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tensorlite.lazy import on_demand
 from tensorlite.optim.optimizer import Optimizer
 from tensorlite.optim.schedule import ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler
 
@@ -17,6 +18,8 @@ __all__ = [
     "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ExponentialLR", "LRScheduler", "LambdaLR", "LinearLR", "MultiStepLR",
     "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "SequentialLR", "StepLR",
 ]  # fmt: skip
+
+__getattr__ = on_demand("tensorlite.optim.lr_scheduler", {})
 
 
 class StepLR(LRScheduler):
@@ -90,7 +93,9 @@ class OneCycleLR(LRScheduler):
     Args:
         total_steps: the length of the schedule; or give ``epochs`` and ``steps_per_epoch``.
         anneal_strategy: ``cos`` or ``linear``.
-        cycle_momentum: False; the momentum stays as it is. (torch varies it in the opposite direction to the learning rate.)
+        cycle_momentum: vary the momentum in the opposite direction, from ``max_momentum`` down to ``base_momentum`` and up again: SGD's
+            ``momentum``, Adam's first beta.
+        three_phase: after the top, down to max_lr / div_factor in as many steps as it took to come up, and only then further.
 
     Source: Smith, Topin 2017, "Super-convergence".
     """
@@ -104,13 +109,13 @@ class OneCycleLR(LRScheduler):
         steps_per_epoch: int | None = None,
         pct_start: float = 0.3,
         anneal_strategy: str = "cos",
-        cycle_momentum: bool = False,
-        *,
+        cycle_momentum: bool = True,
+        base_momentum: float | Sequence[float] = 0.85,
+        max_momentum: float | Sequence[float] = 0.95,
         div_factor: float = 25.0,
         final_div_factor: float = 1e4,
+        three_phase: bool = False,
     ) -> None:
-        if cycle_momentum:
-            raise NotImplementedError("OneCycleLR: cycle_momentum=True is not supported; pass False.")
         if total_steps is None and (epochs is None or steps_per_epoch is None):
             raise ValueError("OneCycleLR: give total_steps, or epochs and steps_per_epoch.")
         if anneal_strategy not in ("cos", "linear"):
@@ -118,22 +123,53 @@ class OneCycleLR(LRScheduler):
         self.total_steps = total_steps if total_steps is not None else (epochs or 0) * (steps_per_epoch or 0)
         self.pct_start, self.anneal_strategy = pct_start, anneal_strategy
         self.div_factor, self.final_div_factor = div_factor, final_div_factor
+        self.cycle_momentum, self.three_phase = cycle_momentum, three_phase
         groups = optimizer.param_groups
-        for group, most in zip(groups, max_lr if isinstance(max_lr, Sequence) else [max_lr] * len(groups), strict=True):
+        if cycle_momentum and not any("momentum" in group or "betas" in group for group in groups):
+            raise ValueError("OneCycleLR: this optimizer has no momentum; pass cycle_momentum=False.")
+        for group, most in zip(groups, _one_each(max_lr, len(groups)), strict=True):
             group["initial_lr"] = most / div_factor
+        self.base_momentum, self.max_momentum = (_one_each(value, len(groups)) for value in (base_momentum, max_momentum))
         super().__init__(optimizer)
 
     def learning_rate(self, base: float, group: int) -> float:
-        most, least = base * self.div_factor, base / self.final_div_factor
-        top, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
-        if self.last_epoch > end:
+        """The learning rate at ``last_epoch`` for a group that began with ``base``; its momentum is set, too."""
+        last = self.total_steps - 1
+        if self.last_epoch > last:
             raise ValueError(f"OneCycleLR: it has {self.total_steps} steps, and this is step {self.last_epoch + 1}.")
-        if self.last_epoch <= top:
-            return self._between(base, most, self.last_epoch / top if top else 1.0)
-        return self._between(most, least, (self.last_epoch - top) / (end - top))
+        top = self.pct_start * self.total_steps - 1  # the learning rate is highest
+        most, least = base * self.div_factor, base / self.final_div_factor
+        rates, ends = [base, most, least], [0.0, top, last]
+        if self.three_phase:
+            rates, ends = [base, most, base, least], [0.0, top, 2 * top, last]
+        if self.cycle_momentum:
+            options = self.optimizer.param_groups[group]
+            which = min(group, len(self.max_momentum) - 1)  # a group that was added later does as the last of the first ones
+            high, low = self.max_momentum[which], self.base_momentum[which]
+            momentum = self._along(ends, [high, low, high, high])
+            options.update({"betas": (momentum, *options["betas"][1:])} if "betas" in options else {"momentum": momentum})
+        return self._along(ends, rates)
+
+    def _along(self, ends: list[float], values: list[float]) -> float:
+        """At the step ``ends[i]`` the number ``values[i]``; between two of them on the way from one to the next."""
+        phase = next(i for i in range(1, len(ends)) if self.last_epoch <= ends[i])
+        start, end = ends[phase - 1], ends[phase]
+        return self._between(values[phase - 1], values[phase], (self.last_epoch - start) / (end - start) if end > start else 1.0)
 
     def _between(self, start: float, end: float, share: float) -> float:
         return start + (end - start) * (share if self.anneal_strategy == "linear" else (1 - math.cos(math.pi * share)) / 2)
+
+
+def _one_each(value: float | Sequence[float], groups: int) -> Sequence[float]:
+    """One value for each group.
+
+    Raises:
+        ValueError: for another number of them.
+    """
+    values = value if isinstance(value, Sequence) else [value] * groups
+    if len(values) != groups:
+        raise ValueError(f"OneCycleLR: {groups} groups need one value or as many, got {len(values)}.")
+    return values
 
 
 class SequentialLR(LRScheduler):

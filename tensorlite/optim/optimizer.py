@@ -19,13 +19,9 @@ from tensorlite.tape import enable_grad
 from tensorlite.tensor import Tensor, is_floating
 
 TILE = 32768  # numbers updated at a time on the CPU: all arrays of one update then stay in the L2 cache
-_OF_TORCHS_KERNELS = {
-    "foreach",
-    "fused",
-    "capturable",
-    "differentiable",
-    "decoupled_weight_decay",
-}  # in its state_dicts; no rule reads them
+_OF_TORCHS_OWN = {  # in its state_dicts, of its kernels and of OneCycleLR; no rule here reads them
+    "foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay", "max_lr", "min_lr", "base_momentum", "max_momentum",
+}  # fmt: skip
 
 
 class Optimizer:
@@ -174,7 +170,7 @@ class Optimizer:
         Raises:
             ValueError: if groups, parameters, shapes or options do not fit.
         """
-        groups = [{name: value for name, value in group.items() if name not in _OF_TORCHS_KERNELS} for group in state_dict["param_groups"]]
+        groups = [{name: value for name, value in group.items() if name not in _OF_TORCHS_OWN} for group in state_dict["param_groups"]]
         ours = [len(group["params"]) for group in self.param_groups]
         theirs = [len(group["params"]) for group in groups]
         if ours != theirs:
