@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 
@@ -26,6 +27,7 @@ def on_demand(module: str, pages: Mapping[str, str], finish: Callable[[Any], Any
     A name that is on no page raises an AttributeError with a sentence about it, see `tensorlite.missing`.
     """
     page_of = {name: page for page, names in pages.items() for name in names.split()}
+    vars(sys.modules[module]).setdefault("__path__", [])  # of a package Python looks for `name` as a module, too, and asks MissingModules
 
     def look_up(name: str) -> Any:
         page = page_of.get(name)
@@ -36,6 +38,21 @@ def on_demand(module: str, pages: Mapping[str, str], finish: Callable[[Any], Any
         return value
 
     return look_up
+
+
+class MissingModules(MetaPathFinder):
+    """Raises the sentence about a missing name for ``import tensorlite.name`` and ``from tensorlite import name``, too.
+
+    Python asks it after all others, for a module that they did not find. Of itself it would say no more than "cannot import name".
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        parent, _, name = fullname.rpartition(".")
+        if parent.partition(".")[0] == "tensorlite" and not name.startswith("__"):
+            try:
+                getattr(sys.modules[parent], name)
+            except AttributeError as error:
+                raise ModuleNotFoundError(str(error)) from None  # without name=, for of such an error "from … import" takes no notice
 
 
 class Later:
@@ -65,4 +82,4 @@ def _sentence(module: str, name: str) -> str:
     return sentence(f"{module}.{name}")
 
 
-__all__ = ["Later", "on_demand"]
+__all__ = ["Later", "MissingModules", "on_demand"]

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 _LINEAR_ALGEBRA = "decompositions have no gradient here; where none is needed, take numpy.linalg on x.numpy() and tl.from_numpy()"
 _CONVOLUTION = (
     "convolutions and pictures are not here, this is about text; over time, one of width k is nn.Linear on the k shifted inputs, "
@@ -88,6 +90,18 @@ def sentence(name: str) -> str:
     parts = name.split(".")
     why = next((_BY_NAME[part] for part in (parts[-1], *parts) if part in _BY_NAME), DEFAULT)
     return f"{name} is not here: {why}."
+
+
+def absent(name: str) -> type:
+    """A class, or function, of that dotted name: to call it raises NotImplementedError with the sentence.
+
+    For what programs import at their top and then, on one CPU, do not use.
+    """
+
+    def refuse(cls: type, *args: Any, **options: Any) -> NoReturn:
+        raise NotImplementedError(sentence(name))
+
+    return type(name.rpartition(".")[2], (), {"__new__": refuse, "__doc__": sentence(name), "is_absent": True})
 
 
 def is_known(name: str) -> bool:

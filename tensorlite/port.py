@@ -25,6 +25,12 @@ class Finding(NamedTuple):
     text: str
 
 
+class _Missing(NamedTuple):
+    """The shortest part of a dotted name that is not here."""
+
+    path: str
+
+
 def findings(source: str) -> list[Finding]:
     """The parts of a program that cannot run here, in the order of its lines.
 
@@ -80,6 +86,14 @@ def _said_of_call(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
     given = {keyword.arg for keyword in node.keywords if not (isinstance(keyword.value, ast.Constant) and not keyword.value.value)}
     function = node.func
     dotted = _dotted(function, names)
+    if dotted and getattr(_found(dotted), "is_absent", False):
+        yield sentence(_ours(dotted))
+    if (
+        dotted
+        and dotted.endswith("autocast")
+        and not any(keyword.arg == "enabled" and keyword.arg not in given for keyword in node.keywords)
+    ):
+        yield f"where there is such a device: {sentence(_ours(dotted))}"
     if dotted and "out" in given:
         yield f"{_ours(dotted)} takes no out=: assign the result, or write it with x.copy_(…)."
     if "inplace" in given:
@@ -109,8 +123,8 @@ def _dotted(node: ast.AST, names: dict[str, str]) -> str | None:
     return ".".join([names[node.id], *reversed(parts)])
 
 
-def _missing(dotted: str) -> Iterator[str]:
-    """A sentence, if tensorlite does not have this name."""
+def _found(dotted: str) -> object:
+    """What tensorlite has under this name of torch; a `_Missing` if it has nothing."""
     import tensorlite
 
     found: object = tensorlite
@@ -121,9 +135,16 @@ def _missing(dotted: str) -> Iterator[str]:
             try:
                 importlib.import_module(path)
             except ImportError:
-                yield sentence(path)
-                return
+                return _Missing(path)
         found = getattr(found, part)
+    return found
+
+
+def _missing(dotted: str) -> Iterator[str]:
+    """A sentence, if tensorlite has no such thing."""
+    found = _found(dotted)
+    if isinstance(found, _Missing):
+        yield sentence(found.path)
 
 
 def _ours(dotted: str) -> str:

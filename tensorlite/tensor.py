@@ -35,7 +35,7 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "_hooks", "array", "grad", "grad_buffer", "requires_grad", "source", "version")
-    __array_ufunc__ = None  # makes ``ndarray + Tensor`` ask Tensor.__radd__ instead of looping over elements
+    __array_priority__ = 1000  # makes ``ndarray + Tensor`` ask Tensor.__radd__ instead of looping over elements
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):

@@ -170,6 +170,44 @@ def test_a_shell_completes_only_the_methods_of_a_tensor_that_are_here():
         assert hasattr(x, name), name
 
 
+IMPORTS = {
+    "from a package": ("from tensorlite.nn import Linear, LSTM", r"tensorlite\.nn\.LSTM is not here: recurrent layers"),
+    "from a module": ("from tensorlite.nn.functional import conv1d", r"tensorlite\.nn\.functional\.conv1d is not here: convolutions"),
+    "from the top": ("from tensorlite import fft", r"tensorlite\.fft is not here: complex"),
+    "a module": ("import tensorlite.distributions", r"tensorlite\.distributions is not here: distributions are not here; there are"),
+    "from a missing module": ("from tensorlite.autograd import Function", r"tensorlite\.autograd is not here: an op of your own"),
+    "a schedule": ("from tensorlite.optim.lr_scheduler import CyclicLR", r"CyclicLR is not here: write it as a function of the step"),
+    "initial numbers": ("from tensorlite.nn.init import dirac_", r"init\.dirac_ is not here: that initial distribution"),
+    "a sampler": ("from tensorlite.utils.data import WeightedRandomSampler", r"WeightedRandomSampler is not here: batches"),
+    "of a process": ("from tensorlite.distributed import all_reduce", r"distributed\.all_reduce is not here: there is one process"),
+}
+
+
+@pytest.mark.parametrize(("line", "said"), IMPORTS.values(), ids=IMPORTS)
+def test_an_import_of_what_is_missing_says_the_same_sentence(line, said):
+    with pytest.raises(ModuleNotFoundError, match=said):
+        exec(line, {})
+
+
+def test_an_import_of_what_is_not_there_at_all_is_pythons_own_error():
+    with pytest.raises(ImportError, match="cannot import name '__nothing__'"):
+        exec("from tensorlite.nn import __nothing__", {})
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_package'"):
+        exec("import no_such_package.tensorlite", {})
+
+
+def test_what_several_processes_need_may_be_imported_and_asked_about_but_not_used():
+    from tensorlite.distributed import destroy_process_group, init_process_group, is_available, is_initialized
+    from tensorlite.nn.parallel import DataParallel, DistributedDataParallel
+
+    assert not is_available()
+    assert not is_initialized()
+    assert not isinstance(tl.nn.Linear(1, 1), tl.nn.DataParallel | DistributedDataParallel | DataParallel)
+    for absent in (init_process_group, destroy_process_group, DataParallel, DistributedDataParallel):
+        with pytest.raises(NotImplementedError, match=rf"{absent.__name__} is not here: there is one process"):
+            absent(tl.nn.Linear(1, 1))
+
+
 @pytest.mark.parametrize(("ask", "said"), MISSING.values(), ids=MISSING)
 def test_a_missing_name_raises_a_clear_error(ask, said):
     with pytest.raises(AttributeError, match=said) as caught:
@@ -185,7 +223,8 @@ def is_room(owner, name):
 def test_no_name_in_the_list_of_missing_ones_exists():
     owners = (tl, tl.nn, tl.nn.functional, tl.optim, tl.optim.lr_scheduler, tl.utils.data, tl.nn.init, tl.Tensor)
     here = {(owner, name) for name in missing._BY_NAME for owner in owners if hasattr(owner, name) and not is_room(owner, name)}
-    assert {name for _, name in here} == {"grad"}  # x.grad; torch.autograd.grad is what is missing
+    there_to_be_refused = {"autocast", "DataParallel"}
+    assert {name for _, name in here} == {"grad", *there_to_be_refused}  # x.grad; torch.autograd.grad is what is missing
 
 
 PROGRAM = """\
@@ -194,6 +233,8 @@ import torch.nn as nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, WeightedRandomSampler
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.cuda.amp import autocast
 
 class Net(nn.Module):
     def forward(self, x):
@@ -206,6 +247,11 @@ loss = F.cross_entropy(model(torch.randn(2, 3)), torch.tensor([0, 1]))
 loss.backward(create_graph=True)
 torch.add(loss, 1, out=loss)
 grad = self.svd
+if dist.is_available():
+    dist.init_process_group("nccl")
+    model = DDP(model)
+with autocast(enabled=False), torch.autocast("cuda"):
+    pass
 from torch import optim
 optimizer = optim.LBFGS(model.parameters())
 """
@@ -217,10 +263,10 @@ def test_port_names_each_line_that_cannot_run_here(tmp_path, capsys):
     assert port.main([str(script)]) == 1
     lines = capsys.readouterr().out.splitlines()
     found = [(int(line.split(":")[1]), line.split(": ")[1]) for line in lines]
-    assert [number for number, _ in found] == [1, 4, 5, 9, 9, 10, 13, 15, 16, 19]
+    assert [number for number, _ in found] == [1, 4, 11, 11, 12, 15, 17, 18, 21, 22, 23, 26]
     assert "torchvision is not here" in found[0][1]
     assert "WeightedRandomSampler is not here" in found[1][1]
-    assert "functional.conv1d is not here" in {text.removeprefix("tensorlite.nn.") for number, text in found if number == 9}
+    assert "functional.conv1d is not here" in {text.removeprefix("tensorlite.nn.") for number, text in found if number == 11}
     assert found[-1][1].startswith("tensorlite.optim.LBFGS is not here")
 
 

@@ -235,3 +235,26 @@ def test_importing_tensorlite_imports_no_compat_page():
     lazy = {page for table in (compat.FUNCTIONS, compat.METHODS) for page in table} - {"tensorlite"}
     assert not lazy & loaded
     assert not {"tensorlite.cuda", "tensorlite.utils", "tensorlite.nn.further_layers", "tensorlite.optim.lr_scheduler"} & loaded
+
+
+# --- functions of NumPy ---------------------------------------------------------------------------------
+
+OF_NUMPY = {
+    "a tensor": lambda t, x: np.exp(x),
+    "two": lambda t, x: np.multiply(x, x),
+    "a tensor and an array": lambda t, x: np.maximum(x, np.float32([[2.0, 2.0]])),
+    "a number": lambda t, x: np.float32(2.0) * x,
+    "of no axes": lambda t, x: np.sqrt(t.tensor(4.0)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of torch's, which takes NumPy 1's arguments
+@pytest.mark.parametrize("compute", OF_NUMPY.values(), ids=OF_NUMPY)
+def test_a_function_of_numpy_takes_a_tensor_and_returns_one_as_in_torch(compute):
+    same(compute(tl, tl.tensor([[1.0, 2.0], [3.0, 4.0]])), compute(torch, torch.tensor([[1.0, 2.0], [3.0, 4.0]])))
+
+
+def test_a_function_of_numpy_refuses_a_tensor_that_requires_a_gradient():
+    for t in (tl, torch):
+        with pytest.raises(RuntimeError, match="requires"):
+            np.exp(t.ones(2, requires_grad=True))

@@ -6,14 +6,17 @@ These switches permit something in torch. Here they have no effect, so no result
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+
+from tensorlite.backends import cudnn
+from tensorlite.lazy import on_demand
+
+__all__ = ["cuda", "cudnn", "mps"]
+
+__getattr__ = on_demand("tensorlite.backends", {})
 
 
 class _Absent:
     """A library that is not used here."""
-
-    def __init__(self, **switches: Any) -> None:
-        vars(self).update(switches)
 
     def is_available(self) -> bool:
         """No."""
@@ -25,7 +28,4 @@ class _Absent:
 
 
 mps = _Absent()  # Apple's GPUs are not used; NumPy computes on the CPU
-cudnn = _Absent(
-    enabled=False, benchmark=False, deterministic=True, allow_tf32=False
-)  # its convolutions; every kernel here is deterministic
 cuda = SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False))  # see tensorlite.precision.use_precision("tf32")

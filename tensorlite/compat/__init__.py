@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from tensorlite.compat import spelling
-from tensorlite.lazy import Later, on_demand
+from tensorlite.lazy import Later, MissingModules, on_demand
 from tensorlite.ops import methods  # noqa: F401 - first come the book's own methods, then what is put in front of some
 from tensorlite.tensor import Tensor
 
@@ -26,7 +27,8 @@ BOTH = {  # functions that are also methods
 }
 
 FUNCTIONS = {
-    "tensorlite": "backends cuda utils",
+    "tensorlite": "amp backends cuda distributed utils",
+    "tensorlite.amp": "autocast",
     **BOTH,
     "tensorlite.compat.creation": """
         linspace logspace eye empty empty_like full_like rand_like randn_like randperm bernoulli multinomial normal as_tensor asarray
@@ -61,7 +63,7 @@ METHODS = {
     "tensorlite.compat.methods": """
         cpu cuda type grad_fn nelement ndimension element_size nbytes itemsize stride data_ptr is_contiguous is_cuda is_complex pin_memory
         short byte char bfloat16 new_tensor new_zeros new_ones new_full new_empty detach_
-        __format__=formatted __mod__=mod_operator __rmod__=reflected_mod_operator __contains__=contains
+        __format__=formatted __mod__=mod_operator __rmod__=reflected_mod_operator __contains__=contains __array_wrap__=array_wrap
     """,
     "tensorlite.compat.in_place": """
         normal_ uniform_ bernoulli_ exponential_ random_ remainder_ clip_ abs_ neg_ exp_ log_ sqrt_ rsqrt_ reciprocal_ square_ floor_ ceil_
@@ -109,6 +111,7 @@ def names_of_a_tensor(self: Tensor) -> list[str]:
 Tensor.__dir__ = names_of_a_tensor  # type: ignore[method-assign, assignment]
 
 _find = on_demand("tensorlite", FUNCTIONS, spelling.with_torch_keywords)
+sys.meta_path.append(MissingModules())
 
 
 def find(name: str) -> Any:

@@ -185,6 +185,17 @@ def reflected_mod_operator(x: Tensor, other: Any) -> Any:
     return remainder(other, x) if isinstance(other, int | float) or hasattr(other, "dtype") else NotImplemented
 
 
+def array_wrap(x: Tensor, array: Any, context: Any = None, return_scalar: bool = False) -> Tensor:
+    """What NumPy asks for the result of one of its functions of numbers, ``np.exp(x)``: a tensor, as in torch.
+
+    Raises:
+        TypeError: for a tensor on a GPU.
+    """
+    if _is_cuda(x):
+        raise TypeError("a function of NumPy takes no tensor on a GPU: take that of tensorlite, or x.cpu().")
+    return Tensor(array)
+
+
 def contains(x: Tensor, element: Any) -> bool:
     """``element in x``: whether one of the numbers is equal."""
     if not isinstance(element, Tensor | int | float):

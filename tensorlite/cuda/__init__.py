@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from tensorlite.backend import Device, DeviceUnavailableError
-from tensorlite.optim.scaler import GradScaler
+from tensorlite.lazy import on_demand
 
-amp = SimpleNamespace(GradScaler=GradScaler)
+_find = on_demand("tensorlite.cuda", {"tensorlite.cuda": "amp"})
 
 
 def is_available() -> bool:
@@ -118,6 +118,4 @@ def __getattr__(name: str) -> Any:
     if name == "OutOfMemoryError":  # CuPy's own, if CuPy has been imported; before that it cannot be raised
         cupy = sys.modules.get("cupy")
         return _NeverRaisedError if cupy is None else cupy.cuda.memory.OutOfMemoryError
-    from tensorlite.missing import sentence
-
-    raise AttributeError(sentence(f"tensorlite.cuda.{name}"))
+    return _find(name)

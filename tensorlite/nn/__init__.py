@@ -33,7 +33,8 @@ __all__ = [
 _find = on_demand(
     "tensorlite.nn",
     {
-        "tensorlite.nn": "utils",
+        "tensorlite.nn": "parallel utils",
+        "tensorlite.nn.parallel": "DataParallel",
         "tensorlite.nn.further_layers": """
             LeakyReLU ELU Softplus LogSigmoid LogSoftmax BatchNorm1d L1Loss SmoothL1Loss HuberLoss BCELoss BCEWithLogitsLoss KLDivLoss
         """,

@@ -17,7 +17,10 @@ import numpy as np
 
 from tensorlite import random
 from tensorlite.backend import device_of
+from tensorlite.lazy import on_demand
 from tensorlite.tensor import Tensor
+
+__getattr__ = on_demand("tensorlite.nn.init", {})
 
 _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2)}
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tensorlite.lazy import on_demand
 from tensorlite.ops.shape import cat
 from tensorlite.optim.clip import clip_grad_norm_, clip_grad_value_
 from tensorlite.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "parameters_to_vector", "vector_to_parameters"]
+
+__getattr__ = on_demand("tensorlite.nn.utils", {})
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
