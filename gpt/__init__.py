@@ -11,10 +11,11 @@ generation/         from a prompt to text, one token at a time: sampling, the ca
 checkpoints/        models and runs on disk: ours, and folders of GPT-2's published weights
 plots/              curves and attention maps
 microscope/         what a model does with a text, token by token
+serving/            a model behind HTTP: many clients at once, OpenAI's protocol, and a page
 cli/                the command line
 errors              one sentence for a user's mistake, a traceback for ours
 
-train, finetune, generate, chat, classify, plot, look      the programs: python -m gpt.train; python -m gpt --mode train is the same
+train, finetune, generate, chat, classify, plot, look, serve      the programs: python -m gpt.train; python -m gpt --mode train is the same
 """
 
 from __future__ import annotations

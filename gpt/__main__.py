@@ -1,4 +1,4 @@
-"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot|look [its options]
+"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot|look|serve [its options]
 
 The same as ``python -m gpt.train`` and so on.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from gpt.config import closest_name
 from gpt.errors import fail, leave, run_main
 
-USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot|look [its options]"
+USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot|look|serve [its options]"
 MODES = {
     "train": "train a model on a text",
     "generate": "generate text with a trained model",
@@ -21,6 +21,7 @@ MODES = {
     "classify": "classify texts with a finetuned model",
     "plot": "draw a run, a model's attention, or the activation functions",
     "look": "look at what a model does with a text",
+    "serve": "answer in a browser, and to other programs",
 }
 
 

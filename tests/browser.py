@@ -20,7 +20,9 @@ needs_browser = pytest.mark.skipif(
 
 @contextmanager
 def opened(address: str, **settings: Any) -> Iterator[tuple[Any, list[str]]]:
-    """A page of Chromium at ``address``, offline, and the errors that it has logged so far.
+    """A page of Chromium at ``address``, and the errors that it has logged so far: among them every request to another server.
+
+    A file is opened offline, and asks for nothing at all.
 
     Args:
         settings: of the page: ``viewport``, ``color_scheme``, …
@@ -29,11 +31,17 @@ def opened(address: str, **settings: Any) -> Iterator[tuple[Any, list[str]]]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(offline=True, **settings)
+        served = address.startswith("http")
+        page = browser.new_page(offline=not served, **settings)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: errors.append(f"asks for {request.url}") if request.url != address else None)
+
+        def note(request: Any) -> None:
+            if not (request.url.startswith(address) if served else request.url == address):
+                errors.append(f"asks for {request.url}")
+
+        page.on("request", note)
         page.goto(address)
         yield page, errors
         browser.close()

@@ -91,6 +91,8 @@ ROOMS: dict[str, set[str]] = {
     "gpt.generation": MODEL_LEVEL | {"gpt.generation.sampling", "threadpoolctl"},
     "gpt.plots": MODEL_LEVEL | {"matplotlib"},
     "gpt.microscope": MODEL_LEVEL | {"gpt.cli", "gpt.generation.sampling", "gpt.plots"},
+    "gpt.serving": MODEL_LEVEL
+    | {"gpt.generation", "gpt.generation.sampling", "gpt.finetuning", "gpt.microscope", "fastapi", "starlette", "pydantic"},
     "gpt.checkpoints": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.finetuning.lora", "safetensors", "threadpoolctl"},
     "gpt.training": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.checkpoints", "gpt.generation", "gpt.plots", "tqdm", "tensorboardX"},
     "gpt.cli": {"gpt.config", "gpt.errors", "gpt.generation.sampling", "tensorlite.*", "jsonargparse"},
@@ -98,6 +100,7 @@ ROOMS: dict[str, set[str]] = {
     | WEIGHTS_ON_DISK
     | {"gpt.finetuning.lora", "gpt.cli", "gpt.training", "gpt.checkpoints", "gpt.generation", "safetensors"},
     "gpt": {"gpt.*", "tensorlite", "tensorlite.*", "data", "numpy"},
+    "gpt.serve": {"gpt.*", "data", "uvicorn"},
     "study": {"study.torch_twins", "gpt", "gpt.*", "tensorlite", "tensorlite.*", "data", "numpy"},
     "study.torch_twins": {"tensorlite.*", "numpy", "torch"},  # asks torch, if it is installed; nothing else outside of tests does
 }
@@ -214,6 +217,8 @@ def test_an_import_against_the_arrows_is_detected():
         ("gpt.training.trainer", "gpt.finetuning.lora"),
         ("gpt.generation.decoder", "gpt.training.trainer"),
         ("gpt.plots.curves", "gpt.training.trainer"),
+        ("gpt.generation.stream", "gpt.serving.engine"),
+        ("gpt.generate", "fastapi"),
     ]:
         assert forbidden(arrow(module, target)), f"{module} -> {target} should be refused"
     assert not forbidden(arrow("tensorlite.kernels.cpu.linear", "tensorlite.ops.linear"))

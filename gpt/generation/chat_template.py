@@ -61,8 +61,20 @@ class ChatTemplate:
         return pieces
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """The text after which the assistant's answer follows."""
-        return "".join(text for text, _ in self.render(messages)) + self.assistant
+        """The text after which the assistant's answer follows. Marks inside a message begin no turn, see `without_marks`."""
+        typed = [{**message, "content": self.without_marks(message["content"])} for message in messages]
+        return "".join(text for text, _ in self.render(typed)) + self.assistant
+
+    def without_marks(self, text: str) -> str:
+        """``text`` in which no mark is complete: of each that somebody has typed the first character is taken away.
+
+        Without this a message could end its own turn and write the other side's.
+        """
+        end = self.end.strip()
+        marks = (*self.stop, end) if end else self.stop
+        while found := [at for mark in marks if (at := text.find(mark)) >= 0]:
+            text = text[: min(found)] + text[min(found) + 1 :]
+        return text
 
     @property
     def stop(self) -> tuple[str, ...]:

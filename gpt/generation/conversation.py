@@ -75,11 +75,12 @@ class Conversation:
         return self._record_reply(pieces, shown, asked)
 
     def _record_reply(self, pieces: Iterator[str], shown: str, asked: list[Message]) -> Generator[str, None, None]:
-        said = ""
+        said, stripper = "", WhitespaceStripper()
         try:
-            for piece in _strip_whitespace(pieces) if self.template else pieces:
-                said += piece
-                yield piece
+            for piece in pieces:
+                shown_now = stripper.push(piece) if self.template else piece
+                said += shown_now
+                yield shown_now
         finally:
             if self.template:
                 self.messages = [*asked, {"role": "assistant", "content": said}]
@@ -100,11 +101,15 @@ class Conversation:
         return "".join(text for text, _ in self.template.render(self.messages)) if self.template else self.text
 
 
-def _strip_whitespace(pieces: Iterator[str]) -> Iterator[str]:
-    """The same text without leading and trailing white space: white space waits until something follows."""
-    begun, waiting = False, ""
-    for piece in pieces:
-        text = waiting + piece if begun else piece.lstrip()
+class WhitespaceStripper:
+    """``push(text)`` gives a text piece by piece without white space around it: white space waits until something follows."""
+
+    def __init__(self) -> None:
+        self.begun, self.waiting = False, ""
+
+    def push(self, piece: str) -> str:
+        """What of the text can be shown now."""
+        text = self.waiting + piece if self.begun else piece.lstrip()
         shown = text.rstrip()
-        begun, waiting = begun or bool(shown), text[len(shown) :]
-        yield shown
+        self.begun, self.waiting = self.begun or bool(shown), text[len(shown) :]
+        return shown

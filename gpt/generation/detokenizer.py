@@ -26,6 +26,7 @@ class StreamDetokenizer:
 
     Attributes:
         stopped: whether the text has ended.
+        held: the text that waits: it could be the beginning of a stop string.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), before: ArrayLike = ()) -> None:
@@ -36,7 +37,7 @@ class StreamDetokenizer:
         self._before = tuple(np.ravel(before).tolist())  # tokens whose text has been returned
         self._ids: tuple[int, ...] = ()  # the tokens after those
         self._decoded = 0  # how many characters of these are in _held or were returned
-        self._held = ""
+        self.held = ""
 
     def push(self, token: int) -> str:
         """The text that is certain after ``token``."""
@@ -51,7 +52,7 @@ class StreamDetokenizer:
         if text.startswith(before):  # false for a moment where tokens are bytes: the first one of a character changes the text before
             added = text[len(before) :]
             whole = added.rstrip(_REPLACEMENT)
-            self._held += whole[self._decoded :]
+            self.held += whole[self._decoded :]
             self._decoded = len(whole)
             if len(whole) == len(added):
                 self._before, self._ids, self._decoded = self._ids, (), 0
@@ -61,21 +62,21 @@ class StreamDetokenizer:
         """The text that was held back, after the last token."""
         if self.stopped:
             return ""
-        self._held += self.tokenizer.decode(self._before + self._ids)[len(self._alone(self._before)) + self._decoded :]
+        self.held += self.tokenizer.decode(self._before + self._ids)[len(self._alone(self._before)) + self._decoded :]
         self._before, self._ids, self._decoded = self._ids, (), 0
-        text, rest = self._release_text(), self._held
-        self._held = ""
+        text, rest = self._release_text(), self.held
+        self.held = ""
         return text + ("" if self.stopped else rest)
 
     def _release_text(self) -> str:
-        found = [at for text in self.stop if (at := self._held.find(text)) >= 0]
+        found = [at for text in self.stop if (at := self.held.find(text)) >= 0]
         if found:
             self.stopped = True
-            text, self._held = self._held[: min(found)], ""
+            text, self.held = self.held[: min(found)], ""
             return text
-        waiting = max((_overlap_length(self._held, text) for text in self.stop), default=0)
-        cut = len(self._held) - waiting
-        text, self._held = self._held[:cut], self._held[cut:]
+        waiting = max((_overlap_length(self.held, text) for text in self.stop), default=0)
+        cut = len(self.held) - waiting
+        text, self.held = self.held[:cut], self.held[cut:]
         return text
 
 

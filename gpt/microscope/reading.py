@@ -14,8 +14,8 @@ import tensorlite as tl
 from data.tokenizer import Tokenizer
 from gpt.errors import fail
 from gpt.generation.sampling import Sampling, sampling_probabilities
-from gpt.model import GPT
-from gpt.plots.attention_maps import attention_weights
+from gpt.model import GPT, CausalSelfAttention, LanguageModel
+from gpt.plots.attention_maps import attention_weights, last_attention_weights
 from tensorlite import Tensor
 from tensorlite.backend import to_numpy
 from tensorlite.nn import functional as F
@@ -124,6 +124,47 @@ def read(model: GPT, tokenizer: Tokenizer, text: str) -> Reading:
             after.append(to_numpy(model.lm_head(model.ln_f(x)).array[0]).astype(np.float64))
     tokens = tuple(tokenizer.decode([int(token)]) for token in ids)
     return Reading(tokens, ids, after[-1], np.stack(after), attention_weights(model, ids).astype(np.float64))
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """What a model expects after a text. L blocks, H heads, V tokens in the vocabulary.
+
+    Attributes:
+        log_p: (V,).
+        attention: (L, H, T), where each head looks from the last token; of a model without heads, or with other ones, (0, 0, T).
+        guesses: after each block the likeliest next token and its probability.
+    """
+
+    log_p: np.ndarray
+    attention: np.ndarray
+    guesses: tuple[tuple[int, float], ...]
+
+
+def look_at_next(model: LanguageModel, ids: np.ndarray, vocab_size: int) -> NextToken:
+    """What the model, in eval mode, expects after ``ids`` (T,), among the first ``vocab_size`` tokens.
+
+    Only what belongs to the last token is kept, so a long text of a large model takes little more memory than its generation.
+    """
+    model.eval()
+    with tl.no_grad():
+        if not isinstance(model, GPT):
+            logits = model(tl.tensor(ids[None], device=next(iter(model.parameters())).device))[0]
+            return NextToken(log_softmax(_last_row(logits, vocab_size)), np.zeros((0, 0, len(ids))), ())
+        x = embed(model, model.wte(tl.tensor(ids[None], device=model.wte.weight.device)))
+        attention, after = [], []
+        for block in model.h:
+            if type(block.attn) is CausalSelfAttention:
+                attention.append(last_attention_weights(block.attn.c_attn(block.ln_1(x))[0], model.config.n_head))
+            x = block(x)
+            after.append(log_softmax(_last_row(model.lm_head(model.ln_f(x[:, -1:])), vocab_size)))
+    guesses = tuple((int(row.argmax()), float(np.exp(row.max()))) for row in after)
+    heads = np.stack(attention) if len(attention) == len(model.h) else np.zeros((0, 0, len(ids)))
+    return NextToken(after[-1], heads, guesses)
+
+
+def _last_row(logits: Tensor, vocab_size: int) -> np.ndarray:
+    return to_numpy(logits.array[0, -1, :vocab_size]).astype(np.float64)
 
 
 def influence(model: GPT, ids: np.ndarray, target: int) -> np.ndarray:
