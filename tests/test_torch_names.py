@@ -76,6 +76,16 @@ def test_empty_tensors_are_zeros():
         assert tl.ones(1).new_empty(*size).tolist() == torch.zeros(*size).tolist()
 
 
+def test_a_draw_that_is_rounded_up_to_the_total_takes_the_last_weight_above_0():
+    class Highest(np.random.Generator):
+        def random(self, size):
+            return np.ones(size)
+
+    stream = Highest(np.random.PCG64(0))
+    weights = tl.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 3.0]])
+    assert tl.multinomial(weights, 1, generator=stream).tolist() == [[1], [0], [2]]
+
+
 @pytest.mark.parametrize("dtype, limit", [("float32", 2**24), ("float64", 2**53), ("float16", 2**11), ("int8", 127), ("int64", 2**63 - 1)])
 def test_random_without_limits_draws_integers_that_the_dtype_holds(dtype, limit):
     """As torch: up to 2 to the number of digits of a floating type, below which all integers are exact."""
