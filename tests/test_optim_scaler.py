@@ -104,6 +104,12 @@ def test_rules_that_cannot_skip_a_step_on_the_device_read_the_norm(kind, dtype, 
 WRONG = [{"init_scale": 0.0}, {"init_scale": 1e39}, {"init_scale": math.nan}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}]
 
 
+@pytest.mark.parametrize("scale", [2.0**-126, 2.0**126])
+def test_the_ends_of_the_range_of_scales_are_allowed(scale):
+    scaler = optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1), init_scale=scale)
+    assert scaler.state_dict()["scale"] == scale
+
+
 @pytest.mark.parametrize("wrong", [*WRONG, {"growth_interval": 0}])
 def test_invalid_factors_are_refused(wrong):
     with pytest.raises(ValueError, match="GradScaler: init_scale must be between"):

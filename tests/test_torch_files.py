@@ -222,6 +222,24 @@ def archive(program: bytes, storages: dict[str, bytes] | None = None, compressio
     return file
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "int64", "int16", "uint8"])
+def test_a_file_of_a_big_endian_machine_is_read(dtype):
+    theirs = torch.arange(1, 6).to(getattr(torch, dtype))
+    little = io.BytesIO()
+    torch.save(theirs, little)
+    big = io.BytesIO()
+    with zipfile.ZipFile(little) as read, zipfile.ZipFile(big, "w") as written:
+        for name in read.namelist():
+            content = read.read(name)
+            if name.endswith("/byteorder"):
+                content = b"big"
+            elif "/data/" in name:
+                content = np.frombuffer(content, f"u{theirs.element_size()}").byteswap().tobytes()
+            written.writestr(name, content)
+    big.seek(0)
+    alike(tl.load(big), theirs)
+
+
 class Calls:
     """Pickled, a call of ``function``."""
 

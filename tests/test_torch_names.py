@@ -58,6 +58,8 @@ MADE = {
     "nonzero of a number": lambda t: (t.tensor(3).nonzero(), t.tensor(0).nonzero(), t.zeros(2, 0).nonzero()),
     "format": lambda t: (f"{t.tensor(1.23456):.3f}", f"{t.tensor(3)}", f"{t.tensor(2.5)}", f"{t.tensor(7):>5d}"),
     "topk of none": lambda t: (*t.arange(3).topk(0), *t.ones(2, 3).topk(3)),
+    "addcmul by names": lambda t: (t.addcmul(t.ones(2), tensor1=t.ones(2) * 3, tensor2=t.ones(2) * 4, value=0.5),),
+    "circular, at one end": lambda t: tuple(t.nn.functional.pad(t.ones(1, 1, 3).cumsum(2), p, mode="circular") for p in [(2, 0), (0, 2)]),
     "addmm by names": lambda t: (t.addmm(t.ones(2), mat1=t.ones(2, 3), mat2=t.ones(3, 2), beta=0.5, alpha=2),),
     "grad_fn": lambda t: (t.ones(1).grad_fn, (t.ones(1, requires_grad=True) * 2).grad_fn is None, t.ones(1, requires_grad=True).is_leaf),
 }
