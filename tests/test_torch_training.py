@@ -229,6 +229,21 @@ def test_a_copied_module_has_its_own_hooks():
     assert pickle.loads(pickle.dumps(tl.nn.Linear(1, 1)))._module_hooks is None
 
 
+def test_a_backward_hook_leaves_other_outputs_and_no_grad_alone():
+    for t in (tl, torch):
+
+        class Counted(t.nn.Module):
+            def forward(self, x):
+                return x * 2, 7
+
+        model = Counted()
+        model.register_full_backward_hook(lambda module, dx, dy: None)
+        y, count = model(t.ones(2, requires_grad=True))
+        assert (y.tolist(), count) == ([2, 2], 7)
+        with t.no_grad():
+            assert model(t.ones(2, requires_grad=True))[0].tolist() == [2, 2]
+
+
 def test_two_inputs_with_gradients_are_refused_by_a_backward_hook():
     class Add(tl.nn.Module):
         def forward(self, x, y):
