@@ -91,7 +91,8 @@ class _Backward:
 
     def _entered(self, x: Tensor) -> Tensor:
         x = reshape(x, x.shape)
-        x.register_hook(lambda dx: self._show([dx]))
+        if x.requires_grad:  # not under no_grad
+            x.register_hook(lambda dx: self._show([dx]))
         return x
 
     def _show(self, dx: list[Tensor | None]) -> Tensor | None:
