@@ -19,6 +19,7 @@ from gpt.checkpoints.loading import load_model
 from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check_context_keep, check_sampling
 from gpt.errors import fail, run_main
 from gpt.finetuning.classifier import refuse_classifier
+from gpt.generation.chat_template import load_template
 from gpt.generation.stream import context_length, limit_threads, stream_texts
 from tensorlite import random
 
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_classifier(options.checkpoint)
     model, tokenizer, config = load_model(options.checkpoint, options.backend)
     check_context_keep(options, config.block_size)
+    if load_template(options.checkpoint):
+        print(f"note: this model was finetuned on conversations, and here it continues a text as it stands; "
+              f"to ask it: python -m gpt.chat --checkpoint {options.checkpoint}", file=sys.stderr)  # fmt: skip
     length = len(tokenizer.encode(prompt))
     if length > config.block_size:
         read = context_length(length, config.block_size, options.context_keep or config.block_size)

@@ -1,6 +1,7 @@
 """python -m gpt.generate: what it prints, and one sentence and exit code 2 for what the user can mend."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from gpt import generate
 from gpt.checkpoints.model_folder import WEIGHTS, load_model_folder, save_model
 from gpt.config import GPTConfig
 from gpt.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, fail, run_main
+from gpt.generation.chat_template import ChatTemplate
 from gpt.generation.stream import generate_text
 from gpt.model import build_model
 from tensorlite import random
@@ -65,6 +67,16 @@ def test_the_output_is_the_prompt_and_its_continuation(run: Path, capsys: pytest
 
 def test_the_file_of_weights_is_a_checkpoint_too(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert out(capsys, "--checkpoint", run / WEIGHTS, "--seed", 1) == out(capsys, "--checkpoint", run, "--seed", 1)
+
+
+def test_a_model_that_answers_is_better_asked_in_a_chat(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = shutil.copytree(run, tmp_path / "answers")
+    ChatTemplate(user="q", assistant="f").save(folder)
+    generate.main(["--checkpoint", str(folder), "--seed", "1"])
+    captured = capsys.readouterr()
+    assert captured.err.startswith("note: this model was finetuned on conversations")
+    assert captured.err.endswith(f"python -m gpt.chat --checkpoint {folder}\n")
+    assert captured.out == out(capsys, "--checkpoint", run, "--seed", 1)
 
 
 def test_500_tokens_are_the_default(run: Path, capsys: pytest.CaptureFixture) -> None:
