@@ -21,7 +21,8 @@ for each op is that of torch.autocast.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from tensorlite.context import contextmanager
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
 _current = "float32"
+_rounded: tuple[tuple[Any, Any], ...] = ()
 
 
 def current() -> str:
@@ -41,6 +43,34 @@ def current() -> str:
 def half_dtype() -> Any:
     """The dtype between the ops of a block under a half precision; None under float32 and tf32."""
     return _dtype(_current) if _current in ("bfloat16", "float16") else None
+
+
+def rounded_copy(x: Any, rows: int) -> Any:
+    """The first ``rows`` rows from x (n, C) on in the half precision in use, if a block of `use_rounded` has a copy of its memory.
+
+    There may be more rows than x has: the memory after x may lie in the same array. None if there is no copy, or it is not as long.
+    """
+    for source, copy in _rounded:
+        start, count = (x.data.ptr - source.data.ptr) // x.itemsize, rows * math.prod(x.shape[1:])
+        if 0 <= start < source.size and start + count <= source.size and copy.dtype == half_dtype():
+            return copy[start : start + count].reshape(rows, *x.shape[1:])
+    return None
+
+
+@contextmanager
+def use_rounded(copies: Sequence[tuple[Any, Any]]) -> Iterator[None]:
+    """Inside the ``with`` block products read parameters from copies in the half precision that are there already.
+
+    Args:
+        copies: one-dimensional CuPy arrays in float32, such as the flat buffers of an optimizer, and the same numbers rounded. Nobody
+            writes to either inside the block.
+    """
+    global _rounded
+    previous, _rounded = _rounded, tuple(copies)
+    try:
+        yield
+    finally:
+        _rounded = previous
 
 
 def use_precision(name: str) -> Any:
@@ -76,4 +106,4 @@ def _dtype(name: str) -> Any:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-__all__ = ["PRECISIONS", "current", "half_dtype", "use_precision"]
+__all__ = ["PRECISIONS", "current", "half_dtype", "rounded_copy", "use_precision", "use_rounded"]

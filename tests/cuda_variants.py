@@ -35,7 +35,7 @@ OTHER_TILES: list[dict[str, Any]] = [
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "activation.cu": CURVES,
-    "adam.cu": [{}],
+    "adam.cu": [{"Half": half} for half in TYPES[1:]],
     "arithmetic.cu": [{"Half": half} for half in TYPES[1:]],
     "attention.cu": ATTENTION + OTHER_TILES,
     "cast.cu": [{"Half": half} for half in TYPES[1:]],

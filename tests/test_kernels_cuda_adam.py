@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda.compile import source
 from tensorlite.optim.adam import adamw_update
 from tensorlite.optim.clip import clip_update
@@ -21,8 +22,8 @@ def numbers(n, seed=0, scale=1.0):
     return (np.random.default_rng(seed).standard_normal(n) * scale).astype(np.float32)
 
 
-def module_of(file, order):
-    module = load(source(file))
+def module_of(file, order, half="bfloat16"):
+    module = load(source(file), (f"-DHalf={half}",) if file == "adam.cu" else ())
     module.order = order
     return module
 
@@ -31,16 +32,19 @@ def address(x):
     return 0 if x is None else x.ctypes.data
 
 
-def adamw(p, g, m, v, step, lr, v_max=None, order="ascending", weight_decay=DECAY, in_device_memory=False):
+def adamw(
+    p, g, m, v, step, lr, v_max=None, order="ascending", weight_decay=DECAY, in_device_memory=False, factor=None, rounded=None
+):  # fmt: skip
     """The two launches of tensorlite/kernels/cuda/adam.py."""
-    module, rates = module_of("adam.cu", order), np.full(4, np.nan, np.float32)
+    half = "bfloat16" if rounded is None else rounded.dtype.name
+    module, rates = module_of("adam.cu", order, half), np.full(4, np.nan, np.float32)
     held_lr, held_step = np.array(lr, np.float32), np.array(step, np.int32)
     given = (address(held_lr), np.float32(np.nan), address(held_step), np.int32(-1))
     if not in_device_memory:
         given = (0, np.float32(lr), 0, np.int32(step))
     clear_cache = np.float32(1 - BETAS[0]), np.float32(1 - BETAS[1])
     module.launch("adamw_rates", (1,), (32,), (*given, *clear_cache, np.float32(weight_decay), address(rates)))
-    arrays = [address(x) for x in (p, g, m, v, v_max, rates)]
+    arrays = [address(x) for x in (p, g, m, v, v_max, factor, rounded, rates)]
     module.launch("adamw", (-(-p.size // 1024),), (256,), (*arrays, *clear_cache, np.float32(EPS), np.int64(p.size)))
 
 
@@ -78,6 +82,24 @@ def test_adamw_reads_rate_and_step_from_memory_and_gives_the_same_bits():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_adamw_clips_and_rounds_in_the_same_pass(half, order):
+    """As the book's rule, and what is rounded is the p that was stored, to the last bit."""
+    dtype = bfloat16_dtype() if half == "bfloat16" else np.dtype(half)
+    p, g, m, v, factor = numbers(1040, 1), numbers(1040, 2), numbers(1040, 3), abs(numbers(1040, 4)), np.array(0.3, np.float32)
+    book, rounded = [x.copy() for x in (p, m, v)], np.full(1040, np.nan, dtype)
+    adamw(p, g, m, v, 5, 1e-2, order=order, factor=factor, rounded=rounded)
+    adamw_update.book(book[0], g, *book[1:], 5, 1e-2, BETAS, EPS, DECAY, None, factor, expected := np.empty(1040, dtype))
+    for mine, theirs in zip((p, m, v), book, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(rounded, p.astype(dtype))
+    np.testing.assert_allclose(rounded.astype("f4"), expected.astype("f4"), rtol=2.0**-7)
+    before = rounded.copy()
+    adamw(p, np.full(1040, np.nan, np.float32), m, v, 0, 1e-2, order=order, factor=factor, rounded=rounded)
+    np.testing.assert_array_equal(rounded, before)  # a step 0 is none
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 100, 99_999, 3_000_000])
 def test_adamws_corrections_keep_their_digits_at_any_step(step):
     """1 - 0.999 in float32 would be wrong in the fifth digit, and the first updates by as much."""
@@ -104,7 +126,7 @@ def test_adamw_writes_nothing_after_its_part():
     arrays = [numbers(256, seed) for seed in range(3)] + [abs(numbers(256, 3))]
     before = [x.copy() for x in arrays]
     module, rates = module_of("adam.cu", "ascending"), np.ones(4, np.float32)
-    given = [address(x) for x in (*arrays, None, rates)]
+    given = [address(x) for x in (*arrays, None, None, None, rates)]
     module.launch("adamw", (1,), (256,), (*given, np.float32(0.1), np.float32(0.1), np.float32(EPS), np.int64(100)))
     for x, was in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(x[100:], was[100:])

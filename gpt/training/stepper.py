@@ -32,6 +32,7 @@ from tensorlite.backend import Array, Device
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder, Recording
 from tensorlite.op import kernel_mode
 from tensorlite.parallel import BatchShards, Workers
+from tensorlite.precision import half_dtype, use_rounded
 from tensorlite.random import draw_dropout_key, make_generator
 
 __all__ = ["CPUStepper", "GPUStepper", "GraphStepper", "StepResult", "Stepper", "make_stepper"]
@@ -40,10 +41,17 @@ WARM_UP = 3  # eager steps before the one that is recorded
 
 
 class StepResult(NamedTuple):
-    """What a step returns: the mean loss over its batches, and the length of the gradient before it was clipped; both of shape ()."""
+    """What a step returns, all of shape ().
+
+    Attributes:
+        loss: the mean over its batches.
+        gradient_norm: the length of the gradient before it was clipped.
+        gradient_factor: what the optimizer multiplies the gradient with to clip it; None if it is clipped already.
+    """
 
     loss: Tensor
     gradient_norm: Tensor
+    gradient_factor: Array | None = None
 
 
 class Stepper:
@@ -82,7 +90,7 @@ class Stepper:
         return x, y
 
     def gradients(self, batches: Sequence[tuple[Tensor, Tensor]], number: int, keys: Sequence[Array] | Array) -> StepResult:
-        """Compute the mean loss over ``batches`` and its gradient, which is clipped and left in the parameters.
+        """Compute the mean loss over ``batches`` and its gradient, which is left in the parameters; see `clip`.
 
         The workers share each batch (see `tensorlite.parallel`).
 
@@ -96,9 +104,13 @@ class Stepper:
             for i, batch in enumerate(batches)
         ]
         self.scaler.unscale_(self.model.parameters())
-        norm = optim.clip_grad_norm_(self.model.parameters(), self.config.grad_clip or math.inf)
+        norm, factor = self.clip(self.config.grad_clip or math.inf)
         total = functools.reduce(operator.add, losses)  # not a stack: for many arrays CuPy copies a list of addresses from the host
-        return StepResult(total * (1 / len(losses)), norm)
+        return StepResult(total * (1 / len(losses)), norm, factor)
+
+    def clip(self, max_norm: float) -> tuple[Tensor, Array | None]:
+        """Clip the gradient; returns its length before, and the factor by which it is still to be multiplied, if any."""
+        return optim.clip_grad_norm_(self.model.parameters(), max_norm), None
 
     def check(self, loss: float, gradient_norm: float, number: int) -> None:
         """Raise UserError if the loss of step ``number`` is not finite. `CPUStepper` has found that out before."""
@@ -148,13 +160,30 @@ class CPUStepper(Stepper):
 
 
 class GPUStepper(Stepper):
-    """Op by op on a GPU. Nothing is read back from the device, so that it never waits for Python."""
+    """Op by op on a GPU. Nothing is read back from the device, so that it never waits for Python.
+
+    The optimizer clips the gradient as it reads it, and writes the weights in a half precision as well, for the next step's products.
+    """
 
     def step(self, batches: Sequence[Batch], number: int) -> StepResult:
+        self.round_weights()
         result = self.gradients([self.to_device(batch) for batch in batches], number, self.dropout_keys(number))
-        self.scaler.step(result.gradient_norm)
+        self.scaler.step(result.gradient_norm, result.gradient_factor)
         self.optimizer.zero_grad()
         return result
+
+    def round_weights(self) -> None:
+        """Write the weights in the half precision in use, if there is one and others than the optimizer have written to them."""
+        dtype = half_dtype() if kernel_mode() == "fast" else None
+        for flat in self.optimizer.flats if dtype is not None else ():
+            flat.round_to(dtype)
+
+    def gradients(self, batches: Sequence[tuple[Tensor, Tensor]], number: int, keys: Sequence[Array] | Array) -> StepResult:
+        with use_rounded([(flat.data, flat.rounded) for flat in self.optimizer.flats if flat.rounded is not None]):
+            return super().gradients(batches, number, keys)
+
+    def clip(self, max_norm: float) -> tuple[Tensor, Array | None]:
+        return optim.clip_factor(self.model.parameters(), max_norm)
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         self._check_ids(batch)  # on a GPU an id out of range raises nothing: it reads another row
@@ -253,12 +282,13 @@ class GraphStepper(GPUStepper):
         """Record a step on arrays like those of ``batches``. The arrays that change between launches are allocated before the capture."""
         self._batches = [self.to_device(batch) for batch in batches]
         keys = self._keys = self.dropout_keys(number)
+        self.round_weights()
         memory = self.optimizer.device_scalars_memory()
 
         def step() -> StepResult:
             result = self.gradients(self._batches, number, keys)
             self._scalars = self.optimizer.device_scalars(memory)
-            self.scaler.step_with(self._scalars, result.gradient_norm)
+            self.scaler.step_with(self._scalars, result.gradient_norm, result.gradient_factor)
             return result
 
         try:
@@ -274,6 +304,7 @@ class GraphStepper(GPUStepper):
             for tensor, new in zip(recorded, self.to_device(batch), strict=True):
                 tensor.array[...] = new.array
         self._keys[...] = self.dropout_keys(number)
+        self.round_weights()
         self._scalars.advance()
         recording.launch()
         return recording.result

@@ -133,16 +133,17 @@ class Trainer:
         batches = [self.batches.next_batch() for _ in range(self.config.accumulation)]
         try:
             with use_precision(self.config.precision):  # also set here, because callers may call update() directly
-                loss, self.gradient_norm = self.stepper.step(batches, self.step)
+                result = self.stepper.step(batches, self.step)
         except Stopped:
             self.batches.load_state_dict(position)
             raise
+        self.gradient_norm = result.gradient_norm
         self.learning_rate = self.schedule.get_last_lr()[0]
         self.schedule.step()
         self.step += 1
         for x, _ in batches:
             self.speed.add(x)
-        return loss
+        return result.loss
 
     def evaluate(self, progress: Progress | None = None) -> Evaluation:
         """The mean loss on a part of each text, without dropout.

@@ -4,7 +4,7 @@ from typing import Any
 
 from tensorlite.lazy import on_demand
 from tensorlite.optim.adam import Adam, AdamW
-from tensorlite.optim.clip import clip_grad_norm_, clip_grad_value_
+from tensorlite.optim.clip import clip_factor, clip_grad_norm_, clip_grad_value_
 from tensorlite.optim.flat import FlatParameters
 from tensorlite.optim.optimizer import DeviceScalars, Optimizer
 from tensorlite.optim.scaler import GradScaler
@@ -13,7 +13,7 @@ from tensorlite.optim.sgd import SGD
 
 __all__ = [
     "SGD", "Adam", "AdamW", "ConstantLR", "CosineAnnealingLR", "DeviceScalars", "FlatParameters", "GradScaler", "LRScheduler", "LambdaLR",
-    "LinearLR", "Optimizer", "clip_grad_norm_", "clip_grad_value_", "warmup_cosine",
+    "LinearLR", "Optimizer", "clip_factor", "clip_grad_norm_", "clip_grad_value_", "warmup_cosine",
 ]  # fmt: skip
 
 _find = on_demand("tensorlite.optim", {"tensorlite.optim": "lr_scheduler", "tensorlite.optim.rmsprop": "RMSprop"})

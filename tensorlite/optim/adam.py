@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tensorlite.backend import Array, array_module
@@ -69,6 +69,8 @@ def adamw_update(
     eps: float,
     weight_decay: float,
     v_max: Array | None = None,
+    factor: Array | None = None,
+    rounded: Array | None = None,
 ) -> None:
     """p ← (1 - lr · weight_decay) · p, then `adam_update`
 
@@ -77,11 +79,18 @@ def adamw_update(
     gradients decay much, whatever weight_decay is. AdamW *decouples* the decay: it acts on
     p directly, and every number shrinks by the same share.
 
+    ``factor``, of no axes, multiplies the gradient (`clip_factor`). ``rounded`` is an array of the shape of p and of another dtype: the
+    new p is written there, too.
+
     Source: Loshchilov, Hutter 2019, "Decoupled Weight Decay Regularization"; equals torch.optim.AdamW.
     """
+    if factor is not None:
+        g = g * factor
     if weight_decay:
         p *= 1 - lr * weight_decay
     adam_update(p, g, m, v, step, lr, betas, eps, v_max)
+    if rounded is not None:
+        rounded[...] = p
 
 
 class Adam(Optimizer):
@@ -146,6 +155,26 @@ class AdamW(Adam):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
 
     def update(self, group: dict[str, Any], step: int, p: Array, g: Array, *state: Array) -> None:
-        g = -g if group["maximize"] else g
-        m, v, v_max = (*state, None)[:3]
-        adamw_update(p, g, m, v, step, group["lr"], group["betas"], group["eps"], group["weight_decay"], v_max)
+        _adamw(group, step, p, g, state)
+
+    def update_and_round(
+        self, group: dict[str, Any], step: int, p: Array, g: Array, *state: Array, factor: Array | None, rounded: Array | None
+    ) -> None:
+        if type(self).update is AdamW.update:
+            _adamw(group, step, p, g, state, factor, rounded)
+        else:  # a subclass with a rule of its own
+            super().update_and_round(group, step, p, g, *state, factor=factor, rounded=rounded)
+
+
+def _adamw(
+    group: dict[str, Any],
+    step: int,
+    p: Array,
+    g: Array,
+    state: Sequence[Array],
+    factor: Array | None = None,
+    rounded: Array | None = None,
+) -> None:
+    g = -g if group["maximize"] else g
+    m, v, v_max = (*state, None)[:3]
+    adamw_update(p, g, m, v, step, group["lr"], group["betas"], group["eps"], group["weight_decay"], v_max, factor, rounded)

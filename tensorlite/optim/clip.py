@@ -49,6 +49,28 @@ def clip_grad_norm_(
     return Tensor.wrap(clip_update(gradients, max_norm, norm_type, error_if_nonfinite))
 
 
+def clip_factor(parameters: Tensor | Iterable[Tensor], max_norm: float) -> tuple[Tensor, Array]:
+    """The length of the vector of all gradients, and what `clip_grad_norm_` multiplies them with. The gradients stay as they are.
+
+    An optimizer that is given the factor (``step(gradient_factor=…)``) reads each gradient once, where `clip_grad_norm_` would have read
+    and written it before. Nothing here waits for the device.
+
+    Args:
+        parameters: at least one of them has a gradient.
+    """
+    norm, factor = measure_gradients(gradients_of(parameters), max_norm)
+    return Tensor.wrap(norm), factor
+
+
+@Rule
+def measure_gradients(gradients: list[Array], max_norm: float) -> tuple[Array, Array]:
+    """The 2-norm of all arrays together, and min(1, max_norm / (norm + 1e-6)), both arrays of no axes in their dtype."""
+    xp, dtype = array_module(gradients[0]), gradients[0].dtype
+    norms = [_norm(g, 2.0) for g in gradients]
+    norm = norms[0] if len(norms) == 1 else _norm(xp.stack(norms), 2.0)
+    return xp.asarray(norm, dtype), xp.asarray(xp.minimum(max_norm / (norm + 1e-6), 1.0), dtype)
+
+
 @Rule
 def clip_update(gradients: list[Array], max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Array:
     """g ← g · min(1, max_norm / (norm + 1e-6)) for all arrays together, in place; returns the norm. See `clip_grad_norm_`."""

@@ -38,6 +38,7 @@ class FlatParameters:
 
     Attributes:
         data, grad: the two flat arrays.
+        rounded: ``data`` in a half precision, see `round_to`; None until it is asked for.
         parameters: in order.
         starts: the position of each parameter's first number; one more entry holds the end.
 
@@ -60,6 +61,8 @@ class FlatParameters:
         self.starts = [0, *itertools.accumulate(_room(p) for p in self.parameters)]
         self._shapes = [p.shape for p in self.parameters]
         self.data, self.grad = self.zeros(), self.zeros()
+        self.rounded: Array | None = None
+        self._rounded_at: list[int] = []  # the counts of writes when it was up to date
         self._views = [self.view(self.data, i) for i in range(len(self.parameters))]
         self._grad_views = [self.view(self.grad, i) for i in range(len(self.parameters))]
         for i, p in enumerate(self.parameters):
@@ -78,6 +81,27 @@ class FlatParameters:
     def zeros(self) -> Array:
         """A flat array of the same layout, for an optimizer's state."""
         return self.device.zeros(self.starts[-1], self.dtype)
+
+    def round_to(self, dtype: Any) -> Array:
+        """The parameters in a half precision, for products to read. An optimizer that makes a step writes it as well (`note_rounded`).
+
+        It is written here only if a parameter was written to since. Such writes are counted (`Tensor.version`) but for those to
+        ``p.array`` and through ``p.data``, so nobody may write to these while training is under way.
+        """
+        if self.rounded is None or self.rounded.dtype != dtype:
+            self.rounded = array_module(self.data).empty(self.data.shape, dtype)
+            self._rounded_at = []
+        if self._rounded_at != self._writes():
+            self.rounded[...] = self.data
+            self.note_rounded()
+        return self.rounded
+
+    def note_rounded(self) -> None:
+        """Remember that `rounded` is up to date."""
+        self._rounded_at = self._writes()
+
+    def _writes(self) -> list[int]:
+        return [p.version.count for p in self.parameters]
 
     def __len__(self) -> int:
         return len(self.parameters)

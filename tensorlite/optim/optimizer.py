@@ -71,16 +71,25 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def update_and_round(
+        self, group: dict[str, Any], step: int, p: Array, g: Array, *state: Array, factor: Array | None, rounded: Array | None
+    ) -> None:
+        """`update` with the gradient times ``factor``; the new p is written to ``rounded`` as well. A subclass may do it in one pass."""
+        self.update(group, step, p, g if factor is None else g * factor, *state)
+        if rounded is not None:
+            rounded[...] = p
+
     def check_options(self, options: dict[str, Any]) -> None:
         """Raise a ValueError for options out of range."""
 
     # --- for users ------------------------------------------------------------------------------------
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, gradient_factor: Array | None = None) -> Any:
         """Update every parameter that has a gradient; those whose ``grad`` is None are skipped, as in torch.
 
         Args:
             closure: called first, to compute the loss and its gradients; its result is returned.
+            gradient_factor: an array of no axes that multiplies all gradients as they are read, from `clip_factor`.
 
         Raises:
             ValueError: if the shape of a parameter or a gradient has changed; then nothing is updated.
@@ -95,11 +104,12 @@ class Optimizer:
         if not all(buffer.flat.fits() for buffer in self._buffers):
             self._lay_out(self.state_dict()["state"])
         for span in self._spans():
-            self._update_span(span, span.group, span.step)
+            self._update_span(span, span.group, span.step, gradient_factor)
             span.count_step()
+        self._note_rounded()
         return loss
 
-    def step_with(self, scalars: DeviceScalars, steps: list[Array] | None = None) -> None:
+    def step_with(self, scalars: DeviceScalars, steps: list[Array] | None = None, gradient_factor: Array | None = None) -> None:
         """The part of `step` on the device, with the rates and step counts in ``scalars``. `DeviceScalars.advance` counts the step.
 
         This is for a step that is captured as a CUDA graph; see `DeviceScalars`. All parameters that had a gradient when ``scalars`` was
@@ -107,9 +117,11 @@ class Optimizer:
 
         Args:
             steps: replaces ``scalars.step``. For AdamW's CUDA kernel, and for no other rule, 0 means no step (see `GradScaler`).
+            gradient_factor: as in `step`.
         """
         for span, lr, step in zip(scalars.spans, scalars.lr, steps or scalars.step, strict=True):
-            self._update_span(span, {**span.group, "lr": lr}, step)
+            self._update_span(span, {**span.group, "lr": lr}, step, gradient_factor)
+        self._note_rounded()
 
     def subtract_steps(self, steps: int) -> None:
         """Subtract ``steps`` from every count, for steps that were counted but skipped (see `GradScaler`)."""
@@ -323,14 +335,23 @@ class Optimizer:
             for i, j in buffer.spans(first, last)
         ]
 
-    def _update_span(self, span: Span, group: dict[str, Any], step: Any) -> None:
+    def _update_span(self, span: Span, group: dict[str, Any], step: Any, factor: Array | None = None) -> None:
         """One step for the parameters of ``span``, with the options of ``group``."""
         flat = span.buffer.flat
         arrays = [flat.data, flat.grad, *(span.buffer.array(name) for name in self.arrays_of(group))]
         start, stop = flat.starts[span.first], flat.starts[span.last]
         tile = TILE if array_module(flat.data) is np else max(1, stop - start)
         for k in range(start, stop, tile):
-            self.update(group, step, *(array[k : min(k + tile, stop)] for array in arrays))
+            part = slice(k, min(k + tile, stop))
+            rounded = None if flat.rounded is None else flat.rounded[part]
+            if factor is None and rounded is None:
+                self.update(group, step, *(array[part] for array in arrays))
+            else:
+                self.update_and_round(group, step, *(array[part] for array in arrays), factor=factor, rounded=rounded)
+
+    def _note_rounded(self) -> None:
+        for buffer in self._buffers:
+            buffer.flat.note_rounded()
 
 
 @dataclass(frozen=True)
@@ -385,6 +406,7 @@ class DeviceScalars:
         self._both[...] = self._device.asarray(np.stack([rates.view(np.int32), steps]))
         for span in self.spans:
             span.count_step()
+        self._optimizer._note_rounded()
 
 
 class _Buffer:

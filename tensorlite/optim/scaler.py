@@ -93,35 +93,39 @@ class GradScaler:
         for gradient in gradients_of(parameters):
             gradient *= (1 / self.scale).astype(gradient.dtype)
 
-    def step(self, norm: Tensor) -> None:
-        """Make the optimizer's step if ``norm``, the norm of all gradients, is finite, or else skip it. Then update S."""
+    def step(self, norm: Tensor, gradient_factor: Array | None = None) -> None:
+        """Make the optimizer's step if ``norm``, the norm of all gradients, is finite, or else skip it. Then update S.
+
+        Args:
+            gradient_factor: as in `Optimizer.step`.
+        """
         if not self._enabled:
-            self.optimizer.step()
+            self.optimizer.step(gradient_factor=gradient_factor)
             return
         if self._decides_on_device():
             scalars = self.optimizer.device_scalars()
             scalars.advance()
-            self.step_with(scalars, norm)
+            self.step_with(scalars, norm, gradient_factor)
             return
         finite = self._xp.isfinite(norm.array)
         if finite:  # on a GPU this waits for the device
-            self.optimizer.step()
+            self.optimizer.step(gradient_factor=gradient_factor)
         self._adjust(finite)
 
-    def step_with(self, scalars: DeviceScalars, norm: Tensor) -> None:
+    def step_with(self, scalars: DeviceScalars, norm: Tensor, gradient_factor: Array | None = None) -> None:
         """`step` with the rates and step counts in ``scalars``, as `Optimizer.step_with` makes it.
 
         Raises:
             RuntimeError: if the optimizer's rule cannot skip a step, given as step 0: only the CUDA kernel of AdamW can.
         """
         if not self._enabled:
-            self.optimizer.step_with(scalars)
+            self.optimizer.step_with(scalars, gradient_factor=gradient_factor)
             return
         if not self._decides_on_device():
             raise RuntimeError(f"{type(self.optimizer).__name__} cannot be held back on the device here: use GradScaler.step.")
         finite = self._xp.isfinite(norm.array)
         steps = [self._xp.where(finite, step - self._skipped, 0).astype("int32") for step in scalars.step]
-        self.optimizer.step_with(scalars, steps)
+        self.optimizer.step_with(scalars, steps, gradient_factor)
         self._skipped += ~finite
         self._adjust(finite)
 

@@ -1,7 +1,8 @@
 // AdamW over a part of the flat buffer. The derivation is in tensorlite/optim/adam.py.
 //
 // A thread updates four neighbouring numbers: it reads p, g, m and v once, in one transaction each, and writes p, m and v once. Memory
-// traffic limits an update, and it cannot be less than this.
+// traffic limits an update, and it cannot be less than this. So two other passes over these numbers are part of it: the gradient is
+// multiplied by the factor that clips it, and the new p is also written in the half precision that products read.
 //
 // Three rates are the same for all numbers but change from step to step. One thread computes them before. It gets the
 // learning rate and the step count by value, or, if their addresses are given, from the device's memory. A captured
@@ -43,12 +44,13 @@ __device__ inline void update(float& p, float g, float& m, float& v, float& v_ma
     p = p * rates[0] - rates[1] * m / (sqrtf(v_max) / rates[2] + eps);
 }
 
-// v_max may be null. count is a multiple of four.
-extern "C" __global__ void adamw(float* p, const float* g, float* m, float* v, float* v_max, const float* rates, float forget1,
-                                 float forget2, float eps, long long count) {
+// v_max, factor and rounded may be null. count is a multiple of four.
+extern "C" __global__ void adamw(float* p, const float* g, float* m, float* v, float* v_max, const float* factor, Half* rounded,
+                                 const float* rates, float forget1, float forget2, float eps, long long count) {
     long long i = 4 * ((long long)blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= count || rates[3] == 0) return;
     float4 P = load4(p + i), G = load4(g + i), M = load4(m + i), V = load4(v + i), X = v_max ? load4(v_max + i) : V;
+    if (factor) G = make_float4(G.x * *factor, G.y * *factor, G.z * *factor, G.w * *factor);
     update(P.x, G.x, M.x, V.x, X.x, v_max, rates, forget1, forget2, eps);
     update(P.y, G.y, M.y, V.y, X.y, v_max, rates, forget1, forget2, eps);
     update(P.z, G.z, M.z, V.z, X.z, v_max, rates, forget1, forget2, eps);
@@ -57,4 +59,5 @@ extern "C" __global__ void adamw(float* p, const float* g, float* m, float* v, f
     store4(m + i, M);
     store4(v + i, V);
     if (v_max) store4(v_max + i, X);
+    if (rounded) store4(rounded + i, P);
 }

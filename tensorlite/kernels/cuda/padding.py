@@ -13,6 +13,7 @@ from typing import Any
 
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.cast import cast
+from tensorlite.precision import rounded_copy
 
 EIGHT = 8  # halves in 16 bytes
 LINE = 64  # halves in 128 bytes, a cache line: no two rows then share one
@@ -49,8 +50,14 @@ def padded_rows(x: Array) -> Array:
 
 
 def padded_columns(x: Array, dtype: Any) -> Array:
-    """``x`` (rows, C) in ``dtype``, with rows of zeros below, which become the padding columns of a product with xᵀ."""
+    """``x`` (rows, C) in ``dtype``, with any rows below, which become the padding columns of a product with xᵀ.
+
+    An optimizer has written a parameter in the half precision already, with the next one behind it; otherwise it is converted here.
+    """
     rows, wide = len(x), padded_width(len(x), dtype)
+    rounded = rounded_copy(x, wide) if x.dtype != dtype else None
+    if rounded is not None:
+        return rounded
     if wide == rows:
         return cast(x, dtype)
     longer = array_module(x).empty((wide, x.shape[1]), dtype)
