@@ -46,6 +46,8 @@ class Pair:
             - ``needs_grad``: for each argument, whether its gradient will be used. Other gradients need not be computed.
             - ``out``: for each argument, an array for its gradient (a view of an optimizer's flat buffer), or None. A gradient
               that is written there and returned need not be copied.
+            - ``add``: for each argument, whether its array in ``out`` holds an earlier gradient, to which this one must be added.
+              For a backward without this parameter, ``out`` has None there.
             - ``accumulated``: the gradient of the first argument that has already arrived from other ops, or None. Backward returns
               its sum with its own gradient, in one pass over the memory instead of two.
         supports: takes the arguments of ``forward``, and returns whether this pair can run on them.
@@ -57,12 +59,14 @@ class Pair:
     supports: Callable[..., bool] = lambda *arrays, **options: True
     takes_needs_grad: bool = field(init=False)
     takes_out: bool = field(init=False)
+    takes_add: bool = field(init=False)
     takes_accumulated: bool = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.backward).parameters
         object.__setattr__(self, "takes_needs_grad", "needs_grad" in parameters)
         object.__setattr__(self, "takes_out", "out" in parameters)
+        object.__setattr__(self, "takes_add", "add" in parameters)
         object.__setattr__(self, "takes_accumulated", "accumulated" in parameters)
 
 

@@ -125,7 +125,9 @@ class Node:
         if self.pair.takes_needs_grad:
             extra.append(tuple(parent is not None for parent in self.parents))
         if self.pair.takes_out:
-            extra.append(backward_pass.gradient_buffers(self.parents))
+            extra.append(backward_pass.gradient_buffers(self.parents, self.pair.takes_add))
+        if self.pair.takes_add:
+            extra.append(tuple(buffer is not None for buffer in backward_pass.added_to))
         if self.pair.takes_accumulated:
             extra.append(backward_pass.take(self.parents[0]))
         dxs = self.pair.backward(dy, self.saved, *extra)
@@ -171,6 +173,7 @@ class BackwardPass:
         self.queue: list[tuple[int, Node]] = []  # a heap, highest number first
         self.pending: dict[Node, list[Array | None]] = {}
         self.hooked: dict[int, tuple[Variable, Array]] = {}  # leaves with hooks, which get the whole sum
+        self.added_to: list[Array | None] = []  # for each argument of the running node, the gradient that its backward adds to
 
     def step(self, retain_graph: bool = False) -> tuple[Node, list[Array | None], tuple[Array | None, ...]]:
         """Run the backward of the pending node with the highest number, and deliver its gradients: (node, dys, dxs)."""
@@ -183,10 +186,13 @@ class BackwardPass:
                     dys[position] = _run_hooks(hooks, dys[position])
         if node.returns_tuple:
             _fill_unused(dys, node.outputs)
+        self.added_to = [None] * len(node.parents)
         dxs = node.run_backward(dys, self)
         for argument, parent in enumerate(node.parents):
             if parent is not None:
-                self.deliver(parent[0], _checked_gradient(node, argument, dxs))
+                dx = _checked_gradient(node, argument, dxs)
+                if dx is not self.added_to[argument]:
+                    self.deliver(parent[0], dx)
         if not retain_graph:
             node.free()
         return node, dys, dxs
@@ -206,14 +212,17 @@ class BackwardPass:
         accumulated, self.pending[node][position] = self.pending[node][position], None
         return accumulated
 
-    def gradient_buffers(self, parents: list[Parent | None]) -> tuple[Array | None, ...]:
-        """For each argument the buffer of its gradient, unless the leaf has a gradient already, to which this one must be added."""
+    def gradient_buffers(self, parents: list[Parent | None], can_add: bool = False) -> tuple[Array | None, ...]:
+        """For each argument the buffer of its gradient. If the leaf has a gradient there already, only for a backward that adds to it."""
         out: list[Array | None] = []
-        for parent in parents:
+        for argument, parent in enumerate(parents):
             leaf = None if parent is None or isinstance(parent[0], tuple) else parent[0]
-            is_free = leaf is not None and leaf.grad is None and not leaf.hooks
-            buffer = _buffer_of(leaf) if leaf is not None and is_free else None
-            out.append(buffer if all(buffer is not other for other in out) else None)  # the second gradient of one tensor is added
+            buffer = _buffer_of(leaf) if leaf is not None and not leaf.hooks else None
+            if leaf is None or any(buffer is other for other in out):
+                buffer = None  # the second gradient of one tensor is added later
+            elif leaf.grad is not None:
+                buffer = self.added_to[argument] = buffer if can_add and leaf.grad.array is buffer else None
+            out.append(buffer)
         return tuple(out)
 
     def accumulate(self, leaf: Variable, dx: Array) -> None:

@@ -123,20 +123,20 @@ def test_the_gradient_of_the_residual_connection_is_added_to_dx(op, module, orde
     forward, backward = getattr(module, f"{op.name}_forward"), getattr(module, f"{op.name}_backward")
     _, saved = forward(any_cupy.asarray(x), any_cupy.ones(40, "float32"))
     given = any_cupy.asarray(stream)
-    dx, dweight = backward(any_cupy.asarray(dy), saved, given)[:2]
+    dx, dweight = backward(any_cupy.asarray(dy), saved, accumulated=given)[:2]
     alone, right_dweight = backward(any_cupy.asarray(dy), saved)[:2]
     np.testing.assert_allclose(to_numpy(dx), to_numpy(alone) + stream, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(to_numpy(dweight), to_numpy(right_dweight))
     np.testing.assert_array_equal(to_numpy(given), stream)
     wide = any_cupy.asarray(np.repeat(stream, 2, axis=1))[:, ::2]  # as a view it may lie anyhow
-    np.testing.assert_array_equal(to_numpy(backward(any_cupy.asarray(dy), saved, wide)[0]), to_numpy(dx))
+    np.testing.assert_array_equal(to_numpy(backward(any_cupy.asarray(dy), saved, accumulated=wide)[0]), to_numpy(dx))
 
 
 def test_the_gradient_of_a_residual_connection_needs_no_extra_pass(standin, monkeypatch):
     """x + f(layernorm(x)) under a half precision: the sum of both gradients of x is layernorm's work, also while it is watched."""
     x, weight = tl.tensor(standin.ones((4, 16), "float32"), requires_grad=True), tl.nn.Parameter(standin.ones(16, "float32"))
     done, compute = [], machine.machine.compute
-    monkeypatch.setattr(machine.machine, "compute", lambda name, work: done.append(name) or compute(name, work))
+    monkeypatch.setattr(machine.machine, "compute", lambda name, work, *operands: done.append(name) or compute(name, work, *operands))
     with use_precision("bfloat16"), Profile():
         h = x * 1.0
         y = h + tl.nn.functional.layer_norm(h, (16,), weight)
@@ -193,7 +193,7 @@ def test_views_that_are_not_aligned_to_four_numbers(moved, any_cupy):
     on_gpu[moved] = longer[1:].reshape(given[moved].shape)
     assert on_gpu[moved].data.ptr % 16 == 4
     y, saved = cuda_layernorm.layernorm_forward(*(on_gpu[name] for name in ("x", "weight", "bias")))
-    found = [y, *cuda_layernorm.layernorm_backward(on_gpu["dy"], saved, on_gpu["stream"])]
+    found = [y, *cuda_layernorm.layernorm_backward(on_gpu["dy"], saved, accumulated=on_gpu["stream"])]
     wide = {name: a.astype(np.float64) for name, a in given.items()}
     right_y, right_saved = layernorm.book.forward(*(wide[name] for name in ("x", "weight", "bias")))
     dx, dweight, dbias = layernorm.book.backward(wide["dy"], right_saved)

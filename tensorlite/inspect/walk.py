@@ -240,7 +240,7 @@ class Walk(BackwardPass):
     def accumulate(self, leaf: Variable, dx: Array) -> None:
         """Leave the gradient of the leaf unchanged; `gradients` adds up those of the walk."""
 
-    def gradient_buffers(self, parents: list[Parent | None]) -> tuple[Array | None, ...]:
+    def gradient_buffers(self, parents: list[Parent | None], can_add: bool = False) -> tuple[Array | None, ...]:
         return (None,) * len(parents)
 
     # --- places ---------------------------------------------------------------------------------------

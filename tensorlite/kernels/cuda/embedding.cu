@@ -14,17 +14,20 @@ extern "C" __global__ void mark_present(const long long* ids, int* present, int 
         if (ids[i] >= 0 && ids[i] < V) present[ids[i]] = 1;  // several threads may write; they all write 1
 }
 
-// dweight: (parts of the batch, V, C). A row without a gradient (skipped, padding_idx) is written as 0.
+// dweight: (parts of the batch, V, C). A row without a gradient (skipped, padding_idx) is written as 0. With `add` dweight (V, C) holds an
+// earlier gradient, and this one is added to it; rows without a gradient are then neither read nor written.
 extern "C" __global__ void embedding_backward(const long long* ids, const int* present, const Real* dy, float* dweight, int n, int stretch,
-                                              int V, int C, long long skipped) {
+                                              int V, int C, long long skipped, int add) {
     __shared__ int found[256];           // the positions of the token among the 256 that are searched
     __shared__ int before[256 / WARP];   // how many each warp has found
     DYNAMIC_SHARED(float, sums);         // (C), each used by one thread
     int v = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     float* row = dweight + ((long long)blockIdx.y * V + v) * C;
+    bool occurs = present[v] && v != skipped;
+    if (add && !occurs) return;
 
     for (int c = threadIdx.x; c < C; c += blockDim.x) sums[c] = 0;
-    if (present[v] && v != skipped) {
+    if (occurs) {
         int first = blockIdx.y * stretch, last = min(first + stretch, n);
         for (int base = first; base < last; base += blockDim.x) {
             int position = base + threadIdx.x;
@@ -47,5 +50,5 @@ extern "C" __global__ void embedding_backward(const long long* ids, const int* p
             __syncthreads();  // before `found` and `before` are written again
         }
     }
-    for (int c = threadIdx.x; c < C; c += blockDim.x) row[c] = sums[c];
+    for (int c = threadIdx.x; c < C; c += blockDim.x) row[c] = add ? row[c] + sums[c] : sums[c];
 }

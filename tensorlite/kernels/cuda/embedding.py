@@ -26,18 +26,26 @@ def embedding_forward(ids: Array, weight: Array, padding_idx: int | None = None)
     return weight[ids], EmbeddingSaved(ids, weight.shape, padding_idx)
 
 
-def embedding_backward(dy: Array, saved: EmbeddingSaved) -> tuple[None, Array]:
-    """dweight[v] = Σ dy over all positions of token v."""
+def embedding_backward(
+    dy: Array, saved: EmbeddingSaved, out: tuple[Array | None, ...] = (None, None), add: tuple[bool, ...] = (False, False)
+) -> tuple[None, Array]:
+    """dweight[v] = Σ dy over all positions of token v.
+
+    A table that is the head's weight as well has the head's gradient in ``out`` by then: only rows of tokens that occur are added to it.
+    """
     ids, (V, C) = saved.ids, saved.shape
     xp, n = array_module(dy), ids.size
     ids, dy = ids.astype(np.int64, copy=False), xp.ascontiguousarray(dy)
     stretches = max(1, min(BLOCKS // V, -(-n // BLOCK)))
     present = xp.zeros(V, "int32")
     kernel("embedding.cu", "mark_present", Real=dy.dtype.name)(min(BLOCKS, -(-n // BLOCK)), BLOCK, (ids, present, n, V))
-    dweight = xp.empty((stretches, V, C), "float32")
+    home = out[1] if stretches == 1 else None
+    dweight = xp.empty((stretches, V, C), "float32") if home is None else home
     skipped = np.int64(NONE if saved.padding_idx is None else saved.padding_idx % V)
-    arguments = (ids, present, dy, dweight, n, -(-n // stretches), V, C, skipped)
+    arguments = (ids, present, dy, dweight, n, -(-n // stretches), V, C, skipped, int(home is not None and add[1]))
     kernel("embedding.cu", "embedding_backward", Real=dy.dtype.name)((V, stretches), BLOCK, arguments, shared_bytes=4 * C)
+    if home is not None:
+        return None, home
     return None, dweight[0] if stretches == 1 else sum_rows(dweight.reshape(stretches, V * C)).reshape(V, C)
 
 

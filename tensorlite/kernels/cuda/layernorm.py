@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tensorlite.backend import Array, array_module
-from tensorlite.kernels.cuda.columns import sum_rows
+from tensorlite.kernels.cuda.columns import sum_rows_of_two
 from tensorlite.kernels.cuda.compile import kernel
 from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, lanes, matrix_shape, out_dtype
 from tensorlite.op import Pair, register
@@ -36,8 +36,14 @@ def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None 
     return y, RowsSaved(x, mean, inverse_std, weight, bias is not None)
 
 
-def layernorm_backward(dy: Array, saved: RowsSaved, accumulated: Array | None = None) -> tuple[Array, Array | None, Array | None]:
-    """dx row by row. Each block writes one row of partial sums for dweight and dbias, and `sum_rows` adds these rows.
+def layernorm_backward(
+    dy: Array,
+    saved: RowsSaved,
+    out: tuple[Array | None, ...] = (),
+    add: tuple[bool, ...] = (),
+    accumulated: Array | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """dx row by row. Each block writes one row of partial sums for dweight and dbias, and `sum_rows_of_two` adds these rows.
 
     ``accumulated`` is the gradient of x from the residual connection around this op. The kernel writes its sum with dx.
     """
@@ -51,7 +57,9 @@ def layernorm_backward(dy: Array, saved: RowsSaved, accumulated: Array | None = 
     run(blocks, BLOCK, (dy, x, weight, mean, inverse_std, stream, dx, partial, rows, C))
     if weight is None and not has_bias:
         return dx, None, None
-    dweight, dbias = sum_rows(partial).reshape(2, C)
+    _, *homes = (*out, None, None, None)[:3]  # the op may have been called without a bias
+    _, *adds = (*add, False, False, False)[:3]
+    dweight, dbias = sum_rows_of_two(partial, C, homes, adds)
     return dx, None if weight is None else dweight, dbias if has_bias else None
 
 

@@ -46,9 +46,13 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
 
 
 def linear_backward(
-    dy: Array, saved: RoundedSaved, needs_grad: tuple[bool, ...] = (True, True, True), out: tuple[Array | None, ...] = (None, None, None)
+    dy: Array,
+    saved: RoundedSaved,
+    needs_grad: tuple[bool, ...] = (True, True, True),
+    out: tuple[Array | None, ...] = (None, None, None),
+    add: tuple[bool, ...] = (False, False, False),
 ) -> tuple[Array | None, ...]:
-    """dx = dy · weight,   dweight = dyᵀ · x,   dbias = Σ dy."""
+    """dx = dy · weight,   dweight = dyᵀ · x,   dbias = Σ dy, the latter two in ``out``, added to what is there if ``add`` says so."""
     rows, weight = saved.rows, saved.weight
     xp, dy, dx, dweight, dbias = array_module(dy), padded_rows(dy), None, None, None
     columns = column_slices(len(weight), weight.dtype)
@@ -57,11 +61,12 @@ def linear_backward(
         for i, part in enumerate(columns):
             gemm(dy[:, part], weight[part], out=dx.reshape(rows.shape), add=i > 0)
     if needs_grad[1]:
-        dweight = xp.empty(weight.shape, "float32") if out[1] is None or _reads(out[1], dy, rows) else out[1]
+        home = None if out[1] is None or _reads(out[1], dy, rows) else out[1]
+        dweight = xp.empty(weight.shape, "float32") if home is None else home
         for part in columns:
-            gemm(dy[:, part].T, rows, out=dweight[part])
+            gemm(dy[:, part].T, rows, out=dweight[part], add=home is not None and add[1])
     if saved.has_bias and len(needs_grad) > 2 and needs_grad[2]:
-        dbias = sum_rows(dy, out[2])
+        dbias = sum_rows(dy, out[2], add[2])
     return dx, dweight, dbias
 
 

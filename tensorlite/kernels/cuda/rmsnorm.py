@@ -23,7 +23,13 @@ def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = N
     return y, (x, inverse_rms, weight)
 
 
-def rmsnorm_backward(dy: Array, saved: Any, accumulated: Array | None = None) -> tuple[Array, Array | None]:
+def rmsnorm_backward(
+    dy: Array,
+    saved: Any,
+    out: tuple[Array | None, ...] = (None, None),
+    add: tuple[bool, ...] = (False, False),
+    accumulated: Array | None = None,
+) -> tuple[Array, Array | None]:
     """dx row by row. Each block writes one row of partial sums for dweight, and `sum_rows` adds these rows.
 
     ``accumulated`` is the gradient of x from the residual connection around this op. The kernel writes its sum with dx.
@@ -36,7 +42,7 @@ def rmsnorm_backward(dy: Array, saved: Any, accumulated: Array | None = None) ->
     partial_dweight = xp.empty((blocks, C), "float32")
     run = kernel("rmsnorm.cu", "rmsnorm_backward", In=x.dtype.name, Out=dy.dtype.name, PerLane=per_lane(C))
     run(blocks, BLOCK, (dy, x, weight, inverse_rms, stream, dx, partial_dweight, rows, C))
-    return dx, None if weight is None else sum_rows(partial_dweight)
+    return dx, None if weight is None else sum_rows(partial_dweight, out[1], add[1])
 
 
 def supports(x: Array, weight: Array | None = None, eps: float | None = None) -> bool:
