@@ -81,7 +81,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
+        return self.dropout(nn.fusion.feedforward(x, self.c_fc, self.activation, self.c_proj))  # c_proj(activation(c_fc(x)))
 
 
 class Block(nn.Module):

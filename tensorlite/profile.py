@@ -141,9 +141,14 @@ def _self_attention(qkv: Any, *rest: Any) -> int:
     return 4 * B * T * T * C3 // 3
 
 
+def _feedforward(x: Any, hidden_weight: Any, hidden_bias: Any, weight: Any, *rest: Any) -> int:
+    return 2 * x.size // x.shape[-1] * (hidden_weight.size + weight.size)
+
+
 _FORMULAS: dict[str, Callable[..., int]] = {
     "linear": _linear,
     "matmul": _matmul,
+    "feedforward": _feedforward,
     "attention": _attention,
     "causal_self_attention": _self_attention,
 }
@@ -154,8 +159,8 @@ def _flops(name: str, arrays: tuple[Any, ...]) -> int:
 
 
 def _backward_flops(name: str, forward: int, needs_grad: tuple[bool, ...] = (True, True)) -> int:
-    """The gradient of each factor of a product is a product of the same size. Attention has two products, so four in backward."""
-    return forward * (2 if "attention" in name else sum(needs_grad[:2]))
+    """The gradient of each factor of a product is a product of the same size. Where there are two products, there are four in backward."""
+    return forward * (2 if "attention" in name or name == "feedforward" else sum(needs_grad[:2]))
 
 
 def _size(arrays: Any) -> int:

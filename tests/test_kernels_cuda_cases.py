@@ -24,7 +24,8 @@ from tests.cases import all_cases
 from tests.compare import leaves_of, relative_error
 
 DTYPES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}  # and the error allowed, relative to the largest number
-MASTERS = {"layernorm": (1, 2), "rmsnorm": (1,), "linear": (1, 2), "embedding": (1,)}  # parameters: float32 in any precision
+# Parameters: float32 in any precision.
+MASTERS = {"layernorm": (1, 2), "rmsnorm": (1,), "linear": (1, 2), "embedding": (1,), "feedforward": (1, 2, 3, 4)}
 # Not to be compared so: dropout draws other bits than the book, and add takes two types at once.
 ELSEWHERE = {"dropout": "test_kernels_cuda_dropout.py", "add": "test_kernels_cuda_arithmetic.py"}
 

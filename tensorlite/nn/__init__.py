@@ -3,7 +3,7 @@
 from typing import Any
 
 from tensorlite.lazy import on_demand
-from tensorlite.nn import functional, init
+from tensorlite.nn import functional, fusion, init
 from tensorlite.nn.containers import ModuleDict, ModuleList, Sequential
 from tensorlite.nn.layers import (
     GELU,
@@ -27,7 +27,7 @@ from tensorlite.nn.parameter import Parameter
 __all__ = [
     "GELU", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten", "Identity", "LayerNorm", "Linear", "MSELoss", "Module",
     "ModuleDict", "ModuleList", "NLLLoss", "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh",
-    "functional", "init",
+    "functional", "fusion", "init",
 ]  # fmt: skip
 
 _find = on_demand(

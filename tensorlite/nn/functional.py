@@ -23,13 +23,14 @@ from tensorlite.ops import losses as _losses
 from tensorlite.ops import rmsnorm as _rmsnorm
 from tensorlite.ops import softmax as _softmax
 from tensorlite.ops.activation import gelu, relu, sigmoid, silu, tanh
+from tensorlite.ops.feedforward import feedforward
 from tensorlite.ops.linear import linear
 from tensorlite.ops.self_attention import causal_self_attention
 from tensorlite.tensor import Tensor, is_floating
 
 __all__ = [
-    "causal_self_attention", "cross_entropy", "dropout", "embedding", "gelu", "layer_norm", "linear", "log_softmax", "mse_loss",
-    "nll_loss", "one_hot", "relu", "rms_norm", "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "tanh",
+    "causal_self_attention", "cross_entropy", "dropout", "embedding", "feedforward", "gelu", "layer_norm", "linear", "log_softmax",
+    "mse_loss", "nll_loss", "one_hot", "relu", "rms_norm", "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "tanh",
 ]  # fmt: skip
 
 

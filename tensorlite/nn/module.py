@@ -49,6 +49,11 @@ class Module:
 
     _module_hooks: Any = None  # `tensorlite.nn.hooks.ModuleHooks`, once there is one
 
+    @property
+    def has_hooks(self) -> bool:
+        """Whether a hook was ever registered here. Code that computes what a module would compute must call that module then."""
+        return self._module_hooks is not None
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._module_hooks is not None:
             return self._module_hooks.call(self, args, kwargs)

@@ -21,6 +21,7 @@ Read it in this order. Each page stands on its own.
     cross_entropy   why the gradient of softmax, logarithm and loss together is p - y
     attention       the pages above combined
     self_attention  attention as a GPT uses it, all heads in one array
+    feedforward    the other half of a block: two linear layers with gelu between them
 
 A GPT needs no more. Programs written for torch also find
 

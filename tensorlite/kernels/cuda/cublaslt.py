@@ -1,10 +1,12 @@
 """cuBLASLt, called by ctypes: matrix products with one more operation on the result before it leaves the registers.
 
-This operation is called the *epilogue* of the product. One is used here:
+This operation is called the *epilogue* of the product. Three are used here:
 
     BIAS                D = A · B + bias, the same number for a whole row of D
+    GELU_AUX_BIAS       D = gelu(aux), aux = A · B + bias, with gelu by tanh; both are written
+    DGELU               D = A · B ∘ gelu'(aux)
 
-The epilogue for a bias's gradient was measured and gains nothing (docs/gpu.md). Those for GELU have not been tried.
+The epilogue for a bias's gradient was measured and gains nothing (docs/gpu.md).
 
 cuBLASLt is part of cuBLAS. It has no stream and no workspace: both are arguments. cuBLASLt is asked once how to compute a product of a
 given shape, and the answer (a *plan*) is kept, so a captured step computes in the same way as a plain one.
@@ -20,12 +22,13 @@ from typing import Any, NamedTuple
 
 from tensorlite.kernels.cuda.cublas import DATA_TYPES, check, get_handle, load
 
-BIAS = 4  # cublasLtEpilogue_t
+BIAS, GELU_AUX_BIAS, DGELU = 4, 164, 192  # cublasLtEpilogue_t
+READS_OR_WRITES_AUX = 128  # the bit that the last two share
 NOT_SUPPORTED = 15  # cublasStatus_t: there is no algorithm for this
 LARGEST_ALIGNMENT = 256  # bytes: more makes no difference
 
 # cublasLtMatmulDescAttributes_t, cublasLtMatmulPreferenceAttributes_t
-TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER, BIAS_TYPE = 3, 4, 7, 8, 26
+TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER, AUX_POINTER, AUX_LEADING, BIAS_TYPE = 3, 4, 7, 8, 11, 12, 26
 WORKSPACE_BYTES, ALIGNMENT_OF_A, ALIGNMENT_OF_B, ALIGNMENT_OF_C, ALIGNMENT_OF_D = 1, 5, 6, 7, 8
 
 _pointer, _int, _long, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_size_t
@@ -70,7 +73,7 @@ class Shape(NamedTuple):
     out_dtype: str
     compute: int
     epilogue: int
-    alignments: tuple[int, int, int]
+    alignments: tuple[int, int, int, int]  # of A, B, D and aux
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,20 @@ class CublasLt:
         self._handle = self._create("cublasLtCreate")
         self._plans: dict[Shape, Plan | None] = {}
 
-    def multiply(self, shape: Shape, a: int, b: int, d: int, bias: int) -> bool:
-        """D = A · B with the epilogue; all four are addresses on the device.
+    def multiply(self, shape: Shape, a: int, b: int, d: int, bias: int, aux: int) -> bool:
+        """D = A · B with the epilogue; all are addresses on the device, 0 where the epilogue has no use for it. aux is laid out as D.
 
         Returns:
-            False if cuBLASLt has no algorithm for this shape; then D is unchanged.
+            False if cuBLASLt has no algorithm for this shape; then D and aux are unchanged.
         """
         if shape not in self._plans:
-            self._plans[shape] = self._plan(shape)
+            self._plans[shape] = self._plan(shape, aux)
         plan = self._plans[shape]
         if plan is None:
             return False
         self._set_attribute(plan.description, BIAS_POINTER, ctypes.c_void_p(bias))
+        if aux:
+            self._set_attribute(plan.description, AUX_POINTER, ctypes.c_void_p(aux))
         self._call(
             "cublasLtMatmul", self._handle, plan.description, ctypes.addressof(_ONE), a, plan.a, b, plan.b, ctypes.addressof(_ZERO),
             d, plan.d, d, plan.d, ctypes.addressof(plan.algorithm), self._workspace.data.ptr, self._workspace.size,
@@ -115,19 +120,22 @@ class CublasLt:
         )  # fmt: skip
         return True
 
-    def _plan(self, shape: Shape) -> Plan | None:
+    def _plan(self, shape: Shape, aux: int) -> Plan | None:
         """Ask cuBLASLt for an algorithm; None if it has none."""
         description = self._create("cublasLtMatmulDescCreate", shape.compute, DATA_TYPES["float32"])  # alpha and beta are float32
         self._set_attribute(description, TRANSPOSE_A, ctypes.c_int(shape.a_transposed))
         self._set_attribute(description, TRANSPOSE_B, ctypes.c_int(shape.b_transposed))
         self._set_attribute(description, EPILOGUE, ctypes.c_int(shape.epilogue))
         self._set_attribute(description, BIAS_TYPE, ctypes.c_int(DATA_TYPES[shape.out_dtype]))
+        if shape.epilogue & READS_OR_WRITES_AUX:  # the address too, because its alignment decides
+            self._set_attribute(description, AUX_LEADING, ctypes.c_int64(shape.ldd))
+            self._set_attribute(description, AUX_POINTER, ctypes.c_void_p(aux))
         kind = DATA_TYPES[shape.dtype]
         a = self._layout(kind, shape.m, shape.k, shape.lda, shape.a_transposed)
         b = self._layout(kind, shape.k, shape.n, shape.ldb, shape.b_transposed)
         d = self._layout(DATA_TYPES[shape.out_dtype], shape.m, shape.n, shape.ldd)
         preference = self._create("cublasLtMatmulPreferenceCreate")
-        alignments = zip((ALIGNMENT_OF_A, ALIGNMENT_OF_B, ALIGNMENT_OF_D), shape.alignments, strict=True)
+        alignments = zip((ALIGNMENT_OF_A, ALIGNMENT_OF_B, ALIGNMENT_OF_D), shape.alignments[:3], strict=True)
         preferences: list[tuple[int, Any]] = [(name, ctypes.c_uint32(bytes_)) for name, bytes_ in alignments]
         preferences += [(ALIGNMENT_OF_C, preferences[-1][1]), (WORKSPACE_BYTES, ctypes.c_size_t(self._workspace.size))]  # C is D
         for name, value in preferences:

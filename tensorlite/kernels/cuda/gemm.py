@@ -53,23 +53,28 @@ def gemm_with_bias(a: Array, b: Array, bias: Array, out: Array) -> Array:
     The bias is added before the result leaves the registers. Where cuBLASLt cannot do that, the bias is written first and the product
     added to it.
     """
-    if 0 in (*a.shape, *b.shape) or not _multiply_and_add(a, b, bias, out):
+    if 0 in (*a.shape, *b.shape) or not gemm_with_epilogue(cublaslt.BIAS, a, b, out, bias):
         out[...] = bias
         gemm(a, b, out=out, add=True)
     return out
 
 
-def _multiply_and_add(a: Array, b: Array, bias: Array, out: Array) -> bool:
-    """out = a · b + bias in one product; False if cuBLASLt cannot do that, and ``out`` is unchanged."""
+def gemm_with_epilogue(epilogue: int, a: Array, b: Array, out: Array, bias: Array | None = None, aux: Array | None = None) -> bool:
+    """A product with an epilogue of `cublaslt`; ``aux`` is contiguous and of the shape and dtype of ``out`` (n, p).
+
+    Returns:
+        False if cuBLASLt cannot do that; then nothing has been written.
+    """
     left, right = layout(b, ()), layout(a, ())  # as in bmm
     (n, m), p = a.shape, b.shape[1]
-    alignments = cublaslt.alignment(left.array.data.ptr), cublaslt.alignment(right.array.data.ptr), cublaslt.alignment(out.data.ptr)
+    arrays = left.array, right.array, out, aux, bias
+    left_at, right_at, out_at, aux_at, bias_at = (0 if x is None else x.data.ptr for x in arrays)
+    of = cublaslt.alignment
     shape = cublaslt.Shape(
         p, n, m, left.transposed, right.transposed, left.leading, right.leading, p, a.dtype.name, out.dtype.name, _compute_type(a),
-        cublaslt.BIAS, alignments,
+        epilogue, (of(left_at), of(right_at), of(out_at), of(aux_at)),
     )  # fmt: skip
-    products = cublaslt.get_cublaslt(array_module(a))
-    return products.multiply(shape, left.array.data.ptr, right.array.data.ptr, out.data.ptr, bias.data.ptr)
+    return cublaslt.get_cublaslt(array_module(a)).multiply(shape, left_at, right_at, out_at, bias_at, aux_at)
 
 
 def bmm(a: Array, b: Array, out: Array | None = None, dtype: Any = None, add: bool = False) -> Array:
