@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from gpt.training.pretraining import Pretraining
 from gpt.training.stepper import WARM_UP, GPUStepper
 from gpt.training.trainer import Trainer
 from tensorlite import optim
+from tensorlite.kernels.cuda.cublas import COMPUTE_FLOAT32, DEFAULT_ALGORITHM, get_handle
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
 from tensorlite.op import use_kernels
 from tensorlite.random import make_generator, use_generator
@@ -267,6 +269,27 @@ def test_values_written_into_captured_memory_between_two_launches_are_lost(stand
     late[0][...] = 1
     recording.launch()
     assert np.isnan(recording.result.get()).all()
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_memory_freed_in_a_capture_is_another_arrays_before_it_ends(keeps, standin):
+    """A fault planted: a product is given the address of an array that nobody holds any more. A later array of the graph may lie there."""
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+
+    def work(keeps):
+        a, b, out = standin.ones((2, 2), "float32") * 2, standin.ones((2, 2), "float32"), standin.empty((2, 2), "float32")
+        held, address = ([a] if keeps else []), a.data.ptr
+        del a
+        factors = 0, 0, 2, 2, 2, ctypes.addressof(one), address, 0, 2, b.data.ptr, 0, 2
+        get_handle(standin).gemm(*factors, ctypes.addressof(zero), out.data.ptr, 0, 2, COMPUTE_FLOAT32, DEFAULT_ALGORITHM)
+        return out, held
+
+    recorder = Recorder()
+    recorder.run(lambda: work(True))
+    recording = recorder.record(lambda: work(keeps))
+    recording.launch()
+    assert np.isnan(recording.result[0].get()).all() == (not keeps)
+    assert not keeps or (recording.result[0].get() == 4).all()
 
 
 # --- the optimizer's device scalars -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import tensorlite as tl
 from tensorlite.backend import to_numpy
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda import cublas as ours
+from tensorlite.kernels.cuda import cublaslt
 from tensorlite.kernels.cuda.cast import cast
 from tensorlite.kernels.cuda.gemm import bmm, gemm, gemm_with_bias, layout
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder
@@ -214,13 +215,21 @@ def test_a_plan_is_made_once_for_a_shape(standin):
 
 
 def test_without_an_algorithm_the_bias_is_written_first(standin, monkeypatch):
-    from tensorlite.kernels.cuda import cublaslt
-
     monkeypatch.setattr(cublaslt.get_cublaslt(standin)._library, "knows", ())
     a, b, bias = numbers(standin, 4, 5), numbers(standin, 5, 6, seed=1), numbers(standin, 6)
     y = gemm_with_bias(a, b, bias, standin.empty((4, 6), "float32"))
     np.testing.assert_allclose(y.get(), product_of(a, b) + bias.get(), rtol=1e-5, atol=1e-5)
     assert [call["name"] for call in machine.machine.products] == ["gemmEx"] and last_call()["beta"] == 1
+
+
+def test_an_algorithm_is_used_for_addresses_as_it_was_promised(standin, monkeypatch):
+    """A fault planted: every address is said to be a multiple of 256 bytes."""
+    a, b, bias = numbers(standin, 4, 8), numbers(standin, 8, 8, seed=1), numbers(standin, 8)
+    shifted = standin.empty(33, "float32")[1:].reshape(4, 8)
+    np.testing.assert_allclose(gemm_with_bias(a, b, bias, shifted).get(), product_of(a, b) + bias.get(), rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(cublaslt, "alignment", lambda address: 256)
+    with pytest.raises(AssertionError, match="is not a multiple of 256, as the algorithm was promised"):
+        gemm_with_bias(a, b, bias, shifted)
 
 
 def test_a_captured_product_with_a_bias_reads_its_own_bias(any_cupy):

@@ -25,33 +25,37 @@ from tests.standin import machine
 
 
 @contextmanager
-def installed() -> Iterator[Any]:
-    """`cupy` is the stand-in inside the ``with`` block; yields it."""
+def installed(computes: bool = True) -> Iterator[Any]:
+    """`cupy` is the stand-in inside the ``with`` block; yields it.
+
+    Args:
+        computes: False lets it compute nothing, and only note what it is given (`machine.Machine.work`).
+    """
+    from tensorlite.kernels.cuda import columns, cublas, cublaslt
     from tensorlite.kernels.cuda import compile as compiling
-    from tensorlite.kernels.cuda import cublas, cublaslt
     from tests.standin import array, library
     from tests.standin.cublas import _Library, _LtLibrary
 
     array._operators()
-    machine.fresh_machine()
+    machine.fresh_machine().computes = computes
     made = library.modules()
     hidden = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("cupy", "cupyx") or name in made}
     for name in hidden:
         del sys.modules[name]
     sys.modules.update(made)
-    compiling.clear_cache()
-    cublas.clear_cache()
+    for kept in (compiling, cublas, columns):
+        kept.clear_cache()
     real, libraries = cublas.load, {"cublas": _Library(), "cublasLt": _LtLibrary()}
     cublas.load = cublaslt.load = lambda cupy, library: libraries[library]
     try:
         yield made["cupy"]
     finally:
         cublas.load = cublaslt.load = real
-        cublas.clear_cache()
         for name in made:
             sys.modules.pop(name, None)
         sys.modules.update(hidden)
-        compiling.clear_cache()
+        for kept in (compiling, cublas, columns):
+            kept.clear_cache()
 
 
 __all__ = ["installed", "machine"]

@@ -32,6 +32,7 @@ class ndarray:
         poison(made)
         self._a, self._base, self._device = made, None, 0
         _owners[id(made)] = self
+        self._watch()
 
     @classmethod
     def of(cls, array: np.ndarray) -> ndarray:
@@ -43,7 +44,13 @@ class ndarray:
         self._a, self._base, self._device = array, None if owner is array else cls.of(owner), 0
         if owner is array:
             _owners[id(array)] = self
+            self._watch()
         return self
+
+    def _watch(self) -> None:
+        """Under capture, note when the memory is free again: the graph keeps the NumPy array, but nobody has this one."""
+        if state.machine.graph is not None:
+            weakref.finalize(self, state.machine.freed_in_capture, state.machine.graph, self._a).atexit = False
 
     # --- what it refuses --------------------------------------------------------------------------------
 
@@ -157,32 +164,41 @@ class ndarray:
         plain = index(key, self.shape)
         if has_mask(plain):
             state.machine.read("selecting by a mask")
-        return ndarray.of(state.machine.compute("getitem", lambda: self._a[index(key, self.shape)]))  # the index as it is then
+        a = self._a  # what is noted in a graph must not keep this object alive
+        look_up = lambda: a[index(key, a.shape)]  # noqa: E731 - the index as it is then
+        return ndarray.of(state.machine.compute("getitem", look_up, *parts(plain)))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         plain, source = index(key, self.shape), unwrap(value, "setting items")
         if has_mask(plain) and isinstance(source, np.ndarray) and source.ndim:
             state.machine.read("setting many values by a mask")
-        state.machine.write("setitem", lambda: self._a.__setitem__(index(key, self.shape), source))
+        a = self._a
+        state.machine.note("setitem", [source], [a[plain]])
+        state.machine.write("setitem", lambda: a.__setitem__(index(key, a.shape), source))
 
     def fill(self, value: Any) -> None:
-        state.machine.write("fill", lambda: self._a.fill(value))
+        a = self._a
+        state.machine.note("fill", [], [a])
+        state.machine.write("fill", lambda: a.fill(value))
 
     def scatter_add(self, key: Any, value: Any) -> None:
         source = unwrap(value, "scatter_add")
-        state.machine.write("scatter_add", lambda: np.add.at(self._a, index(key, self.shape), source))
+        state.machine.note("scatter_add", [self._a, source], [self._a])
+        a = self._a
+        state.machine.write("scatter_add", lambda: np.add.at(a, index(key, a.shape), source))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in METHODS:
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r} in this stand-in")
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            out = kwargs.get("out")
+            a, out = self._a, kwargs.get("out")  # this holds `self` until there is a result, and what is noted in a graph does not
             plain = unwrap(args, name), unwrap(kwargs, name)
             if out is not None:
-                state.machine.write(name, lambda: getattr(self._a, name)(*plain[0], **plain[1]))
+                state.machine.note(name, [a, *plain[0]], [out._a])
+                state.machine.write(name, lambda: getattr(a, name)(*plain[0], **plain[1]))
                 return out
-            return wrap(state.machine.compute(name, lambda: getattr(self._a, name)(*plain[0], **plain[1])))
+            return wrap(state.machine.compute(name, lambda: getattr(a, name)(*plain[0], **plain[1]), a, *plain[0]))
 
         return method
 
@@ -304,5 +320,10 @@ def index(key: Any, shape: tuple[int, ...]) -> Any:
     return tuple(plain) if isinstance(key, tuple) else plain[0]
 
 
+def parts(plain: Any) -> tuple[Any, ...]:
+    """The parts of an index."""
+    return plain if isinstance(plain, tuple) else (plain,)
+
+
 def has_mask(plain: Any) -> bool:
-    return any(isinstance(part, np.ndarray) and part.dtype.kind == "b" for part in (plain if isinstance(plain, tuple) else (plain,)))
+    return any(isinstance(part, np.ndarray) and part.dtype.kind == "b" for part in parts(plain))

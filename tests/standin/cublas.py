@@ -10,6 +10,7 @@ captured; `_Library` is what ctypes finds in libcublas.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +25,9 @@ CUBLAS_POINTER_MODE_HOST, CUBLAS_POINTER_MODE_DEVICE = 0, 1
 CUBLAS_DEFAULT_MATH, CUBLAS_TENSOR_OP_MATH = 0, 1
 CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_PEDANTIC, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F = 68, 69, 77, 70
 
-EPILOGUE_BIAS = 4  # cublasLtEpilogue_t
-TRANSA, TRANSB, EPILOGUE, BIAS_POINTER, BIAS_DATA_TYPE = 3, 4, 7, 8, 26  # cublasLtMatmulDescAttributes_t
+EPILOGUE_BIAS, EPILOGUE_GELU_AUX_BIAS, EPILOGUE_DGELU = 4, 164, 192  # cublasLtEpilogue_t
+TRANSA, TRANSB, EPILOGUE, BIAS_POINTER, AUX_POINTER, AUX_LD, BIAS_DATA_TYPE = 3, 4, 7, 8, 11, 12, 26  # cublasLtMatmulDescAttributes_t
+ALIGNMENTS = {"A": 5, "B": 6, "C": 7, "D": 8}  # cublasLtMatmulPreferenceAttributes_t: bytes that an address is at least a multiple of
 R_32F, R_64F, R_16F, R_16BF = 0, 1, 2, 14  # cudaDataType
 _STORED = {R_32F: "float32", R_64F: "float64", R_16F: "float16"}
 _HALVES = (R_16F, R_16BF)
@@ -141,8 +143,10 @@ class _LtLibrary:
         knows: epilogues that it has algorithms for.
     """
 
-    def __init__(self, knows: tuple[int, ...] = (EPILOGUE_BIAS,)) -> None:
+    def __init__(self, knows: tuple[int, ...] = (EPILOGUE_BIAS, EPILOGUE_GELU_AUX_BIAS, EPILOGUE_DGELU)) -> None:
         self.knows = knows
+        # of each algorithm that was asked for: the description, the preference, and where aux was
+        self._algorithms: list[tuple[dict[Any, Any], dict[Any, Any], int]] = []
         self._made: dict[int, dict[Any, Any]] = {}
         for name in vars(type(self)):
             if name.startswith("cublasLt"):
@@ -180,15 +184,22 @@ class _LtLibrary:
     def cublasLtMatmulAlgoGetHeuristic(
         self, handle: int, description: int, a: int, b: int, c: int, d: int, preference: int, wanted: int, results: int, found: int
     ) -> int:
-        knows = self._made[description][EPILOGUE] in self.knows
+        about, knows = self._made[description], self._made[description][EPILOGUE] in self.knows
         ctypes.c_int.from_address(found).value = int(knows)
-        ctypes.c_uint64.from_address(results).value = 77  # the algorithm, which cublasLtMatmul must be given again
+        if about[EPILOGUE] & 128:
+            assert about[AUX_LD] % 8 == 0 and about[AUX_LD] >= self._made[d]["rows"], "aux has rows of a multiple of eight numbers"
+        self._algorithms.append((about, self._made[preference], about.get(AUX_POINTER, 0)))
+        ctypes.c_uint64.from_address(results).value = 77 + len(self._algorithms)  # which cublasLtMatmul must be given again
         return 0 if knows else 15
 
     def cublasLtMatmul(self, handle: int, description: int, *arguments: Any) -> None:
         alpha, A, a, B, b, beta, C, _, D, d, algorithm, workspace, bytes_, stream = arguments
         about, a, b, d = self._made[description], self._made[a], self._made[b], self._made[d]
-        assert ctypes.c_uint64.from_address(algorithm).value == 77
+        asked, preference, aux_then = self._algorithms[ctypes.c_uint64.from_address(algorithm).value - 78]
+        assert asked is about, "this algorithm was chosen for another product"
+        for name, address in (("A", A), ("B", B), ("C", C), ("D", D)):
+            promised = preference[ALIGNMENTS[name]]
+            assert address % promised == 0, f"{name} at {address:#x} is not a multiple of {promised}, as the algorithm was promised"
         assert C == D and stream == sys.modules["cupy"].cuda.get_current_stream().ptr
         state.machine.check_range("the workspace of cuBLASLt", workspace, bytes_)
         transa, transb, epilogue = about.get(TRANSA, 0), about.get(TRANSB, 0), about[EPILOGUE]
@@ -200,13 +211,39 @@ class _LtLibrary:
         )  # fmt: skip
         state.machine.products[-1]["epilogue"] = epilogue
         result = _matrices("D", D, d["kind"], (m, n), d["leading"], 0, 1)[0]
-        assert about[BIAS_DATA_TYPE] == d["kind"]
-        vector = _matrices("the bias", about[BIAS_POINTER], d["kind"], (m, 1), m, 0, 1)[0, :, 0]
+        vector, aux = None, None
+        if epilogue & EPILOGUE_BIAS:
+            assert about[BIAS_DATA_TYPE] == d["kind"]
+            vector = _matrices("the bias", about[BIAS_POINTER], d["kind"], (m, 1), m, 0, 1)[0, :, 0]
+        if epilogue & 128:
+            place = about[AUX_POINTER]
+            aligned = min(256, aux_then & -aux_then)
+            assert place % aligned == 0, f"aux at {place:#x} is not a multiple of {aligned}, as it was when the algorithm was chosen"
+            aux = _matrices("aux", place, d["kind"], (m, n), about[AUX_LD], 0, 1)[0]
+        state.machine.add_to_last([aux] * (epilogue == EPILOGUE_DGELU), [aux] * (epilogue == EPILOGUE_GELU_AUX_BIAS))
 
         def run() -> None:
-            result[...] = (result.astype(np.float32) + vector[:, None].astype(np.float32)).astype(result.dtype)
+            x = result.astype(np.float32)  # the real one has not rounded it yet
+            if vector is not None:
+                x += vector[:, None].astype(np.float32)
+            if epilogue == EPILOGUE_GELU_AUX_BIAS:
+                aux[...] = x.astype(aux.dtype)
+                x = _gelu(x)
+            elif epilogue == EPILOGUE_DGELU:
+                x *= _slope_of_gelu(aux.astype(np.float32))
+            result[...] = x.astype(result.dtype)
 
         state.machine.write("ltMatmul's epilogue", run)
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    """By tanh, as cuBLASLt computes it."""
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _slope_of_gelu(x: np.ndarray) -> np.ndarray:
+    t = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
 
 
 def _product(
@@ -244,6 +281,8 @@ def _product(
         "algo",
     ]
     state.machine.products.append({"name": name, "alpha": scale, "beta": kept, **{key: given[key] for key in names}})
+
+    state.machine.note(name, [a, b, *[c] * bool(kept)], [c], 2 * m * n * k * batch)
 
     def run() -> None:
         left, right = (_operand(x, compute).swapaxes(1, 2) if t else _operand(x, compute) for x, t in ((a, transa), (b, transb)))

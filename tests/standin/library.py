@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import re
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tests import cuda_on_cpu
+from tests.cuda_on_cpu import KERNEL
 from tests.cuda_variants import THREADS, dynamic_shared
 from tests.standin import cublas
 from tests.standin import machine as state
@@ -62,13 +64,15 @@ def function(name: str) -> Any:
         else:
             do = theirs
         if name in ("put_along_axis", "copyto", "fill_diagonal", "place", "putmask", "put"):
+            state.machine.note(name, plain[1:], plain[:1])
             state.machine.write(name, lambda: do(*plain, **options))
             return None
         if out is not None:
             target = unwrap(out, name)
+            state.machine.note(name, plain, [target])
             state.machine.write(name, lambda: do(*plain, out=target, **options))
             return out
-        return wrap(state.machine.compute(name, lambda: do(*plain, **options)))
+        return wrap(state.machine.compute(name, lambda: do(*plain, **options), *_read_by(name, plain)))
 
     if isinstance(theirs, np.ufunc):
         for method in ("reduce", "accumulate", "outer", "reduceat"):
@@ -77,9 +81,17 @@ def function(name: str) -> Any:
         def at(a: ndarray, key: Any, *values: Any) -> None:
             plain = unwrap((key, *values), f"{name}.at")
             state.machine.write(f"{name}.at", lambda: theirs.at(a._a, *plain))
+            state.machine.note(f"{name}.at", [a._a, *plain], [a._a])
 
         call.at = at  # type: ignore[attr-defined]
     return call
+
+
+def _read_by(name: str, plain: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arrays among the arguments of a function that are read as a whole."""
+    if name in JOINING:
+        return tuple(plain[0])
+    return plain[1:] if name in state.GATHERING else plain
 
 
 def _ufunc_method(name: str, method: str) -> Callable[..., Any]:
@@ -87,7 +99,7 @@ def _ufunc_method(name: str, method: str) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         plain, options = unwrap(args, name), unwrap(kwargs, name)
-        return wrap(state.machine.compute(f"{name}.{method}", lambda: theirs(*plain, **options)))
+        return wrap(state.machine.compute(f"{name}.{method}", lambda: theirs(*plain, **options), *plain))
 
     return call
 
@@ -133,7 +145,7 @@ def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K", subo
     """A new array from the host's memory or the device's."""
     if isinstance(obj, ndarray):
         source = obj._a
-        return wrap(state.machine.compute("array", lambda: np.array(source, dtype=dtype, copy=True, order=order, ndmin=ndmin)))
+        return wrap(state.machine.compute("array", lambda: np.array(source, dtype=dtype, copy=True, order=order, ndmin=ndmin), source))
     if isinstance(obj, tuple | list) and any(isinstance(part, ndarray) for part in obj):
         return function("stack")([array(part, dtype) for part in obj])
     if isinstance(obj, np.ndarray):
@@ -202,23 +214,38 @@ class RawModule:
     ) -> None:
         if code is None or backend != "nvrtc" or not isinstance(options, tuple):
             raise TypeError("the stand-in takes RawModule(code=..., options=(...), backend='nvrtc').")
-        self._module = cuda_on_cpu.load(code, options)
+        self._module = cuda_on_cpu.load(code, options) if state.machine.computes else None
+        self._parameters = {name: parameters(listed) for name, listed in SIGNATURE.findall(code)}
         defines = dict(option[2:].split("=") for option in options if option.startswith("-D"))
         self._defines = {name: int(value) if value.isdigit() else value for name, value in defines.items()}
 
     def get_function(self, name: str) -> RawKernel:
         """One of its kernels."""
-        if name not in self._module.kernels:
+        if name not in self._parameters:
             raise ValueError(f"named symbol not found: {name}")
         most = (THREADS[name], dynamic_shared(name, self._defines)) if name in THREADS else (1024, 227 * 1024)
-        return RawKernel(self._module, name, *most)
+        return RawKernel(self._module, name, self._parameters[name], *most)
+
+
+SIGNATURE = re.compile(KERNEL.pattern + r"([^)]*)\)")
+# What these write they have read before; and these read no more of an array than they write.
+UPDATED = {"adamw": ("p", "m", "v", "v_max"), "scale": ("g",)}
+
+
+def parameters(listed: str) -> dict[str, str]:
+    """The parameters of a kernel from its source: by name, whether they are ``read``, ``written`` or a ``number``."""
+    words = [re.findall(r"\w+|\*", one) for one in listed.split(",") if one.strip()]
+    return {word[-1]: "number" if "*" not in word else "read" if "const" in word else "written" for word in words}
 
 
 class RawKernel:
     """A kernel, called with a grid, a block and arguments whose types are those of the source."""
 
-    def __init__(self, module: cuda_on_cpu.Module, name: str, most_threads: int, most_shared: int) -> None:
-        self._module, self.name, self._most_threads, self._most_shared = module, name, most_threads, most_shared
+    def __init__(
+        self, module: cuda_on_cpu.Module | None, name: str, parameters: dict[str, str], most_threads: int, most_shared: int
+    ) -> None:
+        self._module, self.name, self._parameters = module, name, parameters
+        self._most_threads, self._most_shared = most_threads, most_shared
         self.max_dynamic_shared_size_bytes = cuda_on_cpu.STATIC_LIMIT
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
@@ -237,16 +264,29 @@ class RawKernel:
         for given in arrays:
             if given.nbytes:
                 state.machine.check_range(f"{self.name}", given.data.ptr, 1)
+        args = tuple(arg._a if isinstance(arg, ndarray) else arg for arg in args)  # what is noted in a graph must not keep arrays alive
         blocks = {found for given in arrays if (found := state.machine.block_of(given.data.ptr))}
 
         def run() -> None:
+            assert self._module is not None
             self._module.order = state.machine.order
             with cuda_on_cpu.fenced(blocks, at_end=self._module.order != "descending") as there:
-                plain = tuple((there(arg.data.ptr) if arg.nbytes else 0) if isinstance(arg, ndarray) else arg for arg in args)
+                plain = tuple((there(arg.ctypes.data) if arg.nbytes else 0) if isinstance(arg, np.ndarray) else arg for arg in args)
                 self._module.launch(self.name, grid, block, plain, shared_mem)
 
         state.machine.launches.append(self.name)
+        self._note(args)
         state.machine.write(self.name, run)
+
+    def _note(self, args: tuple[Any, ...]) -> None:
+        named = dict(zip(self._parameters, args, strict=True))
+        written = {name for name, use in self._parameters.items() if use == "written"}
+        read = {name for name, use in self._parameters.items() if use == "read"} | set(UPDATED.get(self.name, ()))
+        facts = {name: arg.shape if isinstance(arg, np.ndarray) else getattr(arg, "item", lambda: None)() for name, arg in named.items()}
+        if self.name == "embedding_backward" and facts["add"]:
+            named["dweight"], read = named["dy"], read | {"dweight"}  # at most so many of its rows
+        sides = ([named[name] for name in sorted(names)] for names in (read, written))
+        state.machine.note(self.name, *sides, arguments=facts)
 
 
 # --- streams, graphs, devices ------------------------------------------------------------------------------

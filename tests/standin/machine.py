@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+GATHERING = ("getitem", "take", "take_along_axis")  # these read of an array what they copy, and no more
 BLOCK = 512  # bytes: CuPy's pool hands out multiples of it
 
 
@@ -91,6 +92,24 @@ class MemoryPool:
         return int(self._total > self._used)
 
 
+class Work(NamedTuple):
+    """What the GPU is given to do at once: a kernel of ours or of CuPy's, a product, a copy within its memory.
+
+    Attributes:
+        op: what `Machine.op` was.
+        read, written: bytes of the arrays that it reads and writes, each once.
+        operations: multiplications and additions, of a product of cuBLAS alone.
+        arguments: of a kernel of ours, by the names of its parameters; arrays are shapes.
+    """
+
+    name: str
+    op: str
+    read: int
+    written: int
+    operations: int = 0
+    arguments: dict[str, Any] = {}  # noqa: RUF012
+
+
 class Graph:
     """Work that was noted instead of done."""
 
@@ -125,6 +144,8 @@ class Machine:
         reads: every time the host waited for a value, and from where in our code.
         launches: the names of the kernels of ours that ran, in order.
         products: every call of cuBLAS, as a dict.
+        work: everything that was launched, in order; `op` is a word for it that a test may set.
+        computes: False lets nothing be computed and no array be written, so that a large model's step can be counted in seconds.
         order: in which order the threads of a block get their turns, see `tests.cuda_on_cpu`.
     """
 
@@ -134,6 +155,9 @@ class Machine:
         self.reads: list[str] = []
         self.launches: list[str] = []
         self.products: list[dict[str, Any]] = []
+        self.work: list[Work] = []
+        self.op = ""
+        self.computes = True
         self.order = "ascending"
         self.graph: Graph | None = None
         self.default_pool = MemoryPool()
@@ -143,13 +167,20 @@ class Machine:
 
     # --- compute and write --------------------------------------------------------------------------------
 
-    def compute(self, name: str, work: Callable[[], Any]) -> Any:
-        """The result of ``work``, in memory of its own or as a view. Under capture its memory holds no result yet."""
+    def compute(self, name: str, work: Callable[[], Any], *operands: Any) -> Any:
+        """The result of ``work``, in memory of its own or as a view. Under capture its memory holds no result yet.
+
+        Args:
+            operands: the arrays that it reads.
+        """
         work = _silent(work)
         result = work()
         several = isinstance(result, tuple | list)
         arrays = [np.asarray(part) for part in (result if several else (result,))]
         fresh = [i for i, array in enumerate(arrays) if self.adopt(array)]
+        if fresh:
+            made = [arrays[i] for i in fresh]
+            self.note(name, [*operands, *(made if name in GATHERING else ())], made)
         if self.graph is not None and fresh:
 
             def again() -> None:
@@ -167,8 +198,20 @@ class Machine:
         action = _silent(action)
         if self.graph is not None:
             self.graph.work.append((name, action))
-        else:
+        elif self.computes:
             action()
+
+    def note(
+        self, name: str, read: Iterable[Any], written: Iterable[Any], operations: int = 0, arguments: dict[str, Any] | None = None
+    ) -> None:
+        """Count a launch that reads and writes these arrays; what is no array takes no room."""
+        sizes = (sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) for arrays in (read, written))
+        self.work.append(Work(name, self.op, *sizes, operations, arguments or {}))
+
+    def add_to_last(self, read: Iterable[np.ndarray], written: Iterable[np.ndarray]) -> None:
+        """Count these arrays for the launch that was noted last."""
+        last, (more_read, more_written) = self.work[-1], (sum(array.nbytes for array in arrays) for arrays in (read, written))
+        self.work[-1] = last._replace(read=last.read + more_read, written=last.written + more_written)
 
     # --- memory ---------------------------------------------------------------------------------------
 
@@ -188,6 +231,11 @@ class Machine:
         self._blocks[address] = (owner.nbytes, weakref.ref(owner))
         weakref.finalize(owner, self._release, address, block)
         return True
+
+    def freed_in_capture(self, graph: Graph, owner: np.ndarray) -> None:
+        """Nobody holds an array of a capture any more. Until the capture ends its memory is another array's: what stands there is lost."""
+        if self.graph is graph:
+            graph.work.append(("free", lambda: poison(owner)))
 
     def _release(self, address: int, block: Block) -> None:
         self._blocks.pop(address, None)
@@ -231,6 +279,8 @@ def owner_of(array: np.ndarray) -> np.ndarray:
 
 def poison(array: np.ndarray) -> None:
     """NaN for floating point numbers, -1 or the like for others: nobody can take it for a result."""
+    if not machine.computes:
+        return  # memory that is not touched takes no room
     if array.flags.c_contiguous and array.nbytes:
         array.reshape(-1).view(np.uint8)[...] = 0xFF
     else:
