@@ -11,6 +11,7 @@ BENCHMARKS = {
     "train_step": "whole training steps beside torch, in turn",
     "gpu_stages": "all measurements and tests that need a GPU, in stages (`make gpu`)",
     "gpu_kernels": "where the time of a training step on a GPU goes, kernel by kernel",
+    "roofline": "the least time that a training step can take on a GPU, op by op, counted without one",
     "nanogpt_cpu": "nanoGPT's run for a CPU from start to end, beside a twin in torch",
     "generate": "tokens a second in generation, beside torch",
     "prepare": "a corpus like OpenWebText to tokens, against xz alone",

@@ -39,11 +39,12 @@ def kernels_of(steps: Any) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str]) -> None:
-    """``python -m benchmarks gpu_kernels [CONFIGURATION] [--precision P] [--side ours|torch]``"""
+    """``python -m benchmarks gpu_kernels [CONFIGURATION] [--precision P] [--side ours|torch] [--apart]``"""
     parser = options_of("gpu_kernels", __doc__)
     parser.add_argument("configuration", nargs="?", default="gpt2", help="default: gpt2")
     parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16")
     parser.add_argument("--side", choices=("ours", "torch"), default="ours")
+    parser.add_argument("--apart", action="store_true", help="gelu as an op of its own, and not in the products: what does that cost?")
     parser.add_argument("--lines", type=int, default=40, help="how many kernels to print; all are written to the JSON file")
     options = parser.parse_args(argv)
     require_torch()
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     if options.side == "torch":
         steps, _ = torch_steps(configuration, options.precision, compiled=False)
     else:
-        steps, _ = our_steps(configuration, options.precision, graph=False)
+        steps, _ = our_steps(configuration, options.precision, graph=False, fused=not options.apart)
     steps(3)
     start = time.perf_counter()
     steps(10)
@@ -65,4 +66,5 @@ def main(argv: list[str]) -> None:
     )
     result = {"configuration": options.configuration, "precision": options.precision, "side": options.side}
     result |= {"milliseconds_op_by_op": milliseconds, "milliseconds_of_kernels": total / 1000, "kernels": found}
-    save(f"gpu_kernels_{options.configuration}_{options.precision}_{options.side}", result, gpu=gpu_name(xp))
+    side = options.side + ("_apart" if options.apart else "")
+    save(f"gpu_kernels_{options.configuration}_{options.precision}_{side}", result, gpu=gpu_name(xp))

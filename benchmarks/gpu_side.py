@@ -46,14 +46,22 @@ def training(configuration: Configuration, precision: str, graph: bool | str) ->
     )
 
 
-def our_steps(configuration: Configuration, precision: str, graph: bool | str) -> tuple[Callable[[int], float], Callable[[], int]]:
-    """``steps(n)`` makes n steps and returns the last loss; ``memory()`` is what CuPy's pools hold, in bytes."""
+def our_steps(
+    configuration: Configuration, precision: str, graph: bool | str, fused: bool = True
+) -> tuple[Callable[[int], float], Callable[[], int]]:
+    """``steps(n)`` makes n steps and returns the last loss; ``memory()`` is what CuPy's pools hold, in bytes.
+
+    Args:
+        fused: False computes the layers of each MLP as three ops (`tensorlite.nn.fusion`).
+    """
     import tensorlite as tl
     from gpt.model import GPT
     from gpt.training.trainer import Trainer
 
     tl.manual_seed(SEED)
     model = GPT(configuration.model).to("cupy")
+    for block in model.h if not fused else ():
+        block.mlp.activation.register_forward_hook(lambda *seen: None)  # a module with a hook is called itself
     tokens = text(configuration)
     trainer = Trainer(model, training(configuration, precision, graph), tokens, tokens)
 

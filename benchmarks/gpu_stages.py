@@ -37,7 +37,8 @@ STAGES: dict[int, dict[str, tuple[str, float]]] = {  # name of the log: the comm
     },
     2: {"tests": (f"{TESTS} {' '.join(with_a_gpu())}", 590)},
     3: {
-        "ops": ("benchmarks ops --backend cupy", 400),
+        "gpu_kernels_apart": ("benchmarks gpu_kernels gpt2 --apart", 60),
+        "ops": ("benchmarks ops --backend cupy", 340),
         "matmul": ("benchmarks matmul --backend numpy cupy", 150),
         "gpu_kernels_course": ("benchmarks gpu_kernels course", 40),
     },

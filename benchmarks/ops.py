@@ -106,6 +106,13 @@ def entries(s: Sizes) -> dict[str, Entry]:
     def hidden() -> list[np.ndarray]:
         return [s.normal(s.B, s.T, 4 * s.C)]
 
+    def feedforward() -> list[np.ndarray]:  # h and y as large as x
+        into, out_of = (s.normal(*shape) / np.float32(shape[1] ** 0.5) for shape in ((4 * s.C, s.C), (s.C, 4 * s.C)))
+        return [s.normal(s.B, s.T, s.C), into, s.normal(4 * s.C), out_of, s.normal(s.C)]
+
+    def torch_feedforward(x: Any, hidden_weight: Any, hidden_bias: Any, weight: Any, bias: Any) -> Any:
+        return F.linear(F.gelu(F.linear(x, hidden_weight, hidden_bias), approximate="tanh"), weight, bias)
+
     def self_attention(qkv: Any) -> Any:
         q, k, v = (part.unflatten(2, (s.H, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
@@ -132,6 +139,7 @@ def entries(s: Sizes) -> dict[str, Entry]:
             lambda: [s.normal(s.B, s.T, s.C), s.normal(s.C)], lambda x, weight: F.rms_norm(x, weight.shape, weight), {}, masters=(1,)
         ),
         "linear": Entry(lambda: [s.normal(s.B, s.T, s.C), s.normal(4 * s.C, s.C), s.normal(4 * s.C)], F.linear, {}, masters=(1, 2)),
+        "feedforward": Entry(feedforward, torch_feedforward, {"approximate": "tanh"}, masters=(1, 2, 3, 4)),
         "matmul": Entry(lambda: [s.normal(s.B * s.H, s.T, s.C // s.H), s.normal(s.B * s.H, s.C // s.H, s.T)], torch_matmul, {}),
         "add": Entry(lambda: [s.normal(s.B, s.T, s.C), s.normal(s.B, s.T, s.C)], torch_add, {}, masters=(0,)),
         "softmax": Entry(lambda: [s.normal(s.B * s.H, s.T, s.T)], lambda x: F.softmax(x, -1), {"dim": -1}),

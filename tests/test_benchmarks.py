@@ -331,6 +331,27 @@ def test_our_side_on_a_gpu_trains_in_the_precision_that_is_measured(any_cupy):
     assert len(set(first.values())) == len(PRECISIONS)  # each rounds in its own way
 
 
+@pytest.mark.parametrize("name", ["ours", "ours, no graph"])
+def test_our_side_as_a_process_answers_while_the_trainer_prints(name):
+    """On the stand-in. That a step was recorded as a graph, or was not, is printed in the fourth step."""
+    with sides([Side(name, "tests.standin", "benchmarks.gpu_side", name, "smoke", "bfloat16")]) as (side,):
+        answer = side.ask(WARM_UP + 1)
+    assert abs(answer["result"] - math.log(CONFIGURATIONS["smoke"].model.vocab_size)) < 0.5 and answer["peak_memory"] > 0
+
+
+def test_a_side_that_prints_among_its_answers_is_no_longer_understood(monkeypatch, tmp_path):
+    """The fault that the process is there for, planted: `serve` leaves standard output as it is."""
+    text = (Path(__file__).resolve().parent.parent / "benchmarks" / "turns.py").read_text(encoding="utf-8")
+    assert text.count("answers, sys.stdout = sys.stdout, sys.stderr") == 1
+    (tmp_path / "careless.py").write_text(text.replace("answers, sys.stdout = sys.stdout, sys.stderr", "answers = sys.stdout"))
+    (tmp_path / "careless_side.py").write_text(
+        "import careless\nfrom benchmarks import gpu_side\ngpu_side.serve = careless.serve\ngpu_side.main('ours', 'smoke', 'bfloat16')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parent.parent)]))
+    with sides([Side("ours", "tests.standin", "careless_side")]) as (side,), pytest.raises(json.JSONDecodeError):
+        side.ask(WARM_UP + 1)
+
+
 # --- the stages of `make gpu` -----------------------------------------------------------------------------
 
 
