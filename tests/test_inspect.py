@@ -367,6 +367,19 @@ def test_the_svg_is_well_formed_and_complete():
         assert top <= float(rect.get("y")) <= height - float(rect.get("height"))
 
 
+def test_an_arrow_leads_from_the_middle_of_a_box_to_the_middle_of_one_below():
+    model, walk = walk_of()
+    root = ElementTree.fromstring(tl.draw(walk.result, model)._repr_svg_())
+    rects = [{key: float(rect.get(key)) for key in ("x", "y", "width", "height")} for rect in root.iter("{http://www.w3.org/2000/svg}rect")]
+    tops = {(r["x"] + r["width"] / 2, r["y"]) for r in rects}
+    bottoms = {(r["x"] + r["width"] / 2, r["y"] + r["height"]) for r in rects}
+    for path in root.iter("{http://www.w3.org/2000/svg}path"):
+        start, *_, end = re.findall(r"(-?[\d.]+) (-?[\d.]+)", path.get("d"))
+        assert tuple(map(float, start)) in bottoms
+        assert tuple(map(float, end)) in tops
+        assert float(start[1]) < float(end[1])
+
+
 def test_boxes_are_numbered_before_their_inputs():
     _, walk = walk_of()
     for fold in (False, 1, 2):

@@ -104,6 +104,11 @@ def test_rules_that_cannot_skip_a_step_on_the_device_read_the_norm(kind, dtype, 
 WRONG = [{"init_scale": 0.0}, {"init_scale": 1e39}, {"init_scale": math.nan}, {"growth_factor": 1.0}, {"backoff_factor": 1.0}]
 
 
+def test_the_first_scale_is_torchs():
+    scaler = optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1))
+    assert scaler.state_dict()["scale"] == torch.amp.GradScaler("cpu").get_scale()
+
+
 @pytest.mark.parametrize("scale", [2.0**-126, 2.0**126])
 def test_the_ends_of_the_range_of_scales_are_allowed(scale):
     scaler = optim.GradScaler(optim.SGD([nn.Parameter(START)], lr=0.1), init_scale=scale)
