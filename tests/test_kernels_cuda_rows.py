@@ -18,6 +18,7 @@ from tensorlite.ops.rmsnorm import rmsnorm
 from tensorlite.precision import use_precision
 from tensorlite.profile import Profile
 from tests.compare import relative_error
+from tests.cuda_on_cpu import KernelError
 from tests.standin import machine
 
 ORDERS = ("ascending", "descending", "shuffled")
@@ -143,6 +144,30 @@ def test_the_gradient_of_a_residual_connection_needs_no_extra_pass(standin, monk
         done.clear()
         y.sum().backward()
     assert done and "add" not in done
+
+
+FAULTS = {  # what is planted in columns.cu, in the place of what
+    "the first barrier is missing": ("store4(&parts[warp][4 * lane], sum);\n    __syncthreads();", "store4(&parts[warp][4 * lane], sum);"),
+    "a wrong stride": ("written[(long long)i * C + column]", "written[(long long)i * (C + 1) + column]"),
+    "any block adds up": ("== gridDim.y - 1", "== 1"),
+    "the counter is not reset": ("if (threadIdx.x == 0) arrived[blockIdx.x] = 0;", ""),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_planted_in_the_sums_are_seen(fault, standin, monkeypatch):
+    """The sums of nine parts of the rows, twice: the second time the counters are those that the first has left."""
+    right, wrong = FAULTS[fault]
+    text = compiling.source("columns.cu")
+    assert text.count(right) == 1
+    monkeypatch.setattr(compiling, "source", lambda file: text.replace(right, wrong))
+    compiling.clear_cache()
+    x = np.random.default_rng(0).standard_normal((2100, 130)).astype(np.float32)
+    try:
+        sums = [to_numpy(sum_rows(standin.asarray(x))) for _ in range(2)]
+    except KernelError:
+        return
+    assert not np.allclose(sums, x.sum(axis=0, dtype=np.float64), rtol=1e-3, atol=1e-3)
 
 
 def test_the_sums_of_no_rows_are_0(any_cupy):
