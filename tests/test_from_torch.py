@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import types
 from pathlib import Path
@@ -124,6 +125,27 @@ def save_writes_safetensors():
     assert [array.tolist() for array in load(file.getvalue()).values()] == [[1, 1]]
 
 
+def shapes_are_values():
+    for t, error in ((tl, ValueError), (torch, RuntimeError)):
+        with pytest.raises(error):
+            t.ones(2, 3) @ t.ones(2, 3)
+
+
+def options_are_known():
+    group = {"params": [torch.nn.Parameter(torch.ones(2))], "lr_scale": 2.0}
+    assert torch.optim.SGD([group], lr=0.1).param_groups[0]["lr_scale"] == 2
+    with pytest.raises(ValueError, match="SGD has no option 'lr_scale'"):
+        tl.optim.SGD([group | {"params": [tl.nn.Parameter(tl.ones(2))]}], lr=0.1)
+
+
+def zeros_stay_beside_nan():
+    for t, right in ((tl, 0.0), (torch, math.nan)):
+        p = t.nn.Parameter(t.ones(2))
+        p.grad = t.tensor([0.0, math.nan])
+        t.nn.utils.clip_grad_norm_([p], 1.0)
+        np.testing.assert_equal(p.grad.tolist(), [right, math.nan])
+
+
 def loader_in_this_process():
     data = tl.utils.data.TensorDataset(tl.arange(4))
     batches = [[b.tolist() for (b,) in tl.utils.data.DataLoader(data, batch_size=2, num_workers=n)] for n in (0, 4)]
@@ -133,7 +155,7 @@ def loader_in_this_process():
 DIFFERENCES = [
     dtype_and_shape, device_prints, one_stream, empty_is_zeros, flip_is_a_view, integers_compute, tensor_keeps_the_dtype, after_save,
     view_grown_old, setitem_on_the_tape, multinomial_of_too_many, kl_div_at_0, sorting_is_stable, load_builds_no_object,
-    save_writes_safetensors, loader_in_this_process,
+    save_writes_safetensors, shapes_are_values, options_are_known, zeros_stay_beside_nan, loader_in_this_process,
 ]  # fmt: skip
 
 
