@@ -156,6 +156,12 @@ def test_a_damaged_checkpoint_is_not_counted_among_the_kept_ones(tmp_path, monke
     assert checkpoints.steps() == [2, 4, 5]
 
 
+def test_the_two_newest_checkpoints_are_kept_unless_another_number_is_given(tmp_path):
+    for step in (1, 2, 3):
+        Checkpoints(tmp_path).save(step, NEW.items())
+    assert Checkpoints(tmp_path).steps() == [2, 3]
+
+
 def test_a_failed_save_says_why_and_leaves_nothing_behind(tmp_path):
     Checkpoints(tmp_path).save(1, OLD.items())
     with pytest.MonkeyPatch.context() as patch:

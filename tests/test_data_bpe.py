@@ -262,6 +262,14 @@ def test_a_tokenizer_that_is_not_byte_level_works_as_its_library_does() -> None:
     assert (tokenizer.vocab_size, tokenizer.unknown_id, tokenizer.end_of_text) == (3, 0, None)
 
 
+@pytest.mark.parametrize("kind", [BpeTokenizer, HuggingFaceTokenizer])
+def test_the_end_of_text_in_a_text_is_text_like_any_other(kind: type[HuggingFaceTokenizer]) -> None:
+    tokenizer = kind(TRAINED.to_dict())
+    ids = tokenizer.encode("one<|endoftext|>two").tolist()
+    assert tokenizer.end_of_text not in ids
+    assert tokenizer.decode(ids) == "one<|endoftext|>two"
+
+
 def test_a_tokenizer_json_that_the_library_cannot_read() -> None:
     with pytest.raises(TokenizerError, match="cannot be read by tokenizers"):
         tokenizer_from_dict({"model": {"type": "BPE", "vocab": 7}})

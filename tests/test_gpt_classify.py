@@ -112,6 +112,15 @@ def test_predict_and_confusion():
     assert "always the most frequent label: 40.0%" in text
 
 
+def test_probabilities_are_the_softmax_of_any_scores():
+    classifier = Classifier(body(), ["a", "b", "c"])
+    classifier.score.weight.array[...] = 0
+    classifier.score.bias.array[...] = [1000, 1001, 999]  # exp of these is infinite
+    odds = np.exp([-1.0, 0.0, -2.0])
+    found = classifier.probabilities([Row(np.array([1, 2]), np.array([IGNORE, 0]))] * 3, batch_size=2)
+    np.testing.assert_allclose(found, [odds / odds.sum()] * 3, rtol=1e-6)
+
+
 def test_a_classifier_can_be_saved_and_loaded(tmp_path):
     classifier = Classifier(body(), ["left", "right"], "last").eval()
     save_model(tmp_path / "run", classifier.body, TOKENIZER)

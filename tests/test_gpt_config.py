@@ -11,7 +11,7 @@ from gpt import finetune, train
 from gpt.cli.options import TRAINING, make_configs, parse_settings
 from gpt.config import PRESET_SUMMARIES, PRESETS, GPTConfig, TrainConfig, from_preset
 from gpt.errors import UserError
-from gpt.finetuning.config import FINETUNING
+from gpt.finetuning.config import DEFAULTS, FINETUNING
 from gpt.finetuning.run import resolve_settings
 from gpt.model import build_model
 
@@ -93,6 +93,9 @@ def test_course_is_the_model_of_the_lecture():
     assert (config.activation, config.positions, config.tied_head, config.head_bias) == ("relu", "learned", False, True)
     assert (training.batch_size, training.steps, training.learning_rate) == (64, 5000, 3e-4)
     assert (training.eval_interval, training.eval_iters) == (500, 200)
+    assert (config.bias, config.scaled_init) == (True, False)
+    assert (training.schedule, training.warmup_steps, training.beta2, training.weight_decay) == ("constant", 0, 0.999, 0.01)
+    assert training.grad_clip == 0
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -129,6 +132,18 @@ def parse(*argv):
 
 def test_no_options_mean_the_preset_tiny():
     assert parse() == from_preset("tiny")
+
+
+def test_what_a_run_does_only_if_it_is_asked_to():
+    config = TrainConfig()
+    assert (config.patience, config.sample_interval, config.checkpoint_interval) == (0, 0, 0)
+    assert (config.time_limit, config.memory_limit, config.tensorboard, config.attention_recompute) == (None, None, False, False)
+
+
+def test_the_defaults_of_finetuning():
+    assert DEFAULTS == {
+        "steps": 300, "warmup_steps": 20, "schedule": "cosine", "eval_interval": 100, "sample_length": 200, "out": "runs/finetuned",
+    }  # fmt: skip
 
 
 def test_options_override_the_file_and_the_file_the_preset(tmp_path):

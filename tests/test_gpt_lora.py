@@ -160,3 +160,6 @@ def test_layers_that_cannot_be_corrected_are_refused():
         add_lora(model(), ["c_attn"], rank=0)
     with pytest.raises(ValueError, match="alpha must be above 0"):
         add_lora(model(), ["c_attn"], alpha=float("nan"))
+    with pytest.raises(ValueError, match=r"alpha must be above 0 and at most 1e\+09, got 1000000001\.0"):
+        add_lora(model(), ["c_attn"], alpha=1e9 + 1)
+    add_lora(model(), ["c_attn"], alpha=1e9)

@@ -20,7 +20,7 @@ from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError, format_bytes, run_main
 from gpt.model import CausalSelfAttention, build_model
 from gpt.train import main
-from gpt.training.memory import advise, estimate_memory
+from gpt.training.memory import MemoryEstimate, advise, estimate_memory
 from gpt.training.run_folder import FolderLock
 from gpt.training.trainer import Trainer
 from tensorlite import memory
@@ -65,6 +65,14 @@ def test_recomputed_attention_gives_the_same_result():
     for _ in range(5):
         assert kept.update().item() == recomputed.update().item()
     assert estimate_memory(recomputed).activations < estimate_memory(kept).activations
+
+
+@pytest.mark.parametrize(("free", "is_too_much"), [(None, False), (1100, False), (1099, True)])
+def test_optimizer_and_activations_must_fit_into_what_is_free(free, is_too_much):
+    estimate = MemoryEstimate(parameters=10, gradients=20, optimizer=100, activations=1000, free=free)
+    assert (estimate.is_too_much, estimate.total) == (is_too_much, 1130)
+    listed = "1.1 KiB (parameters 10 bytes, gradients 20 bytes, optimizer 100 bytes, activations 1,000 bytes)"
+    assert str(estimate) == listed + ("" if free is None else "; 1.1 KiB free")
 
 
 # --- numbers that are not finite ------------------------------------------------------------------------
@@ -317,9 +325,16 @@ def test_the_profile_from_the_command_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "fox.txt").write_text(TEXT)
     monkeypatch.chdir(tmp_path)
     options = ["--n-embd=16", "--block-size=8", "--batch-size=4", "--data=fox.txt", "--profile", "2"]
+
+    class HalfASecond(Profile):
+        def __exit__(self, *exception):
+            super().__exit__(*exception)
+            self.seconds = 0.5
+
+    monkeypatch.setattr("gpt.train.Profile", HalfASecond)
     assert run_main(lambda: main(options)) == 0
     out = capsys.readouterr().out
-    assert out.startswith("2 steps of 32 tokens: ")
+    assert out.startswith("2 steps of 32 tokens: 128 tokens a second\n")
     assert "linear" in out
     assert [path.name for path in tmp_path.iterdir()] == ["fox.txt"]
     assert run_main(lambda: main([*options[:-1], "0"])) == 2

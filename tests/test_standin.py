@@ -105,6 +105,10 @@ def trainer(backend, tokens=TOKENS, **changes):
     return Trainer(GPT(MODEL).to(backend), config, tokens, TOKENS)
 
 
+def test_on_a_gpu_one_worker_is_enough(standin):
+    assert trainer("cupy", workers=None).workers.count == 1
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_losses_and_weights_are_numpys_bit_for_bit_where_the_arithmetic_is_the_same(accumulation, standin):
     with use_kernels("book"):

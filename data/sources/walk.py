@@ -75,8 +75,8 @@ class Walk:
 
     tally: Tally
     budget: Budget
-    text_field: str = "text"
-    strict: bool = True
+    text_field: str
+    strict: bool
     pack: int = 0
     on_read: Callable[[int], object] = lambda size: None
 

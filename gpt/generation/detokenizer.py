@@ -63,7 +63,7 @@ class StreamDetokenizer:
         if self.stopped:
             return ""
         self.held += self.tokenizer.decode(self._before + self._ids)[len(self._alone(self._before)) + self._decoded :]
-        self._before, self._ids, self._decoded = self._ids, (), 0
+        self._before, self._ids = self._ids, ()
         text, rest = self._release_text(), self.held
         self.held = ""
         return text + ("" if self.stopped else rest)
