@@ -17,6 +17,7 @@ from benchmarks.turns import serve
 from tensorlite.memory import keep_freed_memory
 
 LEARNING_RATE = 1e-4
+OURS = {"ours": "threads", "processes": "processes", "book": "threads"}  # side -> its team
 
 
 def batches(configuration: Configuration, seed: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
@@ -31,12 +32,12 @@ def batches(configuration: Configuration, seed: int) -> Callable[[], tuple[np.nd
     return draw
 
 
-def our_steps(configuration: Configuration, seed: int) -> Callable[[int], float]:
+def our_steps(configuration: Configuration, seed: int, team: str) -> Callable[[int], float]:
     """``steps(n)`` makes n steps with one worker for each core, and returns the last loss."""
     import tensorlite as tl
     from data.cores import available_cores
     from gpt.model import GPT
-    from tensorlite.parallel import BatchShards, Workers
+    from tensorlite.parallel import BatchShards, make_team
     from tensorlite.random import make_generator
 
     keep_freed_memory()
@@ -45,21 +46,21 @@ def our_steps(configuration: Configuration, seed: int) -> Callable[[int], float]
     optimizer = tl.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     parameters = list(model.parameters())
     draw = batches(configuration, seed)
-    workers = Workers(available_cores())
+    workers = make_team(team, available_cores())
+    workers.__enter__()  # to the end of this process, which makes nothing but steps
     parallel = BatchShards(model, optimizer.flats, workers.count, workers)
     done = 0
 
     def steps(count: int) -> float:
         nonlocal done
         loss = None
-        with workers:
-            for _ in range(count):
-                x, y = (tl.from_numpy(ids) for ids in draw())
-                loss = parallel.forward_backward((x, y), functools.partial(make_generator, seed, done))
-                tl.optim.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-                done += 1
+        for _ in range(count):
+            x, y = (tl.from_numpy(ids) for ids in draw())
+            loss = parallel.forward_backward((x, y), functools.partial(make_generator, seed, done))
+            tl.optim.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            done += 1
         return loss.item() if loss is not None else float("nan")
 
     return steps
@@ -104,8 +105,8 @@ def torch_steps(configuration: Configuration, seed: int, tuned: bool, compiled: 
 def main(side: str, configuration_name: str, seed: str = "0") -> None:
     """For each line of standard input, make as many training steps as it says, and answer with the last loss."""
     configuration = CONFIGURATIONS[configuration_name]
-    if side in ("ours", "book"):
-        serve(our_steps(configuration, int(seed)))
+    if side in OURS:
+        serve(our_steps(configuration, int(seed), OURS[side]))
     else:
         serve(torch_steps(configuration, int(seed), tuned=side != "torch untuned", compiled=side == "torch compiled"))
 

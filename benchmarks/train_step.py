@@ -4,7 +4,8 @@ Each side is a process (`benchmarks.side`). In each round every side makes a blo
 are medians over the rounds, of the time and of the ratio to the reference in the same round.
 
 The sides:
-    ours            with all faster pairs, one worker for each core
+    ours            with all faster pairs, a thread for each core
+    processes       the same with a process for each core
     book            ours with TENSORLITE_KERNELS=book
     torch           eager, scaled_dot_product_attention, fused AdamW, malloc set to keep freed memory as for ours: the reference
     torch untuned   the same without that setting of malloc
@@ -25,7 +26,7 @@ from benchmarks.configurations import CONFIGURATIONS, MEASURED, Configuration, f
 from benchmarks.matmul import sgemm_peak
 from benchmarks.turns import Side, in_turn, sides
 
-SIDES = ("ours", "torch", "torch untuned", "book")
+SIDES = ("ours", "processes", "torch", "torch untuned", "book")
 
 
 def measure(configuration: Configuration, names: tuple[str, ...], rounds: int, steps: int, peak: float) -> dict[str, Any]:

@@ -24,6 +24,7 @@ _AT_LEAST_ONE = (
     "steps", "batch_size", "accumulation", "eval_interval", "eval_iters", "log_interval", "keep_last", "workers", "shards", "vocab_size",
 )  # fmt: skip
 _ZERO_FOR_NEVER = ("patience", "sample_interval", "checkpoint_interval")
+TEAMS = ("auto", "threads", "processes")
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -110,7 +111,10 @@ class TrainConfig:
     )
     cuda_graph: bool | str = option("auto", "on a GPU: record a step once as a CUDA graph and launch it as a whole: auto, true or false")
     memory_limit: float | None = option(None, "on a GPU: how much of its memory may be used (default: all)")
-    workers: int | None = option(None, "threads on the CPU that share each batch (default: one for each core)")
+    workers: int | None = option(None, "how many cores of the CPU share each batch (default: all)")
+    team: str = option(
+        "auto", "what the workers are: threads, processes (faster, each takes a second to start), or auto: what suits the run"
+    )
     shards: int | None = option(None, "parts of a batch; unlike workers, they affect rounding (default: as many as workers, on a GPU 1)")
     seed: int = option(1337, "seed of the initial weights, the order of the data and dropout")
     steps: int = option(3000, "number of training steps")
@@ -143,6 +147,7 @@ class TrainConfig:
         require_name("preset", self.preset, PRESETS)
         require_name("schedule", self.schedule, SCHEDULES)
         require_name("precision", self.precision, PRECISIONS)
+        require_name("team", self.team, TEAMS)
         if self.out == "":
             raise ValueError("out must be the name of a folder, got an empty one.")
         if self.cuda_graph not in (True, False, "auto"):
@@ -177,7 +182,9 @@ class TrainConfig:
             if self.memory_limit is not None:
                 raise ValueError("memory_limit is for the memory of a GPU: add --backend cupy, or leave it out.")
         elif (self.workers or 1) > 1:
-            raise ValueError(f"workers are threads on the CPU: a GPU is fed by one, got {self.workers}; leave --workers out.")
+            raise ValueError(f"workers are cores of the CPU: a GPU is fed by one, got {self.workers}; leave --workers out.")
+        elif self.team == "processes":
+            raise ValueError("a team of processes is for the CPU: leave --team out, or train with --backend numpy.")
 
 
 # What --help says of each preset. Times on two cores are those of an AMD EPYC, on a GPU those of an H200.

@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = Pretraining.resume(folder_to_resume(resumed, given), given)
     elif profiled is not None:
         model_config, config = make_configs(given)
-        return _profile(Pretraining(model_config, replace(config, cuda_graph=False)).trainer, profiled)  # in a graph no op can be timed
+        return _profile(
+            Pretraining(model_config, replace(config, cuda_graph=False, team="threads")).trainer, profiled
+        )  # where ops can be timed
     else:
         run = Pretraining.new(*make_configs(given))
     return run.run()

@@ -14,6 +14,7 @@ a pair, runs its forward, leaves a node on the tape, and wraps the result.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -163,8 +164,17 @@ class Op:
         """Make an op usable as a method: with ``Tensor.sum = sum``, ``x.sum(dim=1)`` is ``sum(x, dim=1)``."""
         return self if instance is None else MethodType(self, instance)
 
+    def __reduce__(self) -> Any:
+        """A copy, and what pickle makes of it, is this op: a model may keep one as its activation."""
+        return _find_op, (self.__module__, self.name)
+
     def __repr__(self) -> str:
         return f"<op {self.name}: {', '.join([pair.name for pair in self.faster] + ['book'])}>"
+
+
+def _find_op(module: str, name: str) -> Op:
+    importlib.import_module(module)
+    return REGISTRY[name]
 
 
 def register(op: Op, pair: Pair) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 import tensorlite as tl
 from gpt.config import GPTConfig, TrainConfig
+from gpt.errors import EXIT_USER_ERROR, run_main
 from gpt.model import build_model
+from gpt.train import main
 from gpt.training.progress import Progress
 from gpt.training.stopping import Stopped, StopRequest
 from gpt.training.trainer import Trainer
@@ -123,13 +125,13 @@ def test_an_interrupted_evaluation_ends_without_waiting_for_its_batches(monkeypa
 
 
 @posix
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("team", "workers"), [("threads", 1), ("threads", 2), ("processes", 2)])
 @pytest.mark.parametrize("phase", ["forward", "backward"])
-def test_an_interrupted_step_is_repeated_with_the_same_batches(monkeypatch, phase, workers):
+def test_an_interrupted_step_is_repeated_with_the_same_batches(monkeypatch, phase, team, workers):
     """The weights after an interrupted run that goes on are those of a run without a pause, bit for bit."""
     tokens = np.arange(400) % 11
     shape = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=1, n_embd=8, dropout=0.1)
-    config = TrainConfig(steps=5, batch_size=4, accumulation=2, eval_iters=1, workers=workers, shards=2)
+    config = TrainConfig(steps=5, batch_size=4, accumulation=2, eval_iters=1, workers=workers, shards=2, team=team)
     whole, paused = (Trainer(build_model(shape), config, tokens, tokens) for _ in range(2))
     paused.model.load_state_dict(whole.model.state_dict())
     whole.train()
@@ -141,8 +143,8 @@ def test_an_interrupted_step_is_repeated_with_the_same_batches(monkeypatch, phas
         result = function(*args)  # a part of the gradient is there
         if tl.is_grad_enabled() and paused.step == 2:
             calls.append(None)
-            if len(calls) == 2:  # the other shard of the first of two batches
-                send(signal.SIGINT)  # the main thread is told, which with one worker is this one
+            if len(calls) == 2:  # the other shard of the first of two batches; of processes the first shard of the second batch
+                send(signal.SIGINT)  # the main thread is told, which may be this one
                 assert released.wait(PATIENCE)
         return result
 
@@ -283,3 +285,38 @@ def test_a_terminal_has_a_bar(tmp_path):
     terminal.until("SIGINT: stopping and saving")
     assert "To go on: python -m gpt.train --resume" in terminal.until("--resume")
     assert terminal.exit_code() == 130
+
+
+@posix
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_worker_process_that_is_killed_ends_the_run_with_a_whole_checkpoint(tmp_path, accumulation):
+    """And the run that goes on from it comes to the bits of a run that nobody disturbed."""
+    (tmp_path / "fox.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
+    settings = [*SHAPE, f"--data={tmp_path / 'fox.txt'}", "--shards=2", "--steps=6", f"--accumulation={accumulation}", "--dropout=0.1"]
+    assert run_main(lambda: main([*settings, f"--out={tmp_path / 'whole'}", "--team=threads"])) == 0
+
+    command = [sys.executable, "-c", KILLED, *settings, f"--out={tmp_path / 'killed'}", "--team=processes"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=PATIENCE, cwd=ROOT)
+    assert done.returncode == EXIT_USER_ERROR, done.stderr
+    assert "a worker process was ended by SIGKILL, perhaps because memory was short: fewer --workers need less" in done.stderr
+    assert "The checkpoint of step 3 is complete: --resume" in done.stderr
+    assert run_main(lambda: main([f"--resume={tmp_path / 'killed'}", "--team=threads"])) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+KILLED = """
+from gpt.errors import leave, run_main
+from gpt.train import main
+from gpt.training.trainer import Trainer
+
+update = Trainer.update
+
+def killing(self):
+    if self.step == 3:
+        self.workers._others[0]._process.kill()
+    return update(self)
+
+Trainer.update = killing
+leave(run_main(main))
+"""

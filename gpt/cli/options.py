@@ -54,7 +54,7 @@ TRAINING_TOPICS: Mapping[str, Sequence[str]] = {
         "eval_interval", "eval_iters", "log_interval", "sample_interval", "sample_length", "checkpoint_interval", "keep_last",
         "tensorboard",
     ),
-    "machine": ("backend", "precision", "cuda_graph", "memory_limit", "workers", "shards", "attention_recompute"),
+    "machine": ("backend", "precision", "cuda_graph", "memory_limit", "workers", "team", "shards", "attention_recompute"),
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 trainer             the loop: evaluate, save, make a step, log
 stepper             how a step is made: on the CPU, on a GPU, or as a CUDA graph
+team                which team shares the batches on a CPU: threads or processes
 run, pretraining    a run in its folder; the kind that begins with random weights (the other is `gpt.finetuning.run`)
 run_folder          the folder of a run, and its lock
 resume              a trainer as the files of a checkpoint, and back; the checks of --resume

@@ -25,7 +25,7 @@ from gpt.training.trainer import Trainer, learning_rate_factor
 
 # What may differ when a run is resumed: how long it is, where it runs, and what is shown. Everything else decides what is computed.
 MAY_CHANGE = frozenset({
-    "data", "out", "backend", "workers", "steps", "eval_interval", "patience", "log_interval", "sample_interval", "sample_length",
+    "data", "out", "backend", "workers", "team", "steps", "eval_interval", "patience", "log_interval", "sample_interval", "sample_length",
     "checkpoint_interval", "keep_last", "tensorboard", "time_limit", "attention_recompute", "precision",
     "cuda_graph", "memory_limit",
 })  # fmt: skip

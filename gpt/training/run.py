@@ -41,6 +41,7 @@ from gpt.training.run_folder import RunFolder
 from gpt.training.stopping import Stopped, TimeIsUp
 from gpt.training.trainer import RunRecord, Trainer
 from tensorlite.backend import Device
+from tensorlite.parallel import TeamError
 from tensorlite.precision import use_precision
 from tensorlite.random import make_generator
 
@@ -173,6 +174,8 @@ class Run(RunRecord):
                 fail(advise(error, self.trainer, expected, self.block_size_is_free) + self._last_checkpoint())
             except CheckpointError as error:
                 fail(f"{error}{self._last_checkpoint()}")
+            except TeamError as error:
+                fail(f"{error}{self._last_checkpoint()}")
             except KeyboardInterrupt:
                 print(f"\nEnded in step {self.trainer.step + 1}.{self._last_checkpoint()}", file=sys.stderr)
                 raise
@@ -190,6 +193,9 @@ class Run(RunRecord):
                 self.trainer.train(record=self)
             except Stopped as request:
                 stopped = request
+            except TeamError:
+                self.save()
+                raise
             self.save()
         return stopped
 

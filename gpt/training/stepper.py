@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,10 +99,7 @@ class Stepper:
             keys: for each batch those of dropout on a GPU, see `GPUStepper.dropout_keys`.
         """
         share = self.scaler.scale / len(batches)
-        losses = [
-            self.shards.forward_backward(batch, functools.partial(self._dropout_stream, number, i), share, keys[i])
-            for i, batch in enumerate(batches)
-        ]
+        losses = [self.shards.forward_backward(batch, self._dropout_streams(number, i), share, keys[i]) for i, batch in enumerate(batches)]
         self.scaler.unscale_(self.model.parameters())
         norm, factor = self.clip(self.config.grad_clip or math.inf)
         total = functools.reduce(operator.add, losses)  # not a stack: for many arrays CuPy copies a list of addresses from the host
@@ -130,9 +127,9 @@ class Stepper:
         """Bytes of the GPU's memory that belong to a recorded graph."""
         return 0
 
-    def _dropout_stream(self, number: int, i: int, shard: int) -> np.random.Generator:
-        """The random numbers of one shard of batch ``i`` of a step: the same whichever worker computes it, and whenever."""
-        return make_generator(self.config.seed, RandomStream.DROPOUT, number * self.config.accumulation + i, shard)
+    def _dropout_streams(self, number: int, i: int) -> Callable[[int], np.random.Generator]:
+        """A function from a shard of batch ``i`` of a step to its random numbers: the same whichever worker computes it, and whenever."""
+        return functools.partial(make_generator, self.config.seed, RandomStream.DROPOUT, number * self.config.accumulation + i)
 
 
 class CPUStepper(Stepper):
@@ -156,7 +153,7 @@ class CPUStepper(Stepper):
         for i, batch in enumerate(batches):
             tensors = self.to_device(batch)
             for shard, rows in enumerate(self.shards.split_rows(len(batch[0]))):
-                yield tuple(tensor[rows] for tensor in tensors), self._dropout_stream(number, i, shard)
+                yield tuple(tensor[rows] for tensor in tensors), self._dropout_streams(number, i)(shard)
 
 
 class GPUStepper(Stepper):
@@ -191,7 +188,7 @@ class GPUStepper(Stepper):
 
     def dropout_keys(self, number: int) -> Array:
         """The key of dropout for each shard of each of the step's batches: (accumulation, shards, 2), on the device."""
-        streams = [[self._dropout_stream(number, i, shard) for shard in range(self.shard_count)] for i in range(self.config.accumulation)]
+        streams = [[self._dropout_streams(number, i)(shard) for shard in range(self.shard_count)] for i in range(self.config.accumulation)]
         return Device(self.config.backend).asarray(np.array([[draw_dropout_key(stream) for stream in row] for row in streams]))
 
     def check(self, loss: float, gradient_norm: float, number: int) -> None:

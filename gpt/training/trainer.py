@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import tensorlite as tl
-from data.cores import available_cores
 from data.loader import Batch, RandomBatches, Tokens
 from gpt.config import RandomStream, TrainConfig
 from gpt.model import LanguageModel
@@ -26,10 +25,11 @@ from gpt.training.rows import IGNORE
 from gpt.training.speed import Speed
 from gpt.training.stepper import make_stepper
 from gpt.training.stopping import Stopped, StopRequest
+from gpt.training.team import choose_team
 from tensorlite import Tensor, optim
 from tensorlite.memory import peak_memory
 from tensorlite.optim import schedule
-from tensorlite.parallel import Workers
+from tensorlite.parallel import TeamError
 from tensorlite.precision import use_precision
 from tensorlite.random import make_generator
 
@@ -81,7 +81,7 @@ class Trainer:
         self.optimizer = make_optimizer(model, config)
         self.schedule = optim.LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, config))
         self.stop = StopRequest(config.time_limit)
-        self.workers = Workers(config.workers or (available_cores() if config.backend == "numpy" else 1))
+        self.workers = choose_team(config)
         self.stepper = make_stepper(model, self.optimizer, config, self.workers, self.stop, self.batches_have_one_shape)
         self.step = 0
         self.learning_rate = 0.0
@@ -99,6 +99,7 @@ class Trainer:
 
         Raises:
             Stopped: after Ctrl-C or when the time is up. No step is half done.
+            TeamError: if a process of the team ends. No step is half done.
             UserError: if the loss is no longer a finite number.
         """
         config, record = self.config, record or RunRecord()
@@ -127,6 +128,7 @@ class Trainer:
 
         Raises:
             Stopped: if the user asks to stop before the gradient is complete; then no step was made, and no batch drawn.
+            TeamError: if a process of the team ends; likewise.
             UserError: if the loss is no longer a finite number.
         """
         position = self.batches.state_dict()
@@ -134,7 +136,7 @@ class Trainer:
         try:
             with use_precision(self.config.precision):  # also set here, because callers may call update() directly
                 result = self.stepper.step(batches, self.step)
-        except Stopped:
+        except (Stopped, TeamError):
             self.batches.load_state_dict(position)
             raise
         self.gradient_norm = result.gradient_norm

@@ -27,7 +27,7 @@ BOTH = {  # functions that are also methods
 }
 
 FUNCTIONS = {
-    "tensorlite": "amp backends cuda distributed utils",
+    "tensorlite": "amp backends cuda distributed parallel utils",
     "tensorlite.amp": "autocast",
     **BOTH,
     "tensorlite.compat.creation": """

@@ -74,6 +74,13 @@ class FlatParameters:
         self._views[i][...] = values
         p.array, p.grad_buffer = self._views[i], self._grad_views[i]
 
+    def move_data(self, data: Array) -> None:
+        """Move the parameters into ``data``, a flat array of the same layout, such as one in shared memory. The gradients stay."""
+        data[...] = self.data
+        self.data, self._views = data, [self.view(data, i) for i in range(len(self.parameters))]
+        for i, p in enumerate(self.parameters):
+            self._adopt(i, p.array)
+
     def __reduce__(self) -> Any:
         """A copy, by deepcopy or pickle, has its own parameters in its own arrays."""
         return type(self), (self.parameters,)

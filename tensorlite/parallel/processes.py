@@ -1,0 +1,275 @@
+"""A team of processes. They share the memory of parameters and gradients; each has a Python of its own, and waits for no other's lock.
+
+The calling process computes the first shards itself, on the model itself. Each further process is sent its tasks by a pipe, a message
+for each step, and answers with its losses when its gradients are in the shared memory. `tensorlite.parallel.worker` is what they run.
+
+They end with the process that started them, however that ends: their pipe does. The Ctrl-C of a terminal does not reach them, the calling
+process decides. After an exception, whoever raised it, all of them are ended, and the next step starts new ones: no part of a gradient
+that was given up finds its way into another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import math
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from tensorlite.backend import array_module
+from tensorlite.op import kernel_mode
+from tensorlite.parallel.replicas import Replica, Shard, Task
+from tensorlite.parallel.shared_memory import Plan, SharedMemory
+from tensorlite.parallel.threads import Workers
+from tensorlite.tensor import Tensor
+
+PROTOCOL = 5  # of pickle
+PATIENCE = 5  # seconds for a process to end by itself
+PROGRAM = "import sys; sys.path[:] = {path!r}; from tensorlite.parallel.worker import main; main()"
+
+
+class TeamError(RuntimeError):
+    """Processes cannot be started, or one of them has ended. The model is as it was before the step."""
+
+
+class Processes(Workers):
+    """Workers whose shards are computed by this process and ``count - 1`` others. What else is mapped is computed by threads.
+
+    They are started by the first step in a ``with`` block, for the model that makes it; from then on its parameters lie in shared memory.
+    Outside of a block this process computes all shards.
+
+    Raises:
+        ValueError: for less than one worker.
+    """
+
+    name = "processes"
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self._memory: _SharedModel | None = None
+        self._others: list[_Process] = []
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self._end(at_once=kind is not None)
+        super().__exit__(kind, *exception)
+
+    def compute(self, shards: Sequence[Shard], tasks: Sequence[Task]) -> list[Tensor]:
+        """The loss of each task, which the shard of the same number computes, with its gradient.
+
+        Raises:
+            TeamError: if the model cannot be sent to another process, memory does not suffice, or a process ends.
+        """
+        if self._pool is None or len(shards) == 1:
+            return [shard.compute(task) for shard, task in zip(shards, tasks, strict=False)]
+        try:
+            if self._memory is None or self._memory.shards is not shards:
+                self._end()
+                self._memory = _SharedModel(shards)
+            while len(self._others) < min(self.count, len(shards)) - 1:
+                self._others.append(_Process(self._memory))
+            return self._compute(self._memory, tasks)
+        except BaseException:
+            self._end(at_once=True)
+            raise
+
+    def _compute(self, memory: _SharedModel, tasks: Sequence[Task]) -> list[Tensor]:
+        count = 1 + len(self._others)
+        ends = [math.ceil(len(tasks) * i / count) for i in range(count + 1)]  # the first share is the largest, and holds shard 0
+        numbers = [range(a, b) for a, b in itertools.pairwise(ends)]
+        memory.refresh()
+        busy = [(process, share) for process, share in zip(self._others, numbers[1:], strict=True) if share]
+        for process, share in busy:
+            process.send((memory.state(), [(i, tasks[i]) for i in share]))
+        losses = [memory.shards[i].compute(tasks[i]) for i in numbers[0]]
+        for process, share in busy:
+            for i, (loss, has_gradient) in zip(share, process.receive(), strict=True):
+                memory.take_gradients(i, has_gradient)
+                losses.append(Tensor.wrap(loss))
+        return losses
+
+    def _end(self, at_once: bool = False) -> None:
+        """End the other processes; ``at_once`` without waiting for what they compute."""
+        others, self._others = self._others, []
+        for process in others:
+            process.close(at_once)
+        for process in others:
+            process.wait()
+
+
+class _SharedModel:
+    """A model and its replicas, with all that other processes need of them in shared memory.
+
+    Trained and frozen parameters move there. Buffers are copied there at each step, because a forward may write to them.
+
+    Raises:
+        TeamError: if the memory does not suffice, or the model cannot be pickled.
+    """
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = shards
+        model, self.replicas = shards[0].model, [shard for shard in shards if isinstance(shard, Replica)]
+        flats = self.replicas[0].flats
+        trained = {id(parameter): parameter for flat in flats for parameter in flat.parameters}
+        frozen = [parameter for parameter in model.parameters() if id(parameter) not in trained]
+        self.buffers = list(model.buffers())
+        tensors = [*trained.values(), *frozen, *self.buffers]
+        for tensor in tensors:
+            if array_module(tensor.array) is not np:
+                raise TeamError("processes share the memory of the CPU, and the model is on a GPU: use the team threads.")
+
+        plan = Plan()
+        data = [plan.add(flat.data) for flat in flats]
+        gradients = [[plan.add(gradient) for gradient in replica.gradients] for replica in self.replicas]
+        others = [plan.add(tensor.array) for tensor in (*frozen, *self.buffers)]
+        pickled = _pickle_model((model, shards[0].loss), {id(tensor): number for number, tensor in enumerate(tensors)})
+        try:
+            self.memory = SharedMemory(plan.size)
+        except (OSError, MemoryError) as error:
+            raise TeamError(
+                f"processes need {plan.size / 2**20:,.0f} MiB of shared memory, for the parameters and {len(self.replicas)} gradients, "
+                f"and the system does not give that ({error}): use the team threads, or fewer shards."
+            ) from error
+        for flat, place in zip(flats, data, strict=True):
+            flat.move_data(self.memory.array(place))
+        for replica, places in zip(self.replicas, gradients, strict=True):
+            replica.use_gradients([self.memory.array(place) for place in places])
+        views = [self.memory.array(place) for place in others]
+        self._parameters = [(p, p.array) for p in trained.values()] + list(zip(frozen, views, strict=False))
+        self._buffers = list(zip(self.buffers, views[len(frozen) :], strict=True))
+        kinds = [type(tensor) for tensor in tensors]
+        slices = [[(flat.slice_of(i), p.shape) for i, p in enumerate(flat.parameters)] for flat in flats]
+        self.header = (self.memory.handle, pickled, kinds, data, slices, gradients, others, len(self.buffers))
+        self.modules = list(model.modules())
+
+    def refresh(self) -> None:
+        """Copy what has changed outside of shared memory, such as a parameter that was assigned a new array."""
+        for parameter, view in self._parameters:
+            if parameter.array is not view:
+                view[...] = parameter.array
+                parameter.array = view
+        for buffer, view in self._buffers:
+            view[...] = buffer.array
+
+    def state(self) -> tuple[Any, ...]:
+        """What may change from step to step, besides the numbers in shared memory."""
+        training = [module.training for module in self.modules]
+        return training, [parameter.requires_grad for parameter, _ in self._parameters], kernel_mode(), np.geterr()
+
+    def take_gradients(self, number: int, has_gradient: Sequence[bool]) -> None:
+        """The trained parameters have, in the replica of this shard, the gradients that another process has written."""
+        replica = self.shards[number]
+        assert isinstance(replica, Replica)
+        for (_, twin), has in zip(replica.twins, has_gradient, strict=True):
+            twin.grad = Tensor.wrap(twin.grad_buffer) if has else None
+
+
+class _Process:
+    """This process's side of another one."""
+
+    def __init__(self, model: _SharedModel) -> None:
+        apart: dict[str, Any] = {"start_new_session": True, "pass_fds": model.memory.inherited}
+        if sys.platform == "win32":
+            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        program = PROGRAM.format(path=sys.path)
+        self._process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **apart)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._tasks, self._results = self._process.stdin, self._process.stdout
+        self.send(model.header)
+
+    def send(self, message: object) -> None:
+        """Send a message.
+
+        Raises:
+            TeamError: if the process has ended, or the message cannot be pickled.
+        """
+        try:
+            pickled = pickle.dumps(message, PROTOCOL)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TeamError(
+                f"what a shard computes cannot be sent to another process ({error}); with the team threads it need not be."
+            ) from error
+        try:
+            self._tasks.write(len(pickled).to_bytes(8, "little") + pickled)
+            self._tasks.flush()
+        except OSError as error:
+            raise self._ended() from error
+
+    def receive(self) -> Any:
+        """The answer to the last task.
+
+        Raises:
+            TeamError: if the process has ended.
+            Exception: what it has raised.
+        """
+        try:
+            error, result = pickle.load(self._results)
+        except (EOFError, OSError, pickle.UnpicklingError) as end:
+            raise self._ended() from end
+        if error is not None:
+            raise error
+        return result
+
+    def close(self, at_once: bool) -> None:
+        """End the pipe, and with it the process when it has finished its task; ``at_once``: now."""
+        if at_once:
+            self._process.kill()
+        for pipe in (self._tasks, self._results):
+            with contextlib.suppress(OSError):  # what was not read any more
+                pipe.close()
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ended(self) -> TeamError:
+        """The error that says how the process has ended."""
+        try:
+            code = self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            return TeamError("a worker process no longer answers; the team threads has none.")
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        why = ", perhaps because memory was short: fewer --workers need less" if code == -getattr(signal, "SIGKILL", 0) else ""
+        return TeamError(f"a worker process {how}{why}; the team threads has none.")
+
+
+class _ModelPickler(pickle.Pickler):
+    """Pickles a model without its parameters and buffers, which are in shared memory."""
+
+    def __init__(self, file: io.BytesIO, numbers: dict[int, int]) -> None:
+        super().__init__(file, PROTOCOL)
+        self.numbers = numbers
+
+    def persistent_id(self, thing: Any) -> int | None:
+        """The number of a tensor that is in shared memory."""
+        return self.numbers.get(id(thing)) if isinstance(thing, Tensor) else None
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Refuse what another process cannot import."""
+        if isinstance(thing, type | FunctionType) and thing.__module__ == "__main__":
+            raise pickle.PicklingError(f"{thing.__qualname__} is defined in the program itself: move it to a file that is imported")
+        return NotImplemented
+
+
+def _pickle_model(model: Any, numbers: dict[int, int]) -> bytes:
+    file = io.BytesIO()
+    try:
+        _ModelPickler(file, numbers).dump(model)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TeamError(f"the model cannot be sent to another process ({error}); with the team threads it need not be.") from error
+    return file.getvalue()
+
+
+__all__ = ["Processes", "TeamError"]
