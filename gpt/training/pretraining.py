@@ -17,7 +17,6 @@ from gpt.training.report import final_table, machine_rows, table
 from gpt.training.resume import change_config
 from gpt.training.run import Run, require_backend, set_attention_recompute
 from gpt.training.run_folder import RunFolder
-from gpt.training.team import describe_team
 from gpt.training.trainer import Trainer
 from tensorlite.random import make_generator, use_generator
 
@@ -58,8 +57,8 @@ class Pretraining(Run):
     def describe(self, expected: MemoryEstimate) -> str:
         trainer, dataset, shape = self.trainer, self.dataset, self.model.config
         layers = f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} wide, block {shape.block_size}"
-        config = trainer.config
-        device = describe_team(config, trainer.workers) if config.backend == "numpy" else config.backend
+        config, workers = trainer.config, trainer.workers.count
+        device = f"{workers} workers" if config.backend == "numpy" else config.backend
         batch = (f"{config.accumulation} x " if config.accumulation > 1 else "") + f"{config.batch_size} x {shape.block_size}"
         rows = {
             "corpus": dataset.summary,

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from data.console import error_text
+from data.cores import available_cores
 from gpt.errors import format_bytes
 from gpt.training.duration import estimate_seconds, format_duration
 from gpt.training.memory import MemoryEstimate
 from gpt.training.metrics import METRICS
 from gpt.training.run import Run
+from gpt.training.team import describe_team
 from tensorlite.memory import peak_memory
 from tensorlite.op import kernel_table
 
@@ -43,7 +45,7 @@ def wrap(text: str, indent: int = 0, width: int | None = None) -> list[str]:
 
 
 def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], list[str]]:
-    """The time, memory, folder and kernels of a run, as rows of a table; and warnings."""
+    """The time, memory, folder, kernels and team of a run, as rows of a table; and warnings."""
     trainer, folder = run.trainer, run.folder
     kernels = kernel_table("cpu" if trainer.config.backend == "numpy" else "cuda")
     faster = {name: pairs[0] for name, pairs in kernels.items() if pairs[0] != "book"}
@@ -54,7 +56,11 @@ def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], li
     }
     if trainer.step:
         rows["resumed"] = f"after step {trainer.step:,}"
+    if trainer.config.backend == "numpy":
+        rows["workers"] = describe_team(trainer.config, trainer.workers)
     warnings = []
+    if trainer.config.backend == "numpy" and trainer.workers.count > available_cores():
+        warnings.append(f"warning: {trainer.workers.count} workers take turns on {available_cores()} cores: leave --workers out.")
     if expected.is_too_much:
         advice = "A smaller --batch-size with more --accumulation makes the same steps in less."
         warnings.append(f"warning: that is more memory than is free. {advice}")

@@ -76,7 +76,7 @@ class SharedStep:
         self._loss: Loss = second_output if loss is None else functools.partial(_loss_of_output, loss)
         self._shard_count = workers if shards is None else shards
         self._seed = int(default_generator().integers(2**63))
-        self._end: weakref.finalize[[None, None, None], None] | None = None  # while the team works
+        self._end: Callable[[], object] | None = None  # while the team works
         self._lay_out()
 
     def __call__(self, *batch: Any) -> Tensor:
