@@ -58,7 +58,7 @@ ROOMS: dict[str, tuple[str, list[str]]] = {
     "kernels/cuda": ("tensorlite/kernels/cuda/", ["kernels_cuda_*", "cuda_graph"]),
     "engine": (
         "tensorlite/",
-        ["tape", "tensor", "op", "creation", "random", "parallel", "testing", "standin", "gpt_speed", "gpt_trouble"],
+        ["tape", "tensor", "op", "creation", "random", "parallel*", "own_loop", "testing", "standin", "gpt_speed", "gpt_trouble"],
     ),
     "inspect": ("tensorlite/inspect/", ["inspect", "study_walk"]),
     "compat": ("tensorlite/compat/", ["torch_*", "from_torch", "in_place"]),

@@ -305,7 +305,7 @@ def test_memory_that_is_too_small_is_one_sentence(monkeypatch):
     monkeypatch.setattr(shared_memory, "_anonymous_file", full)
     with (
         Processes(2) as team,
-        pytest.raises(TeamError, match=r"processes need \d+ MiB of shared memory.*No space left.*use the team threads"),
+        pytest.raises(TeamError, match=r"processes need 0\.\d MiB of shared memory.*No space left.*use the team threads"),
     ):
         stepping(team)()
 

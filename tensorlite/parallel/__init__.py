@@ -14,12 +14,13 @@ Where to read on:
     shards          a batch is cut, its shards are run by a team, their gradients are added
     replicas        one shard: a model, and what it computes
     threads         the team of threads
-    processes       the team of processes; worker is the program that they run, shared_memory what they share
+    processes       the team of processes; worker is the program that they run, messages and shared_memory what they share
     own_loop        `shared`: three lines for a training loop of your own
 """
 
+from tensorlite.parallel.messages import TeamError
 from tensorlite.parallel.own_loop import SharedStep, shared
-from tensorlite.parallel.processes import Processes, TeamError
+from tensorlite.parallel.processes import Processes
 from tensorlite.parallel.shards import BatchShards
 from tensorlite.parallel.teams import TEAMS, make_team
 from tensorlite.parallel.threads import Workers

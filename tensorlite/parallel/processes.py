@@ -26,18 +26,14 @@ import numpy as np
 
 from tensorlite.backend import array_module
 from tensorlite.op import kernel_mode
+from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, State, TeamError
 from tensorlite.parallel.replicas import Replica, Shard, Task
 from tensorlite.parallel.shared_memory import Plan, SharedMemory
 from tensorlite.parallel.threads import Workers
 from tensorlite.tensor import Tensor
 
-PROTOCOL = 5  # of pickle
 PATIENCE = 5  # seconds for a process to end by itself
 PROGRAM = "import sys; sys.path[:] = {path!r}; from tensorlite.parallel.worker import main; main()"
-
-
-class TeamError(RuntimeError):
-    """Processes cannot be started, or one of them has ended. The model is as it was before the step."""
 
 
 class Processes(Workers):
@@ -90,9 +86,9 @@ class Processes(Workers):
             process.send((memory.state(), [(i, tasks[i]) for i in share]))
         losses = [memory.shards[i].compute(tasks[i]) for i in numbers[0]]
         for process, share in busy:
-            for i, (loss, has_gradient) in zip(share, process.receive(), strict=True):
-                memory.take_gradients(i, has_gradient)
-                losses.append(Tensor.wrap(loss))
+            for i, done in zip(share, process.receive(), strict=True):
+                memory.take_gradients(i, done)
+                losses.append(Tensor.wrap(done.loss))
         return losses
 
     def _end(self, at_once: bool = False) -> None:
@@ -114,40 +110,46 @@ class _SharedModel:
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards = shards
-        model, self.replicas = shards[0].model, [shard for shard in shards if isinstance(shard, Replica)]
-        flats = self.replicas[0].flats
+        self.shards, self.replicas = shards, [shard for shard in shards if isinstance(shard, Replica)]
+        model, flats = shards[0].model, self.replicas[0].flats
         trained = {id(parameter): parameter for flat in flats for parameter in flat.parameters}
         frozen = [parameter for parameter in model.parameters() if id(parameter) not in trained]
-        self.buffers = list(model.buffers())
-        tensors = [*trained.values(), *frozen, *self.buffers]
-        for tensor in tensors:
-            if array_module(tensor.array) is not np:
-                raise TeamError("processes share the memory of the CPU, and the model is on a GPU: use the team threads.")
+        buffers = list(model.buffers())
+        tensors = [*trained.values(), *frozen, *buffers]
+        if any(array_module(tensor.array) is not np for tensor in tensors):
+            raise TeamError("processes share the memory of the CPU, and the model is on a GPU: use the team threads.")
 
         plan = Plan()
-        data = [plan.add(flat.data) for flat in flats]
-        gradients = [[plan.add(gradient) for gradient in replica.gradients] for replica in self.replicas]
-        others = [plan.add(tensor.array) for tensor in (*frozen, *self.buffers)]
-        pickled = _pickle_model((model, shards[0].loss), {id(tensor): number for number, tensor in enumerate(tensors)})
+        self.header = SharedModel(
+            memory=(0, 0),  # is made when its size is known
+            pickled=_pickle_model((model, shards[0].loss), {id(tensor): number for number, tensor in enumerate(tensors)}),
+            kinds=[type(tensor) for tensor in tensors],
+            flats=[plan.add(flat.data) for flat in flats],
+            slices=[[(flat.slice_of(i), p.shape) for i, p in enumerate(flat.parameters)] for flat in flats],
+            gradients=[[plan.add(gradient) for gradient in replica.gradients] for replica in self.replicas],
+            others=[plan.add(tensor.array) for tensor in (*frozen, *buffers)],
+            buffer_count=len(buffers),
+        )
+        self.memory = self._allocate(plan.size)
+        self.header = self.header._replace(memory=self.memory.handle)
+
+        for flat, place in zip(flats, self.header.flats, strict=True):
+            flat.move_data(self.memory.array(place))
+        for replica, places in zip(self.replicas, self.header.gradients, strict=True):
+            replica.use_gradients([self.memory.array(place) for place in places])
+        views = [self.memory.array(place) for place in self.header.others]
+        self._parameters = [*((p, p.array) for p in trained.values()), *zip(frozen, views[: len(frozen)], strict=True)]
+        self._buffers = list(zip(buffers, views[len(frozen) :], strict=True))
+        self._modules = list(model.modules())
+
+    def _allocate(self, size: int) -> SharedMemory:
         try:
-            self.memory = SharedMemory(plan.size)
+            return SharedMemory(size)
         except (OSError, MemoryError) as error:
             raise TeamError(
-                f"processes need {plan.size / 2**20:,.0f} MiB of shared memory, for the parameters and {len(self.replicas)} gradients, "
+                f"processes need {size / 2**20:,.1f} MiB of shared memory for parameters and gradients of {len(self.shards)} shards, "
                 f"and the system does not give that ({error}): use the team threads, or fewer shards."
             ) from error
-        for flat, place in zip(flats, data, strict=True):
-            flat.move_data(self.memory.array(place))
-        for replica, places in zip(self.replicas, gradients, strict=True):
-            replica.use_gradients([self.memory.array(place) for place in places])
-        views = [self.memory.array(place) for place in others]
-        self._parameters = [(p, p.array) for p in trained.values()] + list(zip(frozen, views, strict=False))
-        self._buffers = list(zip(self.buffers, views[len(frozen) :], strict=True))
-        kinds = [type(tensor) for tensor in tensors]
-        slices = [[(flat.slice_of(i), p.shape) for i, p in enumerate(flat.parameters)] for flat in flats]
-        self.header = (self.memory.handle, pickled, kinds, data, slices, gradients, others, len(self.buffers))
-        self.modules = list(model.modules())
 
     def refresh(self) -> None:
         """Copy what has changed outside of shared memory, such as a parameter that was assigned a new array."""
@@ -158,16 +160,18 @@ class _SharedModel:
         for buffer, view in self._buffers:
             view[...] = buffer.array
 
-    def state(self) -> tuple[Any, ...]:
-        """What may change from step to step, besides the numbers in shared memory."""
-        training = [module.training for module in self.modules]
-        return training, [parameter.requires_grad for parameter, _ in self._parameters], kernel_mode(), np.geterr()
+    def state(self) -> State:
+        """What the other processes are told with each task."""
+        return State(
+            training=[module.training for module in self._modules],
+            requires_grad=[parameter.requires_grad for parameter, _ in self._parameters],
+            kernels=kernel_mode(),
+            floating_point_errors=np.geterr(),
+        )
 
-    def take_gradients(self, number: int, has_gradient: Sequence[bool]) -> None:
-        """The trained parameters have, in the replica of this shard, the gradients that another process has written."""
-        replica = self.shards[number]
-        assert isinstance(replica, Replica)
-        for (_, twin), has in zip(replica.twins, has_gradient, strict=True):
+    def take_gradients(self, number: int, done: Done) -> None:
+        """Give the replica for this shard the gradients that another process has written."""
+        for (_, twin), has in zip(self.replicas[number - 1].twins, done.has_gradient, strict=True):
             twin.grad = Tensor.wrap(twin.grad_buffer) if has else None
 
 

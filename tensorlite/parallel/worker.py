@@ -10,7 +10,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -18,9 +17,9 @@ from threadpoolctl import threadpool_limits
 from tensorlite.backend import Array
 from tensorlite.memory import keep_freed_memory
 from tensorlite.op import use_kernels
-from tensorlite.parallel.processes import PROTOCOL, TeamError
+from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, State, TeamError
 from tensorlite.parallel.replicas import Shard, Task
-from tensorlite.parallel.shared_memory import SharedMemory
+from tensorlite.parallel.shared_memory import Place, SharedMemory
 from tensorlite.tensor import Tensor
 
 
@@ -28,36 +27,31 @@ class RemoteModel:
     """The model of another process, in shared memory; it computes the shards that it is sent.
 
     Args:
-        header: `_SharedModel.header` of the process that started this one.
+        message: describes it.
     """
 
-    def __init__(self, header: tuple[Any, ...]) -> None:
-        handle, pickled, kinds, data, slices, gradients, others, buffers = header
-        memory = SharedMemory.attach(handle)
-        trained = [memory.array(place)[part].reshape(shape) for place, parts in zip(data, slices, strict=True) for part, shape in parts]
-        arrays = [*trained, *(memory.array(place) for place in others)]
-        tensors = [kind(array) for kind, array in zip(kinds, arrays, strict=True)]
-        self.trained, self.parameters = tensors[: len(trained)], tensors[: len(tensors) - buffers]
-        self.buffers = [(tensor, tensor.array) for tensor in tensors[len(self.parameters) :]]
-        self.homes = [
-            [memory.array(place)[part].reshape(shape) for place, parts in zip(places, slices, strict=True) for part, shape in parts]
-            for places in gradients
-        ]
-        model, loss = _ModelUnpickler(pickled, tensors).load()
+    def __init__(self, message: SharedModel) -> None:
+        memory = SharedMemory.attach(message.memory)
+        self.homes = [_parameters_in(message, memory, gradients) for gradients in message.gradients]
+        arrays = [*_parameters_in(message, memory, message.flats), *(memory.array(place) for place in message.others)]
+        tensors = [kind(array) for kind, array in zip(message.kinds, arrays, strict=True)]
+        self.trained = tensors[: sum(map(len, message.slices))]
+        self.parameters = tensors[: len(tensors) - message.buffer_count]
+        self.buffers = [(buffer, buffer.array) for buffer in tensors[len(self.parameters) :]]
+        model, loss = _ModelUnpickler(message.pickled, tensors).load()
         self.shard = Shard(model, loss)
         self.modules = list(model.modules())
 
-    def run(self, state: tuple[Any, ...], tasks: Sequence[tuple[int, Task]]) -> list[tuple[Array, list[bool]]]:
-        """The loss of each task, and which of the trained parameters have a gradient."""
-        training, requires_grad, kernels, errors = state
-        for module, flag in zip(self.modules, training, strict=True):
-            module.training = flag
-        for parameter, flag in zip(self.parameters, requires_grad, strict=True):
-            parameter.requires_grad = flag
-        with use_kernels(kernels), np.errstate(**errors):
+    def run(self, state: State, tasks: Sequence[tuple[int, Task]]) -> list[Done]:
+        """Compute the tasks, each for the shard with that number."""
+        for module, training in zip(self.modules, state.training, strict=True):
+            module.training = training
+        for parameter, requires_grad in zip(self.parameters, state.requires_grad, strict=True):
+            parameter.requires_grad = requires_grad
+        with use_kernels(state.kernels), np.errstate(**state.floating_point_errors):
             return [self._compute(number, task) for number, task in tasks]
 
-    def _compute(self, number: int, task: Task) -> tuple[Array, list[bool]]:
+    def _compute(self, number: int, task: Task) -> Done:
         for tensor, home in zip(self.trained, self.homes[number - 1], strict=True):
             tensor.grad, tensor.grad_buffer = None, home
         for buffer, view in self.buffers:
@@ -66,7 +60,13 @@ class RemoteModel:
         has_gradient = [tensor.grad is not None for tensor in self.trained]
         for tensor in self.trained:
             tensor.grad = None
-        return loss, has_gradient
+        return Done(loss, has_gradient)
+
+
+def _parameters_in(message: SharedModel, memory: SharedMemory, flats: Sequence[Place]) -> list[Array]:
+    """The parts of flat arrays that belong to the trained parameters, in their shapes."""
+    arrays = [memory.array(place) for place in flats]
+    return [array[part].reshape(shape) for array, parts in zip(arrays, message.slices, strict=True) for part, shape in parts]
 
 
 class _ModelUnpickler(pickle.Unpickler):

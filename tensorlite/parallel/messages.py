@@ -1,0 +1,63 @@
+"""What the processes of a team tell each other, and the error when they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tensorlite.backend import Array
+from tensorlite.parallel.shared_memory import Place
+
+PROTOCOL = 5  # of pickle
+
+
+class TeamError(RuntimeError):
+    """Processes cannot be started, or one of them has ended. The weights are those of before the step."""
+
+
+class SharedModel(NamedTuple):
+    """The first message to a process: a model, of which the numbers are in shared memory.
+
+    Attributes:
+        memory: the handle of the shared memory.
+        pickled: the model and the loss, with a number in the place of each of its tensors: first those that are trained, then those that
+            are frozen, then the buffers.
+        kinds: the class of each tensor.
+        flats: the flat arrays that hold the trained parameters.
+        slices: for each of them the place of each parameter in it, and its shape.
+        gradients: for each shard but the first, arrays like ``flats``.
+        others: the arrays of the frozen parameters and the buffers.
+        buffer_count: how many of the tensors are buffers.
+    """
+
+    memory: tuple[int | str, int]
+    pickled: bytes
+    kinds: list[type]
+    flats: list[Place]
+    slices: list[list[tuple[slice, tuple[int, ...]]]]
+    gradients: list[list[Place]]
+    others: list[Place]
+    buffer_count: int
+
+
+class State(NamedTuple):
+    """With each task: what may change from step to step, besides the numbers in shared memory.
+
+    Attributes:
+        training: the mode of each module.
+        requires_grad: of each parameter, trained and frozen.
+        kernels: the mode of `tensorlite.op.use_kernels`.
+        floating_point_errors: as of `numpy.geterr`.
+    """
+
+    training: list[bool]
+    requires_grad: list[bool]
+    kernels: str
+    floating_point_errors: Any
+
+
+class Done(NamedTuple):
+    """The answer for one shard: its loss, and which of the trained parameters have a gradient now."""
+
+    loss: Array
+    has_gradient: Sequence[bool]
