@@ -158,6 +158,11 @@ def test_a_killed_run_resumes_with_the_same_bits(tmp_path, text):
     assert all((there[name] == here[name]).all() for name in here)
 
 
+def test_processes_share_a_batch(tmp_path, text, trained):
+    run("gpt.train", *MODEL, *TRAINING, "--steps=4", f"--data={text}", f"--out={tmp_path / 'run'}", "--team=processes")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("tokenizer", ["char", "bpe"])
 def test_prepare_with_two_workers_makes_the_same_files(tmp_path, tokenizer):
     (tmp_path / "texts").mkdir()

@@ -245,7 +245,7 @@ class _Process:
         except subprocess.TimeoutExpired:
             return TeamError("a worker process no longer answers; the team threads has none.")
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        why = ", perhaps because memory was short: fewer --workers need less" if code == -getattr(signal, "SIGKILL", 0) else ""
+        why = ", perhaps because memory was short: fewer --workers need less" if how.endswith("SIGKILL") else ""
         return TeamError(f"a worker process {how}{why}; the team threads has none.")
 
 

@@ -7,6 +7,7 @@
 - A file or folder is neither replaced, renamed nor removed while any process of this machine has it open, or mapped into memory.
 - Text that is opened without naming an encoding is an error in our packages; elsewhere it is cp1252, as stdin, stdout and stderr are.
   Lines of text end in "\\r\\n".
+- Mappings of memory have names, which end with them; processes inherit no open files, and are kept from Ctrl-C by a group of their own.
 - Our packages are told that this is Windows (`sys.platform`). Libraries are not: they would look for its DLLs.
 
 What it cannot show: Ctrl-C at a console, and a lock that keeps others from reading.

@@ -8,10 +8,12 @@ import errno
 import fcntl
 import io
 import locale
+import mmap
 import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import types
 import warnings
@@ -33,7 +35,7 @@ IN_USE = "The process cannot access the file because it is being used by another
 REFUSED_IN_NAMES = re.compile(r'[<>:"|?*]|[. ]$')
 NOT_THERE = re.compile(r"/(proc|sys|dev)/")
 
-_open, _os_open, _mkdir, _stat = io.open, os.open, os.mkdir, os.stat
+_open, _os_open, _mkdir, _stat, _memfd_create = io.open, os.open, os.mkdir, os.stat, os.memfd_create
 
 
 # --- what is not there --------------------------------------------------------------------------------
@@ -64,12 +66,34 @@ def locking(descriptor: int, mode: int, size: int) -> None:
         raise PermissionError(errno.EACCES, "Permission denied") from None
 
 
+def mapped(descriptor: int, length: int, *rest: Any, tagname: str | None = None, **more: Any) -> mmap.mmap:
+    """mmap.mmap(). The process that made a mapping with a name is this one's parent, or this one."""
+    if tagname is None:
+        return mmap.mmap(descriptor, length, *rest, **more)
+    assert descriptor == -1
+    parent = f"/proc/{os.getppid()}/fd"
+    made_there = [n for n in os.listdir(parent) if os.readlink(f"{parent}/{n}") == f"/memfd:{tagname} (deleted)"]
+    file = _os_open(f"{parent}/{made_there[0]}", os.O_RDWR) if made_there else _memfd_create(tagname)
+    os.ftruncate(file, length)
+    mapping = mmap.mmap(file, length)
+    os.close(file)
+    return mapping
+
+
+def started(*arguments: Any, creationflags: int = 0, **more: Any) -> Any:
+    """subprocess.Popen()"""
+    assert creationflags in (0, 0x200) and not {"pass_fds", "start_new_session", "preexec_fn"} & set(more)
+    return subprocess.Popen(*arguments, **more)
+
+
 msvcrt = types.ModuleType("msvcrt")
 vars(msvcrt).update(LK_NBLCK=2, locking=locking)
 SEEN = {
     "sys": seen(sys, set(), platform="win32"),
     "signal": seen(signal, {name for name in dir(signal) if name.startswith("SIG") and name not in SIGNALS} | {"alarm", "setitimer"}),
     "msvcrt": msvcrt,
+    "mmap": seen(mmap, set(), mmap=mapped),
+    "subprocess": seen(subprocess, set(), CREATE_NEW_PROCESS_GROUP=0x200, Popen=started),
 }
 _import = builtins.__import__
 
