@@ -17,7 +17,7 @@ _RECURRENT = "recurrent layers are not here; write the cell, two nn.Linear and a
 _ATTENTION = "only its middle is here; write the nn.Linear layers around F.scaled_dot_product_attention, as gpt/model.py does"
 _COMPLEX = "complex numbers are not here; keep the two parts as the last axis of a real tensor"
 _COMPILED = "nothing is compiled here, the code runs as it is written; leave the call out"
-_DISTRIBUTED = "there is one machine here; step = tl.parallel.shared(model, optimizer) shares each batch among its cores"
+_DISTRIBUTED = "there is one process here; step = tl.parallel.shared(model, optimizer) shares each batch among the cores"
 _AUTOCAST = "precision is asked for around the whole step here: with tensorlite.precision.use_precision('bfloat16'), on a GPU"
 _SPARSE = "sparse tensors are not here; a gradient of nn.Embedding is dense"
 _SECOND_ORDER = "backward functions are plain array code, which is not recorded, so they have no gradient; call backward() and read .grad"

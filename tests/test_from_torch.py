@@ -146,6 +146,19 @@ def zeros_stay_beside_nan():
         np.testing.assert_equal(p.grad.tolist(), [right, math.nan])
 
 
+def shared_batches():
+    weights = []
+    for workers in (1, 2):
+        tl.manual_seed(0)
+        model = tl.nn.Linear(2, 2)
+        with tl.parallel.shared(
+            model, tl.optim.SGD(model.parameters(), lr=1), tl.nn.functional.cross_entropy, workers=workers, shards=2
+        ) as step:
+            step(tl.ones(4, 2), tl.tensor([0, 1, 1, 1]))
+        weights.append(model.weight.tolist())
+    assert weights[0] == weights[1]
+
+
 def loader_in_this_process():
     data = tl.utils.data.TensorDataset(tl.arange(4))
     batches = [[b.tolist() for (b,) in tl.utils.data.DataLoader(data, batch_size=2, num_workers=n)] for n in (0, 4)]
@@ -155,7 +168,7 @@ def loader_in_this_process():
 DIFFERENCES = [
     dtype_and_shape, device_prints, one_stream, empty_is_zeros, flip_is_a_view, integers_compute, tensor_keeps_the_dtype, after_save,
     view_grown_old, setitem_on_the_tape, multinomial_of_too_many, kl_div_at_0, sorting_is_stable, load_builds_no_object,
-    save_writes_safetensors, shapes_are_values, options_are_known, zeros_stay_beside_nan, loader_in_this_process,
+    save_writes_safetensors, shared_batches, shapes_are_values, options_are_known, zeros_stay_beside_nan, loader_in_this_process,
 ]  # fmt: skip
 
 
