@@ -97,6 +97,7 @@ def contextmanager(function: Callable[P, Iterator[T]]) -> Callable[P, Any]:
 
     @functools.wraps(function)
     def make(*args: P.args, **options: P.kwargs) -> _Context:
+        manager(*args, **options)  # refuses wrong arguments in this line of the caller's, and not where the block is entered
         return _Context(functools.partial(manager, *args, **options))
 
     return make

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tensorlite.ops.shape import reshape
-from tensorlite.tape import is_grad_enabled
 from tensorlite.tensor import RemovableHandle, Tensor
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class ModuleHooks:
                 args, kwargs = changed
             elif changed is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
-        watch = _Backward(module, list(self.backward.values())) if self.backward and is_grad_enabled() else None
+        watch = _Backward(module, list(self.backward.values())) if self.backward else None
         output = module.forward(*(args if watch is None else watch.inputs(args)), **kwargs)
         for hook, with_kwargs in list(self.after.values()):
             changed = hook(module, args, kwargs, output) if with_kwargs else hook(module, args, output)
