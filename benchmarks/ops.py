@@ -100,7 +100,10 @@ class Entry:
 def entries(s: Sizes) -> dict[str, Entry]:
     """One for each op with a faster pair, at the sizes of a configuration."""
     from torch import add as torch_add
+    from torch import arange as torch_arange
+    from torch import cat as torch_cat
     from torch import matmul as torch_matmul
+    from torch import outer as torch_outer
     from torch.nn import functional as F
 
     def hidden() -> list[np.ndarray]:
@@ -116,6 +119,16 @@ def entries(s: Sizes) -> dict[str, Entry]:
     def self_attention(qkv: Any) -> Any:
         q, k, v = (part.unflatten(2, (s.H, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
+    def rotate(x: Any) -> Any:
+        T, D = x.shape[-2:]
+        angles = torch_outer(torch_arange(T, device=x.device), 10000.0 ** (-torch_arange(0, D, 2, device=x.device) / D))
+        cos, sin = angles.cos().repeat(1, 2).to(x.dtype), angles.sin().repeat(1, 2).to(x.dtype)
+        return x * cos + torch_cat([-x[..., D // 2 :], x[..., : D // 2]], dim=-1) * sin
+
+    def gated(x: Any) -> Any:
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
 
     return {
         "attention": Entry(
@@ -138,6 +151,8 @@ def entries(s: Sizes) -> dict[str, Entry]:
         "rmsnorm": Entry(
             lambda: [s.normal(s.B, s.T, s.C), s.normal(s.C)], lambda x, weight: F.rms_norm(x, weight.shape, weight), {}, masters=(1,)
         ),
+        "rotary_embedding": Entry(lambda: s.heads()[:1], rotate, {}),
+        "swiglu": Entry(lambda: [s.normal(s.B, s.T, 6 * s.C)], gated, {}),
         "linear": Entry(lambda: [s.normal(s.B, s.T, s.C), s.normal(4 * s.C, s.C), s.normal(4 * s.C)], F.linear, {}, masters=(1, 2)),
         "feedforward": Entry(feedforward, torch_feedforward, {"approximate": "tanh"}, masters=(1, 2, 3, 4)),
         "matmul": Entry(lambda: [s.normal(s.B * s.H, s.T, s.C // s.H), s.normal(s.B * s.H, s.C // s.H, s.T)], torch_matmul, {}),

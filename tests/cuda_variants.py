@@ -46,12 +46,15 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "embedding.cu": ONE_TYPE,
     "layernorm.cu": IN_FOURS,
     "rmsnorm.cu": ROWS,
+    "rotary.cu": ONE_TYPE,
     "softmax.cu": ONE_TYPE,
+    "swiglu.cu": [{**real, "Wide": wide} for real in ONE_TYPE for wide in (1, 4)],
 }
 
 # The most threads of a block. The stand-in refuses a launch with more: what the compile test has checked is what is launched.
 THREADS: dict[str, int] = {
     **dict.fromkeys(("activation_forward", "activation_backward", "add_to_stream", "cast", "dropout"), elementwise.BLOCK),
+    **dict.fromkeys(("rotate", "swiglu_forward", "swiglu_backward"), elementwise.BLOCK),
     **dict.fromkeys(("layernorm_forward", "layernorm_backward", "rmsnorm_forward", "rmsnorm_backward"), rows.BLOCK),
     **dict.fromkeys(("attention_forward", "attention_backward_q", "attention_backward_kv", "attention_delta"), attention.THREADS),
     **dict.fromkeys(("cross_entropy_rows", "cross_entropy_backward"), cross_entropy.threads_for(10**9)),

@@ -24,13 +24,17 @@ from tensorlite.ops import rmsnorm as _rmsnorm
 from tensorlite.ops import softmax as _softmax
 from tensorlite.ops.activation import gelu, relu, sigmoid, silu, tanh
 from tensorlite.ops.feedforward import feedforward
+from tensorlite.ops.grouped_queries import repeat_heads
 from tensorlite.ops.linear import linear
+from tensorlite.ops.rotary import rotary_embedding
 from tensorlite.ops.self_attention import causal_self_attention
+from tensorlite.ops.swiglu import swiglu
 from tensorlite.tensor import Tensor, is_floating
 
 __all__ = [
     "causal_self_attention", "cross_entropy", "dropout", "embedding", "feedforward", "gelu", "layer_norm", "linear", "log_softmax",
-    "mse_loss", "nll_loss", "one_hot", "relu", "rms_norm", "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "tanh",
+    "mse_loss", "nll_loss", "one_hot", "relu", "rms_norm", "rotary_embedding", "scaled_dot_product_attention", "sigmoid", "silu",
+    "softmax", "swiglu", "tanh",
 ]  # fmt: skip
 
 
@@ -251,11 +255,10 @@ def scaled_dot_product_attention(
 
 
 def _for_every_query_head(x: Tensor, heads: int) -> Tensor:
-    """x (…, H, S, D) with each head repeated until there are ``heads``. Source: Ainslie et al. 2023, "GQA"."""
-    if heads % x.shape[-3]:
+    """x (…, H, S, D) with each head repeated until there are ``heads``; see `tensorlite.ops.grouped_queries`."""
+    if not x.shape[-3] or heads % x.shape[-3]:
         raise ValueError(f"scaled_dot_product_attention: {heads} heads of queries cannot share {x.shape[-3]} heads of keys or values.")
-    each = heads // x.shape[-3]
-    return x if each == 1 else x.unsqueeze(-3).expand(*x.shape[:-2], each, *x.shape[-2:]).flatten(-4, -3)
+    return x if heads == x.shape[-3] else repeat_heads(x, heads // x.shape[-3])
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

@@ -23,7 +23,13 @@ Read it in this order. Each page stands on its own.
     self_attention  attention as a GPT uses it, all heads in one array
     feedforward    the other half of a block: two linear layers with gelu between them
 
-A GPT needs no more. Programs written for torch also find
+A GPT needs no more. The models after it (`gpt/llama.py`) replace three of its parts:
+
+    rotary          positions as rotations, and the rotation back
+    swiglu          an activation with a gate
+    grouped_queries a key that several queries share collects their gradients
+
+Programs written for torch also find
 
     rounding, logarithm, error_function, norm, cumprod      more functions of numbers
     rectifier       relu's relatives: leaky relu, elu, softplus

@@ -1,4 +1,9 @@
-"""RMS normalisation: layer normalisation without the subtraction of the mean."""
+"""RMS normalisation: layer normalisation without the subtraction of the mean.
+
+Applied to each head of the queries and of the keys it is called QK-norm. A score is then |q| |k| cos(angle) with lengths that the learned
+weights fix, so it cannot grow until softmax is a hard choice with the gradient 0. In backward the length of a query gets no gradient
+through its row: only its direction is learned there. Source: Henry et al. 2020, "Query-Key Normalization for Transformers"; Qwen3 has it.
+"""
 
 from __future__ import annotations
 

@@ -18,8 +18,10 @@ from tensorlite.kernels.cuda import (
     linear,
     matmul,
     rmsnorm,
+    rotary,
     self_attention,
     softmax,
+    swiglu,
 )
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "linear",
     "matmul",
     "rmsnorm",
+    "rotary",
     "self_attention",
     "softmax",
+    "swiglu",
 ]

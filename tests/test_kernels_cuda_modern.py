@@ -1,0 +1,77 @@
+"""rotary_embedding and swiglu on the GPU: ragged sizes, precisions, far numbers, more than one round of the grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tensorlite.backend import to_numpy
+from tensorlite.creation import bfloat16_dtype
+from tensorlite.kernels.cuda import rotary as cuda_rotary
+from tensorlite.kernels.cuda import swiglu as cuda_swiglu
+from tensorlite.ops.rotary import rotary_embedding
+from tensorlite.ops.swiglu import swiglu
+from tests.compare import relative_error
+from tests.standin import machine
+
+ERRORS = {"float32": 5e-7, "float16": 1e-3, "bfloat16": 8e-3}  # a unit in the last place of the half precisions
+
+
+def draw(dtype, *shape):
+    numbers = 2 * np.random.default_rng(0).standard_normal(shape)
+    return numbers.astype(bfloat16_dtype() if dtype == "bfloat16" else dtype)
+
+
+def compare(op, kernels, cupy, x, dy, error, **options):
+    """Value and gradient against the book's in float64."""
+    assert kernels.supports(cupy.asarray(x), **options)
+    pair = next(pair for pair in op.faster if pair.name == "cuda")
+    y, saved = pair.forward(cupy.asarray(x), **options)
+    dx = pair.backward(cupy.asarray(dy), saved)
+    right_y, right_saved = op.book.forward(x.astype(np.float64), **options)
+    right_dx = op.book.backward(dy.astype(np.float64), right_saved)
+    assert y.dtype == dx.dtype == x.dtype
+    for found, right in ((y, right_y), (dx, right_dx)):
+        assert found.shape == right.shape
+        assert relative_error(to_numpy(found).astype(np.float64), right) <= error
+
+
+@pytest.mark.parametrize("order", ["ascending", "shuffled"])
+@pytest.mark.parametrize("shape", [(1, 2), (2, 3, 40, 6)])
+@pytest.mark.parametrize("dtype", ERRORS)
+def test_rotations(dtype, shape, order, any_cupy):
+    machine.machine.order = order
+    compare(rotary_embedding, cuda_rotary, any_cupy, draw(dtype, *shape), draw(dtype, *shape), ERRORS[dtype], base=500.0, start=3000)
+
+
+@pytest.mark.parametrize("order", ["ascending", "shuffled"])
+@pytest.mark.parametrize("shape", [(2,), (3, 2, 14), (13, 48)])
+@pytest.mark.parametrize("dtype", ERRORS)
+def test_gates(dtype, shape, order, any_cupy):
+    machine.machine.order = order
+    compare(swiglu, cuda_swiglu, any_cupy, draw(dtype, *shape), draw(dtype, *shape[:-1], shape[-1] // 2), ERRORS[dtype])
+
+
+def test_every_number_is_taken_where_the_grid_goes_round(any_cupy, monkeypatch):
+    monkeypatch.setattr(cuda_rotary, "MOST_BLOCKS", 1)
+    monkeypatch.setattr(cuda_swiglu, "MOST_BLOCKS", 1)
+    compare(rotary_embedding, cuda_rotary, any_cupy, draw("float32", 3, 70, 8), draw("float32", 3, 70, 8), ERRORS["float32"])
+    for F in (32, 33):
+        compare(swiglu, cuda_swiglu, any_cupy, draw("float32", 70, 2 * F), draw("float32", 70, F), ERRORS["float32"])
+
+
+def test_far_gates(any_cupy):
+    x = np.array([[-3e38, -100, -20, 0, 100, 3e38, 1, 2, 3, 4, 5, 1]], np.float32)
+    y, saved = cuda_swiglu.swiglu_forward(any_cupy.asarray(x))
+    right = [0, -200 * np.exp(-100.0), -60 / (1 + np.exp(20.0)), 0, 500, 3e38]
+    np.testing.assert_allclose(to_numpy(y)[0], right, rtol=1e-5, atol=1e-37)
+    assert np.isfinite(to_numpy(cuda_swiglu.swiglu_backward(any_cupy.asarray(np.full((1, 6), 0.1, np.float32)), saved))).all()
+
+
+def test_what_is_not_on_the_gpu_or_not_contiguous_is_the_books(any_cupy):
+    for kernels in (cuda_rotary, cuda_swiglu):
+        assert kernels.supports(any_cupy.zeros((3, 4), "float16"))
+        assert not kernels.supports(any_cupy.zeros((4, 2), "float32").T)
+        assert not kernels.supports(any_cupy.zeros((3, 4), "float64"))
+        assert not kernels.supports(np.zeros((3, 4), "float32"))
+        assert not kernels.supports(any_cupy.zeros((3, 5), "float32"))
