@@ -5,10 +5,11 @@
     print(generate_text(model, tokenizer, "The import statement", max_new_tokens=200))
 
 config, model       the shape of a model and how it is trained; the model itself
+llama               the parts of the family after GPT-2
 training/           the loop, the three steppers, and a run as a whole: begun, stopped, resumed, saved
 finetuning/         training that begins with a trained model: another text, answers, classes; all weights, a part, or LoRA
 generation/         from a prompt to text, one token at a time: sampling, the cache of keys and values, the detokenizer
-checkpoints/        models and runs on disk: ours, and folders of GPT-2's published weights
+checkpoints/        models and runs on disk: ours, and folders of published weights
 plots/              curves and attention maps
 microscope/         what a model does with a text, token by token
 serving/            a model behind HTTP: many clients at once, OpenAI's protocol, and a page

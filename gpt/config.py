@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -17,12 +17,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from tensorlite.precision import PRECISIONS
 
-MODELS = ("gpt", "bigram")
+MODELS = ("gpt", "llama", "bigram")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh")
 POSITIONS = ("learned", "sinusoidal")
 _AT_LEAST_ONE = (
     "steps", "batch_size", "accumulation", "eval_interval", "eval_iters", "log_interval", "keep_last", "workers", "shards", "vocab_size",
 )  # fmt: skip
+_GPT_ONLY = ("bias", "activation", "positions", "head_bias")
+_LLAMA_ONLY = ("n_kv_head", "rope_theta", "qk_norm")
 _ZERO_FOR_NEVER = ("patience", "sample_interval", "checkpoint_interval")
 TEAMS = ("auto", "threads", "processes")
 SCHEDULES = ("constant", "linear", "cosine")
@@ -48,21 +50,24 @@ class GPTConfig:
         ValueError: for a combination that cannot work.
     """
 
-    model: str = option("gpt", "gpt, or bigram: a table that sees one token only")
+    model: str = option("gpt", "gpt (GPT-2), llama (its modern sister, see the preset modern), or bigram: a table that sees one token only")
     vocab_size: int = option(256, "number of different tokens; training takes it from the tokenizer")
     block_size: int = option(64, "length of the context, in tokens")
     n_layer: int = option(4, "number of blocks, each of attention and a feed-forward layer")
     n_head: int = option(4, "attention heads in a block; n_embd must be a multiple of it")
     n_embd: int = option(128, "width: the length of the vector for each token")
-    n_inner: int | None = option(None, "width of the hidden layer of the feed-forward layer (default: 4 n_embd)")
+    n_inner: int | None = option(None, "width of the hidden layer of the feed-forward layer (default: 4 n_embd; llama: 8/3)")
     dropout: float = option(0.0, "probability of setting an activation to zero during training")
     bias: bool = option(False, "true: biases in the linear layers and layer norms")
-    layer_norm_epsilon: float = option(1e-5, "added to the variance in a layer norm, so that it is never 0")
+    layer_norm_epsilon: float = option(1e-5, "added to the variance in a layer norm (in llama to the mean square), so that it is never 0")
     activation: str = option("gelu", "activation function of the feed-forward layer: relu, gelu (exact) or gelu_tanh (as in GPT-2)")
     positions: str = option("learned", "position embedding: learned (a table) or sinusoidal (fixed)")
     tied_head: bool = option(True, "true: the output layer uses the weight of the token embedding")
     head_bias: bool = option(False, "true: a bias in the output layer")
     scaled_init: bool = option(True, "true: as in GPT-2, initial projections into the residual stream are divided by sqrt(2 n_layer)")
+    n_kv_head: int | None = option(None, "llama: heads of keys and values, a divisor of n_head (default: n_head)")
+    rope_theta: float = option(10000.0, "llama: base of the rotary positions; larger ones suit longer contexts")
+    qk_norm: bool = option(False, "llama: true: normalise the queries and keys of each head, as in Qwen3")
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -84,13 +89,42 @@ class GPTConfig:
                 f"n_embd must be divisible by n_head, so that each head gets an equal share: "
                 f"{self.n_embd} is not divisible by {self.n_head} (n_head {near} would do)."
             )
+        if self.model == "llama":
+            self._require_llama()
+        elif changed := [f.name for f in fields(self) if f.name in _LLAMA_ONLY and getattr(self, f.name) != f.default]:
+            raise ValueError(
+                f"{', '.join(changed)} {'is' if len(changed) == 1 else 'are'} for --model llama, and this one is {self.model}."
+            )
         if self.positions == "sinusoidal" and self.n_embd % 2:
             raise ValueError(f"sinusoidal positions come in pairs of sine and cosine: n_embd must be even, got {self.n_embd}.")
 
     @property
+    def kv_heads(self) -> int:
+        """The number of heads of keys and values; in llama it may be below n_head."""
+        return self.n_kv_head or self.n_head
+
+    @property
     def mlp_width(self) -> int:
-        """The width of the hidden layer of the feed-forward layer: n_inner, or 4 n_embd."""
-        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+        """The width of the hidden layer of the feed-forward layer: n_inner, or 4 n_embd; in llama, of three matrices, 8/3 in steps of 32."""
+        if self.n_inner is not None:
+            return self.n_inner
+        return 32 * math.ceil(8 * self.n_embd / 3 / 32) if self.model == "llama" else 4 * self.n_embd
+
+    def _require_llama(self) -> None:
+        """Raise a ValueError for a setting that llama does not have, or that does not fit its others."""
+        for f in fields(self):
+            if f.name in _GPT_ONLY and getattr(self, f.name) != f.default:
+                raise ValueError(f"{f.name} is for --model gpt, and this one is llama: leave it at {f.default!r}.")
+        if self.n_kv_head is not None:
+            require_at_least(1, "n_kv_head", self.n_kv_head)
+        if self.n_head % self.kv_heads:
+            raise ValueError(
+                f"n_head must be a multiple of n_kv_head, so that the groups are equal: {self.n_head} is none of {self.kv_heads}."
+            )
+        if self.n_embd // self.n_head % 2:
+            raise ValueError(f"rotary positions turn pairs of numbers: n_embd / n_head must be even, got {self.n_embd // self.n_head}.")
+        if not (self.rope_theta > 0 and math.isfinite(self.rope_theta)):
+            raise ValueError(f"rope_theta must be a finite number above 0, got {self.rope_theta}.")
 
 
 @dataclass(frozen=True)
@@ -104,7 +138,7 @@ class TrainConfig:
     data: str = option("pydoc", "a UTF-8 text file, a prepared folder, or a name: pydoc (Python's own documentation), oz, shakespeare")
     tokenizer: str | None = option(None, "char, bpe, gpt2, or a tokenizer file (default: char; for a prepared folder, its own)")
     vocab_size: int | None = option(None, "number of token ids that the model can take (default: as many as the tokenizer has)")
-    preset: str = option("tiny", "the settings to start from: bigram, tiny, course or gpt2, see below")
+    preset: str = option("tiny", "the settings to start from: bigram, tiny, modern, course or gpt2, see below")
     backend: str = option("numpy", "numpy (the CPU) or cupy (an NVIDIA GPU)")
     precision: str = option(
         "float32", "on a GPU, the type of products and of what is stored between them: float32, tf32, bfloat16 or float16"
@@ -191,6 +225,7 @@ class TrainConfig:
 PRESET_SUMMARIES = {
     "bigram": "a table of token pairs, 11 thousand parameters; 1,000 steps: under a minute on two cores",
     "tiny": "4 layers, 128 wide, context 64, 0.8 million parameters; 3,000 steps: three minutes on two cores",
+    "modern": "tiny with the parts of Llama: 4 layers, 128 wide, context 64, 0.8 million parameters; 3,000 steps: as long as tiny",
     "course": "6 layers, 384 wide, context 256, 10.8 million parameters; 5,000 steps: a minute on a GPU, seven hours on two cores",
     "gpt2": "GPT-2 small: 12 layers, 768 wide, context 1,024, 124 million parameters; 1,000 steps: for a GPU",
 }
@@ -210,6 +245,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "grad_clip": 0.0,
     },
     "tiny": {},
+    # The family after GPT-2 with as many weights in its matrices as tiny, so with as many operations a step: with half as many heads of
+    # keys and values attention has 3/4 of them, and the MLP has 9 instead of 8 times n_embd².
+    "modern": {"model": "llama", "n_kv_head": 2, "n_inner": 384},
     # The model of the course (freeCodeCamp, Elliot Arledge), which has its numbers from Karpathy's lecture "Let's build GPT".
     "course": {
         "block_size": 256,

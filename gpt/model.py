@@ -1,4 +1,4 @@
-"""The models: a GPT, and the bigram table it has to beat.
+"""The models: a GPT, and the bigram table it has to beat. `gpt.llama` has the parts of the family after GPT-2.
 
     idx (B, T)  ->  wte + wpe  ->  n_layer blocks  ->  ln_f  ->  lm_head  ->  logits (B, T, V)
 
@@ -21,6 +21,7 @@ from data.tokenizer import Tokenizer
 from gpt.checkpoints.hugging_face import read_pretrained, write_pretrained
 from gpt.config import GPTConfig
 from gpt.generation.sampling import sample
+from gpt.llama import GatedMLP, GroupedSelfAttention, make_norm
 from tensorlite import Tensor, nn
 from tensorlite.backend import Device
 from tensorlite.nn import functional as F
@@ -55,14 +56,12 @@ class CausalSelfAttention(nn.Module):
         B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
         H, D = self.n_head, C // self.n_head
         q, k, v = (part.reshape(B, T, H, D).transpose(1, 2) for part in qkv.split(C, dim=2))  # (B, H, T, D) each
-
         scores = q @ k.transpose(-2, -1) / math.sqrt(D)  # (B, H, T, T): how well the query of token t matches the key of token s
         future = tl.ones(T, T, dtype=tl.bool_, device=qkv.device).triu(1)  # True where s > t
         scores = scores.masked_fill(future, -math.inf)
         weights = F.softmax(scores, dim=-1)  # each row sums to 1
         weights = F.dropout(weights, dropout)
         y = weights @ v  # (B, H, T, D): the weighted mean of the values
-
         return y.transpose(1, 2).reshape(B, T, C)  # the heads of a token, side by side
 
     def fused_attention(self, qkv: Tensor, dropout: float) -> Tensor:
@@ -89,10 +88,10 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon, bias=config.bias)
-        self.attn = CausalSelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon, bias=config.bias)
-        self.mlp = MLP(config)
+        self.ln_1 = make_norm(config)
+        self.attn = GroupedSelfAttention(config) if config.model == "llama" else CausalSelfAttention(config)
+        self.ln_2 = make_norm(config)
+        self.mlp = GatedMLP(config) if config.model == "llama" else MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
@@ -159,18 +158,18 @@ class LanguageModel(nn.Module):
 
 
 class GPT(LanguageModel):
-    """Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", at any size."""
+    """Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", at any size; or with the parts of `gpt.llama`."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        if config.positions == "learned":
+        if config.positions == "learned" and config.model == "gpt":
             self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        else:
+        elif config.model == "gpt":
             self.register_buffer("waves", tl.tensor(sinusoids(config.block_size, config.n_embd), dtype=tl.float32), persistent=False)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
-        self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon, bias=config.bias)
+        self.ln_f = make_norm(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         if config.tied_head:
             self.lm_head.weight = self.wte.weight  # one matrix embeds the tokens and scores them
@@ -181,16 +180,17 @@ class GPT(LanguageModel):
 
     def features(self, idx: Tensor) -> Tensor:
         """The vector at each position after the last layer norm; the head turns it into scores: (B, T) -> (B, T, C)."""
-        T = idx.shape[1]
-        positions = self.wpe.weight if self.config.positions == "learned" else self.waves
-        x = self.drop(self.wte(idx) + positions[:T])  # (B, T, C) + (T, C)
+        x = self.wte(idx)  # (B, T, C)
+        if self.config.model == "gpt":  # the attention of llama itself knows the positions
+            x = x + (self.wpe.weight if self.config.positions == "learned" else self.waves)[: idx.shape[1]]  # (T, C)
+        x = self.drop(x)
         for block in self.h:
             x = block(x)
         return self.ln_f(x)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], dropout: float | None = None, device: Device | str = "numpy") -> GPT:
-        """GPT-2 with published weights, in eval mode; see `gpt.checkpoints.hugging_face.read_pretrained`."""
+        """A model with published weights, in eval mode; see `gpt.checkpoints.hugging_face.read_pretrained`."""
         config, weights = read_pretrained(folder, dropout)
         model = build_model_for(config, weights)
         assert isinstance(model, GPT)
@@ -212,7 +212,7 @@ class BigramLanguageModel(LanguageModel):
 
 def build_model(config: GPTConfig) -> LanguageModel:
     """The model that ``config`` describes; its weights are drawn from the thread's random stream (see `tensorlite.manual_seed`)."""
-    return GPT(config) if config.model == "gpt" else BigramLanguageModel(config)
+    return BigramLanguageModel(config) if config.model == "bigram" else GPT(config)
 
 
 def build_model_for(config: GPTConfig, weights: Mapping[str, np.ndarray]) -> LanguageModel:

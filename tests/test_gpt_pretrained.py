@@ -251,7 +251,8 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture) -> str:
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"model_type": "llama"}, "model_type is 'llama'"),
+        ({"model_type": "mamba"}, "model_type is 'mamba', and only 'gpt2', 'llama', 'qwen3' are known"),
+        ({"model_type": "llama"}, "max_position_embeddings should be a positive whole number, got None"),
         ({"activation_function": "swish"}, "activation_function is 'swish'"),
         ({"layer_norm_epsilon": 0}, "layer_norm_epsilon must be positive, got 0"),
         ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon must be a number, got '1e-5'"),

@@ -2,7 +2,8 @@
 
 loading             load a model from any kind of folder
 model_folder        a folder of ours: weights, config and tokenizer in one file
-hugging_face        GPT-2's published weights: folders as transformers writes them
+hugging_face        published weights of GPT-2 and Llama's family: folders as transformers writes them
+llama_layout        Llama's names, shapes and settings there
 adapter             LoRA's corrections in files of their own
 weights             safetensors files: read the header first, check the shapes, compare a checksum
 training_state      all that a training run is at one moment, as files

@@ -1,16 +1,16 @@
-"""GPT-2's published weights: folders as Hugging Face's transformers writes them.
+"""Published weights of GPT-2 and of Llama's family: folders as Hugging Face's transformers writes them.
 
     config.json                     the shape, under other names than ours
     model.safetensors               the weights; or several files, and
     model.safetensors.index.json      which weight is in which of them
     tokenizer.json                  optional
 
-Four things differ from `gpt.model`. All names may begin with ``transformer.``. The layers in the blocks are transposed: transformers calls
-them "Conv1D" and stores (in, out). A head that is tied to the embedding is not stored. The scores of attention may be scaled otherwise
-than by 1/√D: the rest of the factor goes into the weights of the queries, because a score is a product with a query.
+For Llama and Qwen3, `gpt.checkpoints.llama_layout` has their names and settings. For GPT-2 they are here, and four things differ from
+`gpt.model`. All names may begin with ``transformer.``. The layers in the blocks are transposed: transformers calls them "Conv1D" and stores
+(in, out). A head that is tied to the embedding is not stored. The scores of attention may be scaled otherwise than by 1/√D: the rest of the
+factor goes into the weights of the queries, because a score is a product with a query.
 
-This page translates names, shapes and configs. It knows no model class: `GPT.from_pretrained` and `GPT.save_pretrained` use it. Neither
-torch nor transformers is needed.
+This page knows no model class: `GPT.from_pretrained` and `GPT.save_pretrained` use it. Neither torch nor transformers is needed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import safetensors.numpy
 from data.files import explain, write_atomically
 from data.paths import expand_path
 from data.tokenizer import Tokenizer
+from gpt.checkpoints import llama_layout
 from gpt.checkpoints.weights import CheckpointError, Entry, WeightsError, WeightsFile, open_weights, require_shapes, shorten
 from gpt.config import GPTConfig
 
@@ -49,7 +50,8 @@ _FIXED = {
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _SCALES = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}  # and their defaults
 _TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
-_MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # older files store the causal mask
+# older files store the causal mask, or the frequencies of rotary positions
+_NOT_WEIGHTS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
 def is_pretrained(path: str | os.PathLike[str]) -> bool:
@@ -67,7 +69,7 @@ def read_pretrained(folder: str | os.PathLike[str], dropout: float | None = None
         dropout: replaces the dropout of the config.
 
     Raises:
-        CheckpointError: for a model that is not a GPT-2, or a GPT-2 with a setting that is not supported, naming the setting; and for
+        CheckpointError: for a model of another family, or one with a setting that is not supported, naming the setting; and for
             weights that are missing, too many, or of another shape.
     """
     folder = expand_path(folder)
@@ -79,31 +81,33 @@ def read_pretrained(folder: str | os.PathLike[str], dropout: float | None = None
         weights = {name: weight.read() for name, weight in stored.items()}
     except WeightsError as error:
         raise CheckpointError(f"the weights in {folder} {error}.") from error
-    _scale_queries(weights, config, theirs)
+    if config.model == "gpt":
+        _scale_queries(weights, config, theirs)
     return config, weights
 
 
 def write_pretrained(
     folder: str | os.PathLike[str], config: GPTConfig, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer | None = None
 ) -> Path:
-    """Write weights, under our names, so that transformers' ``GPT2LMHeadModel.from_pretrained(folder)`` opens them; return the folder.
+    """Write weights, under our names, so that transformers' ``AutoModelForCausalLM.from_pretrained(folder)`` opens them; return the folder.
 
-    Where the model has no biases, zeros are written: the function is the same.
+    Where a GPT has no biases, zeros are written: the function is the same.
 
     Raises:
-        CheckpointError: for a model that GPT-2's format has no place for, or a folder that cannot be written to.
+        CheckpointError: for a model that no such format has a place for, or a folder that cannot be written to.
     """
     folder = Path(folder)
     obstacles = {
-        "model is bigram": config.model != "gpt",
+        "model is bigram": config.model == "bigram",
         "positions are sinusoidal": config.positions != "learned",
         "head_bias is on": config.head_bias,
     }
     if any(obstacles.values()):
         raise CheckpointError(f"this model cannot be written as a GPT-2: {', '.join(name for name, is_so in obstacles.items() if is_so)}.")
+    translated = llama_layout.their_weights if config.model == "llama" else _their_weights
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        theirs = {name: np.array(array, order="C") for name, array in _their_weights(config, weights)}  # safetensors needs C order
+        theirs = {name: np.array(array, order="C") for name, array in translated(config, weights)}  # safetensors needs C order
         write_atomically(folder / WEIGHTS, safetensors.numpy.save(theirs, {"format": "pt"}))
         write_atomically(folder / CONFIG, json.dumps(_their_config(config, tokenizer, theirs), indent=2, sort_keys=True) + "\n")
         if tokenizer is not None:
@@ -123,8 +127,11 @@ def _our_config(theirs: Any, file: Path, dropout: float | None) -> GPTConfig:
     if not isinstance(theirs, dict):
         raise CheckpointError(f"{file} is not a config: it should be a JSON object.")
     theirs = {name: value for name, value in theirs.items() if value is not None}  # transformers writes null for "not set"
+    if theirs.get("model_type") in tuple(llama_layout.QK_NORM):  # a tuple: it may be anything, even a list
+        return llama_layout.our_config(theirs, dropout, unsupported)
     if theirs.get("model_type") != "gpt2":
-        raise unsupported(f"model_type is {theirs.get('model_type')!r}, and only 'gpt2' is known")
+        known = ", ".join(map(repr, ("gpt2", *llama_layout.QK_NORM)))
+        raise unsupported(f"model_type is {theirs.get('model_type')!r}, and only {known} are known")
     for name, value in _FIXED.items():
         if theirs.get(name, value) not in ((value, False) if value is None else (value,)):
             raise unsupported(f"{name} is {theirs[name]!r}, where only {json.dumps(value)} is")
@@ -161,7 +168,14 @@ def _our_config(theirs: Any, file: Path, dropout: float | None) -> GPTConfig:
 
 def _their_config(config: GPTConfig, tokenizer: Tokenizer | None, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     end_of_text = tokenizer.end_of_text if tokenizer is not None else None
-    return {
+    shared = {
+        "bos_token_id": end_of_text,  # GPT-2 begins and ends texts with the same token
+        "eos_token_id": end_of_text,
+        "torch_dtype": str(next(iter(weights.values())).dtype),
+    }
+    if config.model == "llama":
+        return llama_layout.their_config(config) | shared
+    return shared | {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         **{name: getattr(config, ours) for ours, name in _REQUIRED.items()},
@@ -170,16 +184,13 @@ def _their_config(config: GPTConfig, tokenizer: Tokenizer | None, weights: Mappi
         **dict.fromkeys(_DROPOUTS, config.dropout),
         "layer_norm_epsilon": config.layer_norm_epsilon,
         "tie_word_embeddings": config.tied_head,
-        "bos_token_id": end_of_text,  # GPT-2 begins and ends texts with the same token
-        "eos_token_id": end_of_text,
-        "torch_dtype": str(next(iter(weights.values())).dtype),
     }
 
 
 # --- weights ------------------------------------------------------------------------------------------
 
 
-class _StoredWeight(NamedTuple):
+class _StoredPart(NamedTuple):
     """Where a weight is: its file, its name there, and whether it is stored as (in, out)."""
 
     file: WeightsFile
@@ -197,18 +208,56 @@ class _StoredWeight(NamedTuple):
         return array.T if self.transposed else array
 
 
+class _StoredWeight(NamedTuple):
+    """A weight of ours: the parts that lie one below the other in it."""
+
+    parts: list[_StoredPart]
+
+    @property
+    def entry(self) -> Entry:
+        """The entry that a file of ours would have."""
+        first = self.parts[0].entry
+        rows = sum(part.entry.shape[0] for part in self.parts) if len(self.parts) > 1 else 0
+        return first._replace(shape=(rows, *first.shape[1:])) if rows else first
+
+    def read(self) -> np.ndarray:
+        return np.concatenate([part.read() for part in self.parts]) if len(self.parts) > 1 else self.parts[0].read()
+
+
 def _stored_weights(folder: Path, config: GPTConfig) -> dict[str, _StoredWeight]:
     """The weights of the model, by our names; masks and a tied head are left out."""
-    found: dict[str, _StoredWeight] = {}
+    found: dict[str, dict[int, _StoredPart]] = {}
+    counts: dict[str, int] = {}
     for file in _open_files(folder):
         for theirs in file.entries:
-            name = theirs.removeprefix(PREFIX)
-            if _MASKS.fullmatch(name) or (name == "lm_head.weight" and config.tied_head):
+            if config.model == "llama":
+                name, number, counts[name] = llama_layout.our_place(theirs)
+            else:
+                name, number = theirs.removeprefix(PREFIX), 0
+            if _NOT_WEIGHTS.fullmatch(name) or (name == "lm_head.weight" and config.tied_head):
                 continue
-            if name in found:
-                raise WeightsError(f"cannot be used: {name} is there twice")
-            found[name] = _StoredWeight(file, theirs, bool(_TRANSPOSED.fullmatch(name)))
-    return found
+            parts = found.setdefault(name, {})
+            if number in parts:
+                raise WeightsError(f"cannot be used: {theirs if config.model == 'llama' else name} is there twice")
+            transposed = config.model == "gpt" and bool(_TRANSPOSED.fullmatch(name))
+            parts[number] = _StoredPart(file, theirs, transposed)
+    for name in counts:  # of a llama
+        if name in found:
+            _require_parts(config, name, found[name], counts[name])
+    return {name: _StoredWeight([part for _, part in sorted(parts.items())]) for name, parts in found.items()}
+
+
+def _require_parts(config: GPTConfig, name: str, parts: Mapping[int, _StoredPart], count: int) -> None:
+    """Raise WeightsError unless all parts of a weight are there, each of the size that it should have."""
+    if len(parts) < count:
+        raise WeightsError(
+            f"do not fit its config: of the {count} parts of {name} only {shorten([p.name for p in parts.values()])} are there"
+        )
+    for size, part in zip(llama_layout.part_sizes(config, name) or (), (part for _, part in sorted(parts.items())), strict=False):
+        if part.entry.shape != (size, config.n_embd):
+            raise WeightsError(f"do not fit its config: {part.name} is {part.entry.shape} and should be {(size, config.n_embd)}")
+        if part.entry.kind != parts[0].entry.kind:
+            raise WeightsError(f"cannot be used: {part.name} has type {part.entry.kind}, and {parts[0].name} has {parts[0].entry.kind}")
 
 
 def _scale_queries(weights: dict[str, np.ndarray], config: GPTConfig, theirs: Mapping[str, Any]) -> None:

@@ -147,14 +147,18 @@ def weight_shapes(config: GPTConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "wte.weight", (V, V)
         return
     yield "wte.weight", (V, C)
-    if config.positions == "learned":
+    if config.positions == "learned" and config.model == "gpt":
         yield "wpe.weight", (T, C)
+    D, gates = C // config.n_head, 2 if config.model == "llama" else 1
     for i in range(config.n_layer):
         yield from layer(f"h.{i}.ln_1", C)
-        yield from layer(f"h.{i}.attn.c_attn", 3 * C, C)
+        yield from layer(f"h.{i}.attn.c_attn", (config.n_head + 2 * config.kv_heads) * D, C)
         yield from layer(f"h.{i}.attn.c_proj", C, C)
+        if config.qk_norm:
+            yield f"h.{i}.attn.q_norm.weight", (D,)
+            yield f"h.{i}.attn.k_norm.weight", (D,)
         yield from layer(f"h.{i}.ln_2", C)
-        yield from layer(f"h.{i}.mlp.c_fc", config.mlp_width, C)
+        yield from layer(f"h.{i}.mlp.c_fc", gates * config.mlp_width, C)
         yield from layer(f"h.{i}.mlp.c_proj", C, config.mlp_width)
     yield from layer("ln_f", C)
     for name, shape in layer("lm_head", V, C, bias=config.head_bias):

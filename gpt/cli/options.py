@@ -130,6 +130,7 @@ TRAINING = Program(
             "head_bias",
             "scaled_init",
         ),
+        "model llama": ("n_kv_head", "rope_theta", "qk_norm"),
         **TRAINING_TOPICS,
     },
     epilog=_describe_presets(),

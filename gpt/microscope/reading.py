@@ -15,7 +15,7 @@ from data.tokenizer import Tokenizer
 from gpt.errors import fail
 from gpt.generation.sampling import Sampling, sampling_probabilities
 from gpt.model import GPT, CausalSelfAttention, LanguageModel
-from gpt.plots.attention_maps import attention_weights, last_attention_weights
+from gpt.plots.attention_maps import attention_weights, embed, last_attention_weights
 from tensorlite import Tensor
 from tensorlite.backend import to_numpy
 from tensorlite.nn import functional as F
@@ -191,12 +191,6 @@ def influence(model: GPT, ids: np.ndarray, target: int) -> np.ndarray:
             parameter.requires_grad_()
     assert vectors.grad is not None
     return to_numpy((vectors.grad.array * vectors.array).sum(axis=-1)[0]).astype(np.float64)
-
-
-def embed(model: GPT, vectors: Tensor) -> Tensor:
-    """The vectors of the tokens and of their positions, as the first block gets them: (B, T, C)."""
-    positions = model.wpe.weight if model.config.positions == "learned" else model.waves
-    return model.drop(vectors + positions[: vectors.shape[1]])
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

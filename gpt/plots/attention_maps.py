@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 import tensorlite as tl
-from gpt.model import GPT
+from gpt.llama import GroupedSelfAttention
+from gpt.model import GPT, CausalSelfAttention
 from gpt.plots.figure import new_figure, save_figure, write_title
 from tensorlite import Tensor
+from tensorlite.ops.grouped_queries import repeat_heads
 
 LABELLED = 64  # a prompt of more tokens has no labels
 
@@ -23,14 +25,11 @@ def attention_weights(model: GPT, ids: np.ndarray) -> np.ndarray:
     The blocks are applied one by one, as in the model's forward, and queries and keys are computed in between.
     The model stays in its mode: call ``eval()`` before, or dropout is applied.
     """
-    T, config = len(ids), model.config
-    heads = (T, 3, config.n_head, config.n_embd // config.n_head)
-    positions = model.wpe.weight if config.positions == "learned" else model.waves
-    x = model.drop(model.wte(tl.tensor(ids[None], device=positions.device)) + positions[:T])  # (1, T, C)
+    x = embed(model, model.wte(tl.tensor(ids[None], device=model.wte.weight.device)))  # (1, T, C)
     maps = []
     for block in model.h:
-        q, k, _ = block.attn.c_attn(block.ln_1(x))[0].reshape(*heads).permute(1, 2, 0, 3)  # each (H, T, D)
-        maps.append(_causal_softmax(q @ k.transpose(-2, -1) / math.sqrt(heads[-1])))
+        q, k = _queries_and_keys(block.attn, block.ln_1(x))  # (1, H, T, D) each
+        maps.append(_causal_softmax((q @ k.transpose(-2, -1))[0] / math.sqrt(q.shape[-1])))
         x = block(x)
     return np.stack(maps)
 
@@ -42,6 +41,24 @@ def last_attention_weights(qkv: Tensor, n_head: int) -> np.ndarray:
     scores = (q * k).sum(dim=-1).numpy() / math.sqrt(C // n_head)
     values = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return values / values.sum(axis=-1, keepdims=True)
+
+
+def embed(model: GPT, vectors: Tensor) -> Tensor:
+    """The vectors of the tokens as the first block gets them, in a GPT with those of their positions: (B, T, C)."""
+    if model.config.model == "llama":
+        return model.drop(vectors)
+    positions = model.wpe.weight if model.config.positions == "learned" else model.waves
+    return model.drop(vectors + positions[: vectors.shape[1]])
+
+
+def _queries_and_keys(attn: CausalSelfAttention | GroupedSelfAttention, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The query and the key of each token in each head; a key that several heads share is there for each of them."""
+    if isinstance(attn, GroupedSelfAttention):
+        q, k, _ = attn.queries_keys_values(x)
+        return q, repeat_heads(k, attn.n_head // attn.n_kv_head)
+    heads = attn.c_attn(x).reshape(*x.shape[:2], 3, attn.n_head, -1)
+    q, k, _ = heads.permute(2, 0, 3, 1, 4)
+    return q, k
 
 
 def plot_attention(maps: np.ndarray, tokens: Sequence[str], path: Path, title: str = "") -> None:

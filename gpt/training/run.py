@@ -24,6 +24,7 @@ from gpt.checkpoints.weights import CheckpointError
 from gpt.config import RandomStream, TrainConfig
 from gpt.errors import EXIT_INTERRUPTED, fail
 from gpt.generation.stream import stream_text
+from gpt.llama import GroupedSelfAttention
 from gpt.model import CausalSelfAttention, LanguageModel
 from gpt.training.memory import MemoryEstimate, advise, estimate_memory
 from gpt.training.metrics import require_tensorboard
@@ -316,5 +317,5 @@ def _require_precision(device: Device, precision: str) -> None:
 def set_attention_recompute(model: LanguageModel, recompute: bool) -> None:
     """Let attention compute its weights again in backward, or keep them."""
     for module in model.modules():
-        if isinstance(module, CausalSelfAttention):
+        if isinstance(module, CausalSelfAttention | GroupedSelfAttention):
             module.recompute = recompute
