@@ -9,6 +9,7 @@ import tensorlite as tl
 from gpt.config import GPTConfig
 from gpt.generation import stream as inference
 from gpt.generation.decoder import Decoder, supports
+from gpt.generation.llama_decoder import LlamaDecoder, make_decoder
 from gpt.generation.sampling import Sampling, choose_tokens
 from gpt.generation.stream import stream_tokens
 from gpt.model import build_model
@@ -22,6 +23,8 @@ CONFIGS = {
     "fixed waves": {"positions": "sinusoidal", "tied_head": False},
     "one layer, one head": {"n_layer": 1, "n_head": 1},
     "narrow inside, another epsilon": {"n_inner": 9, "layer_norm_epsilon": 0.25, "bias": True},
+    "llama's way": {"model": "llama", "n_head": 4, "n_kv_head": 2},
+    "Qwen3's way": {"model": "llama", "n_kv_head": 1, "qk_norm": True, "tied_head": False, "rope_theta": 100.0},
 }
 
 
@@ -46,7 +49,7 @@ def own_logits(model, ids: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
 def test_the_logits_equal_the_models(changes, dtype, tolerance):
     model = make(dtype=dtype, **changes)
-    decoder = Decoder(model)
+    decoder = make_decoder(model)
     ids = np.random.default_rng(0).integers(17, size=(3, 20))
     for end in (*range(1, 20), 20, 20, 4, 9):  # one more, a crop at each, the same again, back, and on by five
         context = ids[:, max(0, end - 12) : end]
@@ -61,7 +64,7 @@ def test_the_logits_equal_the_models(changes, dtype, tolerance):
 def test_attention_over_a_long_context_works_in_parts(changes):
     """More new rows at once than `_attend` takes: whole parts, a rest, and some with rows before them."""
     model = make(dtype=np.float64, **{"block_size": 200, **changes})
-    decoder = Decoder(model)
+    decoder = make_decoder(model)
     ids = np.random.default_rng(0).integers(17, size=(2, 300))
     for start, end in ((0, 130), (0, 200), (3, 70), (3, 203), (50, 178), (50, 179)):
         expected = own_logits(model, ids[:, start:end])
@@ -74,7 +77,7 @@ def test_the_bound_on_rounding_is_not_reached():
     for seed, changes in enumerate(CONFIGS.values()):
         for std in (0.02, 0.1, 0.3):
             model = make(seed, std, n_embd=32, **changes)
-            decoder = Decoder(model)
+            decoder = make_decoder(model)
             ids = np.random.default_rng(seed).integers(17, size=(8, 12))
             for end in range(1, 13):
                 logits = decoder(ids[:, :end])
@@ -84,7 +87,7 @@ def test_the_bound_on_rounding_is_not_reached():
 
 def test_the_common_beginning_is_not_computed_again(monkeypatch):
     model = make()
-    decoder = Decoder(model)
+    decoder = make_decoder(model)
     rows = []
     advance = decoder._advance
     monkeypatch.setattr(decoder, "_advance", lambda ids, start: rows.append((start, ids.shape[1])) or advance(ids, start))
@@ -103,7 +106,7 @@ def test_the_common_beginning_is_not_computed_again(monkeypatch):
 
 def test_new_weights_are_used_after_a_reset():
     model = make(bias=True)
-    decoder = Decoder(model)
+    decoder = make_decoder(model)
     ids = np.arange(5)[None]
     before = decoder(ids)
     for parameter in model.parameters():
@@ -117,13 +120,13 @@ def test_new_weights_are_used_after_a_reset():
 def test_the_models_weights_are_not_changed():
     model = make(bias=True)
     state = {name: value.numpy().copy() for name, value in model.state_dict().items()}
-    Decoder(model)(np.arange(5)[None])
+    make_decoder(model)(np.arange(5)[None])
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), state[name], err_msg=name)
 
 
 def test_an_impossible_context_is_refused():
-    decoder = Decoder(make())
+    decoder = make_decoder(make())
     with pytest.raises(ValueError, match=r"1 to block_size \(12\) ids, got 0"):
         decoder(np.zeros((1, 0), np.int64))
     with pytest.raises(ValueError, match="got 13"):
@@ -155,7 +158,7 @@ def drawn_options(rng: np.random.Generator) -> dict:
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
 def test_the_tokens_are_the_same_with_and_without_a_cache(changes):
-    """200 samples a config, 1,000 in all: random prompts, settings and seeds, most of them past block_size."""
+    """200 samples a config, 1,400 in all: random prompts, settings and seeds, most of them past block_size."""
     rng = np.random.default_rng(5)
     models = [make(seed, std, **changes) for seed, std in enumerate((0.02, 0.1, 0.3, 0.6))]
     for sample in range(200):
@@ -174,7 +177,7 @@ def test_the_tokens_are_the_same_with_and_without_a_cache(changes):
 def test_with_context_keep_most_tokens_compute_one_row(monkeypatch):
     """12 tokens fill the context; then 6 are kept, encoded again, and 6 more are added one by one."""
     model = make()
-    decoder = Decoder(model)
+    decoder = make_decoder(model)
     rows = []
     advance = decoder._advance
     monkeypatch.setattr(decoder, "_advance", lambda ids, start: rows.append(ids.shape[1]) or advance(ids, start))
@@ -204,7 +207,7 @@ def test_a_batch_gives_the_same_tokens_as_each_row_alone():
 
 def test_a_decoder_can_be_used_for_the_next_call():
     model = make()
-    decoder = Decoder(model)
+    decoder = make_decoder(model)
     first = [int(id) for id in stream_tokens(model, [1, 2], 3, temperature=0, decoder=decoder)]
     text = [1, 2, *first, 4, 4]
     with_it, without = (
@@ -289,3 +292,16 @@ def test_a_bigram_needs_no_cache():
     model = build_model(dataclasses.replace(SMALL, model="bigram"))
     assert not supports(model)
     assert len(list(stream_tokens(model, [1], 5))) == 5
+
+
+def test_a_llama_with_a_replaced_layer_has_no_decoder():
+    model = make(model="llama")
+    assert isinstance(make_decoder(model), LlamaDecoder)
+    model.h[1].mlp.forward = lambda x: x * 2
+    assert make_decoder(model) is None
+    with pytest.raises(TypeError, match="evaluate the model itself"):
+        LlamaDecoder(model)
+    with pytest.raises(TypeError, match="evaluate the model itself"):
+        Decoder(make(model="llama"))
+    ids = [int(id) for id in stream_tokens(model, [1], 5, temperature=0)]
+    assert ids == model.generate(tl.tensor([[1]]), 5, temperature=0).numpy()[0, 1:].tolist()

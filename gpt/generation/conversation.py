@@ -9,7 +9,7 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from gpt.generation.chat_template import ChatTemplate, Message
-from gpt.generation.decoder import Decoder, supports
+from gpt.generation.llama_decoder import make_decoder
 from gpt.generation.stream import stream_text
 from gpt.model import LanguageModel
 
@@ -39,7 +39,7 @@ class Conversation:
         self.max_new_tokens, self.generator, self.context_keep = max_new_tokens, generator, context_keep
         self.stop = [*stop, *(template.stop if template else ())]
         self.sampling = dict(sampling or {})
-        self.decoder = Decoder(model) if supports(model) else None  # keeps the keys and values of earlier turns
+        self.decoder = make_decoder(model)  # keeps the keys and values of earlier turns
         self.reset()
 
     def reset(self) -> None:

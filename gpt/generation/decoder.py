@@ -49,12 +49,17 @@ class FoldedGPT:
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        if not supports(model):
+        if not self.knows(model):
             raise TypeError("the decoder only knows the layers of gpt.model.GPT; evaluate the model itself.")
         assert isinstance(model, GPT)
         self.model = model
         self.config = model.config
         self.reset()
+
+    @staticmethod
+    def knows(model: LanguageModel) -> bool:
+        """Whether this decoder can stand for ``model``; see `supports`."""
+        return supports(model)
 
     def reset(self) -> None:
         """Take the weights that the model has now, and forget what was computed with others."""
@@ -66,7 +71,10 @@ class FoldedGPT:
         self._xp, self._device = array_module(weight), device_of(weight)
         self._average = self._xp.full(C, 1 / C, weight.dtype)
         self._ones = self._xp.ones((self.config.block_size, 1), weight.dtype)
-        self._mask = self._xp.triu(self._xp.full((_QUERIES, _QUERIES), -math.inf, weight.dtype), 1)  # added to scores: later tokens
+        self._make_mask(weight.dtype)
+
+    def _make_mask(self, dtype: Any) -> None:
+        self._mask = self._xp.triu(self._xp.full((_QUERIES, _QUERIES), -math.inf, dtype), 1)  # added to scores: later tokens
 
     def rounding(self, logits: Array) -> float:
         """A generous bound on the difference between these logits and the model's own: 128 units in the last place of the largest."""

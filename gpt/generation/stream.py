@@ -23,8 +23,9 @@ from threadpoolctl import threadpool_limits
 
 import tensorlite as tl
 from data.tokenizer import Tokenizer, UnknownCharacterError
-from gpt.generation.decoder import Decoder, supports
+from gpt.generation.decoder import Decoder
 from gpt.generation.detokenizer import StreamDetokenizer
+from gpt.generation.llama_decoder import make_decoder
 from gpt.generation.sampling import Sampling, choose_tokens, draw_uniforms, sample
 from gpt.model import LanguageModel
 from tensorlite.backend import Array
@@ -170,8 +171,8 @@ def stream_tokens(
     keep = block_size if context_keep is None else context_keep
     if not 1 <= keep <= block_size:
         raise ValueError(f"context_keep goes from 1 to block_size ({block_size}), got {keep}.")
-    if decoder is None and use_cache and supports(model):
-        decoder = Decoder(model)
+    if decoder is None and use_cache:
+        decoder = make_decoder(model)
     writer = _TokenStream(model, decoder if use_cache else None, chosen, vocab_size, generator, keep, np.atleast_2d(text))
     return (writer.next().reshape(text.shape[:-1]) for _ in range(max_new_tokens))
 
