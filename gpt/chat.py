@@ -1,7 +1,8 @@
 """Talk to a trained model:  python -m gpt.chat --checkpoint runs/tiny
 
-A model that was finetuned on conversations has a template beside its weights (`gpt.generation.chat_template`). It reads the conversation
-in that form and answers. Any other model continues the text: what you type is added to it, and an empty line lets the model continue.
+A model that was finetuned on conversations has a template beside its weights (`gpt.generation.chat_template`), or in its GGUF file
+(`gpt.generation.jinja_template`). It reads the conversation in that form and answers. Any other model continues the text: what you type is
+added to it, and an empty line lets the model continue.
 
 A line that begins with / is a command; // sends a message that begins with /. Ctrl-C stops an answer; Ctrl-D ends the program.
 """
@@ -16,12 +17,14 @@ from collections.abc import Callable, Sequence
 from data.errors import DataError
 from data.files import explain, write_atomically
 from data.paths import expand_path
+from gpt.checkpoints.gguf_model import chat_template
 from gpt.checkpoints.loading import load_model
 from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check_context_keep, check_sampling
 from gpt.errors import run_main
 from gpt.finetuning.classifier import refuse_classifier
-from gpt.generation.chat_template import load_template
+from gpt.generation.chat_template import ChatTemplate, TemplateError, load_template
 from gpt.generation.conversation import Conversation
+from gpt.generation.jinja_template import JinjaTemplate
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import limit_threads
 from tensorlite import random
@@ -74,7 +77,7 @@ class Chat:
                 for piece in pieces:
                     print(piece, end="", flush=True)
             print()
-        except DataError as error:
+        except (DataError, TemplateError) as error:
             print(f"error: {error}")
 
     def _reset(self, _: str) -> str:
@@ -144,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     conversation = Conversation(
         model,
         tokenizer,
-        load_template(options.checkpoint),
+        _load_template(options.checkpoint),
         max_new_tokens=options.max_new_tokens,
         stop=options.stop,
         generator=None if options.seed is None else random.make_generator(options.seed, 0),
@@ -155,6 +158,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     _edit_lines()
     with limit_threads(model):
         Chat(conversation).run()
+
+
+def _load_template(checkpoint: str) -> ChatTemplate | JinjaTemplate | None:
+    """The template beside the weights, or the one inside of a GGUF file."""
+    if found := chat_template(checkpoint):
+        return JinjaTemplate(found.source, found.special_tokens, **found.names)
+    return load_template(checkpoint)
 
 
 def _take_any_bytes() -> None:

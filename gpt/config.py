@@ -105,7 +105,7 @@ class GPTConfig:
 
     @property
     def mlp_width(self) -> int:
-        """The width of the hidden layer of the feed-forward layer: n_inner, or 4 n_embd; in llama, of three matrices, 8/3 in steps of 32."""
+        """The width of the hidden layer of the feed-forward layer: n_inner, or 4 n_embd; in llama 8/3 n_embd in steps of 32."""
         if self.n_inner is not None:
             return self.n_inner
         return 32 * math.ceil(8 * self.n_embd / 3 / 32) if self.model == "llama" else 4 * self.n_embd

@@ -106,12 +106,12 @@ ROOMS: dict[str, set[str]] = {
         "numpy",
     },
     "gpt.finetuning.lora": {"gpt.model", "gpt.config", "gpt.errors", "tensorlite", "tensorlite.*"},
-    "gpt.generation": MODEL_LEVEL | {"gpt.generation.sampling", "threadpoolctl"},
+    "gpt.generation": MODEL_LEVEL | {"gpt.generation.sampling", "threadpoolctl", "jinja2"},
     "gpt.plots": MODEL_LEVEL | {"matplotlib"},
     "gpt.microscope": MODEL_LEVEL | {"gpt.cli", "gpt.generation.sampling", "gpt.plots"},
     "gpt.serving": MODEL_LEVEL
     | {"gpt.generation", "gpt.generation.sampling", "gpt.finetuning", "gpt.microscope", "fastapi", "starlette", "pydantic"},
-    "gpt.checkpoints": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.finetuning.lora", "safetensors", "threadpoolctl"},
+    "gpt.checkpoints": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.finetuning.lora", "safetensors", "threadpoolctl", "gguf"},
     "gpt.training": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.checkpoints", "gpt.generation", "gpt.plots", "tqdm", "tensorboardX"},
     "gpt.cli": {"gpt.config", "gpt.errors", "gpt.generation.sampling", "tensorlite.*", "jsonargparse"},
     "gpt.finetuning": MODEL_LEVEL

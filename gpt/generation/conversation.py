@@ -9,6 +9,7 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from gpt.generation.chat_template import ChatTemplate, Message
+from gpt.generation.jinja_template import JinjaTemplate
 from gpt.generation.llama_decoder import make_decoder
 from gpt.generation.stream import stream_text
 from gpt.model import LanguageModel
@@ -27,7 +28,7 @@ class Conversation:
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
-        template: ChatTemplate | None = None,
+        template: ChatTemplate | JinjaTemplate | None = None,
         *,
         max_new_tokens: int = 200,
         stop: Sequence[str] = (),
@@ -35,7 +36,8 @@ class Conversation:
         context_keep: int | None = None,
         sampling: dict[str, Any] | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.template = model, tokenizer, template
+        self.model, self.template = model, template
+        self.tokenizer = template.tokenizer(tokenizer) if isinstance(template, JinjaTemplate) else tokenizer
         self.max_new_tokens, self.generator, self.context_keep = max_new_tokens, generator, context_keep
         self.stop = [*stop, *(template.stop if template else ())]
         self.sampling = dict(sampling or {})
