@@ -147,7 +147,7 @@ class TrainConfig:
     memory_limit: float | None = option(None, "on a GPU: how much of its memory may be used (default: all)")
     workers: int | None = option(None, "how many cores of the CPU share each batch (default: all)")
     team: str = option(
-        "auto", "what the workers are: threads, processes (faster, each takes a second to start), or auto: what suits the run"
+        "threads", "what the workers are: threads, processes (faster for a small model), or auto: processes in a run of 200 steps or more"
     )
     shards: int | None = option(None, "parts of a batch; unlike workers, they affect rounding (default: as many as workers, on a GPU 1)")
     seed: int = option(1337, "seed of the initial weights, the order of the data and dropout")

@@ -20,8 +20,9 @@ def four_cores(monkeypatch):
 
 
 def test_a_run_that_is_long_enough_has_processes():
-    assert described(steps=ENOUGH_STEPS) == f"4 processes (--team auto: processes from {ENOUGH_STEPS} steps on)"
-    assert described(steps=ENOUGH_STEPS - 1) == f"4 threads (--team auto: processes only from {ENOUGH_STEPS} steps on)"
+    assert described(team="auto", steps=ENOUGH_STEPS) == f"4 processes (--team auto: processes from {ENOUGH_STEPS} steps on)"
+    assert described(team="auto", steps=ENOUGH_STEPS - 1) == f"4 threads (--team auto: processes only from {ENOUGH_STEPS} steps on)"
+    assert described(steps=ENOUGH_STEPS) == "4 threads"
     assert described(workers=1) == described(workers=1, team="processes") == "1 worker"
 
 
@@ -50,4 +51,4 @@ def test_more_workers_than_cores_are_warned_of(tmp_path, capsys):
         assert run_main(lambda w=workers: main([*settings, f"--workers={w}", f"--out={tmp_path / str(w)}"])) == 0
         out = capsys.readouterr().out
         assert ("warning: 5 workers take turns on 4 cores: leave --workers out." in out) == warned
-        assert f"workers     {workers} threads (--team auto: processes only from {ENOUGH_STEPS} steps on)" in out
+        assert f"workers     {workers} threads\n" in out

@@ -1,7 +1,8 @@
 """The team that shares the batches of a run on a CPU: threads, or processes (`tensorlite.parallel`).
 
-Processes do not wait for each other's Python, but each takes about a second to start and holds the libraries in memory once more. With
-``--team auto`` a run of `ENOUGH_STEPS` steps has them. The result is the same, bit for bit.
+Processes do not wait for each other's Python, but each takes about a second to start, holds the libraries in memory once more, and must be
+able to import the model. Threads are therefore the default; with ``--team auto`` a run of `ENOUGH_STEPS` steps has processes. The result
+is the same, bit for bit.
 """
 
 from __future__ import annotations
