@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import hashlib
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import safetensors.numpy
 
 from data.tokenizer import CharTokenizer
 from gpt.checkpoints.retention import Checkpoints
-from gpt.checkpoints.snapshot import MANIFEST, read_snapshot, write_snapshot
+from gpt.checkpoints.snapshot import MANIFEST, read_snapshot, remove_snapshot, write_snapshot
 from gpt.checkpoints.training_state import OPTIMIZER, TRAINING, TrainingState
 from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig, TrainConfig
@@ -332,6 +333,22 @@ def test_hostile_manifests_are_refused(snapshot, tmp_path, change):
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**manifest, **change}, indent=2) + "\n")
     complaint(folder)
+
+
+def test_a_file_outside_of_the_folder_is_refused_even_if_its_checksum_is_right(snapshot, tmp_path):
+    folder = tmp_path / "forged"
+    shutil.copytree(snapshot, folder)
+    (tmp_path / "outside").write_bytes(b"x")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"]["../outside"] = {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+    manifest["files"] = dict(sorted(manifest["files"].items()))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    complaint(folder)
+
+
+def test_a_snapshot_that_is_gone_already_can_be_removed(tmp_path):
+    remove_snapshot(tmp_path / "step-000003")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_endless_manifest_is_refused(snapshot, tmp_path):

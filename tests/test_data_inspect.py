@@ -50,6 +50,15 @@ def test_the_report_about_characters(tmp_path: Path, capsys) -> None:
     assert "unknown     none" in out
 
 
+def test_twenty_tokens_are_shown_unless_the_user_gives_a_number(tmp_path: Path, capsys) -> None:
+    folder = prepared_text(tmp_path)
+    assert len(set(TEXT)) > 20
+    for arguments, shown in ([], 20), (["--top", "5"], 5):
+        assert main([str(folder), *arguments]) == 0
+        lines = capsys.readouterr().out.split("The most frequent tokens:\n")[1].split("\n\n")[0].splitlines()
+        assert len(lines) == shown
+
+
 def test_the_report_about_bpe(tmp_path: Path, capsys) -> None:
     folder = prepared_text(tmp_path, tokenizer="bpe", vocab_size=300)
     assert main([str(folder), "--top", "3"]) == 0

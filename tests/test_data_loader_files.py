@@ -130,6 +130,13 @@ def test_memory_stays_flat_on_a_file_larger_than_its_limit(tmp_path: Path) -> No
     assert growth("epoch") < limit
 
 
+def test_the_order_of_a_seed_stays_the_same():
+    """A checkpoint has only the position in this order, so another order would continue a run with other data."""
+    assert shuffled(np.arange(10), 10, seed=0).tolist() == [0, 5, 3, 7, 6, 1, 9, 8, 4, 2]
+    assert shuffled(np.arange(5), 1000, seed=7, epoch=3).tolist() == [731, 673, 262, 210, 60]
+    assert shuffled(np.arange(3), 2**33, seed=1).tolist() == [2258709305, 474026229, 4320476481]
+
+
 # --- shuffled epochs ----------------------------------------------------------------------------------
 
 

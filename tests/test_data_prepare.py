@@ -309,6 +309,30 @@ def test_the_system_may_write_less_than_it_was_asked_to(tmp_path, monkeypatch):
     assert (np.fromfile(tmp_path / "t.bin", np.uint16) == np.arange(5000)).all()
 
 
+@pytest.mark.parametrize(
+    "text, size",
+    [
+        ("1000", 1000), ("2 kB", 2000), ("3MB", 3 * 10**6), ("1GB", 10**9), ("20 TB", 20 * 10**12),
+        ("1KiB", 1024), ("512 MiB", 512 * 2**20), ("1.5GiB", 3 * 2**29), ("1tib", 2**40),
+    ],
+)  # fmt: skip
+def test_a_size_is_read_with_its_unit(text, size):
+    assert data.prepare._size(text) == size
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+def test_the_separator_of_documents_is_in_the_alphabet(tmp_path, monkeypatch, batch):
+    if batch is not None:  # each document is read alone
+        monkeypatch.setattr(data.encode, "BATCH", batch)
+        monkeypatch.setattr(data.prepare, "BATCH", batch)
+        monkeypatch.setattr(data.encode, "PACK", batch)
+        monkeypatch.setattr(data.prepare, "PACK", batch)
+    (tmp_path / "rows.jsonl").write_text('{"text": "ab"}\n' * 60)
+    prepare(tmp_path / "rows.jsonl", tmp_path / "out")
+    assert load_tokenizer(tmp_path / "out" / "tokenizer.json").characters == ["\n", "a", "b"]
+    assert set(decoded(tmp_path / "out")["train"].split("\n")) == {"ab"}
+
+
 @pytest.mark.parametrize("moment", range(12))
 def test_a_crash_during_the_renames_leaves_no_mixed_folder(moment, archive, tmp_path, monkeypatch):
     """Whatever the moment: the old ones, the new ones, or a folder that says that it is half written."""
@@ -440,7 +464,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     files: ClassVar[dict[str, bytes]] = {}
     breaks: ClassVar[list[int]] = []
-    ranges: ClassVar[bool] = True
+    ranges: ClassVar[bool | str] = True  # False: the whole file with status 200; "from 0": with status 206
     requests: ClassVar[list[str | None]] = []
 
     def do_GET(self):
@@ -450,14 +474,14 @@ class Server(http.server.BaseHTTPRequestHandler):
         if raw is None:
             self.send_error(404)
             return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges is True else 0
         if start >= len(raw):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(raw)}")
             self.end_headers()
             return
-        self.send_response(206 if start else 200)
-        if start:
+        self.send_response(206 if start or self.ranges == "from 0" else 200)
+        if start or self.ranges == "from 0":
             self.send_header("Content-Range", f"bytes {start}-{len(raw) - 1}/{len(raw)}")
         self.send_header("Content-Length", str(len(raw) - start))
         self.end_headers()
@@ -487,6 +511,14 @@ def test_a_broken_download_is_continued(server, tmp_path):
     assert Server.requests == [None, "bytes=1000000-", "bytes=1500000-"]
     assert os.listdir(path.parent) == ["f"]
     assert download(f"{server}/f", path, "by hand", SHA256) == path and len(Server.requests) == 3  # it is there already
+
+
+@pytest.mark.parametrize("ranges", [False, "from 0"])
+def test_a_download_begins_again_if_the_server_sends_the_whole_file(server, tmp_path, ranges):
+    Server.files["/f"], Server.ranges = RAW, ranges
+    (tmp_path / "f.part").write_bytes(RAW[:2_000_000])
+    assert download(f"{server}/f", tmp_path / "f", "by hand", SHA256).read_bytes() == RAW
+    assert Server.requests == ["bytes=2000000-"]
 
 
 def test_a_download_is_continued_after_the_program_was_killed(server, tmp_path):

@@ -85,6 +85,17 @@ def test_the_bound_on_rounding_is_not_reached():
     assert largest < 0.25, largest
 
 
+def test_large_scores_do_not_overflow():
+    """exp of a score above 88 is infinite in float32; the largest of each row is subtracted first."""
+    model = make(dtype=np.float32)
+    for block in model.h:
+        block.attn.c_attn.weight.array[...] *= 100
+    ids = np.random.default_rng(0).integers(17, size=(2, 10))
+    logits, expected = make_decoder(model)(ids), own_logits(model, ids)
+    assert np.isfinite(logits).all()
+    assert abs(logits - expected).max() <= 1e-3 * abs(expected).max()
+
+
 def test_the_common_beginning_is_not_computed_again(monkeypatch):
     model = make()
     decoder = make_decoder(model)

@@ -112,6 +112,22 @@ def test_predict_and_confusion():
     assert "always the most frequent label: 40.0%" in text
 
 
+def test_the_head_begins_with_small_weights_and_no_bias():
+    score = Classifier(build_model(GPTConfig(vocab_size=5, block_size=8, n_layer=1, n_head=1, n_embd=512)), list("abcd")).score
+    assert abs(score.weight.array.std() / 0.02 - 1) < 0.1  # of 2,048 numbers; the standard error is 1.6 %
+    assert not score.bias.array.any()
+
+
+def test_the_table_of_predictions_has_a_row_for_each_label():
+    lines = format_confusion(np.array([[8, 2, 0], [1, 1_200, 3], [0, 0, 0]]), ["left", "right", "up"]).splitlines()
+    assert lines[0] == "accuracy 99.5% on 1,214 texts held out for validation; always the most frequent label: 99.2%"
+    assert [line.split() for line in lines[3:]] == [
+        ["left", "8", "2", "0", "80%"],
+        ["right", "1", "1,200", "3", "100%"],
+        ["up", "0", "0", "0", "-"],
+    ]
+
+
 def test_probabilities_are_the_softmax_of_any_scores():
     classifier = Classifier(body(), ["a", "b", "c"])
     classifier.score.weight.array[...] = 0

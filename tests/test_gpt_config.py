@@ -8,7 +8,7 @@ import re
 import pytest
 
 from gpt import finetune, train
-from gpt.cli.options import TRAINING, make_configs, parse_settings
+from gpt.cli.options import TRAINING, _describe_presets, make_configs, parse_settings
 from gpt.config import PRESET_SUMMARIES, PRESETS, GPTConfig, TrainConfig, from_preset
 from gpt.errors import UserError
 from gpt.finetuning.config import DEFAULTS, FINETUNING
@@ -247,6 +247,15 @@ def test_short_options():
     short = ["-d", "a", "-p", "course", "-n5", "-b", "2", "-l", "0.5", "-o", "b", "-r", "c"]
     assert parse_settings(short) == parse_settings(long)
     assert parse_settings(["-c", "runs/tiny"], FINETUNING) == {"checkpoint": "runs/tiny"}
+
+
+def test_the_descriptions_of_presets_stand_in_a_column():
+    first, *lines = _describe_presets().splitlines()
+    assert first == "presets (the defaults above are those of tiny):"
+    for line in lines:
+        assert re.match(r"(  \w+ +| {10})\S", line)
+        assert len(re.match(r"  \w* +", line)[0]) == 10
+        assert len(line) <= 78
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -10,7 +10,9 @@ import pytest
 import safetensors.numpy
 
 import tensorlite as tl
-from data.tokenizer import CharTokenizer
+from data.errors import DataError
+from data.prepare import Settings, prepare
+from data.tokenizer import BpeTokenizer, CharTokenizer
 from gpt.checkpoints.adapter import load_adapter
 from gpt.checkpoints.loading import load_model
 from gpt.checkpoints.model_folder import load_model_folder, save_model
@@ -18,7 +20,7 @@ from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import run_main
 from gpt.finetune import main
-from gpt.finetuning.tasks import text_loss
+from gpt.finetuning.tasks import read_tokens, text_loss, with_unknown_policy
 from gpt.generation.decoder import supports
 from gpt.model import build_model
 
@@ -228,6 +230,39 @@ def test_a_stop_saves_and_ends_the_run(base, monkeypatch, capsys):
     assert "Stopped after step" in capsys.readouterr().out
     assert (base.parent / "run" / "adapter.safetensors").exists()
     load_model_folder(base.parent / "run")
+
+
+def test_the_loss_of_a_text_is_the_mean_over_windows_side_by_side():
+    """Two windows of T predictions in a text of 2 T + 1 tokens: the second begins where the first ends."""
+    model, T = build_model(CONFIG), CONFIG.block_size
+    tokens = np.random.default_rng(0).integers(CONFIG.vocab_size, size=2 * T + 1)
+    with tl.no_grad():
+        losses = [model(*(tl.tensor(part[None]) for part in (w[:-1], w[1:])))[1].item() for w in (tokens[: T + 1], tokens[T:])]
+    np.testing.assert_allclose(text_loss(model, tokens, windows=2), np.mean(losses), rtol=1e-5)
+
+
+def test_a_prepared_folder_must_have_the_models_tokenizer(tmp_path):
+    (tmp_path / "old.txt").write_text(OLD)
+    prepare(tmp_path / "old.txt", tmp_path / "folder", Settings())
+    own = CharTokenizer.train(OLD)
+    train, val = read_tokens(tmp_path / "folder", own, 0.1)
+    assert own.decode(train[:20]) == OLD[:20]
+    assert len(val) > 0
+    with pytest.raises(DataError, match="tokenizer"):
+        read_tokens(tmp_path / "folder", TOKENIZER, 0.1)
+
+
+def test_only_a_tokenizer_of_characters_takes_a_policy_for_unknown_ones():
+    other = BpeTokenizer.train("abab", 257)
+    assert with_unknown_policy(other, "skip") is other
+    assert with_unknown_policy(TOKENIZER, "error") is TOKENIZER
+    assert with_unknown_policy(TOKENIZER, "skip").encode("a\N{SNOWMAN}").tolist() == TOKENIZER.encode("a").tolist()
+
+
+@pytest.mark.parametrize("options", [[], ["--checkpoint=x"], ["--data=x"]])
+def test_without_a_model_or_data_both_are_asked_for(options, capsys):
+    assert run_main(lambda: main(options)) == 2
+    assert "finetuning needs a model and data to train it on: --checkpoint DIR --data FILE." in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_weights(base):

@@ -20,7 +20,7 @@ from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.generation.sampling import Sampling, choose_tokens, sampling_probabilities
 from gpt.microscope.page import page as page_of
-from gpt.microscope.reading import ROLES, Reading, influence, read, visible
+from gpt.microscope.reading import ROLES, Reading, influence, log_softmax, read, visible
 from gpt.microscope.screen import SHADES, Terminal, lines_of, named, surprise_lines
 from gpt.model import GPT, build_model
 from tensorlite import random
@@ -67,6 +67,11 @@ def test_a_reading_holds_what_the_model_computes():
     model.h = model.h[:1]
     with tl.no_grad():
         np.testing.assert_allclose(reading.block_logits[0], after_one(model, tl.tensor(reading.ids[None])).numpy()[0], rtol=0, atol=1e-12)
+
+
+def test_probabilities_of_large_logits_are_finite():
+    logits = np.array([[1000.0, 999.0, -1000.0]])
+    np.testing.assert_allclose(np.exp(log_softmax(logits))[0], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1)), 0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,14 @@ def test_an_adapter_can_be_saved_and_loaded(tmp_path):
     load_adapter(tmp_path, again)
     assert np.array_equal(logits(again), logits(corrected))
     assert (tmp_path / "adapter.safetensors").stat().st_size < 4 * 3 * 16 * 2 * (4 + 2 + 5 + 5) + 4000
+
+
+def test_an_adapter_of_a_single_layer_can_be_saved(tmp_path):
+    one = learnt(dataclasses.replace(CONFIG, n_layer=1), targets=("attn.c_attn",))
+    save_adapter(tmp_path, one)
+    again = model(dataclasses.replace(CONFIG, n_layer=1))
+    load_adapter(tmp_path, again)
+    np.testing.assert_array_equal(logits(again), logits(one))
 
 
 def test_the_fingerprint_is_that_of_the_base():

@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 import gpt.training.run_folder
 import tensorlite as tl
+from gpt import errors
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError, format_bytes, run_main
 from gpt.model import CausalSelfAttention, build_model
@@ -266,6 +268,16 @@ def test_glibc_keeps_all_that_is_freed_in_one_heap(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
     assert memory.keep_freed_memory.__wrapped__() is True
     assert told == {-4: 0, -1: 2**31 - 1, -8: 1}
+
+
+@pytest.mark.parametrize("others", [[], ["a daemon"]])
+def test_a_program_without_running_threads_ends_by_sys_exit(others, monkeypatch):
+    threads = [threading.main_thread(), *(threading.Thread(daemon=True) for _ in others)]
+    monkeypatch.setattr(errors.threading, "enumerate", lambda: threads)
+    monkeypatch.setattr(errors.os, "_exit", lambda code: pytest.fail("no buffer was flushed"))
+    with pytest.raises(SystemExit) as ended:
+        errors.leave(3)
+    assert ended.value.code == 3
 
 
 def test_sizes_in_words():
