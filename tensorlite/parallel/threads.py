@@ -16,6 +16,8 @@ from tensorlite.tensor import Tensor
 T = TypeVar("T")
 R = TypeVar("R")
 
+ANSWER_WITHIN = 0.1  # seconds until a Ctrl-C is noticed
+
 
 class Workers:
     """A pool of threads with one BLAS thread each, for a ``with`` block. A single worker is the calling thread itself.
@@ -58,10 +60,10 @@ class Workers:
         """``[function(item) for item in items]``, in parallel. The first exception is raised after all calls have ended."""
         if self._pool is None:
             return [function(item) for item in items]
-        wait(self._running)
+        _wait_for(self._running)
         # in a copy of the caller's context, so that numpy.errstate applies to the workers, too
         self._running = futures = [self._pool.submit(contextvars.copy_context().run, function, item) for item in items]
-        wait(futures)  # until no worker writes any more
+        _wait_for(futures)  # until no worker writes any more
         return [future.result() for future in futures]
 
     def compute(self, shards: Sequence[Shard], tasks: Sequence[Task]) -> list[Tensor]:
@@ -72,3 +74,11 @@ class Workers:
         """``range(length)`` split into one slice for each worker."""
         ends = [length * i // self.count for i in range(self.count + 1)]
         return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+
+def _wait_for(futures: Sequence[Future[Any]]) -> None:
+    """Wait until all calls have ended. Python runs a signal's handler between two waits: one that arrives just before a wait begins does
+    not end it, and on Windows none does.
+    """
+    while wait(futures, timeout=ANSWER_WITHIN).not_done:
+        pass
