@@ -125,12 +125,12 @@ def test_two_blocks_of_attention_fit_on_every_kind_of_gpu(dropout):
 
 def test_a_launch_larger_than_the_checked_ones_is_refused(standin):
     """A fault planted: a kernel is launched with more threads than the table says."""
-    text = 'extern "C" __global__ void adamw(float* x) { x[threadIdx.x] = 1; }'
-    kernel = standin.RawModule(code=text, options=()).get_function("adamw")
-    x = standin.zeros(512, "float32")
-    kernel((1,), (THREADS["adamw"],), (x,))
+    text = 'extern "C" __global__ void cast(float* x) { x[threadIdx.x] = 1; }'
+    kernel = standin.RawModule(code=text, options=()).get_function("cast")
+    x = standin.zeros(2 * THREADS["cast"], "float32")
+    kernel((1,), (THREADS["cast"],), (x,))
     with pytest.raises(AssertionError, match="more than the table of variants says"):
-        kernel((1,), (2 * THREADS["adamw"],), (x,))
+        kernel((1,), (2 * THREADS["cast"],), (x,))
 
 
 def test_spilled_registers_are_detected():

@@ -5,7 +5,11 @@ import pytest
 
 from gpt.generation.batch_decoder import BatchDecoder
 from gpt.generation.decoder import Decoder
-from tests.test_gpt_cache import CONFIGS, make, own_logits
+from tests.test_gpt_cache import CONFIGS as ALL_CONFIGS
+from tests.test_gpt_cache import make, own_logits
+
+
+CONFIGS = {name: changes for name, changes in ALL_CONFIGS.items() if changes.get("model") != "llama"}  # which has no slots yet
 
 
 def expected(model, contexts: dict[int, np.ndarray]) -> np.ndarray:

@@ -50,7 +50,7 @@ def test_accumulated_batches_equal_one_batch():
     """Loss and gradient are the means over all of them."""
     run, same = trainer(accumulation=3, grad_clip=0.0), trainer(grad_clip=0.0)
     x, y = (np.concatenate(parts) for parts in zip(*(same.batches.next_batch() for _ in range(3)), strict=True))
-    loss, norm = same.stepper.gradients([same.stepper.to_device((x, y))], 0, [()])
+    loss, norm, _ = same.stepper.gradients([same.stepper.to_device((x, y))], 0, [()])
     assert abs(run.update().item() - loss.item()) < 1e-6
     assert abs(run.gradient_norm.item() - norm.item()) < 1e-5
 

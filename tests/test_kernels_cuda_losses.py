@@ -132,7 +132,7 @@ def test_an_ignored_row_has_gradient_0_whatever_it_holds(any_cupy):
 
 PLANTED = {
     "the warps' results are read before all have written them": "    __syncthreads();\n    mine = {-infinity(), 0.0f};",
-    "the target's number is written before the others": "    __syncthreads();  // the target's number is written",
+    "the target's number is written before the others": "    __syncthreads();  // the number of the target is written again",
 }
 
 

@@ -46,7 +46,7 @@ def test_a_step_shows_where_it_is_and_what_goes_in_and_out():
     walking = terminal()
     text = said(walking, "c h.1.mlp.c_proj")
     assert "linear in h.1.mlp.c_proj" in text
-    assert "self.c_proj(self.activation(self.c_fc(x)))" in re.sub(r"\s+", "", text).replace("returnself", "return self")
+    assert "nn.fusion.feedforward(x,self.c_fc,self.activation,self.c_proj)" in re.sub(r"\s+", "", text).replace("returnself", "return self")
     assert re.search(r"formula +y = x · weightᵀ \+ bias", text)
     assert re.search(r"comes in +dy +float32 \(1, 54, 16\)", text)
     assert re.search(r"dweight → h\.1\.mlp\.c_proj\.weight +float32 \(16, 64\)", text)

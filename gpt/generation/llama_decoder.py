@@ -80,6 +80,10 @@ class LlamaDecoder(Decoder):
         self._make_mask(weight.dtype)
         self.ids = np.empty((0, 0), np.int64)
 
+    def rounding(self, logits: Array) -> float:
+        """Twice that of the decoder for GPT: the gate multiplies two activations, and the errors of both reach the logits."""
+        return 2 * super().rounding(logits)
+
     def _allocate(self, B: int) -> None:
         config, dtype = self.config, self._wte.dtype
         D = config.n_embd // config.n_head
