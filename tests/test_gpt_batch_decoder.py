@@ -8,7 +8,6 @@ from gpt.generation.decoder import Decoder
 from tests.test_gpt_cache import CONFIGS as ALL_CONFIGS
 from tests.test_gpt_cache import make, own_logits
 
-
 CONFIGS = {name: changes for name, changes in ALL_CONFIGS.items() if changes.get("model") != "llama"}  # which has no slots yet
 
 
