@@ -191,7 +191,8 @@ def test_half_precisions_compute_in_float32(name, dtype, record_property):
     assert call(tl, *(a.to(getattr(tl, dtype)) if a.is_floating_point() else a for a in x)).dtype == getattr(tl, dtype)
 
 
-ROUNDED_ONCE = ("sigmoid", "tanh", "silu", "gelu", "gelu-tanh", "exp", "log", "kl_div")
+# exp and log are NumPy's own, in float16 too
+ROUNDED_ONCE = ("sigmoid", "tanh", "silu", "gelu", "gelu-tanh", "kl_div")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
