@@ -20,7 +20,7 @@ TINY = [
 ]
 
 
-OF_EXTRAS = {"tensorlite.utils.tensorboard": "tensorboardX", "gpt.serving.app": "fastapi"}  # which are not installed everywhere
+OF_EXTRAS = {"tensorlite.utils.tensorboard": "tensorboardX", "gpt.serving.": "fastapi"}  # which are not installed everywhere
 
 
 def main() -> None:
@@ -28,7 +28,8 @@ def main() -> None:
     for name in ("tensorlite", "gpt", "data", "study"):
         package = importlib.import_module(name)
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
-            if importlib.util.find_spec(OF_EXTRAS.get(module.name, name)):
+            needed = next((package for start, package in OF_EXTRAS.items() if module.name.startswith(start)), name)
+            if importlib.util.find_spec(needed):
                 importlib.import_module(module.name)
     python = [sys.executable, "-W", "error", "-m"]
     for command in (
