@@ -75,6 +75,24 @@ def test_the_number_of_workers_does_not_change_a_bit():
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_batch_may_be_a_single_tensor():
+    class Mean(tl.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = tl.nn.Parameter(tl.ones(3))
+
+        def forward(self, x):
+            y = x * self.weight
+            return y, y.mean()
+
+    model = Mean()
+    optimizer = tl.optim.SGD(model.parameters(), lr=0.1)
+    x = tl.arange(15).reshape(5, 3).float()
+    with Workers(2) as team:
+        loss = BatchShards(model, optimizer.flats, 2, team).forward_backward((x,), stream())
+    np.testing.assert_allclose([loss.item(), *model.weight.grad.tolist()], [7, *(x.mean(0) / 3).tolist()], rtol=1e-6)
+
+
 def test_gradients_accumulate_over_batches():
     model = make_model().to(tl.float64)
     optimizer = tl.optim.AdamW(model.parameters())
