@@ -238,3 +238,13 @@ def flat(results):
             yield from flat(result)
         elif result is not None:
             yield result
+
+
+def test_layernorm_corrects_the_mean_of_the_rows_that_are_far_from_0_beside_others():
+    x = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    x[3] += 10_000
+    y, _ = choose_pair(layernorm, [x, None, None], {}).forward(x, None, None, eps=1e-5)
+    right = x.astype(np.float64) - x.mean(-1, dtype=np.float64, keepdims=True)
+    right /= np.sqrt((right**2).mean(-1, keepdims=True) + 1e-5)
+    assert abs(y.mean(-1)).max() < 1e-5
+    np.testing.assert_allclose(y, right, atol=1e-5)

@@ -316,3 +316,18 @@ def test_impossible_schedules_are_refused():
     ]:
         with pytest.raises(ValueError, match=said):
             make()
+
+
+@pytest.mark.parametrize("name", ["LinearLR", "ConstantLR"])
+def test_the_default_factors_are_torchs(name):
+    rates = []
+    for t in (tl, torch):
+        optimizer = t.optim.SGD([t.nn.Parameter(t.ones(1))], lr=1.0)
+        schedule = getattr(t.optim.lr_scheduler, name)(optimizer)
+        found = []
+        for _ in range(8):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        rates.append(found)
+    np.testing.assert_allclose(*rates, rtol=1e-12)
