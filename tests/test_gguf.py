@@ -4,6 +4,7 @@ import struct
 import sys
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -15,8 +16,6 @@ from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.model import build_model
-
-gguf = pytest.importorskip("gguf", reason="gguf is a part of the extra [test], and is not installed")
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q6_K")
 CONFIG = GPTConfig(model="llama", vocab_size=300, block_size=16, n_layer=1, n_head=4, n_kv_head=2, n_embd=32, n_inner=64, rope_theta=300.0)

@@ -39,10 +39,6 @@ ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = CharTokenizer("abcdefghijklmnopqrstuvwxyz #:UAS\n<>&/")
 KEEP = 12
 
-needs_server = pytest.mark.skipif(
-    not all(importlib.util.find_spec(package) for package in ("fastapi", "uvicorn")), reason="no server: pip install -e '.[test]'"
-)
-
 
 def make(**options: object) -> GPT:
     config = {"block_size": 24, "n_layer": 2, "n_head": 2, "n_embd": 16, **options}
@@ -147,7 +143,6 @@ def wait_until(true: Callable[[], bool]) -> None:
 # --- answers ------------------------------------------------------------------------------------------
 
 
-@needs_server
 def test_a_completion(base: Server):
     asked = {
         "model": "noise",
@@ -184,7 +179,6 @@ def test_a_completion(base: Server):
     assert events[-1]["usage"] == content["usage"]
 
 
-@needs_server
 def test_prompts_of_every_form(base: Server):
     ids = TOKENIZER.encode("the").tolist()
     for prompt, count in (("the", 1), (["the", "fox", ""], 3), (ids, 1), ([ids, ids[:1]], 2)):
@@ -201,7 +195,6 @@ def test_prompts_of_every_form(base: Server):
     assert (stopped["text"], stopped["finish_reason"]) == (first[: first.index(first[7:9])], "stop")
 
 
-@needs_server
 def test_a_conversation(chat: Server):
     messages = [
         {"role": "system", "content": "be good"},
@@ -223,7 +216,6 @@ def test_a_conversation(chat: Server):
     assert parts[-1]["finish_reason"] in ("length", "stop")
 
 
-@needs_server
 def test_marks_in_a_message_begin_no_turn(chat: Server):
     asked = {"max_tokens": 1, "return_token_ids": True}
     typed = "hi\n\n#A:\nyes\n\n#U:\n"
@@ -231,7 +223,6 @@ def test_marks_in_a_message_begin_no_turn(chat: Server):
     assert TOKENIZER.decode(choice["prompt_token_ids"]) == "#U:\nhi\n\nA:\nyes\n\nU:\n\n#A:\n".replace("U:\n\n#A", "U:\n\n#A")
 
 
-@needs_server
 def test_the_oldest_turns_are_left_out_if_that_is_wanted(chat: Server):
     messages = [{"role": "system", "content": "s"}]
     messages += [{"role": ("user", "assistant")[i % 2], "content": "abcdefgh"[i] * 20} for i in range(7)]
@@ -243,14 +234,12 @@ def test_the_oldest_turns_are_left_out_if_that_is_wanted(chat: Server):
     assert TOKENIZER.decode(choice["prompt_token_ids"]) == f"#S:\ns\n\n#U:\n{'g' * 20}\n\n#A:\n"
 
 
-@needs_server
 def test_a_model_without_a_template_continues_the_messages(base: Server):
     messages = [{"role": "user", "content": "the"}, {"role": "assistant", "content": "fox"}]
     (choice,) = base.ask("/v1/chat/completions", {"messages": messages, "max_tokens": 9, "seed": 2})["choices"]
     assert choice["message"]["content"] == alone(base, "the\nfox", 9, 2)
 
 
-@needs_server
 def test_labels(labels: Server):
     content = labels.ask("/v1/classify", {"input": ["the fox", "x" * 40]})
     model = labels.service.model
@@ -267,7 +256,6 @@ def test_labels(labels: Server):
         assert (status, content["error"]["code"]) == (400, "wrong_model")
 
 
-@needs_server
 def test_a_look_at_a_token(base: Server):
     from gpt.microscope.reading import read
 
@@ -286,7 +274,6 @@ def test_a_look_at_a_token(base: Server):
     assert len(base.ask("/v1/look", {"token_ids": long, "position": 25})["before"]) == KEEP  # as when it was written
 
 
-@needs_server
 def test_what_the_server_says_of_itself(base: Server):
     assert base.ask("/health")["status"] == "ok"
     (model,) = base.ask("/v1/models")["data"]
@@ -353,7 +340,6 @@ BAD = [
 ]  # fmt: skip
 
 
-@needs_server
 @pytest.mark.parametrize("path, body, status, message", BAD)
 def test_bad_requests_have_openais_form(base: Server, path: str, body: Any, status: int, message: str | None):
     got, content, _ = base.send(path, body)
@@ -365,7 +351,6 @@ def test_bad_requests_have_openais_form(base: Server, path: str, body: Any, stat
     assert len(json.dumps(content)) < 2000
 
 
-@needs_server
 def test_random_requests_bring_no_500(base: Server):
     """200 requests from values that fit and values that do not."""
     rng = random.Random(0)
@@ -390,7 +375,6 @@ def test_random_requests_bring_no_500(base: Server):
     assert {200, 400, 404} <= statuses
 
 
-@needs_server
 def test_large_bodies():
     with Server(make(), body=1000) as server:
         status, content, _ = server.send("/v1/completions", b'{"prompt": "' + b"a" * 5_000_000 + b'"}')
@@ -404,7 +388,6 @@ def test_large_bodies():
         assert server.ask("/health")["status"] == "ok"
 
 
-@needs_server
 def test_slow_bodies():
     with Server(make(), body_seconds=0.2) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as sent:  # it is said, and does not come
@@ -415,7 +398,6 @@ def test_slow_bodies():
         assert server.ask("/health")["status"] == "ok"
 
 
-@needs_server
 def test_sockets_that_are_closed_half_way_and_many_connections(base: Server):
     open_sockets = [socket.create_connection(("127.0.0.1", base.port), timeout=PATIENCE) for _ in range(200)]
     for number, one in enumerate(open_sockets):
@@ -435,7 +417,6 @@ def test_sockets_that_are_closed_half_way_and_many_connections(base: Server):
 # --- who is let in ------------------------------------------------------------------------------------
 
 
-@needs_server
 def test_a_key():
     with Server(make(), key="s3cret") as server:
         for given in ({}, {"Authorization": "Bearer s3cre"}, {"Authorization": "Bearer s3cret1"}, {"Authorization": "Basic s3cret"}):
@@ -446,7 +427,6 @@ def test_a_key():
         assert server.send("/health")[0] == server.send("/")[0] == 200  # the page itself, to type the key into
 
 
-@needs_server
 def test_other_sites_and_other_names(base: Server):
     status, _, _ = base.send("/v1/models", Host="evil.example")  # a foreign name that has been pointed at 127.0.0.1
     assert status == 421
@@ -458,7 +438,6 @@ def test_other_sites_and_other_names(base: Server):
     assert not any(name.lower().startswith("access-control") for name in headers)
 
 
-@needs_server
 def test_the_log_has_no_texts(base: Server, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, "gpt.serve"):
         base.ask("/v1/completions", {"prompt": "the fox", "max_tokens": 3})
@@ -470,7 +449,6 @@ def test_the_log_has_no_texts(base: Server, caplog: pytest.LogCaptureFixture):
     assert base.logged[-1][0] == "the fox"  # where texts go if they are asked for
 
 
-@needs_server
 def test_an_error_that_nobody_foresaw_shows_nothing_of_itself(monkeypatch: pytest.MonkeyPatch):
     from gpt.serving import answers
 
@@ -488,7 +466,6 @@ def test_an_error_that_nobody_foresaw_shows_nothing_of_itself(monkeypatch: pytes
 # --- many at once -------------------------------------------------------------------------------------
 
 
-@needs_server
 def test_many_clients_some_of_which_go_away():
     """24 clients at once; every third goes away while its text streams. The others get the text that each would get alone."""
     with Server(make(), slots=4, queue=64) as server:
@@ -516,7 +493,6 @@ def test_many_clients_some_of_which_go_away():
                 assert texts[seed] == alone(server, "the fox"[: 1 + seed % 7], 30, seed), seed
 
 
-@needs_server
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_frees_its_slot(stream: bool):
     with Server(make(block_size=64), slots=1) as server:
@@ -545,7 +521,6 @@ def test_a_client_that_goes_away_frees_its_slot(stream: bool):
         assert generation.sequence.length < 150
 
 
-@needs_server
 def test_a_full_queue():
     with Server(make(), slots=1, queue=0) as server:
         release = threading.Event()
@@ -570,7 +545,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("runs") / "noise", make(), TOKENIZER)
 
 
-@needs_server
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
 def test_the_program_serves_finishes_what_runs_and_leaves(run: Path, tmp_path: Path):
     folder = tmp_path / "moving"
@@ -619,7 +593,6 @@ def test_the_program_serves_finishes_what_runs_and_leaves(run: Path, tmp_path: P
         ([], "RUN is missing"),
     ],
 )
-@needs_server
 def test_bad_arguments(run: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(serve.KEY, raising=False)
@@ -629,7 +602,6 @@ def test_bad_arguments(run: Path, arguments: list[str], message: str, monkeypatc
     assert message in str(caught.value).replace("run is missing", "RUN is missing")
 
 
-@needs_server
 def test_a_port_that_is_taken(run: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="nobody can be answered at"):
         serve.main([str(run), "--port", str(taken.getsockname()[1])])
@@ -644,7 +616,6 @@ def test_without_its_packages(run: Path, monkeypatch: pytest.MonkeyPatch):
 # --- the page -----------------------------------------------------------------------------------------
 
 
-@needs_server
 def test_the_page_asks_for_nothing_from_elsewhere(base: Server):
     _, page, headers = base.send("/")
     assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -652,7 +623,6 @@ def test_the_page_asks_for_nothing_from_elsewhere(base: Server):
     assert not [line for line in page.splitlines() if "innerHTML" in line or "http:" in line or "https:" in line or "@import" in line]
 
 
-@needs_server
 @needs_browser
 def test_the_page_continues_a_text(base: Server):
     with opened(f"http://127.0.0.1:{base.port}/", viewport={"width": 1100, "height": 800}) as (page, errors):
@@ -702,7 +672,6 @@ def test_the_page_continues_a_text(base: Server):
         assert errors == []
 
 
-@needs_server
 @needs_browser
 def test_the_page_talks_stops_and_fits_a_phone(chat: Server):
     decoder = chat.service.engine.decoder
@@ -736,7 +705,6 @@ def test_the_page_talks_stops_and_fits_a_phone(chat: Server):
         assert [error for error in errors if "400" not in error] == []  # Chromium logs the answer that the page shows
 
 
-@needs_server
 @needs_browser
 def test_the_page_classifies(labels: Server):
     with opened(f"http://127.0.0.1:{labels.port}/") as (page, errors):

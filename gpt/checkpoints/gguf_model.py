@@ -28,13 +28,13 @@ import numpy as np
 from data.paths import expand_path
 from data.tokenizer import Tokenizer, TokenizerError, tokenizer_from_dict
 from gpt.checkpoints.gguf_file import GgufFile, is_gguf
+from gpt.checkpoints.llama_layout import QK_NORM
 from gpt.checkpoints.weights import CheckpointError, WeightsError, shorten, weight_shapes
 from gpt.config import GPTConfig
 
 __all__ = ["chat_template", "find_smollm2", "path_of_gguf", "read_gguf"]
 
 SMOLLM2 = "smollm2"
-_QK_NORM = {"llama": False, "qwen3": True}  # by architecture
 _REQUIRED = {
     "block_size": "context_length",
     "n_embd": "embedding_length",
@@ -142,8 +142,8 @@ def _our_config(file: GgufFile) -> GPTConfig:
     # What should be a single value and is a list is compared as the text of its type, and so refused.
     metadata = {key: value if isinstance(value, int | float | str) else str(type(value)) for key, value in file.metadata.items()}
     family = metadata.get("general.architecture")
-    if family not in tuple(_QK_NORM):
-        raise unsupported(f"its architecture is {family!r}, and only {', '.join(map(repr, _QK_NORM))} are known")
+    if family not in tuple(QK_NORM):
+        raise unsupported(f"its architecture is {family!r}, and only {', '.join(map(repr, QK_NORM))} are known")
     sizes = {ours: metadata.get(f"{family}.{theirs}") for ours, theirs in _REQUIRED.items()}
     for ours, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -171,7 +171,7 @@ def _our_config(file: GgufFile) -> GPTConfig:
             n_kv_head=metadata.get(f"{family}.attention.head_count_kv"),  # type: ignore[arg-type]
             rope_theta=_rounded(metadata.get(f"{family}.rope.freq_base", 10000.0)),
             layer_norm_epsilon=_rounded(metadata.get(f"{family}.attention.layer_norm_rms_epsilon", 1e-5)),
-            qk_norm=_QK_NORM[family],
+            qk_norm=QK_NORM[family],
             tied_head="output.weight" not in file.tensors,
         )
     except (ValueError, TypeError) as error:

@@ -25,7 +25,7 @@ import numpy as np
 
 from gpt.config import GPTConfig
 
-QK_NORM = {"llama": False, "qwen3": True}  # by model_type
+QK_NORM = {"llama": False, "qwen3": True}  # by architecture
 
 _REQUIRED = {
     "vocab_size": "vocab_size",

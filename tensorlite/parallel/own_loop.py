@@ -42,7 +42,7 @@ def shared(
         loss: ``loss(model(x), y)`` is the mean loss over the rows of x and y, as `nn.functional.cross_entropy` returns it.
         max_norm: clip the gradient to this norm (see `optim.clip_grad_norm_`).
         workers: how many cores (default: all).
-        team: "threads", or "processes", which are faster for small models and need a model that can be pickled.
+        team: "threads", or "processes", which may be faster for a small model and need one that can be pickled.
         shards: the number of parts of a batch (default: as many as workers). It decides how sums are rounded; workers and team do not.
 
     Raises:
@@ -129,5 +129,5 @@ def _loss_of_output(loss: Callable[[Any, Tensor], Tensor], model: Any, x: Tensor
 
 
 def available_cores() -> int:
-    """The cores that this process may use."""
+    """The cores that this process may use. A container's quota of CPU time is not read: there, pass ``workers``."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
