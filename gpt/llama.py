@@ -67,7 +67,7 @@ class GroupedSelfAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """Two numbers for each hidden unit, what it says and how much of that is heard; then a linear layer back."""
+    """A value and a gate for each hidden unit, their SwiGLU, and a linear layer back."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

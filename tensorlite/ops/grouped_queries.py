@@ -26,9 +26,9 @@ def repeat_heads_forward(x: Array, times: int) -> tuple[Array, int]:
 def repeat_heads_backward(dy: Array, saved: int) -> Array:
     """dx_j = Σ dy_h over the g heads h of group j
 
-    x_j is read by g heads, and reaches the loss through each of them; the derivative of the loss is the sum over these ways. In words:
-    a shared key is pulled by every query that compared itself with it, and collects g gradients. This is the rule of every number that
-    is used more than once: of a token that occurs twice (`embedding`), of a bias that all rows share (`linear`).
+    x_j is read by g heads, and affects the loss through each of them, so its derivative is the sum over these paths. In words: each head
+    that reads a shared key sends it a gradient, and the g gradients add up. This is the rule of every number that is used more than once:
+    of a token that occurs twice (`embedding`), of a bias that all rows share (`linear`).
 
     Shapes: dy (..., KV · g, S, D), dx (..., KV, S, D).
     """

@@ -21,8 +21,8 @@ class SwigluSaved(NamedTuple):
 def swiglu_forward(x: Array) -> tuple[Array, SwigluSaved]:
     """y = silu(gate) · up,   gate, up = the two halves of x,   silu(g) = g σ(g)
 
-    A fusion of three ops: split, silu and the product. An activation decides about a number by looking at that number alone. Here the
-    layer before has computed two numbers for each unit: what it has to say (up), and how much of that shall be heard (gate).
+    A fusion of three ops: split, silu and the product. An activation maps each number by itself. Here the layer before has computed two
+    numbers for each unit: a value (up), and a gate that scales this value.
 
     Shapes: x (..., 2F), y (..., F).
     Saves: what silu saves, silu(gate) and up.
@@ -40,9 +40,9 @@ def swiglu_forward(x: Array) -> tuple[Array, SwigluSaved]:
 def swiglu_backward(dy: Array, saved: SwigluSaved) -> Array:
     """dup = dy · silu(gate)        dgate = dy · up · silu'(gate)
 
-    The product rule: each factor gets dy times the other one, and the gate's goes on through silu. In words: where the gate is shut,
-    nothing reaches up, as nothing of it was heard. The gate learns in proportion to up: opening it further has an effect only where
-    there is something to let through. With up constant, this is silu as an ordinary activation.
+    The product rule: each factor gets dy times the other one, and the gate's goes through silu's backward. In words: where
+    silu(gate) is 0, up has no effect on y, so its gradient is 0. The gate's gradient is proportional to up: a larger gate changes y only
+    where up is not 0. With up constant, this is silu as an ordinary activation.
 
     Shapes: dy (..., F); returns dx (..., 2F), dgate and dup side by side.
     """
