@@ -297,3 +297,32 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(match, spoil):
     run(tl, reference, twin, range(3, 6))
     for p, q in zip(params, twin, strict=True):
         np.testing.assert_array_equal(p.array, q.array)
+
+
+@pytest.mark.parametrize(("name", "options"), [RULES[5], RULES[16], RULES[21]])
+def test_slices_in_any_order_are_the_whole_step_bit_for_bit(name, options, monkeypatch):
+    """Of two groups, with a parameter that has no gradient in one of the steps."""
+    monkeypatch.setattr(optimizer_page, "TILE", 7)
+
+    def updated(make_step):
+        params = parameters(tl, np.float32)
+        optimizer = getattr(tl.optim, name)([{"params": params[:2]}, {"params": params[2:], "lr": 0.3}], **options)
+        for step in range(3):
+            for number, p in enumerate(params):
+                p.grad = None if (step, number) == (1, 2) else tl.tensor(gradient(step, number).astype(np.float32))
+            make_step(optimizer)
+        state = optimizer.state_dict()["state"]
+        return [p.array.tobytes() for p in params], {number: {**entry, **_as_bytes(entry)} for number, entry in state.items()}
+
+    def in_slices(optimizer):
+        spans = optimizer.begin_step()
+        for start in (40, 0, 33, 5, 70, 18):
+            stop = {0: 5, 5: 18, 18: 33, 33: 40, 40: 70, 70: 10_000}[start]
+            optimizer.update_slice(spans, optimizer.flats[0], slice(start, stop))
+        optimizer.end_step(spans)
+
+    assert updated(in_slices) == updated(lambda optimizer: optimizer.step())
+
+
+def _as_bytes(entry):
+    return {name: array.tobytes() for name, array in entry.items() if name != "step"}

@@ -98,16 +98,43 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        spans = self.begin_step()
+        for flat in self.flats:
+            self.update_slice(spans, flat, slice(0, flat.starts[-1]), gradient_factor)
+        self.end_step(spans)
+        return loss
+
+    def begin_step(self) -> list[Span]:
+        """The first of the three parts of `step`: list what will be updated. `update_slice` updates it, and `end_step` counts the step.
+
+        The rules are elementwise, so slices of a flat buffer may be updated in any order, by several threads, or by several programs that
+        have a slice each: every number gets the same bits as from `step`.
+
+        Raises:
+            ValueError: as `step`; then nothing is updated.
+        """
         self._check_groups()  # this raises before anything is changed
         for buffer in self._buffers:
             buffer.flat.check()
         if not all(buffer.flat.fits() for buffer in self._buffers):
             self._lay_out(self.state_dict()["state"])
-        for span in self._spans():
-            self._update_span(span, span.group, span.step, gradient_factor)
+        spans = self._spans()
+        for span in spans:
+            for name in self.arrays_of(span.group):
+                span.buffer.array(name)  # created here, not by several threads at once
+        return spans
+
+    def update_slice(self, spans: list[Span], flat: FlatParameters, part: slice, gradient_factor: Array | None = None) -> None:
+        """Update those numbers of ``spans`` that lie in ``part`` of ``flat``, which is one of `flats`."""
+        for span in spans:
+            if span.buffer.flat is flat:
+                self._update_span(span, span.group, span.step, gradient_factor, part)
+
+    def end_step(self, spans: list[Span]) -> None:
+        """Count the step, once all of ``spans`` is updated."""
+        for span in spans:
             span.count_step()
         self._note_rounded()
-        return loss
 
     def step_with(self, scalars: DeviceScalars, steps: list[Array] | None = None, gradient_factor: Array | None = None) -> None:
         """The part of `step` on the device, with the rates and step counts in ``scalars``. `DeviceScalars.advance` counts the step.
@@ -335,11 +362,13 @@ class Optimizer:
             for i, j in buffer.spans(first, last)
         ]
 
-    def _update_span(self, span: Span, group: dict[str, Any], step: Any, factor: Array | None = None) -> None:
-        """One step for the parameters of ``span``, with the options of ``group``."""
+    def _update_span(self, span: Span, group: dict[str, Any], step: Any, factor: Array | None = None, within: slice | None = None) -> None:
+        """One step for the parameters of ``span``, with the options of ``group``; only for those numbers that lie ``within`` a slice."""
         flat = span.buffer.flat
         arrays = [flat.data, flat.grad, *(span.buffer.array(name) for name in self.arrays_of(group))]
         start, stop = flat.starts[span.first], flat.starts[span.last]
+        if within is not None:
+            start, stop = max(start, within.start), min(stop, within.stop)
         tile = TILE if array_module(flat.data) is np else max(1, stop - start)
         for k in range(start, stop, tile):
             part = slice(k, min(k + tile, stop))
