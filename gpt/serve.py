@@ -142,8 +142,8 @@ def _load(options: argparse.Namespace) -> Any:
     from gpt.finetuning.classifier import is_classifier, load_classifier
     from gpt.generation.chat_template import load_template
     from gpt.model import LanguageModel
-    from gpt.serving.answers import Limits, Service
     from gpt.serving.engine import Engine
+    from gpt.serving.service import Limits, Service
 
     model: LanguageModel
     if is_classifier(options.run):

@@ -58,10 +58,10 @@ class Server:
     ) -> None:
         import uvicorn
 
-        from gpt.serving.answers import Limits, Service
         from gpt.serving.app import make_app
         from gpt.serving.engine import Engine
         from gpt.serving.gate import Rules
+        from gpt.serving.service import Limits, Service
 
         self.logged: list[tuple[str, list[str]]] = []
         engine = Engine(model, TOKENIZER, slots=settings.pop("slots", 4), queue=settings.pop("queue", 8))
@@ -519,6 +519,23 @@ def test_a_client_that_goes_away_frees_its_slot(stream: bool):
         release.set()
         assert server.ask("/v1/completions", {"max_tokens": 2})["usage"]["completion_tokens"] == 2
         assert generation.sequence.length < 150
+
+
+def test_a_client_that_reads_nothing_holds_no_slot():
+    """Its text is written to the end, and the others get theirs, although 60 kB of the answer wait for it."""
+    body = {"prompt": "the fox", "max_tokens": 200, "stream": True, "return_token_ids": True, "logprobs": 5, "temperature": 0}
+    with Server(make(), slots=1) as server, socket.create_connection(("127.0.0.1", server.port), PATIENCE) as reader:
+        content = json.dumps(body).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.sendall(head.encode() + content)
+        status, answer, _ = server.send("/v1/completions", {"prompt": "the fox", "max_tokens": 200, "temperature": 0})
+        assert status == 200
+        assert answer["usage"]["completion_tokens"] == 200
+        reader.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: reader.recv(1 << 16), b""))
+    events = [json.loads(line[6:]) for line in received.decode().splitlines() if line.startswith("data: {")]
+    assert "".join(choice["text"] for part in events for choice in part["choices"]) == answer["choices"][0]["text"]
 
 
 def test_a_full_queue():

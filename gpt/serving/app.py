@@ -18,10 +18,12 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from gpt.serving import answers
-from gpt.serving.answers import Answer, Service, Task, as_request_error
+from gpt.serving import answers, tasks
+from gpt.serving.answers import Answer, as_request_error
 from gpt.serving.gate import App, Gate, Rules
 from gpt.serving.protocol import ChatRequest, ClassifyRequest, CompletionRequest, LookRequest, RequestError
+from gpt.serving.service import Service
+from gpt.serving.tasks import Task
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -68,11 +70,11 @@ def make_app(service: Service, rules: Rules) -> App:
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await _write(service, request, await run_in_threadpool(answers.completion_task, service, body))
+        return await _write(service, request, await run_in_threadpool(tasks.completion_task, service, body))
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        return await _write(service, request, await run_in_threadpool(answers.chat_task, service, body))
+        return await _write(service, request, await run_in_threadpool(tasks.chat_task, service, body))
 
     @app.post("/v1/classify")
     async def classify(body: ClassifyRequest) -> dict[str, Any]:
