@@ -526,7 +526,9 @@ def test_a_client_that_reads_nothing_holds_no_slot():
     body = {"prompt": "the fox", "max_tokens": 200, "stream": True, "return_token_ids": True, "logprobs": 5, "temperature": 0}
     with Server(make(), slots=1) as server, socket.create_connection(("127.0.0.1", server.port), PATIENCE) as reader:
         content = json.dumps(body).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader.sendall(head.encode() + content)
         status, answer, _ = server.send("/v1/completions", {"prompt": "the fox", "max_tokens": 200, "temperature": 0})
