@@ -235,6 +235,26 @@ def test_files(tmp_path: Path) -> None:
     assert theirs.encode("the import statement").ids == TRAINED.encode("the import statement").tolist()
 
 
+def test_the_two_files_of_gpt2(tmp_path: Path) -> None:
+    """As the library writes them, and as older programs do, without a first line about the version."""
+    TRAINED.save(tmp_path / "tokenizer.json")
+    tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).model.save(str(tmp_path))
+    (tmp_path / "tokenizer.json").unlink()
+    again = named_tokenizer(tmp_path)
+    assert type(again) is BpeTokenizer
+    assert again.tokens == TRAINED.tokens
+    assert again.end_of_text == TRAINED.end_of_text
+    assert again.encode(TEXT).tolist() == TRAINED.encode(TEXT).tolist()
+    lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("#version:")
+    (tmp_path / "merges.txt").write_text("\n".join(lines[1:]), encoding="utf-8")
+    assert named_tokenizer(tmp_path) == again
+    for damaged, message in (("[]", "an id for each token"), ("{", "cannot be read"), ('{"a": 0}', "cannot be read by tokenizers")):
+        (tmp_path / "vocab.json").write_text(damaged)
+        with pytest.raises(TokenizerError, match=message):
+            named_tokenizer(tmp_path)
+
+
 def test_the_hash_depends_on_the_content_not_on_the_layout(tmp_path: Path) -> None:
     (tmp_path / "pretty.json").write_text(json.dumps(TRAINED.to_dict(), indent=4, sort_keys=True))
     assert load_tokenizer(tmp_path / "pretty.json").hash == TRAINED.hash

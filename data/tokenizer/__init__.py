@@ -15,7 +15,7 @@ from data.tokenizer.base import END_OF_TEXT, MissingExtraError, Tokenizer, Token
 from data.tokenizer.bpe import BpeTokenizer, HuggingFaceTokenizer
 from data.tokenizer.byte_level import ByteLevelTokenizer
 from data.tokenizer.char import CharTokenizer, UnknownCharacterError
-from data.tokenizer.files import load_tokenizer, named_tokenizer, tokenizer_from_dict
+from data.tokenizer.files import load_tokenizer, named_tokenizer, tokenizer_from_dict, tokenizer_in_folder
 from data.tokenizer.gpt2 import Gpt2Tokenizer
 from data.tokenizer.ids import IdsTokenizer
 
@@ -35,4 +35,5 @@ __all__ = [
     "named_tokenizer",
     "token_dtype",
     "tokenizer_from_dict",
+    "tokenizer_in_folder",
 ]

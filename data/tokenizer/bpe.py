@@ -202,6 +202,29 @@ def tokenizer_from_json(content: Mapping[str, Any]) -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer(content)
 
 
+def tokenizer_from_merges(vocab: Mapping[str, int], merges: str) -> HuggingFaceTokenizer:
+    """The tokenizer of GPT-2's two files: ``vocab.json``, a token's id, and ``merges.txt``, a pair of tokens a line in the order learnt.
+
+    Raises:
+        TokenizerError: if the library cannot read them.
+        MissingExtraError: without the library.
+    """
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content = {
+        "version": "1.0",
+        "added_tokens": [{"id": vocab[END_OF_TEXT], "content": END_OF_TEXT, **special}] if END_OF_TEXT in vocab else [],
+        "pre_tokenizer": byte_level,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "vocab": dict(vocab),
+            "merges": [line for line in merges.splitlines() if line[:9] != "#version:" and line],
+        },
+    }
+    return tokenizer_from_json(content)
+
+
 def _bytes_of(token: str) -> bytes:
     """The bytes that a token of the file stands for."""
     return bytes(_CHAR_OF_BYTE[char] for char in token) if all(char in _CHAR_OF_BYTE for char in token) else token.encode()

