@@ -1,12 +1,9 @@
-"""Training: a hundred steps beside torch, the pieces of the trainer, and what a run costs in memory."""
+"""Training: a hundred steps beside torch, and the pieces of the trainer."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -244,34 +241,3 @@ def test_a_gpt_reaches_a_lower_loss_than_a_bigram():
         final[kind] = run.last.val_loss
     assert final["bigram"] == pytest.approx(math.log(2) / 2, abs=0.02)
     assert final["gpt"] < 0.15  # the first token of a window has no past, and costs log(2) in half of the windows
-
-
-# --- what it costs ------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
-def test_memory_is_flat_over_two_thousand_steps():
-    """In a process of its own, with the cyclic garbage collector off: nothing may even wait to be collected."""
-    script = textwrap.dedent("""
-        import gc
-        gc.disable()
-        import numpy as np
-        from gpt.config import GPTConfig, TrainConfig
-        from gpt.model import build_model
-        from gpt.training.trainer import Trainer
-
-        def resident():  # pages in memory
-            return int(open("/proc/self/statm").read().split()[1])
-
-        config = GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=16, dropout=0.1)
-        tokens = np.arange(1000) % 11
-        trainer = Trainer(build_model(config), TrainConfig(steps=2200, batch_size=4), tokens[:900], tokens[900:])
-        for step in range(2200):
-            trainer.update()
-            if step == 199:
-                before = resident()
-        print(resident() - before)
-    """)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) * 4096 < 1_000_000
