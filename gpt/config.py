@@ -28,6 +28,7 @@ _LLAMA_ONLY = ("n_kv_head", "rope_theta", "qk_norm")
 _ZERO_FOR_NEVER = ("patience", "sample_interval", "checkpoint_interval")
 TEAMS = ("auto", "threads", "processes")
 SCHEDULES = ("constant", "linear", "cosine")
+OPTIMIZERS = ("adamw", "muon", "sgd")
 
 
 class RandomStream(IntEnum):
@@ -158,9 +159,11 @@ class TrainConfig:
     min_learning_rate: float = option(1e-4, "learning rate at the end of the schedule")
     warmup_steps: int = option(100, "steps in which the learning rate rises from 0")
     schedule: str = option("cosine", "learning rate after the warmup: constant, linear or cosine")
+    optimizer: str = option("adamw", "adamw, muon (Muon for the matrices of the blocks, AdamW for the rest), or sgd")
     beta1: float = option(0.9, "AdamW: decay of the running mean of the gradient")
     beta2: float = option(0.99, "AdamW: decay of the running mean of the squared gradient")
-    weight_decay: float = option(0.1, "AdamW: weight decay, on matrices only")
+    momentum: float | None = option(None, "muon and sgd: decay of the running mean, or sum, of the gradient (default: 0.95 and 0.9)")
+    weight_decay: float = option(0.1, "weight decay, on matrices only")
     grad_clip: float = option(1.0, "largest norm of the gradient; a larger gradient is scaled down to it; 0: no clipping")
     val_fraction: float = option(0.1, "fraction of the text, from its end, for validation")
     eval_interval: int = option(250, "steps between two evaluations")
@@ -198,13 +201,21 @@ class TrainConfig:
             raise ValueError(f"learning_rate must be a finite number above 0, got {self.learning_rate}.")
         if self.schedule != "constant" and self.min_learning_rate > self.learning_rate:
             raise ValueError(f"min_learning_rate must not be above learning_rate: {self.min_learning_rate} is above {self.learning_rate}.")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
+        self._require_optimizers_options()
         if self.time_limit is not None and not self.time_limit > 0:
             raise ValueError(f"time_limit must be above 0 minutes, got {self.time_limit}.")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction must be between 0 and 1, got {self.val_fraction}.")
+
+    def _require_optimizers_options(self) -> None:
+        """Raise a ValueError for an optimizer that is not known, or an option out of range or of another optimizer."""
+        require_name("optimizer", self.optimizer, OPTIMIZERS)
+        for name in ("beta1", "beta2", "momentum"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {value}.")
+        if self.optimizer == "adamw" and self.momentum is not None:
+            raise ValueError(f"momentum is for --optimizer muon or sgd, and this one is adamw, which has beta1: got {self.momentum}.")
 
     def _require_backend_for_options(self) -> None:
         """Raise a ValueError for an option of the GPU on the CPU, or the other way round."""
@@ -291,6 +302,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# What an optimizer changes in a preset. Muon's steps are scaled to the size of AdamW's, so it takes the same learning rates.
+OF_OPTIMIZER: dict[str, dict[str, Any]] = {"sgd": {"learning_rate": 0.3, "min_learning_rate": 0.015}}
+
+
 def from_preset(name: str, **changes: Any) -> tuple[GPTConfig, TrainConfig]:
     """Both configs of a preset, with ``changes`` to either.
 
@@ -298,7 +313,7 @@ def from_preset(name: str, **changes: Any) -> tuple[GPTConfig, TrainConfig]:
         ValueError: for an unknown preset or setting, naming the nearest known one, and for settings that cannot work.
     """
     require_name("preset", name, PRESETS)
-    settings = {**PRESETS[name], **changes, "preset": name}
+    settings = {**PRESETS[name], **OF_OPTIMIZER.get(changes.get("optimizer", "adamw"), {}), **changes, "preset": name}
     model_fields, train_fields = GPTConfig.__dataclass_fields__, TrainConfig.__dataclass_fields__
     for setting in settings:
         require_name("setting", setting, (*model_fields, *train_fields))

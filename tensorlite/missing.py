@@ -22,7 +22,7 @@ _AUTOCAST = "precision is asked for around the whole step here: with tensorlite.
 _SPARSE = "sparse tensors are not here; a gradient of nn.Embedding is dense"
 _SECOND_ORDER = "backward functions are plain array code, which is not recorded, so they have no gradient; call backward() and read .grad"
 _OWN_OP = "an op of your own is two functions on arrays, tensorlite.op.Op(forward, backward); CONTRIBUTING.md shows one"
-_OPTIMIZER = "the optimizers here are SGD, Adam, AdamW and RMSprop; for another rule, write p -= … under tl.no_grad()"
+_OPTIMIZER = "the optimizers here are SGD, Adam, AdamW, RMSprop and Muon; for another rule, write p -= … under tl.no_grad()"
 _SCHEDULE = "write it as a function of the step, for tl.optim.lr_scheduler.LambdaLR"
 _DEFAULTS = "there are no settings for the whole process here; pass dtype and device where a tensor is made"
 _THREADS = "threads belong to NumPy's BLAS: set OMP_NUM_THREADS before Python starts"

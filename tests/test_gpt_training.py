@@ -16,8 +16,9 @@ from gpt.errors import UserError
 from gpt.generation.stream import stream_text
 from gpt.model import build_model
 from gpt.training.evaluation import counted_bigram_loss
+from gpt.training.optimizers import make_optimizer
 from gpt.training.pretraining import Pretraining
-from gpt.training.trainer import Trainer, learning_rate_factor, make_optimizer
+from gpt.training.trainer import Trainer, learning_rate_factor
 from tensorlite.random import make_generator
 from tests.torch_gpt import twin_of
 

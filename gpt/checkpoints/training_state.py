@@ -111,8 +111,8 @@ class TrainingState:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the user could choose, by name."""
-        return {**self.record["model"], **self.record["training"], **self.record.get("finetuning", {})}
+        """All that the user could choose, by name; what an older version did not know has its default."""
+        return {**dataclasses.asdict(self.model_config), **dataclasses.asdict(self.config), **self.record.get("finetuning", {})}
 
     def optimizer_state(self) -> dict[str, Any]:
         """What ``load_state_dict`` of the optimizer takes.

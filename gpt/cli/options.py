@@ -47,7 +47,8 @@ METAVAR_OF_TYPE = {int: "N", float: "X", bool: "BOOL", str: "NAME"}
 IN_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
 TRAINING_TOPICS: Mapping[str, Sequence[str]] = {
     "optimizer": (
-        "accumulation", "min_learning_rate", "warmup_steps", "schedule", "beta1", "beta2", "weight_decay", "grad_clip", "seed",
+        "optimizer", "accumulation", "min_learning_rate", "warmup_steps", "schedule", "beta1", "beta2", "momentum", "weight_decay",
+        "grad_clip", "seed",
     ),
     "when to stop": ("patience", "time_limit"),
     "evaluation, samples and checkpoints": (

@@ -11,6 +11,7 @@ SYNONYMS = {
     "learning-rate": "lr max-lr base-lr",
     "min-learning-rate": "min-lr final-lr",
     "weight-decay": "wd decay l2",
+    "optimizer": "optim optimiser opt",
     "grad-clip": "clip clip-grad max-grad-norm max-norm gradient-clip gradient-clipping clip-norm",
     "warmup-steps": "warmup warmup-iters num-warmup-steps",
     "schedule": "scheduler lr-scheduler lr-schedule lr-decay",

@@ -27,7 +27,7 @@ from gpt.checkpoints.loading import load_model
 from gpt.checkpoints.model_folder import CONFIG
 from gpt.checkpoints.training_state import TRAINING, TrainingState
 from gpt.checkpoints.weights import CheckpointError
-from gpt.config import RandomStream, TrainConfig, from_preset, require_type
+from gpt.config import OF_OPTIMIZER, RandomStream, TrainConfig, from_preset, require_type
 from gpt.errors import fail
 from gpt.finetuning.config import DEFAULTS, FinetuneConfig
 from gpt.finetuning.freezing import count_trainable, freeze_blocks, train_only
@@ -206,7 +206,7 @@ def loss_table(losses: Mapping[str, tuple[float, float]]) -> str:
 
 
 def read_pretraining_record(checkpoint: str) -> dict[str, Any]:
-    """What the checkpoint says about the model's pretraining: data, val_fraction and learning_rate.
+    """What the checkpoint says about the model's pretraining: data, val_fraction, optimizer and learning_rate.
 
     Published weights come without such a record; then it is that of GPT-2.
     """
@@ -218,15 +218,16 @@ def read_pretraining_record(checkpoint: str) -> dict[str, Any]:
             return _checked_pretraining(record.get("pretraining") or record["training"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             continue
-    return {"data": None, "val_fraction": 0.1, "learning_rate": from_preset("gpt2")[1].learning_rate}
+    return {"data": None, "val_fraction": 0.1, "optimizer": "adamw", "learning_rate": from_preset("gpt2")[1].learning_rate}
 
 
 def _checked_pretraining(record: Mapping[str, Any]) -> dict[str, Any]:
     """The needed part of a record of pretraining. Raises ValueError, TypeError, KeyError or OverflowError if it is not one."""
     data, val_fraction, rate = (record[name] for name in ("data", "val_fraction", "learning_rate"))
     require_type(str | None, "data", data)
-    TrainConfig(val_fraction=val_fraction, learning_rate=rate, min_learning_rate=0)  # checks the two numbers
-    return {"data": data, "val_fraction": val_fraction, "learning_rate": float(rate)}
+    optimizer = record.get("optimizer", "adamw")  # an earlier version had no other
+    TrainConfig(val_fraction=val_fraction, optimizer=optimizer, learning_rate=rate, min_learning_rate=0)  # checks all three
+    return {"data": data, "val_fraction": val_fraction, "optimizer": optimizer, "learning_rate": float(rate)}
 
 
 def resolve_settings(given: Mapping[str, Any]) -> tuple[FinetuneConfig, TrainConfig, dict[str, Any]]:
@@ -250,8 +251,20 @@ def _finetune_config(given: Mapping[str, Any]) -> FinetuneConfig:
 
 
 def _train_config(given: Mapping[str, Any], pretraining: Mapping[str, Any]) -> TrainConfig:
-    """The settings of training, with the defaults of finetuning."""
-    rate = given.get("learning_rate", pretraining["learning_rate"] / 10)
+    """The settings of training, with the defaults of finetuning: as learning rate a tenth of that of pretraining.
+
+    If only one of the two used SGD, whose rates are of another size, it is a tenth of the default for the optimizer of now.
+
+    Raises:
+        UserError: for a value that cannot work, or two that exclude each other.
+    """
+    optimizer = given.get("optimizer", "adamw")
+    if optimizer == "muon" and given.get("lora_rank") is not None:
+        fail("--optimizer muon moves whole matrices, and a correction of LoRA is the product of two: leave out one of the two options.")
+    before = pretraining["learning_rate"]
+    if (optimizer == "sgd") != (pretraining["optimizer"] == "sgd"):
+        before = OF_OPTIMIZER.get(optimizer, {}).get("learning_rate", TrainConfig.learning_rate)
+    rate = given.get("learning_rate", before / 10)
     return change_config(TrainConfig(), {**DEFAULTS, "learning_rate": rate, "min_learning_rate": rate / 10, **given})
 
 

@@ -20,6 +20,7 @@ from gpt.training.trainer import Trainer
 from tensorlite import Tensor
 from tensorlite.backend import Device
 from tensorlite.memory import free_memory
+from tensorlite.optim import Optimizer
 from tensorlite.precision import use_precision
 from tensorlite.random import make_generator, use_generator
 
@@ -30,7 +31,7 @@ class MemoryEstimate:
 
     Attributes:
         gradients: one set for each shard.
-        optimizer: AdamW's two running means.
+        optimizer: its running means: AdamW has two, Muon one, SGD one or none.
         activations: what all shards that run at once save for their backward, and the largest array with its gradient once more.
         free: what this process could still allocate when the estimate was made; None if the system does not say.
     """
@@ -66,7 +67,7 @@ def estimate_memory(trainer: Trainer) -> MemoryEstimate:
     return MemoryEstimate(
         parameters=trained + frozen,
         gradients=trained * trainer.stepper.shard_count,
-        optimizer=trained * len(trainer.optimizer.arrays_of(trainer.optimizer.param_groups[0])),
+        optimizer=sum(_state_size(trainer.optimizer, group) for group in trainer.optimizer.param_groups),
         activations=(saved + 2 * largest) * at_once,
         free=_free(config.backend),
     )
@@ -89,6 +90,11 @@ def advise(error: MemoryError, trainer: Trainer, expected: MemoryEstimate | None
         others += ["--precision bfloat16, which halves most activations"] if config.precision in ("float32", "tf32") else []
         others += [] if config.memory_limit is None else [f"a larger --memory-limit than {config.memory_limit:g} GiB"]
     return " ".join(sentences + ([f"What also helps: {'; '.join(others)}."] if others else []))
+
+
+def _state_size(optimizer: Optimizer, group: dict[str, Any]) -> int:
+    """The bytes that the optimizer keeps for a group of parameters."""
+    return len(optimizer.arrays_of(group)) * sum(int(p.array.nbytes) for p in group["params"])
 
 
 def _free(backend: str) -> int | None:

@@ -328,6 +328,9 @@ def make_stepper(
     if kernel_mode() == "book":
         report_no_graph(config, "TENSORLITE_KERNELS=book, and the book's AdamW takes its rates from Python", 0)
         return GPUStepper(model, optimizer, config, workers, stop)
+    if config.precision == "float16" and not isinstance(optimizer, optim.AdamW):
+        report_no_graph(config, "in float16 the device decides whether a step is made, which only AdamW's kernel can read from it", 0)
+        return GPUStepper(model, optimizer, config, workers, stop)
     return GraphStepper(model, optimizer, config, workers, stop)
 
 

@@ -20,6 +20,7 @@ from gpt.model import LanguageModel
 from gpt.training.evaluation import BestEvaluation, Evaluation
 from gpt.training.fingerprint import Fingerprint, fingerprint
 from gpt.training.metrics import gradient_norms_by_layer
+from gpt.training.optimizers import make_optimizer
 from gpt.training.progress import Progress
 from gpt.training.rows import IGNORE
 from gpt.training.speed import Speed
@@ -33,7 +34,7 @@ from tensorlite.parallel import TeamError
 from tensorlite.precision import use_precision
 from tensorlite.random import make_generator
 
-__all__ = ["RunRecord", "Trainer", "learning_rate_factor", "make_optimizer"]
+__all__ = ["RunRecord", "Trainer", "learning_rate_factor"]
 
 
 class RunRecord:
@@ -68,7 +69,7 @@ class Trainer:
 
     Raises:
         BatchError: if one of the two texts is shorter than a context.
-        UserError: if the user insists on a CUDA graph, and there cannot be one.
+        UserError: if the user insists on a CUDA graph, and there cannot be one; or for Muon without a matrix to train.
     """
 
     batches_have_one_shape: ClassVar[bool] = True
@@ -258,17 +259,6 @@ class Trainer:
         """Random batches of one of the two texts, from the start of ``stream``."""
         generator = make_generator(self.config.seed, stream)
         return RandomBatches(self.tokens[name], self.config.batch_size, self.model.config.block_size, generator, name=name)
-
-
-def make_optimizer(model: LanguageModel, config: TrainConfig) -> optim.AdamW:
-    """AdamW with weight decay on matrices only: a bias or the weight of a layer norm has no reason to shrink towards 0."""
-    parameters = [p for p in model.parameters() if p.requires_grad]  # finetuning freezes some
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:

@@ -16,7 +16,10 @@ __all__ = [
     "LinearLR", "Optimizer", "clip_factor", "clip_grad_norm_", "clip_grad_value_", "warmup_cosine",
 ]  # fmt: skip
 
-_find = on_demand("tensorlite.optim", {"tensorlite.optim": "lr_scheduler", "tensorlite.optim.rmsprop": "RMSprop"})
+_find = on_demand(
+    "tensorlite.optim",
+    {"tensorlite.optim": "lr_scheduler", "tensorlite.optim.muon": "Muon MuonWithAuxAdam", "tensorlite.optim.rmsprop": "RMSprop"},
+)
 
 
 def __getattr__(name: str) -> Any:

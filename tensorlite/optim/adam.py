@@ -120,12 +120,7 @@ class Adam(Optimizer):
         super().__init__(params, options)
 
     def check_options(self, options: dict[str, Any]) -> None:
-        name = type(self).__name__
-        for option in ("lr", "eps", "weight_decay"):
-            if not options[option] >= 0:
-                raise ValueError(f"{name}: {option} must not be negative, got {options[option]}.")
-        if len(options["betas"]) != 2 or not all(0 <= beta < 1 for beta in options["betas"]):
-            raise ValueError(f"{name}: betas are two numbers from 0 up to but without 1, got {options['betas']}.")
+        check_adam_options(type(self).__name__, options)
 
     def arrays_of(self, group: dict[str, Any]) -> tuple[str, ...]:
         return self.arrays if group["amsgrad"] else self.arrays[:2]
@@ -164,6 +159,15 @@ class AdamW(Adam):
             _adamw(group, step, p, g, state, factor, rounded)
         else:  # a subclass with a rule of its own
             super().update_and_round(group, step, p, g, *state, factor=factor, rounded=rounded)
+
+
+def check_adam_options(name: str, options: dict[str, Any]) -> None:
+    """Raise a ValueError, in the name of the optimizer, for a number out of range."""
+    for option in ("lr", "eps", "weight_decay"):
+        if not options[option] >= 0:
+            raise ValueError(f"{name}: {option} must not be negative, got {options[option]}.")
+    if len(options["betas"]) != 2 or not all(0 <= beta < 1 for beta in options["betas"]):
+        raise ValueError(f"{name}: betas are two numbers from 0 up to but without 1, got {options['betas']}.")
 
 
 def _adamw(

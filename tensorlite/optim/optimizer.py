@@ -1,8 +1,9 @@
 """What all optimizers share: parameter groups, the state of each parameter, and the loop over the flat buffer.
 
 A subclass defines which arrays it keeps for a parameter (`Optimizer.arrays`) and how one step changes a
-slice of numbers (`Optimizer.update`). It never sees a parameter: all the rules here are elementwise,
-so they run over whole groups laid end to end (`tensorlite.optim.flat`), in tiles that fit into the cache.
+slice of numbers (`Optimizer.update`). It never sees a parameter: nearly all the rules here are elementwise,
+so they run over whole groups laid end to end (`tensorlite.optim.flat`), in tiles that fit into the cache. Muon,
+whose rule is about matrices, defines `Optimizer.update_span` instead.
 """
 
 from __future__ import annotations
@@ -79,6 +80,25 @@ class Optimizer:
         if rounded is not None:
             rounded[...] = p
 
+    def update_span(self, span: Span, group: dict[str, Any], step: Any, factor: Array | None = None, within: slice | None = None) -> None:
+        """One step for the parameters of ``span``, with the options of ``group``; only for those numbers that lie ``within`` a slice.
+
+        A rule that is not elementwise overrides this.
+        """
+        flat = span.buffer.flat
+        arrays = [flat.data, flat.grad, *(span.buffer.array(name) for name in self.arrays_of(group))]
+        start, stop = flat.starts[span.first], flat.starts[span.last]
+        if within is not None:
+            start, stop = max(start, within.start), min(stop, within.stop)
+        tile = TILE if array_module(flat.data) is np else max(1, stop - start)
+        for k in range(start, stop, tile):
+            part = slice(k, min(k + tile, stop))
+            rounded = None if flat.rounded is None else flat.rounded[part]
+            if factor is None and rounded is None:
+                self.update(group, step, *(array[part] for array in arrays))
+            else:
+                self.update_and_round(group, step, *(array[part] for array in arrays), factor=factor, rounded=rounded)
+
     def check_options(self, options: dict[str, Any]) -> None:
         """Raise a ValueError for options out of range."""
 
@@ -107,8 +127,8 @@ class Optimizer:
     def begin_step(self) -> list[Span]:
         """The first of the three parts of `step`: list what will be updated. `update_slice` updates it, and `end_step` counts the step.
 
-        The rules are elementwise, so slices of a flat buffer may be updated in any order, by several threads, or by several programs that
-        have a slice each: every number gets the same bits as from `step`.
+        If the rules are elementwise, as all are but Muon's, slices of a flat buffer may be updated in any order, by several threads, or by
+        several programs that have a slice each: every number gets the same bits as from `step`. Muon's slices may not cut a matrix.
 
         Raises:
             ValueError: as `step`; then nothing is updated.
@@ -128,7 +148,7 @@ class Optimizer:
         """Update those numbers of ``spans`` that lie in ``part`` of ``flat``, which is one of `flats`."""
         for span in spans:
             if span.buffer.flat is flat:
-                self._update_span(span, span.group, span.step, gradient_factor, part)
+                self.update_span(span, span.group, span.step, gradient_factor, part)
 
     def end_step(self, spans: list[Span]) -> None:
         """Count the step, once all of ``spans`` is updated."""
@@ -147,7 +167,7 @@ class Optimizer:
             gradient_factor: as in `step`.
         """
         for span, lr, step in zip(scalars.spans, scalars.lr, steps or scalars.step, strict=True):
-            self._update_span(span, {**span.group, "lr": lr}, step, gradient_factor)
+            self.update_span(span, {**span.group, "lr": lr}, step, gradient_factor)
         self._note_rounded()
 
     def subtract_steps(self, steps: int) -> None:
@@ -361,22 +381,6 @@ class Optimizer:
             for buffer, first, last in parts
             for i, j in buffer.spans(first, last)
         ]
-
-    def _update_span(self, span: Span, group: dict[str, Any], step: Any, factor: Array | None = None, within: slice | None = None) -> None:
-        """One step for the parameters of ``span``, with the options of ``group``; only for those numbers that lie ``within`` a slice."""
-        flat = span.buffer.flat
-        arrays = [flat.data, flat.grad, *(span.buffer.array(name) for name in self.arrays_of(group))]
-        start, stop = flat.starts[span.first], flat.starts[span.last]
-        if within is not None:
-            start, stop = max(start, within.start), min(stop, within.stop)
-        tile = TILE if array_module(flat.data) is np else max(1, stop - start)
-        for k in range(start, stop, tile):
-            part = slice(k, min(k + tile, stop))
-            rounded = None if flat.rounded is None else flat.rounded[part]
-            if factor is None and rounded is None:
-                self.update(group, step, *(array[part] for array in arrays))
-            else:
-                self.update_and_round(group, step, *(array[part] for array in arrays), factor=factor, rounded=rounded)
 
     def _note_rounded(self) -> None:
         for buffer in self._buffers:
