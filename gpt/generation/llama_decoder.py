@@ -4,7 +4,8 @@ It is `gpt.generation.decoder.Decoder` with another arithmetic between two conte
 difference to the model's logits, and where that could change a token the model itself is asked.
 
 Nothing is folded, because an RMSNorm costs one product of a row: the matrices are the model's own, and are in memory once. A matrix
-times a single row is a product of BLAS's kind for vectors, which reads the weights at the speed of the memory.
+times a single row is a product of BLAS's kind for vectors, which reads the weights at the speed of the memory. What is left of the time
+are calls from Python, so there are few, and most of them write into an array that is there already.
 
 A key is rotated by its own position and is then kept. When the context slides, its position in the window changes. The scores would not
 mind, because they depend on the distance alone: in the first block all queries and keys turn by the same angle. But the keys of every
@@ -20,15 +21,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt.generation.decoder import Decoder, supports
+from gpt.generation.batch_decoder import BatchDecoder
+from gpt.generation.decoder import Decoder, FoldedGPT, supports
 from gpt.llama import GatedMLP, GroupedSelfAttention
 from gpt.model import GPT, Block, LanguageModel
 from tensorlite import nn
-from tensorlite.backend import Array, array_module, device_of
-from tensorlite.ops.grouped_queries import repeat_heads_forward
-from tensorlite.ops.rotary import rotate, rotation
+from tensorlite.backend import Array
+from tensorlite.ops.rotary import rotation
 
 _LAYERS = {GPT, Block, GroupedSelfAttention, GatedMLP, nn.Linear, nn.Embedding, nn.RMSNorm, nn.Dropout, nn.ModuleList}
+_PROMPT_ROWS = 256  # of a long prompt, through all blocks at once: their hidden layer then fits into a core's cache
 
 
 class _Norm(NamedTuple):
@@ -56,8 +58,15 @@ def make_decoder(model: LanguageModel) -> Decoder | None:
     return Decoder(model) if supports(model) else None
 
 
-class LlamaDecoder(Decoder):
-    """``decoder(context)`` is the model's logits after ``context``: (B, T) -> (B, V).
+def make_batch_decoder(model: LanguageModel, slots: int) -> BatchDecoder | None:
+    """The same for many texts at once, with a slot for each."""
+    if BatchLlamaDecoder.knows(model):
+        return BatchLlamaDecoder(model, slots)
+    return BatchDecoder(model, slots) if supports(model) else None
+
+
+class LlamaArithmetic(FoldedGPT):
+    """The parts of a block of `gpt.llama` on plain arrays, in the place of those of `FoldedGPT`.
 
     Raises:
         TypeError: for a model with other layers than those of `gpt.llama`.
@@ -68,73 +77,105 @@ class LlamaDecoder(Decoder):
         """Whether every layer is one of `gpt.llama`'s, and no layer or forward has been replaced."""
         return model.config.model == "llama" and all(type(m) in _LAYERS and "forward" not in vars(m) for m in model.modules())
 
-    def reset(self) -> None:
-        """Empty the cache, and take the weights that the model has now."""
-        model, weight, config = self.model, self.model.wte.weight.array, self.config
-        self._xp, self._device = array_module(weight), device_of(weight)
-        self._wte, self._lm_head, self._ln_f = weight, model.lm_head.weight.array, _norm(model.ln_f)
-        self._blocks: Any = [_weights_of(block) for block in model.h]
-        D = config.n_embd // config.n_head
-        self._cos, self._sin = rotation(self._xp.empty((config.block_size, D), weight.dtype), config.rope_theta, 0)
-        self._ones = self._xp.ones((config.block_size, 1), weight.dtype)
-        self._make_mask(weight.dtype)
-        self.ids = np.empty((0, 0), np.int64)
-
     def rounding(self, logits: Array) -> float:
         """Twice that of the decoder for GPT: the gate multiplies two activations, and the errors of both reach the logits."""
         return 2 * super().rounding(logits)
 
-    def _allocate(self, B: int) -> None:
-        config, dtype = self.config, self._wte.dtype
+    def _take_weights(self) -> None:
+        model, weight, config = self.model, self.model.wte.weight.array, self.config
+        self._take_embedding(weight)
+        self._blocks = [_weights_of(block) for block in model.h]
+        self._head_weight, self._ln_f = model.lm_head.weight.array, _norm(model.ln_f)
         D = config.n_embd // config.n_head
-        self._cache = self._xp.empty((config.n_layer, config.block_size, B, 2, config.kv_heads, D), dtype)
-        self.ids = np.empty((B, 0), np.int64)
+        cos, sin = rotation(self._xp.empty((config.block_size, D), weight.dtype), config.rope_theta, 0)
+        self._cos = self._xp.concatenate([cos, cos], axis=-1)[:, None]  # (block_size, 1, D): for both numbers of each pair
+        self._sin = self._xp.concatenate([-sin, sin], axis=-1)[:, None]
+        self._scale = 1 / math.sqrt(D)
 
-    def _advance(self, ids: np.ndarray, start: int) -> Array:
-        B, T = ids.shape
-        end, last = start + T, len(self._blocks) - 1
-        x = self._wte[self._device.asarray(ids.T)].reshape(T * B, -1)
-        for layer, block in enumerate(self._blocks):
-            q = self._queries_of(x, block, self._cache[layer, start:end], start)  # (B, H, T, D)
-            if layer == last:  # only its last row is used
-                q, x = q[:, :, -1:], x[-B:]
-            k, v = self._cache[layer, :end].transpose(2, 1, 3, 0, 4)  # (B, KV, end, D) each
-            x += _apply(self._attend_groups(q, k.swapaxes(-1, -2), v), block.attn_c_proj)
-            x += _apply(self._gate(_apply(self._rms_norm(x, block.ln_2), block.c_fc)), block.mlp_c_proj)
-        return _apply(self._rms_norm(x, self._ln_f), self._lm_head)
+    def _embed(self, ids: Array, places: Array | slice) -> Array:
+        return self._wte[ids]
 
-    def _queries_of(self, x: Array, block: _Weights, cache: Array, start: int) -> Array:
-        """The rotated queries (B, H, T, D) of the rows x (T · B, C); their keys and values are written into ``cache`` (T, B, 2, KV, D)."""
-        (T, B, _, KV, D), H = cache.shape, self.config.n_head
-        heads = _apply(self._rms_norm(x, block.ln_1), block.c_attn).reshape(T, B, H + 2 * KV, D)
-        q, k = heads[:, :, :H], heads[:, :, H : H + KV]
+    def _project(self, x: Array, block: _Weights, places: Array | slice) -> tuple[Array, Array]:
+        N, H, KV = len(x), self.config.n_head, self.config.kv_heads
+        heads = _apply(self._rms_norm(x, block.ln_1), block.c_attn).reshape(N, H + 2 * KV, -1)  # (N, H + 2 KV, D)
+        q, rotated, half = heads[:, :H], heads[:, : H + KV], heads.shape[-1] // 2
         if block.q_norm is not None and block.k_norm is not None:
-            q, k = self._rms_norm(q, block.q_norm), self._rms_norm(k, block.k_norm)
-        cos, sin = (table[start : start + T, None, None] for table in (self._cos, self._sin))
-        cache[:, :, 0], cache[:, :, 1] = rotate(k, cos, sin), heads[:, :, H + KV :]
-        return rotate(q, cos, sin).transpose(1, 2, 0, 3) * self._xp.asarray(1 / math.sqrt(D), x.dtype)
+            k = heads[:, H : H + KV]
+            q[...], k[...] = self._rms_norm(q, block.q_norm), self._rms_norm(k, block.k_norm)
+        swapped = self._xp.concatenate([rotated[..., half:], rotated[..., :half]], axis=-1)
+        swapped *= self._sin[places]
+        rotated *= self._cos[places]
+        rotated += swapped
+        q *= self._scale
+        return q.reshape(N, -1), heads[:, H:].reshape(N, -1)
 
-    def _attend_groups(self, q: Array, k: Array, v: Array) -> Array:
-        """softmax(q k) v, where several heads of queries (B, H, T, D) share k (B, KV, D, end) and v (B, KV, end, D): (T · B, C)."""
-        (B, H, T, D), (KV, end) = q.shape, v.shape[1:3]
-        if T > 1:
-            return self._attend(q, repeat_heads_forward(k, H // KV)[0], repeat_heads_forward(v, H // KV)[0])
-        scores = q.reshape(B, KV, H // KV, D) @ k  # the queries of a group are rows of one product
-        scores -= scores.max(axis=-1, keepdims=True)
-        weights = self._xp.exp(scores, out=scores)
-        y = weights @ v
-        y /= weights @ self._ones[:end]
-        return y.reshape(B, H * D)
+    def _add_block(self, x: Array, y: Array, block: _Weights) -> Array:
+        x += _apply(y, block.attn_c_proj)
+        x += _apply(self._gate(_apply(self._rms_norm(x, block.ln_2), block.c_fc)), block.mlp_c_proj)
+        return x
+
+    def _head(self, x: Array) -> Array:
+        return _apply(self._rms_norm(x, self._ln_f), self._head_weight)
 
     def _rms_norm(self, x: Array, norm: _Norm) -> Array:
-        return x * (1 / self._xp.sqrt((x * x).mean(axis=-1, keepdims=True) + self._xp.asarray(norm.eps, x.dtype))) * norm.weight
+        y = x * norm.weight
+        if len(x) == 1 and x.ndim == 2 and self._xp is np:  # Python is faster with a number than NumPy with an array that has one
+            row = x[0]
+            y *= 1 / math.sqrt(row.dot(row) / row.size + norm.eps)
+        else:
+            y /= self._xp.sqrt((x * x).mean(axis=-1, keepdims=True) + norm.eps)
+        return y
 
     def _gate(self, x: Array) -> Array:
         """silu(gate) · up, for the two halves of each row."""
         half = x.shape[-1] // 2
         gate, up = x[:, :half], x[:, half:]
+        y = -gate
         with np.errstate(over="ignore"):  # exp(-gate) may be inf; the quotient is then 0, as it should be
-            return gate / (1 + self._xp.exp(-gate)) * up
+            self._xp.exp(y, out=y)
+        y += 1
+        self._xp.divide(gate, y, out=y)
+        y *= up
+        return y
+
+
+class LlamaDecoder(LlamaArithmetic, Decoder):
+    """``decoder(context)`` is the model's logits after ``context``: (B, T) -> (B, V)."""
+
+    def _allocate(self, B: int) -> None:
+        config = self.config
+        L, T, KV, D = config.n_layer, config.block_size, config.kv_heads, config.n_embd // config.n_head
+        self._cache = self._xp.empty((L, T, B, 2 * KV * D), self._wte.dtype)
+        k, v = self._cache.reshape(L, T, B, 2, KV, D).transpose(3, 0, 2, 4, 1, 5)
+        self._keys, self._values = k.swapaxes(-1, -2), v  # views: (L, B, KV, D, T), (L, B, KV, T, D)
+        self.ids = np.empty((B, 0), np.int64)
+
+    def _advance(self, ids: np.ndarray, start: int) -> Array:
+        """The logits after ``ids`` (B, T), which are at the positions from ``start`` on. A long prompt is read in parts."""
+        for begin in range(0, ids.shape[1], _PROMPT_ROWS):
+            part = ids[:, begin : begin + _PROMPT_ROWS]
+            x = self._read(part, start + begin)
+        return self._head(x)
+
+    def _read(self, ids: np.ndarray, start: int) -> Array:
+        """What the last block makes of the last of ``ids``: (B, C)."""
+        (B, T), H = ids.shape, self.config.n_head
+        end, last = start + T, self._blocks[-1]
+        places: Array | slice = slice(start, end) if B == 1 else self._xp.repeat(self._xp.arange(start, end), B)
+        x = self._embed(self._device.asarray(ids.T.reshape(-1)), places)  # (T · B, C), the rows of a place one below the other
+        new = self._cache[:, start:end].reshape(len(self._blocks), T * B, -1)
+        keys, values = self._keys[..., :end], self._values[..., :end, :]
+        for block, cached, k, v in zip(self._blocks, new, keys, values, strict=True):
+            q, cached[...] = self._project(x, block, places)
+            q = q.reshape(T, B, H, -1).transpose(1, 2, 0, 3)  # (B, H, T, D)
+            if block is last:  # only its last row is used
+                q, x = q[:, :, -1:], x[-B:]
+            x = self._add_block(x, self._attend(q, k, v), block)
+        return x
+
+
+class BatchLlamaDecoder(LlamaArithmetic, BatchDecoder):
+    """``decoder(contexts)`` is the model's logits after each context, as for `BatchDecoder`."""
 
 
 def _apply(x: Array, weight: Array) -> Array:

@@ -22,8 +22,7 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from gpt.errors import UserError
-from gpt.generation.batch_decoder import BatchDecoder
-from gpt.generation.decoder import supports
+from gpt.generation.llama_decoder import make_batch_decoder
 from gpt.generation.stream import limit_threads, model_logits
 from gpt.model import LanguageModel
 from gpt.serving.metrics import Metrics
@@ -50,7 +49,7 @@ class StoppedError(UserError):
 
 
 class SlotDecoder(Protocol):
-    """What `Engine` needs of a decoder; see `BatchDecoder`."""
+    """What `Engine` needs of a decoder; see `gpt.generation.batch_decoder.BatchDecoder`."""
 
     slots: int
 
@@ -72,7 +71,7 @@ class SlotDecoder(Protocol):
 
 
 class ModelEvaluator:
-    """A `SlotDecoder` for models that `BatchDecoder` does not know: evaluates each text whole, and keeps nothing."""
+    """A `SlotDecoder` for models that no decoder knows: evaluates each text whole, and keeps nothing."""
 
     def __init__(self, model: LanguageModel, slots: int) -> None:
         self.model, self.slots = model, slots
@@ -117,7 +116,7 @@ class Engine:
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, *, slots: int = 16, queue: int = 64) -> None:
         self.model, self.tokenizer, self.queue, self.slots = model, tokenizer, queue, slots
         self.metrics = Metrics()
-        self.decoder: SlotDecoder = BatchDecoder(model, slots) if supports(model) else ModelEvaluator(model, slots)
+        self.decoder: SlotDecoder = make_batch_decoder(model, slots) or ModelEvaluator(model, slots)
         self._running: dict[int, Generation] = {}
         self._waiting: deque[Generation] = deque()
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()

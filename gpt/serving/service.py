@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from data.tokenizer import Tokenizer
 from gpt.finetuning.classifier import Classifier
 from gpt.generation.chat_template import ChatTemplate
+from gpt.generation.jinja_template import JinjaTemplate
 from gpt.model import LanguageModel
 from gpt.serving.engine import Engine
 from gpt.serving.protocol import RequestError
@@ -41,7 +42,7 @@ class Service:
     model: LanguageModel
     tokenizer: Tokenizer
     engine: Engine
-    template: ChatTemplate | None = None
+    template: ChatTemplate | JinjaTemplate | None = None
     limits: Limits = field(default_factory=Limits)
     log: Callable[[str, list[str]], None] | None = None
 
