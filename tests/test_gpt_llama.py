@@ -21,7 +21,7 @@ from gpt.checkpoints.loading import load_model
 from gpt.checkpoints.weights import CheckpointError, weight_shapes
 from gpt.config import GPTConfig, from_preset
 from gpt.errors import UserError, run_main
-from gpt.microscope.reading import influence
+from gpt.microscope.reading import influence, look_at_next
 from gpt.model import GPT, build_model
 from gpt.plots.attention_maps import attention_weights
 from gpt.training.speed import count_work
@@ -347,3 +347,17 @@ def test_a_gpt_is_no_llama(tmp_path: Path):
     edit(tmp_path, model_type="gpt2")
     with pytest.raises(CheckpointError, match="n_positions should be a positive whole number"):
         GPT.from_pretrained(tmp_path)
+
+
+def test_the_last_token_looks_where_the_maps_say():
+    """What the server's page shows of one token, beside the maps of all tokens."""
+    tl.manual_seed(0)
+    for changes in ({"n_kv_head": 2}, {"n_kv_head": 1, "qk_norm": True}):
+        config = GPTConfig(model="llama", vocab_size=17, block_size=12, n_layer=2, n_head=4, n_embd=16, **changes)
+        model = build_model(config).to(dtype=np.float64).eval()
+        for parameter in model.parameters():
+            parameter.array[...] *= 10
+        ids = np.array([3, 1, 4, 1, 5])
+        view = look_at_next(model, ids, 17)
+        np.testing.assert_allclose(view.attention, attention_weights(model, ids)[:, :, -1], rtol=0, atol=1e-12)
+        assert len(view.guesses) == 2

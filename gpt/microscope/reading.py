@@ -14,6 +14,7 @@ import tensorlite as tl
 from data.tokenizer import Tokenizer
 from gpt.errors import fail
 from gpt.generation.sampling import Sampling, sampling_probabilities
+from gpt.llama import GroupedSelfAttention
 from gpt.model import GPT, CausalSelfAttention, LanguageModel
 from gpt.plots.attention_maps import attention_weights, embed, last_attention_weights
 from tensorlite import Tensor
@@ -154,8 +155,8 @@ def look_at_next(model: LanguageModel, ids: np.ndarray, vocab_size: int) -> Next
         x = embed(model, model.wte(tl.tensor(ids[None], device=model.wte.weight.device)))
         attention, after = [], []
         for block in model.h:
-            if type(block.attn) is CausalSelfAttention:
-                attention.append(last_attention_weights(block.attn.c_attn(block.ln_1(x))[0], model.config.n_head))
+            if type(block.attn) in (CausalSelfAttention, GroupedSelfAttention):
+                attention.append(last_attention_weights(block.attn, block.ln_1(x)))
             x = block(x)
             after.append(log_softmax(_last_row(model.lm_head(model.ln_f(x[:, -1:])), vocab_size)))
     guesses = tuple((int(row.argmax()), float(np.exp(row.max()))) for row in after)

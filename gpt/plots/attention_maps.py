@@ -34,11 +34,10 @@ def attention_weights(model: GPT, ids: np.ndarray) -> np.ndarray:
     return np.stack(maps)
 
 
-def last_attention_weights(qkv: Tensor, n_head: int) -> np.ndarray:
-    """softmax(q · kᵀ / √D) for the query of the last token: (T, 3C) -> (H, T)."""
-    T, C = qkv.shape[0], qkv.shape[1] // 3
-    q, k = qkv[-1, :C].reshape(n_head, 1, -1), qkv[:, C : 2 * C].reshape(T, n_head, -1).transpose(0, 1)  # (H, 1, D), (H, T, D)
-    scores = (q * k).sum(dim=-1).numpy() / math.sqrt(C // n_head)
+def last_attention_weights(attn: CausalSelfAttention | GroupedSelfAttention, x: Tensor) -> np.ndarray:
+    """softmax(q · kᵀ / √D) for the query of the last token, of vectors x as attention gets them: (1, T, C) -> (H, T)."""
+    q, k = _queries_and_keys(attn, x)  # (1, H, T, D) each
+    scores = (q[0, :, -1:] * k[0]).sum(dim=-1).numpy() / math.sqrt(q.shape[-1])
     values = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return values / values.sum(axis=-1, keepdims=True)
 
