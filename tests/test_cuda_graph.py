@@ -69,6 +69,7 @@ SETTINGS = {
     "two shards": {"shards": 2, "accumulation": 2},
     "all weights decay": {"weight_decay": 0.5, "schedule": "linear"},
     "dropout": {"dropout": 0.3, "accumulation": 2, "shards": 2},
+    "Muon": {"optimizer": "muon"},
     "many rows": {"batch_size": 70},  # the book's sums, of the gradient of the positions, take another way from 64 rows on
 }
 
@@ -84,9 +85,9 @@ def test_a_launched_step_equals_a_plain_step_bit_for_bit(any_cupy, name):
     assert captured.stepper.graph_memory > 0 and captured.stepper.why_eager is None
 
 
-@pytest.mark.parametrize("cuda_graph", [False, True])
-def test_nothing_is_read_from_the_device_in_a_step(standin, cuda_graph):
-    run = trainer(cuda_graph, accumulation=2)
+@pytest.mark.parametrize(("cuda_graph", "optimizer"), [(False, "adamw"), (True, "adamw"), (True, "muon")])
+def test_nothing_is_read_from_the_device_in_a_step(standin, cuda_graph, optimizer):
+    run = trainer(cuda_graph, accumulation=2, optimizer=optimizer)
     with forbid_host_reads():
         losses = [run.update() for _ in range(STEPS)]
     assert np.isfinite(losses[-1].item())
@@ -236,6 +237,13 @@ def test_memory_of_a_graph_is_not_freed_during_its_capture(standin):
 
     with pytest.raises(CaptureError, match="some that the graph uses was returned to the driver"):
         recorder.record(short_of_memory)
+
+
+def test_muon_in_float16_runs_without_a_graph(standin, capsys):
+    """The loss scaler then asks the device whether the step is made: only AdamW's kernel finds that out by itself."""
+    run = trainer("auto", optimizer="muon", precision="float16")
+    assert type(run.stepper) is GPUStepper
+    assert "no CUDA graph, every op is queued by Python: in float16 the device decides" in capsys.readouterr().out
 
 
 def test_a_step_that_fits_only_without_a_graph_stays_plain(standin, capsys):

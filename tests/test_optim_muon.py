@@ -122,6 +122,14 @@ def test_newton_schulz_returns_the_dtype_and_does_not_write_to_its_argument(dtyp
     np.testing.assert_allclose(result.astype(np.float64), exact, atol={"float32": 2e-5, "float16": 1e-3, "bfloat16": 5e-3}[dtype])
 
 
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (5, 5)])
+def test_on_a_gpu_the_products_are_cublas(shape, standin):
+    g = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    given = standin.asarray(g)
+    assert newton_schulz.choose(given) is not newton_schulz.book and newton_schulz.choose(g) is newton_schulz.book
+    np.testing.assert_allclose(newton_schulz(given).get(), newton_schulz(g), atol=2e-5)
+
+
 def test_a_gradient_of_zeros_moves_nothing_but_what_decays():
     p = tl.nn.Parameter(tl.ones(3, 4))
     p.grad = tl.zeros(3, 4)

@@ -32,6 +32,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from tensorlite.backend import Array, array_module
 from tensorlite.optim.adam import adamw_update, check_adam_options
 from tensorlite.optim.optimizer import Optimizer, Span
@@ -43,6 +45,7 @@ SCALES = ("original", "match_rms_adamw")
 MOST_STEPS = 99  # torch's limit, too
 
 
+@Rule
 def newton_schulz(g: Array, coefficients: tuple[float, float, float] = COEFFICIENTS, steps: int = 5, eps: float = 1e-7) -> Array:
     """U Vᵀ of the matrix g = U S Vᵀ, nearly, without finding U, S or V
 
@@ -96,12 +99,10 @@ def learning_rate_scale(shape: tuple[int, int], adjust_lr_fn: str | None) -> flo
     return 0.2 * math.sqrt(max(rows, columns)) if adjust_lr_fn == "match_rms_adamw" else math.sqrt(max(1, rows / columns))
 
 
-@Rule
 def muon_update(
     p: Array,
     g: Array,
     velocity: Array,
-    step: int,
     lr: float,
     momentum: float,
     nesterov: bool,
@@ -192,6 +193,9 @@ class Muon(Optimizer):
     def update_span(self, span: Span, group: dict[str, Any], step: Any, factor: Array | None = None, within: slice | None = None) -> None:
         flat = span.buffer.flat
         arrays = flat.data, flat.grad, span.buffer.array(self.arrays_of(group)[0])
+        xp, lr = array_module(flat.data), group["lr"]
+        if xp is not np and isinstance(lr, float | int):
+            lr = xp.full((), lr, flat.dtype)  # as a step that is recorded as a CUDA graph has it, so that both give the same bits
         for i in range(span.first, span.last):
             if within is not None and not self._is_in(flat.slice_of(i), within):
                 continue
@@ -200,7 +204,7 @@ class Muon(Optimizer):
                 p, g, velocity = (flat.view(array, i)[block] for array in arrays)
                 scale = learning_rate_scale((block.stop - block.start, columns), group["adjust_lr_fn"])
                 muon_update(
-                    p, g, velocity, step, group["lr"], group["momentum"], group["nesterov"], group["weight_decay"], scale,
+                    p, g, velocity, lr, group["momentum"], group["nesterov"], group["weight_decay"], scale,
                     group["ns_coefficients"], group["ns_steps"], group["eps"], factor,
                     None if flat.rounded is None else flat.view(flat.rounded, i)[block],
                 )  # fmt: skip
