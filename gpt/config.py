@@ -302,8 +302,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# What an optimizer changes in a preset. Muon's steps are scaled to the size of AdamW's, so it takes the same learning rates.
-OF_OPTIMIZER: dict[str, dict[str, Any]] = {"sgd": {"learning_rate": 0.3, "min_learning_rate": 0.015}}
+# The largest and the last learning rate of an optimizer, where they differ from AdamW's in the preset. Muon's steps are scaled to the size
+# of AdamW's, and take its rates where nothing is known. For tiny and modern 0.008 was the best of 0.002, 0.004 and 0.008 in runs of 250
+# steps (docs/training.md), where AdamW gains nothing from more than 0.002. SGD's is the best of four in runs of 70 steps.
+RATES_OF_OPTIMIZER: dict[str, dict[str, tuple[float, float]]] = {
+    "adamw": {},
+    "muon": dict.fromkeys(("tiny", "modern"), (8e-3, 4e-4)),
+    "sgd": dict.fromkeys(PRESETS, (0.3, 0.015)),
+}
 
 
 def from_preset(name: str, **changes: Any) -> tuple[GPTConfig, TrainConfig]:
@@ -313,7 +319,9 @@ def from_preset(name: str, **changes: Any) -> tuple[GPTConfig, TrainConfig]:
         ValueError: for an unknown preset or setting, naming the nearest known one, and for settings that cannot work.
     """
     require_name("preset", name, PRESETS)
-    settings = {**PRESETS[name], **OF_OPTIMIZER.get(changes.get("optimizer", "adamw"), {}), **changes, "preset": name}
+    rates = RATES_OF_OPTIMIZER.get(changes.get("optimizer", "adamw"), {}).get(name)
+    own = {} if rates is None else dict(zip(("learning_rate", "min_learning_rate"), rates, strict=True))
+    settings = {**PRESETS[name], **own, **changes, "preset": name}
     model_fields, train_fields = GPTConfig.__dataclass_fields__, TrainConfig.__dataclass_fields__
     for setting in settings:
         require_name("setting", setting, (*model_fields, *train_fields))

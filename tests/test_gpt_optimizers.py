@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import tensorlite as tl
 from gpt import finetune, train
-from gpt.config import GPTConfig, TrainConfig, from_preset
+from gpt.config import OPTIMIZERS, GPTConfig, TrainConfig, from_preset
 from gpt.errors import UserError, run_main
 from gpt.finetuning.run import read_pretraining_record, resolve_settings
 from gpt.model import build_model
@@ -107,9 +107,12 @@ def test_muon_keeps_one_array_for_a_matrix_of_the_blocks():
     assert (adamw - muon, adamw - sgd) == (matrices, adamw // 2)
 
 
-def test_sgd_has_a_learning_rate_of_its_own_and_muon_adamws():
-    rates = {name: from_preset("tiny", optimizer=name)[1].learning_rate for name in ("adamw", "muon", "sgd")}
-    assert rates["muon"] == rates["adamw"] == 2e-3 and rates["sgd"] > 0.1
+def test_optimizers_have_learning_rates_of_their_own():
+    rates = {(preset, name): from_preset(preset, optimizer=name)[1].learning_rate for preset in ("tiny", "gpt2") for name in OPTIMIZERS}
+    assert rates == {
+        ("tiny", "adamw"): 2e-3, ("tiny", "muon"): 8e-3, ("tiny", "sgd"): 0.3,
+        ("gpt2", "adamw"): 6e-4, ("gpt2", "muon"): 6e-4, ("gpt2", "sgd"): 0.3,
+    }  # fmt: skip
     assert from_preset("tiny", optimizer="sgd", learning_rate=0.02)[1].learning_rate == 0.02
 
 
@@ -138,7 +141,7 @@ def test_finetuning_with_another_optimizer(runs, capsys, monkeypatch):  # noqa: 
     given = {"checkpoint": "pretrained", "data": "dog.txt"}
     rate = read_pretraining_record("pretrained")["learning_rate"]
     rates = {name: resolve_settings({**given, "optimizer": name})[1].learning_rate for name in ("adamw", "muon", "sgd")}
-    assert rates == {"adamw": pytest.approx(rate / 10), "muon": pytest.approx(rate / 10), "sgd": pytest.approx(0.03)}
+    assert rates == {"adamw": pytest.approx(rate / 10), "muon": pytest.approx(8e-4), "sgd": pytest.approx(0.03)}
     argv = ["--checkpoint", "pretrained", "--data", "dog.txt", "--steps", "2", "--sample-length", "0", "--out", "tuned"]
     assert run_main(lambda: finetune.main([*argv, "--optimizer", "muon", "--lora-rank", "2"])) == 2
     assert "--optimizer muon moves whole matrices, and a correction of LoRA is the product of two" in capsys.readouterr().err

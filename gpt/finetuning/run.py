@@ -27,7 +27,7 @@ from gpt.checkpoints.loading import load_model
 from gpt.checkpoints.model_folder import CONFIG
 from gpt.checkpoints.training_state import TRAINING, TrainingState
 from gpt.checkpoints.weights import CheckpointError
-from gpt.config import OF_OPTIMIZER, RandomStream, TrainConfig, from_preset, require_type
+from gpt.config import OPTIMIZERS, RandomStream, TrainConfig, from_preset, require_type
 from gpt.errors import fail
 from gpt.finetuning.config import DEFAULTS, FinetuneConfig
 from gpt.finetuning.freezing import count_trainable, freeze_blocks, train_only
@@ -253,7 +253,7 @@ def _finetune_config(given: Mapping[str, Any]) -> FinetuneConfig:
 def _train_config(given: Mapping[str, Any], pretraining: Mapping[str, Any]) -> TrainConfig:
     """The settings of training, with the defaults of finetuning: as learning rate a tenth of that of pretraining.
 
-    If only one of the two used SGD, whose rates are of another size, it is a tenth of the default for the optimizer of now.
+    If pretraining used another optimizer, it is a tenth of the rate that the preset tiny has for this one.
 
     Raises:
         UserError: for a value that cannot work, or two that exclude each other.
@@ -262,8 +262,8 @@ def _train_config(given: Mapping[str, Any], pretraining: Mapping[str, Any]) -> T
     if optimizer == "muon" and given.get("lora_rank") is not None:
         fail("--optimizer muon moves whole matrices, and a correction of LoRA is the product of two: leave out one of the two options.")
     before = pretraining["learning_rate"]
-    if (optimizer == "sgd") != (pretraining["optimizer"] == "sgd"):
-        before = OF_OPTIMIZER.get(optimizer, {}).get("learning_rate", TrainConfig.learning_rate)
+    if optimizer != pretraining["optimizer"] and optimizer in OPTIMIZERS:  # another is refused below
+        before = from_preset("tiny", optimizer=optimizer)[1].learning_rate
     rate = given.get("learning_rate", before / 10)
     return change_config(TrainConfig(), {**DEFAULTS, "learning_rate": rate, "min_learning_rate": rate / 10, **given})
 
