@@ -88,6 +88,22 @@ def test_a_long_prompt_is_read_in_parts(monkeypatch):
     assert parts == [(0, 3), (3, 7), (10, 7), (17, 7), (24, 1)]
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_only_in_one_block_could_a_full_cache_slide(layers, monkeypatch):
+    """20 tokens, of which the last sees the keys of 12. They were rotated by their places in the whole text, which does not matter. But
+    those of the second block were computed from vectors that had seen all tokens, and in the window they have not."""
+    model = make(dtype=np.float64, **{"block_size": 20, **CONFIGS["llama's way"], "n_layer": layers})
+    decoder = make_decoder(model)
+    ids = np.random.default_rng(0).integers(17, size=(1, 20))
+    decoder(ids[:, :19])
+    attend = decoder._attend
+    monkeypatch.setattr(decoder, "_attend", lambda q, k, v: attend(q, k[..., -12:], v[..., -12:, :]))
+    slid, window = decoder(ids), own_logits(model, ids[:, 8:])
+    difference = abs(slid - window).max() / abs(window).max()
+    assert (difference < 1e-12) == (layers == 1), difference
+    assert layers == 1 or difference > 1e-3, difference
+
+
 def test_the_bound_on_rounding_is_not_reached():
     """The largest difference over many contexts is a small part of what is allowed for."""
     largest = 0.0
