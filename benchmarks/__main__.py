@@ -13,6 +13,7 @@ BENCHMARKS = {
     "gpu_kernels": "where the time of a training step on a GPU goes, kernel by kernel",
     "roofline": "the least time that a training step can take on a GPU, op by op, counted without one",
     "nanogpt_cpu": "nanoGPT's run for a CPU from start to end, beside a twin in torch",
+    "learning": "validation loss of presets and optimizers by steps and by CPU time",
     "generate": "tokens a second in generation, beside torch",
     "prepare": "a corpus like OpenWebText to tokens, against xz alone",
     "report": "writes the results into docs/performance.md, and a table of them into README",

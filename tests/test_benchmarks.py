@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import common, generate, gpu_side, gpu_stages, matmul, nanogpt_cpu, ops, report, train_step
+from benchmarks import common, generate, gpu_side, gpu_stages, learning, matmul, nanogpt_cpu, ops, report, train_step
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.turns import Side, in_turn, sides
@@ -192,6 +192,19 @@ def test_nanogpt_cpu(results, tmp_path):
     # Other weights, but the same texts in the same order, the same schedule and the same evaluation.
     assert ours["val_loss"]["median"] == pytest.approx(torch["val_loss"]["median"], rel=0.1)
     assert ours["val_loss"]["median"] < math.log(28), "it has learnt something"
+
+
+def test_learning(results, tmp_path):
+    """A second call keeps the results of the first."""
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    options = ["--data", str(text), "--steps", "3", "--seeds", "1", "--eval-iters", "1"]
+    learning.main(["--sides", "tiny", *options])
+    learning.main(["--sides", "tiny muon", *options])
+    found = {one["side"]: one for one in results("learning")}
+    assert found.keys() == {"tiny", "tiny muon"}
+    assert all(one["val_loss"]["median"] < math.log(28) and one["cpu_seconds"]["median"] > 0 for one in found.values())
+    assert found["tiny"]["val_loss"] != found["tiny muon"]["val_loss"]
 
 
 def _updated(document):
