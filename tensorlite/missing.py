@@ -54,7 +54,7 @@ _WHY = {
     "matrix_rank kron cross": _LINEAR_ALGEBRA,
     "grad func functorch vmap jacobian hessian jvp vjp": _SECOND_ORDER,
     "autograd Function": _OWN_OP,
-    "Adagrad Adadelta Adamax NAdam RAdam ASGD Rprop LBFGS Adafactor Muon": _OPTIMIZER,
+    "Adagrad Adadelta Adamax NAdam RAdam ASGD Rprop LBFGS Adafactor": _OPTIMIZER,
     "CyclicLR MultiplicativeLR ChainedScheduler swa_utils": _SCHEDULE,
     "set_default_dtype get_default_dtype set_default_device set_default_tensor_type set_printoptions": _DEFAULTS,
     "set_num_threads get_num_threads set_num_interop_threads": _THREADS,
