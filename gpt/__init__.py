@@ -11,12 +11,13 @@ finetuning/         training that begins with a trained model: another text, ans
 generation/         from a prompt to text, one token at a time: sampling, the cache of keys and values, the detokenizer
 checkpoints/        models and runs on disk: ours, and folders of published weights
 plots/              curves and attention maps
+evaluation/         what a model knows, in figures: perplexity, cloze, multiple choice
 microscope/         what a model does with a text, token by token
 serving/            a model behind HTTP: many clients at once, OpenAI's protocol, and a page
 cli/                the command line
 errors              one sentence for a user's mistake, a traceback for ours
 
-train, finetune, generate, chat, classify, plot, look, serve      the programs: python -m gpt.train; python -m gpt --mode train is the same
+train, finetune, generate, chat, classify, evaluate, plot, look, serve      the programs: python -m gpt.train, or python -m gpt --mode train
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot|look|serve [its options]
+"""All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|evaluate|plot|look|serve [its options]
 
 The same as ``python -m gpt.train`` and so on.
 """
@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from gpt.config import closest_name
 from gpt.errors import fail, leave, run_main
 
-USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|plot|look|serve [its options]"
+USAGE = "All programs under one name:  python -m gpt --mode train|generate|chat|finetune|classify|evaluate|plot|look|serve [its options]"
 MODES = {
     "train": "train a model on a text",
     "generate": "generate text with a trained model",
     "chat": "talk to a trained model",
     "finetune": "train a model further: on another text, to answer, or to classify texts",
     "classify": "classify texts with a finetuned model",
+    "evaluate": "measure what a model knows",
     "plot": "draw a run, a model's attention, or the activation functions",
     "look": "look at what a model does with a text",
     "serve": "answer in a browser, and to other programs",

@@ -111,6 +111,7 @@ ROOMS: dict[str, set[str]] = {
     "gpt.microscope": MODEL_LEVEL | {"gpt.cli", "gpt.generation.sampling", "gpt.plots"},
     "gpt.serving": MODEL_LEVEL
     | {"gpt.generation", "gpt.generation.sampling", "gpt.finetuning", "gpt.microscope", "fastapi", "starlette", "pydantic"},
+    "gpt.evaluation": MODEL_LEVEL | {"gpt.finetuning", "gpt.training", "gpt.checkpoints", "gpt.generation"},
     "gpt.checkpoints": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.finetuning.lora", "safetensors", "threadpoolctl", "gguf"},
     "gpt.training": MODEL_LEVEL | WEIGHTS_ON_DISK | {"gpt.checkpoints", "gpt.generation", "gpt.plots", "tqdm", "tensorboardX"},
     "gpt.cli": {"gpt.config", "gpt.errors", "gpt.generation.sampling", "tensorlite.*", "jsonargparse"},
