@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 from data.errors import DataError
 from data.files import explain, write_atomically
 from data.paths import expand_path
-from gpt.checkpoints.gguf_file import is_gguf
-from gpt.checkpoints.gguf_model import chat_template, path_of_gguf
 from gpt.checkpoints.loading import load_model
 from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check_context_keep, check_sampling
 from gpt.errors import run_main
 from gpt.finetuning.classifier import refuse_classifier
-from gpt.generation.chat_template import ChatTemplate, TemplateError, load_template
+from gpt.finetuning.find_template import find_template
+from gpt.generation.chat_template import TemplateError
 from gpt.generation.conversation import Conversation
-from gpt.generation.jinja_template import JinjaTemplate
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import limit_threads
 from tensorlite import random
@@ -149,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     conversation = Conversation(
         model,
         tokenizer,
-        load_chat_template(options.checkpoint),
+        find_template(options.checkpoint),
         max_new_tokens=options.max_new_tokens,
         stop=options.stop,
         generator=None if options.seed is None else random.make_generator(options.seed, 0),
@@ -160,19 +157,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     _edit_lines()
     with limit_threads(model):
         Chat(conversation).run()
-
-
-def load_chat_template(checkpoint: str | os.PathLike[str]) -> ChatTemplate | JinjaTemplate | None:
-    """The template inside of a GGUF file, or the one beside other weights; None for a base model.
-
-    Raises:
-        TemplateError: for one that is no template.
-        CheckpointError: for a damaged file.
-    """
-    if not is_gguf(path := path_of_gguf(checkpoint)):
-        return load_template(checkpoint)
-    found = chat_template(path)
-    return JinjaTemplate(found.source, found.special_tokens, **found.names) if found else None
 
 
 def _take_any_bytes() -> None:

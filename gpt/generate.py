@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from data.corpus import clean_text
 from data.files import explain
 from data.paths import expand_path
-from gpt.chat import load_chat_template
 from gpt.checkpoints.loading import load_model
 from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check_context_keep, check_sampling
 from gpt.errors import fail, run_main
 from gpt.finetuning.classifier import refuse_classifier
+from gpt.finetuning.find_template import find_template
 from gpt.generation.stream import context_length, limit_threads, stream_texts
 from tensorlite import random
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_classifier(options.checkpoint)
     model, tokenizer, config = load_model(options.checkpoint, options.backend)
     check_context_keep(options, config.block_size)
-    if load_chat_template(options.checkpoint):
+    if find_template(options.checkpoint):
         print(f"note: this model was finetuned on conversations, and here it continues a text as it stands; "
               f"to ask it: python -m gpt.chat --checkpoint {options.checkpoint}", file=sys.stderr)  # fmt: skip
     length = len(tokenizer.encode(prompt))

@@ -139,8 +139,8 @@ def _serve(options: argparse.Namespace, listening: socket.socket) -> None:
 
 def _load(options: argparse.Namespace) -> Any:
     """The model in the folder, ready to be asked."""
-    from gpt.chat import load_chat_template
     from gpt.finetuning.classifier import is_classifier, load_classifier
+    from gpt.finetuning.find_template import find_template
     from gpt.generation.jinja_template import JinjaTemplate
     from gpt.model import LanguageModel
     from gpt.serving.engine import Engine
@@ -155,7 +155,7 @@ def _load(options: argparse.Namespace) -> Any:
     keep = options.context_keep or (block_size + 1) // 2
     if keep > block_size:
         fail(f"--context-keep must be at most {block_size:,}, the tokens that this model's context holds, got {keep:,}.")
-    template = None if is_classifier(options.run) else load_chat_template(options.run)
+    template = None if is_classifier(options.run) else find_template(options.run)
     if isinstance(template, JinjaTemplate):
         tokenizer = template.tokenizer(tokenizer)
     log = logging.getLogger("gpt.serve")

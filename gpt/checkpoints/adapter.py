@@ -24,6 +24,7 @@ import safetensors.numpy
 import tensorlite as tl
 from data.files import write_atomically
 from data.paths import expand_path
+from gpt.checkpoints.peft_adapter import base_of_peft_adapter, is_peft_adapter
 from gpt.checkpoints.weights import CHECKSUM, WeightsFile, checksum_differs, with_checksum
 from gpt.config import require_type
 from gpt.finetuning.lora import LoraError, add_lora, lora_layers
@@ -101,6 +102,8 @@ def base_of_adapter(folder: str | os.PathLike[str]) -> str | None:
     if any(folder.glob("model*.safetensors")):
         return None
     if not (folder / CONFIG).exists():
+        if is_peft_adapter(folder):
+            return base_of_peft_adapter(folder)
         if (folder / WEIGHTS).exists():
             raise LoraError(f"{folder} has an {WEIGHTS} but no {CONFIG}, which names the model that it corrects: copy both files.")
         return None

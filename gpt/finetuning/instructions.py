@@ -20,6 +20,7 @@ import numpy as np
 from data.tokenizer import Tokenizer
 from gpt.finetuning.records import Record, RecordError, encode_texts, read_records, text_field
 from gpt.generation.chat_template import ROLES, ChatTemplate, Message
+from gpt.generation.jinja_template import JinjaTemplate
 from gpt.model import LanguageModel
 from gpt.training.rows import IGNORE, Row
 from tensorlite import Tensor
@@ -27,7 +28,7 @@ from tensorlite.nn import functional as F
 
 
 def read_instructions(
-    source: str | os.PathLike[str], tokenizer: Tokenizer, block_size: int, template: ChatTemplate | None = None
+    source: str | os.PathLike[str], tokenizer: Tokenizer, block_size: int, template: ChatTemplate | JinjaTemplate | None = None
 ) -> list[Row]:
     """The conversations in a .jsonl file as rows.
 
@@ -41,7 +42,7 @@ def read_instructions(
     trained: list[list[bool]] = []  # for each conversation, which of its pieces have targets
     for record in read_records(source):
         # neighbours of one kind are encoded together, as in a chat
-        rendered = [*template.render(_messages(record, source)), (template.user, True)]
+        rendered = template.training_pieces(_messages(record, source))
         grouped = itertools.groupby(rendered, key=lambda piece: piece[1])
         kinds = [(kind, "".join(text for text, _ in several)) for kind, several in grouped]
         pieces += [(record.line, text) for _, text in kinds]

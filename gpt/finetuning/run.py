@@ -3,6 +3,7 @@
     runs/finetuned/
         model.safetensors …     the newest weights; with LoRA, the corrections are merged into them
         adapter.*               LoRA's corrections alone
+        peft/                   the same in PEFT's format, for models that transformers knows
         best/                   the same files for the lowest validation loss
         checkpoints/            to resume from
 
@@ -25,15 +26,17 @@ from data.tokenizer import Tokenizer
 from gpt.checkpoints.adapter import save_adapter
 from gpt.checkpoints.loading import load_model
 from gpt.checkpoints.model_folder import CONFIG
+from gpt.checkpoints.peft_adapter import has_peft_form, save_peft_adapter
 from gpt.checkpoints.training_state import TRAINING, TrainingState
 from gpt.checkpoints.weights import CheckpointError
 from gpt.config import OPTIMIZERS, RandomStream, TrainConfig, from_preset, require_type
 from gpt.errors import fail
 from gpt.finetuning.config import DEFAULTS, FinetuneConfig
+from gpt.finetuning.find_template import find_template
 from gpt.finetuning.freezing import count_trainable, freeze_blocks, train_only
 from gpt.finetuning.lora import add_lora, merge_lora
 from gpt.finetuning.tasks import ClassifyTask, InstructTask, Task, TextTask, guess_task, read_tokens, text_loss, with_unknown_policy
-from gpt.generation.chat_template import load_template
+from gpt.generation.jinja_template import JinjaTemplate
 from gpt.model import LanguageModel, build_model, build_model_for
 from gpt.training.memory import MemoryEstimate
 from gpt.training.report import final_table, machine_rows, table
@@ -42,7 +45,7 @@ from gpt.training.run import Run, require_backend, set_attention_recompute
 from gpt.training.run_folder import RunFolder
 from tensorlite.random import make_generator, use_generator
 
-BEST = "best"
+BEST, PEFT = "best", "peft"
 
 
 class Finetuning(Run):
@@ -79,6 +82,8 @@ class Finetuning(Run):
             self.task = _task(model, tokenizer, options, config, template)
         self.trained = count_trainable(self.task.model)
         self.old_text, self.why_no_old_text = _read_old_text(options, pretraining, tokenizer)
+        if isinstance(self.task, InstructTask) and isinstance(self.task.template, JinjaTemplate):
+            tokenizer = self.task.template.tokenizer(tokenizer)  # for samples: in a prompt the names of special tokens are tokens
         super().__init__(self.task.trainer(self.task.model, config, self.task.train, self.task.val), model, tokenizer)
         self.losses: dict[str, dict[str, float]] = {}
         self.extra = {
@@ -148,6 +153,8 @@ class Finetuning(Run):
             folder.mkdir(exist_ok=True)
             if self.options.lora_rank is not None:
                 save_adapter(folder, self.model, finetuned_from=self.options.checkpoint)
+                if has_peft_form(plain.config):
+                    save_peft_adapter(folder / PEFT, plain, base=self.options.checkpoint or "")
                 self.model = merge_lora(plain)
             super().write_model(folder)
             self.task.save(folder)
@@ -300,7 +307,7 @@ def _task(model: LanguageModel, tokenizer: Tokenizer, options: FinetuneConfig, c
         case "classify":
             return ClassifyTask(model, tokenizer, options.data, config.val_fraction, config.seed, options.pooling)
         case "instruct":
-            return InstructTask(model, tokenizer, options.data, config.val_fraction, config.seed, load_template(template), options.packing)
+            return InstructTask(model, tokenizer, options.data, config.val_fraction, config.seed, find_template(template), options.packing)
         case _:
             return TextTask(model, tokenizer, options.data, config.val_fraction)
 

@@ -26,6 +26,7 @@ from gpt.finetuning.classifier import Classifier, confusion_matrix, format_confu
 from gpt.finetuning.instructions import ResponseLoss, read_instructions, tokens_per_row
 from gpt.finetuning.records import KINDS, read_records
 from gpt.generation.chat_template import ChatTemplate
+from gpt.generation.jinja_template import JinjaTemplate
 from gpt.model import GPT, LanguageModel
 from gpt.training.rows import IGNORE, Row, RowBatches, pack_rows, pad_rows
 from gpt.training.trainer import Trainer
@@ -115,11 +116,12 @@ class InstructTask(Task):
         data: str,
         val_fraction: float,
         seed: int,
-        template: ChatTemplate | None = None,
+        template: ChatTemplate | JinjaTemplate | None = None,
         packing: bool = False,
     ) -> None:
-        self.template, self.tokenizer = template or ChatTemplate(), tokenizer
-        rows = read_instructions(data, tokenizer, model.config.block_size, self.template)
+        self.template = template or ChatTemplate()
+        self.tokenizer = self.template.tokenizer(tokenizer) if isinstance(self.template, JinjaTemplate) else tokenizer
+        rows = read_instructions(data, self.tokenizer, model.config.block_size, self.template)
         self.train, self.val = split_rows(rows, val_fraction, seed, data)
         conversations, packs = len(self.train), ""
         if packing:  # not the validation rows, so that their loss means the same

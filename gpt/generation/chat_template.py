@@ -60,6 +60,10 @@ class ChatTemplate:
             pieces.append((message["content"] + self.end, assistant_spoke))
         return pieces
 
+    def training_pieces(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
+        """What a model learns to answer from, as `render`, with the mark after which the user speaks: so it learns to end its turn."""
+        return [*self.render(messages), (self.user, True)]
+
     def prompt(self, messages: Sequence[Message]) -> str:
         """The text after which the assistant's answer follows. Marks inside a message begin no turn, see `without_marks`."""
         typed = [{**message, "content": self.without_marks(message["content"])} for message in messages]

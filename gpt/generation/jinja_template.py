@@ -21,16 +21,20 @@ import contextlib
 import datetime
 import importlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from data.files import write_atomically
+from data.paths import expand_path
 from data.tokenizer import Tokenizer
-from gpt.generation.chat_template import Message, TemplateError
+from gpt.generation.chat_template import TEMPLATE, Message, TemplateError
 
 MOST_STEPS = 200_000
 MOST_CHARACTERS = 1_000_000
@@ -50,7 +54,7 @@ class JinjaTemplate:
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, int], **names: str) -> None:
-        self.special_tokens, self.names = dict(special_tokens), names
+        self.source, self.special_tokens, self.names = source, dict(special_tokens), names
         jinja2 = _library()
         environment = _environment()
         try:
@@ -74,6 +78,33 @@ class JinjaTemplate:
     def render(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """The conversation as one text, all of which is said to be the user's."""
         return [(self._run(messages, add_generation_prompt=False), False)]
+
+    def training_pieces(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
+        """The conversation as pieces of one text. True marks what the assistant says, from where the prompt for it ends.
+
+        Raises:
+            TemplateError: if the template fails, or writes the beginning of a conversation otherwise once it goes on.
+        """
+        asked = [{**message, "content": self._as_characters(message["content"])} for message in messages]
+        pieces, written = [], ""
+        for i, message in enumerate(messages, 1):
+            if message["role"] != "assistant":
+                continue
+            for text, is_assistant in ((self._run(asked[: i - 1]), False), (self._run(asked[:i], add_generation_prompt=False), True)):
+                if not text.startswith(written):
+                    raise TemplateError("the model's chat template writes what was said otherwise once a conversation goes on.")
+                pieces.append((text[len(written) :], is_assistant))
+                written = text
+        return pieces
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write template.json into a checkpoint's folder; `load_jinja_template` reads it.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        record = {"jinja": self.source, "special_tokens": self.special_tokens, "names": self.names}
+        write_atomically(Path(folder) / TEMPLATE, json.dumps(record, indent=2) + "\n")
 
     def tokenizer(self, tokenizer: Tokenizer) -> SpecialTokenReader:
         """``tokenizer``, for the texts that this template writes."""
@@ -102,6 +133,35 @@ class JinjaTemplate:
             MemoryError,
         ) as error:
             raise TemplateError(f"the model's chat template does not take this conversation ({error}).") from error
+
+
+def load_jinja_template(path: str | os.PathLike[str]) -> JinjaTemplate | None:
+    """The template of Jinja in a checkpoint's folder (or in a file of its own); None where there is none, or one of another kind.
+
+    Raises:
+        TemplateError: for one that cannot be used.
+    """
+    file = expand_path(path)
+    file = file / TEMPLATE if file.is_dir() else file.parent / TEMPLATE if file.suffix == ".safetensors" else file
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # `gpt.generation.chat_template.load_template` says what is wrong
+    if not isinstance(record, dict) or "jinja" not in record:
+        return None
+    source, tokens, names = (record.get(name) for name in ("jinja", "special_tokens", "names"))
+    if not (
+        isinstance(source, str)
+        and isinstance(tokens, dict)
+        and isinstance(names, dict)
+        and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 and name for name, i in tokens.items())
+        and all(isinstance(name, str) for name in names.values())
+        and not names.keys() & {"source", "special_tokens", "self", "messages", "add_generation_prompt"}
+    ):
+        raise TemplateError(
+            f"{file} is no template: with 'jinja', a text, it has 'special_tokens', ids by name, and 'names', texts by name."
+        )
+    return JinjaTemplate(source, tokens, **names)
 
 
 class SpecialTokenReader:
