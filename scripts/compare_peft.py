@@ -1,7 +1,7 @@
 """LoRA's corrections beside PEFT, both ways, on small random models:  python scripts/compare_peft.py
 
-Needs the test dependencies and PEFT, which brings accelerate: ``pip install peft``. Ends with code 1 if the logits differ by more than 1e-5 of
-the largest.
+Needs the test dependencies and PEFT, which brings accelerate: ``pip install peft``. Ends with code 1 if the logits differ by more than
+1e-5 of the largest.
 """
 
 from __future__ import annotations

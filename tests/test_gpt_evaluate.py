@@ -21,11 +21,11 @@ from gpt.evaluation.examples import Passage, Question, read_passages, read_quest
 from gpt.evaluation.measures import Figure, _error_of_ratio, measure_choices, measure_cloze, measure_text
 from gpt.evaluation.results import ResultsError, read_results
 from gpt.evaluation.samples import sample_passages, sample_questions
-from gpt.evaluation.scoring import score_rows
 from gpt.finetuning.lora import add_lora
 from gpt.finetuning.records import RecordError
 from gpt.model import GPT, build_model
 from gpt.training.rows import IGNORE, Row
+from gpt.training.scoring import score_rows
 from tests.test_gpt_llama import their_model
 
 TOKEN = CharTokenizer("abcdefghijklmnopqrstuvwxyz .\n")

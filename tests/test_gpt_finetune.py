@@ -285,3 +285,10 @@ def test_a_checkpoint_inside_a_run_knows_its_training_text(base, capsys):
     out = capsys.readouterr().out
     assert "learning rate 0.001," in out
     assert "old.txt, a token" in out
+
+
+def test_a_shorter_context_is_for_rotary_positions(base, capsys):
+    assert finetune(base, "--context=4") == 2
+    assert "--context is for models with rotary positions" in capsys.readouterr().err
+    assert finetune(base, "--context=9999") == 2
+    assert "--context must be at most" in capsys.readouterr().err

@@ -140,7 +140,7 @@ def test_in_eval_mode_the_loss_is_the_mean_over_response_tokens(tmp_path):
     wrapped = ResponseLoss(model(), 1.0).eval()
     with tl.no_grad():
         _, loss = wrapped(*(tl.tensor(array) for array in pad_rows(rows)))
-    assert loss.item() == pytest.approx(rows_loss(wrapped, rows, batch_size=1), rel=1e-6)
+    assert loss.item() == pytest.approx(rows_loss(wrapped, rows), rel=1e-6)
 
 
 def test_a_long_conversation_is_cut_at_its_beginning(tmp_path):

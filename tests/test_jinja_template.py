@@ -1,12 +1,15 @@
 """Chat templates in Jinja: the text that transformers makes of them, special tokens and what only looks like one, and the sandbox."""
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.tokenizer import BpeTokenizer
 from gpt.config import GPTConfig
+from gpt.finetuning.find_template import find_template
 from gpt.generation.chat_template import TemplateError
 from gpt.generation.conversation import Conversation
 from gpt.generation.jinja_template import JinjaTemplate
@@ -63,6 +66,31 @@ def test_only_the_templates_own_names_are_tokens():
     assert reader.vocab_size == own.vocab_size
     assert reader.decode(own.encode("the cat")) == "the cat"
     np.testing.assert_array_equal(reader.encode("the cat"), own.encode("the cat"))
+
+
+def test_what_is_learnt_is_what_the_assistant_says():
+    template = JinjaTemplate(SOURCE, SPECIAL)
+    chat = [*CHAT, {"role": "assistant", "content": "Because <|im_end|>."}]
+    pieces = template.training_pieces(chat)
+    assert "".join(text for text, _ in pieces).replace("\ufdd0", "") == template.render(chat)[0][0]
+    assert [text for text, learnt in pieces if learnt] == ["2 – naïve 😀<|im_end|>\n", "Because <\ufdd0|im_end|>.<|im_end|>\n"]
+    changing = JinjaTemplate("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}", SPECIAL)
+    with pytest.raises(TemplateError, match="otherwise once a conversation goes on"):
+        changing.training_pieces(chat)
+
+
+def test_a_template_can_be_saved(tmp_path: Path):
+    template = JinjaTemplate(OTHER, SPECIAL, bos_token="<s>")
+    template.save(tmp_path)
+    again = find_template(tmp_path)
+    assert isinstance(again, JinjaTemplate)
+    assert again.prompt(CHAT) == template.prompt(CHAT)
+    assert again.special_tokens == SPECIAL
+    for changes in ({"special_tokens": []}, {"special_tokens": {"a": -1}}, {"names": {"messages": "x"}}, {"jinja": 3}, {"names": {"a": 1}}):
+        record = json.loads((tmp_path / "template.json").read_text())
+        (tmp_path / "changed.json").write_text(json.dumps({**record, **changes}))
+        with pytest.raises(TemplateError, match="is no template"):
+            find_template(tmp_path / "changed.json")
 
 
 def test_a_conversation_reads_in_this_form(monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,7 @@
 """PEFT's files of LoRA's corrections: what is written is the same function, what is read too, and what is refused.
 
-PEFT itself is no dependency of the tests, because it brings accelerate. Its layer is one line, which stands here: W x + s · B (A x), where s is
-alpha / r. `scripts/compare_peft.py` opens the files with PEFT.
+PEFT itself is no dependency of the tests, because it brings accelerate. Its layer is one line, which stands here: W x + s · B (A x), where
+s is alpha / r. `scripts/compare_peft.py` opens the files with PEFT.
 """
 
 from __future__ import annotations

@@ -3,6 +3,5 @@
 measures            the four figures: perplexity, bits a byte, cloze and multiple choice, with their standard errors
 examples            passages and questions from a .jsonl file, in the shapes of LAMBADA, HellaSwag and ARC
 samples             small tasks made from a text that every machine has
-scoring             the log-probabilities of given tokens, many rows at a time
 results             a file of results, and the table of several models
 """

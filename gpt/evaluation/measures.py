@@ -26,11 +26,11 @@ import numpy as np
 from data.errors import DataError
 from data.tokenizer import Tokenizer
 from gpt.evaluation.examples import Passage, Question
-from gpt.evaluation.scoring import Score, score_rows
 from gpt.finetuning.records import RecordError, encode_texts
 from gpt.generation.stream import start_ids
 from gpt.model import LanguageModel
 from gpt.training.rows import IGNORE, Row
+from gpt.training.scoring import Score, score_rows
 
 MOST_CONTEXT = 1024  # tokens of a window by default, where a model's own context is longer
 

@@ -30,7 +30,8 @@ def sample_text() -> str:
 
 def sample_passages() -> list[Passage]:
     """The passages of pydoc-cloze: six sentences; the last word is one of letters, and occurs before."""
-    sentences, passages = _sentences(), []
+    sentences = _sentences()
+    passages: list[Passage] = []
     for i in range(5, len(sentences)):
         text = " ".join(sentences[i - 5 : i + 1]).rstrip(".:")
         *words, last = text.split()
@@ -41,7 +42,8 @@ def sample_passages() -> list[Passage]:
 
 def sample_questions() -> list[Question]:
     """The questions of pydoc-choice: which sentence follows two others. The wrong ones are drawn with a fixed seed."""
-    sentences, questions = _sentences(), []
+    sentences = _sentences()
+    questions: list[Question] = []
     for i in range(2, min(len(sentences), _MOST + 2)):
         rng = make_generator(0, i)
         others = [sentence for sentence in sentences if sentence not in sentences[i - 2 : i + 1]]

@@ -29,6 +29,7 @@ class FinetuneConfig:
     old_data: str | None = option(None, "text on which forgetting is measured (default: what the checkpoint was trained on)")
     unknown: str = option("error", "what to do with characters that the tokenizer does not know: error, skip or replace")
     template: str | None = option(None, "for instruct: a JSON file with other marks than '### User:' (default: the checkpoint's)")
+    context: int | None = option(None, "tokens in a row, for models with rotary positions (default: the model's context, at most 1,024)")
     packing: bool = option(False, "for instruct: true puts several short conversations into one row instead of padding each")
     pooling: str = option("mean", "for classify: what the label is read from, the mean over the text or its last token: mean or last")
     dropout: float | None = option(None, "probability of setting an activation to zero during training (default: as in the checkpoint)")
@@ -46,6 +47,8 @@ class FinetuneConfig:
         require_name("way with unknown characters", self.unknown, UNKNOWN)
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
+        if self.context is not None and self.context < 1:
+            raise ValueError(f"context must be at least 1, got {self.context}.")
         if self.lora_rank is None and (self.lora_alpha is not None or self.lora_targets != ",".join(TARGETS)):
             raise ValueError("--lora-alpha and --lora-targets need --lora-rank, which says how large the corrections are.")
         selections = {"--freeze-blocks": self.freeze_blocks, "--train-only": self.train_only, "--lora-rank": self.lora_rank is not None}
@@ -66,7 +69,7 @@ FINETUNING = Program(
     {
         "most common": ("checkpoint", "data", "task", "steps", "batch_size", "learning_rate", "lora_rank", "out"),
         "runs and settings": ("resume", "config", "print_config"),
-        "data": ("unknown", "template", "packing", "pooling", "val_fraction", "old_data"),
+        "data": ("context", "unknown", "template", "packing", "pooling", "val_fraction", "old_data"),
         "which weights are trained": ("freeze_blocks", "train_only", "lora_alpha", "lora_targets", "dropout"),
         **TRAINING_TOPICS,
     },

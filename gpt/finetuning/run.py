@@ -46,6 +46,7 @@ from gpt.training.run_folder import RunFolder
 from tensorlite.random import make_generator, use_generator
 
 BEST, PEFT = "best", "peft"
+MOST_CONTEXT = 1024  # tokens in a row by default
 
 
 class Finetuning(Run):
@@ -108,6 +109,7 @@ class Finetuning(Run):
         model, tokenizer, _ = load_model(options.checkpoint, config.backend)
         template = options.template or options.checkpoint
         options = replace(options, task=options.task or guess_task(options.data))
+        options = replace(options, context=_limit_context(model, options.context))
         run = cls(_with_dropout(model, options.dropout), tokenizer, options, config, template, pretraining)
         return run.use_folder(RunFolder(Path(config.out or "runs/finetuned")))
 
@@ -134,6 +136,7 @@ class Finetuning(Run):
         trainer, total = self.trainer, self.task.model.num_parameters()
         config = trainer.config
         batch = (f"{config.accumulation} x " if config.accumulation > 1 else "") + f"{config.batch_size} rows"
+        batch += f" of at most {self.model.config.block_size:,} tokens"
         rows = {
             "data": self.task.summary,
             "model": f"{self.options.checkpoint}: {total:,} parameters, of which {self.trained:,} ({self.trained / total:.1%}) are trained",
@@ -284,6 +287,25 @@ def _with_dropout(model: LanguageModel, dropout: float | None) -> LanguageModel:
         built = build_model(replace(model.config, dropout=dropout)).to(device=weight.device, dtype=weight.dtype)
     built.load_state_dict(model.state_dict())
     return built.eval()
+
+
+def _limit_context(model: LanguageModel, context: int | None) -> int:
+    """Let ``model`` read at most ``context`` tokens at once; return how many it reads.
+
+    The memory of a row grows with its length, and published models have contexts of many thousand tokens.
+
+    Raises:
+        UserError: for more than the model has, or a model with a vector for each position.
+    """
+    block_size, is_rotary = model.config.block_size, model.config.model == "llama"
+    if context is None:
+        context = min(block_size, MOST_CONTEXT) if is_rotary else block_size
+    if context > block_size:
+        fail(f"--context must be at most {block_size:,}, the tokens that the model's own context holds, got {context:,}.")
+    if context < block_size and not is_rotary:
+        fail(f"--context is for models with rotary positions: this one has a vector for each of its {block_size:,} positions.")
+    model.config = replace(model.config, block_size=context)
+    return context
 
 
 def _select_trainable(model: LanguageModel, options: FinetuneConfig) -> None:

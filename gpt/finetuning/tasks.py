@@ -6,6 +6,7 @@ A task reads its data, says which model is trained on it, and measures the loss.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-import tensorlite as tl
 from data.corpus import load_corpus
 from data.errors import DataError
 from data.loader import Batch, BatchError, Tokens, split_tokens
@@ -29,11 +29,11 @@ from gpt.generation.chat_template import ChatTemplate
 from gpt.generation.jinja_template import JinjaTemplate
 from gpt.model import GPT, LanguageModel
 from gpt.training.rows import IGNORE, Row, RowBatches, pack_rows, pad_rows
+from gpt.training.scoring import score_rows
 from gpt.training.trainer import Trainer
-from tensorlite.nn import functional as F
 from tensorlite.random import make_generator
 
-MAX_WINDOWS = 200  # of a text, to measure a loss on
+MAX_WINDOWS, MAX_TOKENS = 200, 2**15  # of a text, to measure a loss on
 ROWS_PER_ITER = 12  # rows in an evaluation for each of eval_iters
 
 
@@ -127,14 +127,14 @@ class InstructTask(Task):
         if packing:  # not the validation rows, so that their loss means the same
             self.train = pack_rows(self.train, model.config.block_size)
             packs = f" in {len(self.train):,} rows"
-        self.model = ResponseLoss(model, tokens_per_row(self.train))
+        self.language_model, self.model = model, ResponseLoss(model, tokens_per_row(self.train))
         cropped = sum(len(row) == model.config.block_size for row in rows)
         self.summary = f"{conversations:,} conversations{packs}, and {len(self.val):,} to validate with: {data}" + (
             f"; {cropped:,} fill the context of {model.config.block_size} tokens and may have lost their beginning" if cropped else ""
         )
 
     def val_loss(self) -> float:
-        return rows_loss(self.model, self.val)
+        return rows_loss(self.language_model, self.val)
 
     def save(self, folder: Path) -> None:
         self.template.save(folder)
@@ -231,7 +231,7 @@ def with_unknown_policy(tokenizer: Tokenizer, policy: str) -> Tokenizer:
     return CharTokenizer(tokenizer.characters, policy) if isinstance(tokenizer, CharTokenizer) and policy != "error" else tokenizer
 
 
-def text_loss(model: LanguageModel, tokens: Tokens, windows: int = MAX_WINDOWS, batch_size: int = 16) -> float:
+def text_loss(model: LanguageModel, tokens: Tokens, windows: int = MAX_WINDOWS) -> float:
     """Mean loss of the language model over evenly spaced windows of ``tokens``, the same every time.
 
     Raises:
@@ -240,21 +240,12 @@ def text_loss(model: LanguageModel, tokens: Tokens, windows: int = MAX_WINDOWS, 
     T = min(model.config.block_size, len(tokens) - 1)
     if T < 1:
         raise BatchError("the text has fewer than two tokens, so there is no loss to measure.")
-    count = min(windows, (len(tokens) - 1) // T)
+    count = min(windows, (len(tokens) - 1) // T, max(1, MAX_TOKENS // T))
     starts = np.linspace(0, len(tokens) - 1 - T, count).astype(int)
     ids = [np.asarray(tokens[start : start + T + 1], np.int64) for start in starts]
-    return rows_loss(model, [Row(window[:-1], window[1:]) for window in ids], batch_size)
+    return rows_loss(model, [Row(window[:-1], window[1:]) for window in ids])
 
 
-def rows_loss(model: LanguageModel, rows: Sequence[Row], batch_size: int = 16) -> float:
+def rows_loss(model: LanguageModel, rows: Sequence[Row]) -> float:
     """Mean of -log p over all targets in ``rows``, in eval mode and off the tape."""
-    device, mode = next(iter(model.parameters())).device, model.training
-    model.eval()
-    total = 0.0
-    with tl.no_grad():
-        for start in range(0, len(rows), batch_size):
-            x, y = (tl.tensor(array, device=device) for array in pad_rows(rows[start : start + batch_size]))
-            logits, _ = model(x)
-            total += F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1), ignore_index=IGNORE, reduction="sum").item()
-    model.train(mode)
-    return total / sum(row.num_targets for row in rows)
+    return -math.fsum(score.log_probs.sum() for score in score_rows(model, rows)) / sum(row.num_targets for row in rows)

@@ -7,6 +7,7 @@ run, pretraining    a run in its folder; the kind that begins with random weight
 run_folder          the folder of a run, and its lock
 resume              a trainer as the files of a checkpoint, and back; the checks of --resume
 rows, fingerprint   batches of examples of different lengths; whether the data is still the same
+scoring             the log-probabilities of given tokens, many rows at a time
 evaluation          the results of evaluations, and a bigram model by counting to compare with
 metrics             metrics.jsonl, TensorBoard's events, the norms of the gradient
 memory, speed       the memory of a step, estimated; the speed, measured
