@@ -119,7 +119,7 @@ ROOMS: dict[str, set[str]] = {
     | WEIGHTS_ON_DISK
     | {"gpt.finetuning.lora", "gpt.cli", "gpt.training", "gpt.checkpoints", "gpt.generation", "safetensors"},
     "gpt": {"gpt.*", "tensorlite", "tensorlite.*", "data", "numpy"},
-    "gpt.serve": {"gpt", "gpt.*", "data", "uvicorn"},
+    "gpt.serve": {"gpt.*", "data", "uvicorn"},
     "study": {"study.torch_twins", "gpt", "gpt.*", "tensorlite", "tensorlite.*", "data", "numpy"},
     "study.torch_twins": {"tensorlite.*", "numpy", "torch"},  # asks torch, if it is installed; nothing else outside of tests does
 }
