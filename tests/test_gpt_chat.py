@@ -299,7 +299,7 @@ def test_a_mode_runs_its_program(run: Path, capsys: pytest.CaptureFixture):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--mode is missing: it is one of train, generate, chat, finetune, classify, plot, look, serve."),
+        ([], "--mode is missing: it is one of train, generate, chat, finetune, classify, evaluate, plot, look, serve."),
         (["--mode"], "--mode is missing"),
         (["--mode", "genrate"], "there is no mode 'genrate': did you mean generate?"),
         (["--mode", "x"], "it is one of train"),
