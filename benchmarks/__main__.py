@@ -14,6 +14,7 @@ BENCHMARKS = {
     "roofline": "the least time that a training step can take on a GPU, op by op, counted without one",
     "nanogpt_cpu": "nanoGPT's run for a CPU from start to end, beside a twin in torch",
     "learning": "validation loss of presets and optimizers by steps and by CPU time",
+    "scaling": "training steps on 1, 2 and 4 ranks of MPI: time, and bytes sent",
     "generate": "tokens a second in generation, beside torch",
     "prepare": "a corpus like OpenWebText to tokens, against xz alone",
     "report": "writes the results into docs/performance.md, and a table of them into README",

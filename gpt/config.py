@@ -151,6 +151,8 @@ class TrainConfig:
         "threads", "what the workers are: threads, processes (faster for a small model), or auto: processes in a run of 200 steps or more"
     )
     shards: int | None = option(None, "parts of a batch; unlike workers, they affect rounding (default: as many as workers, on a GPU 1)")
+    zero: int = option(0, "with mpiexec: 1: each rank keeps its share of the optimizer's state, instead of all of it (ZeRO, stage 1)")
+    rank_limit: float = option(10.0, "with mpiexec: minutes until a rank that does not answer is given up, and the run is ended")
     seed: int = option(1337, "seed of the initial weights, the order of the data and dropout")
     steps: int = option(3000, "number of training steps")
     batch_size: int = option(12, "sequences of block_size tokens in a step")
@@ -185,6 +187,10 @@ class TrainConfig:
         require_name("schedule", self.schedule, SCHEDULES)
         require_name("precision", self.precision, PRECISIONS)
         require_name("team", self.team, TEAMS)
+        if self.zero not in (0, 1):
+            raise ValueError(f"zero is 0 or 1, the stage of ZeRO, got {self.zero}.")
+        if not self.rank_limit > 0:
+            raise ValueError(f"rank_limit must be above 0 minutes, got {self.rank_limit}.")
         if self.out == "":
             raise ValueError("out must be the name of a folder, got an empty one.")
         if self.cuda_graph not in (True, False, "auto"):
@@ -214,6 +220,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {value}.")
+        if self.zero and self.optimizer == "muon":
+            raise ValueError(
+                "zero 1 shares out the state by slices, and muon updates whole matrices: leave --zero out, or take adamw or sgd."
+            )
         if self.optimizer == "adamw" and self.momentum is not None:
             raise ValueError(f"momentum is for --optimizer muon or sgd, and this one is adamw, which has beta1: got {self.momentum}.")
 

@@ -18,10 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpt.cli.options import PRINTS_NEW, parse_settings
-from gpt.errors import fail, leave, run_main
+from gpt.config import TrainConfig
+from gpt.errors import fail, leave
 from gpt.finetuning.config import FINETUNING
 from gpt.finetuning.run import Finetuning, resolve_settings
+from gpt.training.ranks import require_same_program, run_on_ranks
 from gpt.training.resume import folder_to_resume
+from gpt.training.team import join_ranks
 from tensorlite.memory import keep_freed_memory
 
 
@@ -31,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError, DataError, DeviceUnavailableError: for what the user can correct; most of it before the first step.
     """
-    given = parse_settings(argv, FINETUNING)
+    world = join_ranks(TrainConfig())
+    with world.together():
+        given = parse_settings(argv, FINETUNING)
+    require_same_program(world, given)
     resumed = given.pop("resume", None)
     if given.pop("print_config", False):
         if resumed is not None:
@@ -45,4 +51,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     keep_freed_memory()  # here, since it holds for the whole process, and this is the one that was started to train
-    leave(run_main(main))
+    leave(run_on_ranks(main))

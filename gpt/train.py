@@ -16,9 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpt.cli.options import PRINTS_NEW, TRAINING, make_configs, parse_settings
-from gpt.errors import fail, leave, run_main
+from gpt.config import TrainConfig
+from gpt.errors import fail, leave
 from gpt.training.pretraining import Pretraining
+from gpt.training.ranks import require_same_program, run_on_ranks
 from gpt.training.resume import folder_to_resume
+from gpt.training.team import join_ranks
 from gpt.training.trainer import Trainer
 from tensorlite.memory import keep_freed_memory
 from tensorlite.profile import Profile
@@ -32,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError, DataError, DeviceUnavailableError: for what the user can correct; most of it before the first step.
     """
-    given = parse_settings(argv)
+    world = join_ranks(TrainConfig())
+    with world.together():
+        given = parse_settings(argv)
+    require_same_program(world, given)
     resumed, profiled = given.pop("resume", None), given.pop("profile", None)
     if given.pop("print_config", False):
         if resumed is not None:
@@ -42,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if resumed is not None:
         run = Pretraining.resume(folder_to_resume(resumed, given), given)
     elif profiled is not None:
+        if world.size > 1:
+            fail("--profile shows the ops of one process: leave mpiexec out.")
         model_config, config = make_configs(given)
         return _profile(
             Pretraining(model_config, replace(config, cuda_graph=False, team="threads")).trainer, profiled
@@ -68,4 +76,4 @@ def _profile(trainer: Trainer, steps: int) -> int:
 
 if __name__ == "__main__":
     keep_freed_memory()  # here, since it holds for the whole process, and this is the one that was started to train
-    leave(run_main(main))
+    leave(run_on_ranks(main))

@@ -175,6 +175,8 @@ def check_command(line: str) -> None:
         match words:
             case [python, *rest] if Path(python.replace("\\", "/")).name in ("python", "python3", "py"):
                 check_python(rest)
+            case ["mpiexec", "-n", _, "-hosts", _, "python", *rest] | ["mpiexec", "-n", _, "python", *rest]:
+                check_python(rest)
             case ["make", target, *options]:
                 assert re.search(rf"^{target}:", read("Makefile"), re.MULTILINE), f"no target {target}"
                 if target == "train" and options:

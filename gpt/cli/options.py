@@ -56,6 +56,7 @@ TRAINING_TOPICS: Mapping[str, Sequence[str]] = {
         "tensorboard",
     ),
     "machine": ("backend", "precision", "cuda_graph", "memory_limit", "workers", "team", "shards", "attention_recompute"),
+    "several ranks of MPI": ("zero", "rank_limit"),
 }  # fmt: skip
 
 

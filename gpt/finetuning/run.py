@@ -42,7 +42,7 @@ from gpt.training.memory import MemoryEstimate
 from gpt.training.report import final_table, machine_rows, table
 from gpt.training.resume import MAY_CHANGE, change_config
 from gpt.training.run import Run, require_backend, set_attention_recompute
-from gpt.training.run_folder import RunFolder
+from gpt.training.team import join_ranks
 from tensorlite.random import make_generator, use_generator
 
 BEST, PEFT = "best", "peft"
@@ -105,13 +105,14 @@ class Finetuning(Run):
         options, config, pretraining = resolve_settings(given)
         assert options.checkpoint
         assert options.data
-        require_backend(config)
-        model, tokenizer, _ = load_model(options.checkpoint, config.backend)
-        template = options.template or options.checkpoint
-        options = replace(options, task=options.task or guess_task(options.data))
-        options = replace(options, context=_limit_context(model, options.context))
-        run = cls(_with_dropout(model, options.dropout), tokenizer, options, config, template, pretraining)
-        return run.use_folder(RunFolder(Path(config.out or "runs/finetuned")))
+        with join_ranks(config).together():
+            require_backend(config)
+            model, tokenizer, _ = load_model(options.checkpoint, config.backend)
+            template = options.template or options.checkpoint
+            options = replace(options, task=options.task or guess_task(options.data))
+            options = replace(options, context=_limit_context(model, options.context))
+            run = cls(_with_dropout(model, options.dropout), tokenizer, options, config, template, pretraining)
+        return run.make_folder(Path(config.out or "runs/finetuned"))
 
     @classmethod
     def from_checkpoint(cls, state: TrainingState, changes: Mapping[str, Any], path: Path) -> Self:
@@ -146,8 +147,9 @@ class Finetuning(Run):
         return "\n".join([*table({**rows, **rows_of_machine}), *warnings]) + "\n"
 
     def save(self) -> None:
-        if self.trainer.last and self.trainer.best.step == self.trainer.step:
-            self.write_model(self.best_path)  # before the checkpoint, so that a run resumed from it finds the best model there
+        with self.trainer.world.together():
+            if self.is_first and self.trainer.last and self.trainer.best.step == self.trainer.step:
+                self.write_model(self.best_path)  # before the checkpoint, so that a run resumed from it finds the best model there
         super().save()
 
     def write_model(self, folder: Path) -> None:
@@ -171,7 +173,7 @@ class Finetuning(Run):
         return self.folder.path / BEST
 
     def sample(self) -> str:
-        prompt = self.task.sample_prompt()
+        prompt = self.task.sample_prompt() if self.is_first else None
         return "" if prompt is None else prompt + self.sample_text(prompt, stop=self._stop)
 
     def finish(self, seconds: float) -> None:

@@ -16,7 +16,7 @@ from gpt.training.memory import MemoryEstimate
 from gpt.training.report import final_table, machine_rows, table
 from gpt.training.resume import change_config
 from gpt.training.run import Run, require_backend, set_attention_recompute
-from gpt.training.run_folder import RunFolder
+from gpt.training.team import join_ranks
 from gpt.training.trainer import Trainer
 from tensorlite.random import make_generator, use_generator
 
@@ -47,8 +47,9 @@ class Pretraining(Run):
         Raises:
             UserError, DataError, DeviceUnavailableError: for what the user can correct.
         """
-        run = cls(model_config, config)
-        return run.use_folder(RunFolder(Path(config.out or f"runs/{config.preset}")))
+        with join_ranks(config).together():
+            run = cls(model_config, config)
+        return run.make_folder(Path(config.out or f"runs/{config.preset}"))
 
     @classmethod
     def from_checkpoint(cls, state: TrainingState, changes: Mapping[str, Any], path: Path) -> Self:
@@ -70,7 +71,7 @@ class Pretraining(Run):
         return "\n".join([*table({**rows, **rows_of_machine}), *dataset.notes, *warnings]) + "\n"
 
     def sample(self) -> str:
-        return self.sample_text(temperature=SAMPLE_TEMPERATURE)
+        return "" if not self.is_first else self.sample_text(temperature=SAMPLE_TEMPERATURE)
 
     def finish(self, seconds: float) -> None:
         dataset, folder = self.dataset, self.folder

@@ -57,7 +57,7 @@ def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], li
     if trainer.step:
         rows["resumed"] = f"after step {trainer.step:,}"
     if trainer.config.backend == "numpy":
-        rows["workers"] = describe_team(trainer.config, trainer.workers)
+        rows["workers"] = describe_team(trainer.config, trainer.workers, trainer.world.size)
     warnings = []
     if trainer.config.backend == "numpy" and trainer.workers.count > available_cores():
         warnings.append(f"warning: {trainer.workers.count} workers take turns on {available_cores()} cores: leave --workers out.")

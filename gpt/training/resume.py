@@ -27,24 +27,24 @@ from gpt.training.trainer import Trainer, learning_rate_factor
 MAY_CHANGE = frozenset({
     "data", "out", "backend", "workers", "team", "steps", "eval_interval", "patience", "log_interval", "sample_interval", "sample_length",
     "checkpoint_interval", "keep_last", "tensorboard", "time_limit", "attention_recompute", "precision",
-    "cuda_graph", "memory_limit",
+    "cuda_graph", "memory_limit", "zero", "rank_limit",
 })  # fmt: skip
 
 
 def checkpoint_files(
-    trainer: Trainer, tokenizer: Tokenizer, program: str, extra: Mapping[str, Any], logged: int = 0
+    trainer: Trainer, optimizer: Mapping[str, Any], tokenizer: Tokenizer, program: str, extra: Mapping[str, Any], logged: int = 0
 ) -> Iterator[tuple[str, bytes]]:
     """The files of a checkpoint of ``trainer``, one after the other.
 
     Args:
+        optimizer: the state of its optimizer, whose steps are counted (`Stepper.finalize_step_count`).
         program: the program that resumes it.
         extra: further entries for training.json, fit for JSON.
         logged: how many lines of metrics there are.
     """
-    trainer.stepper.finalize_step_count()
     yield from training_files(
         trainer.model,
-        trainer.optimizer.state_dict(),
+        optimizer,
         tokenizer,
         replace(trainer.config, shards=trainer.stepper.shard_count),  # as many as there were, not as many as the next machine has cores
         trainer={**trainer.state_dict(), "logged": logged},

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from data.console import error_text, ignore_write_errors
+from data.paths import expand_path
 from data.tokenizer import Tokenizer
 from gpt.checkpoints.model_folder import save_model
 from gpt.checkpoints.retention import Checkpoints
@@ -28,6 +29,7 @@ from gpt.llama import GroupedSelfAttention
 from gpt.model import CausalSelfAttention, LanguageModel
 from gpt.training.memory import MemoryEstimate, advise, estimate_memory
 from gpt.training.metrics import require_tensorboard
+from gpt.training.ranks import require_same_run
 from gpt.training.resume import (
     MAY_CHANGE,
     checkpoint_files,
@@ -40,6 +42,7 @@ from gpt.training.resume import (
 )
 from gpt.training.run_folder import RunFolder
 from gpt.training.stopping import Stopped, TimeIsUp
+from gpt.training.team import join_ranks
 from gpt.training.trainer import RunRecord, Trainer
 from tensorlite.backend import Device
 from tensorlite.parallel import TeamError
@@ -117,27 +120,56 @@ class Run(RunRecord):
         Raises:
             UserError, DataError, DeviceUnavailableError: for what the user can correct, such as a setting that is not in `may_change`.
         """
-        require_run_folder(path)
-        folder = RunFolder.reopen(path)
+        world = join_ranks(TrainConfig())
+        opened: list[tuple[RunFolder, Checkpoints]] = []  # by the first rank alone
+
+        def load() -> TrainingState:
+            require_run_folder(path)
+            folder = RunFolder.reopen(path)
+            opened.append((folder, Checkpoints(folder.path)))
+            opened[0][1].clean_up()
+            return opened[0][1].load_latest()
+
         try:
-            checkpoints = Checkpoints(folder.path)
-            checkpoints.clean_up()
-            state = checkpoints.load_latest()
-            if state.program != cls.program:
-                fail(f"{path} is a run of another program: python -m {state.program} --resume {path}")
-            refuse_changes(state.settings, changes, cls.may_change)
-            run = cls.from_checkpoint(state, {name: value for name, value in changes.items() if name in cls.may_change}, folder.path)
-            refuse_fewer_steps(run.trainer.config.steps, state.step)
-            restore(run.trainer, run.tokenizer, state)
-            folder.truncate_metrics(state.record["trainer"]["logged"])
-            checkpoints.keep_last = run.trainer.config.keep_last
-            run.use_folder(folder, checkpoints)
+            state = world.from_first(load)
+            with world.together():
+                if state.program != cls.program:
+                    fail(f"{path} is a run of another program: python -m {state.program} --resume {path}")
+                refuse_changes(state.settings, changes, cls.may_change)
+                allowed = {name: value for name, value in changes.items() if name in cls.may_change}
+                run = cls.from_checkpoint(state, allowed, expand_path(path))
+                refuse_fewer_steps(run.trainer.config.steps, state.step)
+                restore(run.trainer, run.tokenizer, state)
+            require_same_run(run.trainer)
+            with world.together():
+                for folder, checkpoints in opened:
+                    folder.truncate_metrics(state.record["trainer"]["logged"])
+                    checkpoints.keep_last = run.trainer.config.keep_last
+                    run.use_folder(folder, checkpoints)
         except BaseException:
-            folder.lock.release()
+            for folder, _ in opened:
+                folder.lock.release()
             raise
         warn_of_other_versions(state.record["versions"])
         note_other_learning_rate(run.trainer, state.config)
         return run
+
+    def make_folder(self, wanted: Path) -> Self:
+        """`use_folder` with a new folder. Only the first rank has one.
+
+        Raises:
+            UserError: if it cannot be written to, or if another rank is about to make another run.
+        """
+        require_same_run(self.trainer)
+        with self.trainer.world.together():
+            if self.is_first:
+                self.use_folder(RunFolder(wanted))
+        return self
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that speaks and saves; the only one without MPI."""
+        return self.trainer.world.rank == 0
 
     def use_folder(self, folder: RunFolder, checkpoints: Checkpoints | None = None) -> Self:
         """Keep metrics and checkpoints in ``folder`` from now on.
@@ -158,6 +190,8 @@ class Run(RunRecord):
         Raises:
             UserError: for what the user can correct, too little memory for example.
         """
+        if not self.is_first:
+            return self._follow()
         expected = None
         with ignore_write_errors("stdout", self._warn_of_lost_output):
             try:
@@ -183,6 +217,12 @@ class Run(RunRecord):
             finally:
                 self.folder.close()
 
+    def _follow(self) -> int:
+        """`run` of every other rank: it computes, and takes part when the first one saves."""
+        self.save()
+        stopped = self._train_and_save()
+        return EXIT_INTERRUPTED if stopped and not isinstance(stopped, TimeIsUp) else 0
+
     def _train_and_save(self) -> Stopped | None:
         """Make all steps that are left, and save the last; return why training stopped early, if it did.
 
@@ -203,7 +243,8 @@ class Run(RunRecord):
     # --- what the trainer calls ---
 
     def log(self, **metrics: Any) -> None:
-        self.folder.log(**metrics)
+        if self.is_first:
+            self.folder.log(**metrics)
 
     def save_checkpoint(self) -> None:
         """`save`. In the middle of a run a failure is only a warning: there may be room on the disk again at the end."""
@@ -219,11 +260,21 @@ class Run(RunRecord):
             CheckpointError: if it cannot be written. What was there before is still there. Where there is room for the weights alone, which
                 take a third, they are written, and the message says so.
         """
+        trainer, optimizer = self.trainer, None
+        if trainer.world.from_first(lambda: self.checkpoints.last_saved != trainer.step):
+            trainer.stepper.finalize_step_count()
+            optimizer = trainer.optimizer.state_dict()  # all ranks take part
+        with trainer.world.together():
+            if self.is_first:
+                self._write(optimizer)
+
+    def _write(self, optimizer: Mapping[str, Any] | None) -> None:
+        """Write the checkpoint, if there is a state of the optimizer, and the weights."""
         trainer = self.trainer
         try:
-            if self.checkpoints.last_saved != trainer.step:
+            if optimizer is not None:
                 best = trainer.best.step if trainer.last else None
-                files = checkpoint_files(trainer, self.tokenizer, self.program, self.extra, self.folder.logged)
+                files = checkpoint_files(trainer, optimizer, self.tokenizer, self.program, self.extra, self.folder.logged)
                 self.checkpoints.save(trainer.step, files, best)
         except CheckpointError as error:
             self.write_model(self.folder.path)

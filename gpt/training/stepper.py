@@ -10,6 +10,7 @@ eager step bit for bit. In float16 the loss is scaled (`tensorlite.optim.GradSca
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import operator
@@ -32,6 +33,7 @@ from tensorlite.backend import Array, Device
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder, Recording
 from tensorlite.op import kernel_mode
 from tensorlite.parallel import BatchShards, Workers
+from tensorlite.parallel.ranks import World
 from tensorlite.precision import half_dtype, use_rounded
 from tensorlite.random import draw_dropout_key, make_generator
 
@@ -62,16 +64,26 @@ class Stepper:
         optimizer: holds the trained parameters.
         workers: compute the shards.
         stop: is asked whether the user wants to stop.
+        world: the ranks that share each batch.
 
     Attributes:
         shard_count: into how many parts a batch is cut; it decides how sums are rounded.
         scaler: scales the loss in float16; elsewhere it does nothing.
     """
 
-    def __init__(self, model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        optimizer: optim.Optimizer,
+        config: TrainConfig,
+        workers: Workers,
+        stop: StopRequest,
+        world: World | None = None,
+    ) -> None:
         self.model, self.optimizer, self.config, self.stop = model, optimizer, config, stop
-        self.shard_count = config.shards or workers.count
-        self.shards = BatchShards(model, optimizer.flats, self.shard_count, workers)
+        self.workers, self.world = workers, world or World()
+        self.shard_count = config.shards or workers.count * self.world.size
+        self.shards = BatchShards(model, optimizer.flats, self.shard_count, workers, world=self.world)
         is_scaled = config.precision == "float16" and kernel_mode() == "fast"  # the book computes in float32
         self.scaler = optim.GradScaler(optimizer, enabled=is_scaled)
 
@@ -99,11 +111,17 @@ class Stepper:
             keys: for each batch those of dropout on a GPU, see `GPUStepper.dropout_keys`.
         """
         share = self.scaler.scale / len(batches)
-        losses = [self.shards.forward_backward(batch, self._dropout_streams(number, i), share, keys[i]) for i, batch in enumerate(batches)]
+        with self.interruptible():
+            own = [self.shards.accumulate(batch, self._dropout_streams(number, i), share, keys[i]) for i, batch in enumerate(batches)]
+        losses = self.shards.add_gradients(own)
         self.scaler.unscale_(self.model.parameters())
         norm, factor = self.clip(self.config.grad_clip or math.inf)
         total = functools.reduce(operator.add, losses)  # not a stack: for many arrays CuPy copies a list of addresses from the host
         return StepResult(total * (1 / len(losses)), norm, factor)
+
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which a step may be given up."""
+        return contextlib.nullcontext()
 
     def clip(self, max_norm: float) -> tuple[Tensor, Array | None]:
         """Clip the gradient; returns its length before, and the factor by which it is still to be multiplied, if any."""
@@ -139,14 +157,34 @@ class CPUStepper(Stepper):
     """
 
     def step(self, batches: Sequence[Batch], number: int) -> StepResult:
-        with self.stop.interruptible():
-            result = self.gradients([self.to_device(batch) for batch in batches], number, [()] * len(batches))
+        result = self.gradients([self.to_device(batch) for batch in batches], number, [()] * len(batches))
         loss, norm = result.loss.array, result.gradient_norm.array
         if not np.isfinite(loss + norm):
-            fail_not_finite(self.model, float(loss), float(norm), number, self._shares(batches, number))
-        self.optimizer.step()
+            with self.world.together():
+                fail_not_finite(self.model, float(loss), float(norm), number, self._shares(batches, number))
+        if self.config.zero and self.world.size > 1:
+            self._update_own_slice()
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad()
         return result
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """All ranks give the step up, or none."""
+        with self.world.together(), self.stop.interruptible():
+            yield
+
+    def _update_own_slice(self) -> None:
+        """Update the weights of which this rank keeps the optimizer's state, give them to the other ranks, and receive theirs."""
+        spans = self.optimizer.begin_step()
+        for flat in self.optimizer.flats:
+            own = self.world.slice_of(len(flat.data))
+            parts = [slice(own.start + part.start, own.start + part.stop) for part in self.workers.split(own.stop - own.start)]
+            self.workers.map(functools.partial(self.optimizer.update_slice, spans, flat), parts)
+        self.optimizer.end_step(spans)
+        for flat in self.optimizer.flats:
+            self.world.gather_slices(flat.data)
 
     def _shares(self, batches: Sequence[Batch], number: int) -> Iterator[tuple[tuple[Tensor, ...], np.random.Generator]]:
         """What each shard computes in this step: its rows, and its random numbers."""
@@ -236,8 +274,16 @@ class GraphStepper(GPUStepper):
     _batches: list[tuple[Tensor, Tensor]]
     _keys: Array
 
-    def __init__(self, model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers, stop: StopRequest) -> None:
-        super().__init__(model, optimizer, config, workers, stop)
+    def __init__(
+        self,
+        model: LanguageModel,
+        optimizer: optim.Optimizer,
+        config: TrainConfig,
+        workers: Workers,
+        stop: StopRequest,
+        world: World | None = None,
+    ) -> None:
+        super().__init__(model, optimizer, config, workers, stop, world)
         self.why_eager: str | None = None
         self._reset()
 
@@ -308,7 +354,13 @@ class GraphStepper(GPUStepper):
 
 
 def make_stepper(
-    model: LanguageModel, optimizer: optim.Optimizer, config: TrainConfig, workers: Workers, stop: StopRequest, one_shape: bool = True
+    model: LanguageModel,
+    optimizer: optim.Optimizer,
+    config: TrainConfig,
+    workers: Workers,
+    stop: StopRequest,
+    one_shape: bool = True,
+    world: World | None = None,
 ) -> Stepper:
     """The stepper for these settings.
 
@@ -319,7 +371,7 @@ def make_stepper(
         UserError: if the user insists on a CUDA graph, and there cannot be one.
     """
     if config.backend == "numpy":
-        return CPUStepper(model, optimizer, config, workers, stop)
+        return CPUStepper(model, optimizer, config, workers, stop, world)
     if not config.cuda_graph:
         return GPUStepper(model, optimizer, config, workers, stop)
     if not one_shape:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -26,10 +27,11 @@ from gpt.training.rows import IGNORE
 from gpt.training.speed import Speed
 from gpt.training.stepper import make_stepper
 from gpt.training.stopping import Stopped, StopRequest
-from gpt.training.team import choose_team
+from gpt.training.team import choose_team, join_ranks
 from tensorlite import Tensor, optim
 from tensorlite.memory import peak_memory
 from tensorlite.optim import schedule
+from tensorlite.optim.optimizer import SharedState
 from tensorlite.parallel import TeamError
 from tensorlite.precision import use_precision
 from tensorlite.random import make_generator
@@ -65,6 +67,7 @@ class Trainer:
         best: the best one.
         gradient_norm: the length of the last gradient, before it was clipped.
         learning_rate: of the last step.
+        world: the ranks of MPI that train together; usually one.
         speed: how fast training is, and how fast the machine could compute; see `gpt.training.speed`.
 
     Raises:
@@ -82,8 +85,10 @@ class Trainer:
         self.optimizer = make_optimizer(model, config)
         self.schedule = optim.LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, config))
         self.stop = StopRequest(config.time_limit)
-        self.workers = choose_team(config)
-        self.stepper = make_stepper(model, self.optimizer, config, self.workers, self.stop, self.batches_have_one_shape)
+        self.world, self.workers = join_ranks(config), choose_team(config)
+        self.stepper = make_stepper(model, self.optimizer, config, self.workers, self.stop, self.batches_have_one_shape, self.world)
+        if config.zero and self.world.size > 1:
+            self.optimizer.share_state(SharedState(self.world.slice_of, self.world.gather_to_first))
         self.step = 0
         self.learning_rate = 0.0
         self.gradient_norm = tl.zeros(())
@@ -122,7 +127,8 @@ class Trainer:
                 if self._is_due(config.log_interval):
                     self.log(loss.item(), record, progress)  # the only place where Python waits for the device
                 progress.step()
-                self.stop.check()
+                with self.world.together():
+                    self.stop.check()
 
     def update(self) -> Tensor:
         """Make one step: the loss of one batch (or of several, accumulated), its gradient, and new weights. Return the loss, ().
@@ -158,8 +164,11 @@ class Trainer:
         for name in self.tokens:
             batches = list(self._evaluation_batches(name))
             shown = progress.evaluation(name, len(batches)) if progress else contextlib.nullcontext(lambda: None)
-            with shown as batch_done, self.stop.interruptible():
-                means.append(self._mean_loss(batches, batch_done))
+            own = [batches[i] for i in self.world.share(range(len(batches)))]
+            with self.world.together(), shown as batch_done, self.stop.interruptible():
+                losses = self._losses(own, batch_done)
+            totals, counts = zip(*itertools.chain(*self.world.gather_objects(losses)), strict=True)
+            means.append(math.fsum(totals) / sum(counts))
         self.model.train()
         return Evaluation(*means)
 
@@ -235,8 +244,8 @@ class Trainer:
         """Whether something that happens every ``interval`` steps, and after the last one if ``last``, happens at this step."""
         return (interval > 0 and self.step % interval == 0) or (last and self.step == self.config.steps)
 
-    def _mean_loss(self, batches: Sequence[Batch], batch_done: Callable[[], None]) -> float:
-        """The mean over all targets in ``batches``, whichever batch they are in."""
+    def _losses(self, batches: Sequence[Batch], batch_done: Callable[[], None]) -> list[tuple[float, int]]:
+        """The sum of the losses over all targets in each of ``batches``, and their number."""
 
         @tl.no_grad()
         def sum_and_count(batch: Batch) -> tuple[float, int]:
@@ -247,8 +256,7 @@ class Trainer:
             batch_done()
             return total, count
 
-        totals, counts = zip(*self.workers.map(sum_and_count, batches), strict=True)
-        return math.fsum(totals) / sum(counts)
+        return self.workers.map(sum_and_count, batches)
 
     def _evaluation_batches(self, name: str) -> Iterator[Batch]:
         """What an evaluation reads of one of the two texts."""

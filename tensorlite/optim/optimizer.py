@@ -46,6 +46,7 @@ class Optimizer:
             raise TypeError("an optimizer takes a list of parameters, not one tensor: put it in a list.")
         self.defaults = defaults
         self.layout = 0  # how often the arrays have been created
+        self._shared_state: SharedState | None = None
         listed: list[Any] = list(params)
         if not listed:
             raise ValueError("an optimizer needs at least one parameter, got an empty list.")
@@ -86,18 +87,19 @@ class Optimizer:
         A rule that is not elementwise overrides this.
         """
         flat = span.buffer.flat
-        arrays = [flat.data, flat.grad, *(span.buffer.array(name) for name in self.arrays_of(group))]
+        state, offset = [span.buffer.array(name) for name in self.arrays_of(group)], span.buffer.part.start
         start, stop = flat.starts[span.first], flat.starts[span.last]
         if within is not None:
             start, stop = max(start, within.start), min(stop, within.stop)
         tile = TILE if array_module(flat.data) is np else max(1, stop - start)
         for k in range(start, stop, tile):
             part = slice(k, min(k + tile, stop))
+            arrays = [flat.data[part], flat.grad[part], *(array[part.start - offset : part.stop - offset] for array in state)]
             rounded = None if flat.rounded is None else flat.rounded[part]
             if factor is None and rounded is None:
-                self.update(group, step, *(array[part] for array in arrays))
+                self.update(group, step, *arrays)
             else:
-                self.update_and_round(group, step, *(array[part] for array in arrays), factor=factor, rounded=rounded)
+                self.update_and_round(group, step, *arrays, factor=factor, rounded=rounded)
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raise a ValueError for options out of range."""
@@ -137,7 +139,7 @@ class Optimizer:
         for buffer in self._buffers:
             buffer.flat.check()
         if not all(buffer.flat.fits() for buffer in self._buffers):
-            self._lay_out(self.state_dict()["state"])
+            self._lay_out(self._movable_state())
         spans = self._spans()
         for span in spans:
             for name in self.arrays_of(span.group):
@@ -189,6 +191,25 @@ class Optimizer:
         flats = self.flats
         return array_module(flats[0].data).empty((2, sum(map(len, flats))), "int32")
 
+    def share_state(self, shared: SharedState) -> None:
+        """Keep only a part of each flat array of the state; other programs keep the rest (ZeRO, stage 1).
+
+        From then on only those parts may be updated (`update_slice`), `state_dict` is called by all programs, and parameters and groups
+        stay as they are.
+
+        Raises:
+            ValueError: if the rule is not elementwise, so that a part of a matrix cannot be updated.
+
+        Source: Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion parameter models".
+        """
+        if type(self).update_span is not Optimizer.update_span:
+            raise ValueError(f"{type(self).__name__} updates whole matrices, and its state cannot be shared by slices.")
+        state = self.state_dict()["state"]
+        self._shared_state = shared
+        for buffer in self._buffers:
+            buffer.part = shared.part_of(buffer.flat.starts[-1])
+        self._restore(state)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop every gradient; with ``set_to_none=False`` fill it with zeros."""
         for p in self._parameters():
@@ -200,7 +221,7 @@ class Optimizer:
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, such as layers that were frozen until now."""
         group = self._checked_group(param_group)
-        state = self.state_dict()["state"]
+        state = self._movable_state()
         self.param_groups.append(group)
         self._lay_out(state)
 
@@ -210,11 +231,14 @@ class Optimizer:
         Returns:
             ``state``: for each parameter that was ever updated, by its number, ``step`` and its arrays (NumPy);
             ``param_groups``: the options, with numbers instead of parameters. The layout is torch's.
+            Where the state is shared (`share_state`), one program gets all of ``state``, the others an empty one.
         """
         state = {}
+        whole = {id(buffer): self._whole_state(buffer) for buffer in self._buffers}
         for number, (buffer, i) in enumerate(self._places):
-            if buffer.steps[i]:
-                arrays = {name: np.array(to_numpy(buffer.flat.view(flat, i))) for name, flat in buffer.state.items()}
+            found = whole[id(buffer)]
+            if buffer.steps[i] and found is not None:
+                arrays = {name: np.array(to_numpy(buffer.flat.view(flat, i))) for name, flat in found.items()}
                 state[number] = {"step": buffer.steps[i], **arrays}
         groups, number = [], 0
         for group in self.param_groups:
@@ -253,7 +277,7 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle: the groups with their parameters, and a `state_dict` instead of the flat buffers."""
         kept = {name: value for name, value in vars(self).items() if name not in ("_buffers", "_places", "_parts")}
-        return {**kept, "snapshot": self.state_dict()["state"]}
+        return {**kept, "snapshot": self._movable_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Lay the copied parameters out in their own flat buffers, so that a copy of (model, optimizer) can be trained."""
@@ -272,6 +296,20 @@ class Optimizer:
             for group in self.param_groups
         ]
         return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
+
+    def _movable_state(self) -> dict[int, dict[str, Any]]:
+        """The state of each parameter, for new flat buffers."""
+        if self._shared_state is not None:
+            raise RuntimeError("the state is shared, and cannot move to other memory: make a new optimizer and load a state_dict.")
+        state: dict[int, dict[str, Any]] = self.state_dict()["state"]
+        return state
+
+    def _whole_state(self, buffer: _Buffer) -> dict[str, Array] | None:
+        """The flat arrays of the state; None if another program has been given them."""
+        if self._shared_state is None:
+            return buffer.state
+        found = {name: self._shared_state.gather(array, buffer.flat.starts[-1]) for name, array in buffer.state.items()}
+        return found if all(array is not None for array in found.values()) else None
 
     # --- groups ---------------------------------------------------------------------------------------
 
@@ -367,7 +405,7 @@ class Optimizer:
             buffer.steps[i] = entry["step"]
             for name, value in entry.items():
                 if name != "step":
-                    buffer.flat.view(buffer.array(name), i)[...] = buffer.flat.device.asarray(value)
+                    buffer.write(name, i, value)
 
     # --- the loop -------------------------------------------------------------------------------------
 
@@ -385,6 +423,20 @@ class Optimizer:
     def _note_rounded(self) -> None:
         for buffer in self._buffers:
             buffer.flat.note_rounded()
+
+
+@dataclass(frozen=True)
+class SharedState:
+    """How several programs share the state of an optimizer.
+
+    Attributes:
+        part_of: the part that this program keeps of a flat array with so many numbers.
+        gather: from this program's part of a flat array, and its whole length, the whole array; None in all programs but one. All of them
+            call it at the same time.
+    """
+
+    part_of: Callable[[int], slice]
+    gather: Callable[[Array, int], Array | None]
 
 
 @dataclass(frozen=True)
@@ -450,12 +502,21 @@ class _Buffer:
         self.steps = [0] * len(flat)
         self.state: dict[str, Array] = {}
         self.present: list[int] = []  # the parameters that have a gradient now
+        self.part = slice(0, flat.starts[-1])  # which part of the arrays is kept here
 
     def array(self, name: str) -> Array:
         """The array of that name; zeros at the first call."""
         if name not in self.state:
-            self.state[name] = self.flat.zeros()
+            self.state[name] = self.flat.device.zeros(self.part.stop - self.part.start, self.flat.dtype)
         return self.state[name]
+
+    def write(self, name: str, i: int, values: Any) -> None:
+        """Write the values of parameter ``i`` into an array, as far as they are kept here."""
+        place, part, array = self.flat.slice_of(i), self.part, self.array(name)
+        start, stop = max(place.start, part.start), min(place.stop, part.stop)
+        if start < stop:
+            flat = self.flat.device.asarray(values).reshape(-1)
+            array[start - part.start : stop - part.start] = flat[start - place.start : stop - place.start]
 
     def spans(self, first: int, last: int) -> list[tuple[int, int]]:
         """Cut the parameters from ``first`` to ``last`` (excluded) into spans of neighbours that can be updated as one.

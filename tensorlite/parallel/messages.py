@@ -1,7 +1,9 @@
-"""What the processes of a team tell each other, and the error when they cannot."""
+"""What processes tell each other, and the error when they cannot."""
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -61,3 +63,18 @@ class Done(NamedTuple):
 
     loss: Array
     has_gradient: Sequence[bool]
+
+
+def picklable(error: BaseException, where: str) -> BaseException:
+    """``error`` with the place where it was raised as a note, in a form that can be pickled; not every exception can.
+
+    Args:
+        where: such as "in a worker process".
+    """
+    place = f"{where}:\n" + "".join(traceback.format_exception(error))
+    try:
+        copied: BaseException = pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - whatever its class does wrong
+        return RuntimeError(place)
+    copied.add_note(place)
+    return copied

@@ -83,7 +83,7 @@ class Processes(Workers):
         memory.refresh()
         busy = [(process, share) for process, share in zip(self._others, numbers[1:], strict=True) if share]
         for process, share in busy:
-            process.send((memory.state(), [(i, tasks[i]) for i in share]))
+            process.send((memory.state(), [(i, tasks[i], memory.has_gradient(i)) for i in share]))
         losses = [memory.shards[i].compute(tasks[i]) for i in numbers[0]]
         for process, share in busy:
             for i, done in zip(share, process.receive(), strict=True):
@@ -168,6 +168,10 @@ class _SharedModel:
             kernels=kernel_mode(),
             floating_point_errors=np.geterr(),
         )
+
+    def has_gradient(self, number: int) -> list[bool]:
+        """Which parameters of the replica for this shard have a gradient, from batches that were accumulated before."""
+        return [twin.grad is not None for _, twin in self.replicas[number - 1].twins]
 
     def take_gradients(self, number: int, done: Done) -> None:
         """Give the replica for this shard the gradients that another process has written."""

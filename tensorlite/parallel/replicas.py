@@ -92,9 +92,9 @@ class Replica(Shard):
             twin.grad, twin.grad_buffer = None, home
 
     def refresh(self, model: Any) -> None:
-        """Take over changes of the first model: new arrays, training or evaluation mode. There is no gradient yet."""
+        """Take over changes of the first model: new arrays, training or evaluation mode."""
         for parameter, twin in self.twins:
-            twin.array, twin.requires_grad, twin.grad = parameter.array, parameter.requires_grad, None
+            twin.array, twin.requires_grad = parameter.array, parameter.requires_grad
         for buffer, twin in self._buffers:
             twin.array = buffer.array.copy()
         for module, copied in zip(model.modules(), self.model.modules(), strict=True):

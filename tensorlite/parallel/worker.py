@@ -8,7 +8,6 @@ import pickle
 import queue
 import sys
 import threading
-import traceback
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from tensorlite.backend import Array
 from tensorlite.memory import keep_freed_memory
 from tensorlite.op import use_kernels
-from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, State, TeamError
+from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, State, TeamError, picklable
 from tensorlite.parallel.replicas import Shard, Task
 from tensorlite.parallel.shared_memory import Place, SharedMemory
 from tensorlite.tensor import Tensor
@@ -42,18 +41,18 @@ class RemoteModel:
         self.shard = Shard(model, loss)
         self.modules = list(model.modules())
 
-    def run(self, state: State, tasks: Sequence[tuple[int, Task]]) -> list[Done]:
-        """Compute the tasks, each for the shard with that number."""
+    def run(self, state: State, tasks: Sequence[tuple[int, Task, list[bool]]]) -> list[Done]:
+        """Compute the tasks, each for the shard with that number, and with the parameters that have a gradient there already."""
         for module, training in zip(self.modules, state.training, strict=True):
             module.training = training
         for parameter, requires_grad in zip(self.parameters, state.requires_grad, strict=True):
             parameter.requires_grad = requires_grad
         with use_kernels(state.kernels), np.errstate(**state.floating_point_errors):
-            return [self._compute(number, task) for number, task in tasks]
+            return [self._compute(*task) for task in tasks]
 
-    def _compute(self, number: int, task: Task) -> Done:
-        for tensor, home in zip(self.trained, self.homes[number - 1], strict=True):
-            tensor.grad, tensor.grad_buffer = None, home
+    def _compute(self, number: int, task: Task, accumulated: list[bool]) -> Done:
+        for tensor, home, has in zip(self.trained, self.homes[number - 1], accumulated, strict=True):
+            tensor.grad, tensor.grad_buffer = Tensor.wrap(home) if has else None, home
         for buffer, view in self.buffers:
             buffer.array = view.copy()
         loss = self.shard.compute(task).array
@@ -97,7 +96,7 @@ def main() -> None:
             model = model or _load(header)
             reply = pickle.dumps((None, model.run(*pickle.loads(message))), PROTOCOL)
         except Exception as error:  # noqa: BLE001 - sent to the other process, which raises it
-            reply = pickle.dumps((_picklable(error), None), PROTOCOL)
+            reply = pickle.dumps((picklable(error, "in a worker process"), None), PROTOCOL)
         results.write(reply)
         results.flush()
 
@@ -116,14 +115,3 @@ def _read(messages: queue.SimpleQueue[bytes]) -> None:
     while (size := pipe.read(8)) and len(message := pipe.read(int.from_bytes(size, "little"))) == int.from_bytes(size, "little"):
         messages.put(message)
     os._exit(0)
-
-
-def _picklable(error: Exception) -> Exception:
-    """``error`` with the place where it was raised as a note, in a form that can be pickled; not every exception can."""
-    place = "in a worker process:\n" + "".join(traceback.format_exception(error))
-    try:
-        copied: Exception = pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - whatever its class does wrong
-        return RuntimeError(place)
-    copied.add_note(place)
-    return copied

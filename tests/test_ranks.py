@@ -1,0 +1,305 @@
+"""Ranks of MPI: the bits of one process, whatever their number, and an end with a sentence for all of them.
+
+mpiexec takes seconds to start a program, so each launch runs as many cases as it can.
+"""
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tensorlite as tl
+from gpt.config import TrainConfig
+from gpt.train import main
+from gpt.training.ranks import run_on_ranks
+from tensorlite.optim.optimizer import SharedState
+from tensorlite.parallel import BatchShards, Workers, make_team, ranks
+from tensorlite.parallel.ranks import RankError, World
+from tensorlite.parallel.tree import add_tree, largest_nodes
+from tensorlite.random import make_generator
+from tests.patience import PATIENCE
+from tests.test_parallel_processes import batch, digest, extended
+
+posix = pytest.mark.skipif(os.name != "posix", reason="the MPI that pip installs, MPICH, is for POSIX systems")
+
+
+def launch(*programs):
+    """Run programs, each a number of ranks and a command for Python, in one world of MPI; return what all of them print, and the code."""
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    parts = [["-n", str(count), sys.executable, *map(str, command)] for count, *command in programs]
+    command = [str(mpiexec), *parts[0], *(word for part in parts[1:] for word in (":", *part))]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=PATIENCE)
+    return done.stdout + done.stderr, done.returncode
+
+
+# --- the order of the sum -----------------------------------------------------------------------------
+
+
+def test_the_tree_of_a_sum():
+    def brackets(count):
+        return add_tree((0, count), {(i, i + 1): str(i) for i in range(count)}, lambda a, b: f"({a}{b})")
+
+    assert [brackets(count) for count in (1, 2, 3, 4, 6)] == ["0", "(01)", "((01)2)", "((01)(23))", "(((01)(23))(45))"]
+    assert add_tree((0, 3), {(0, 2): None, (2, 3): "2"}, str.__add__) == "2"
+    assert add_tree((0, 2), {(0, 1): None, (1, 2): None}, str.__add__) is None
+
+
+@pytest.mark.parametrize("count", [1, 3, 6, 8, 12])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_ranks_have_all_shards_and_sum_them_in_the_same_order(count, size):
+    world = World()
+    world.size = size
+    owned = [world.share(range(count), rank) for rank in range(size)]
+    assert [i for own in owned for i in own] == list(range(count))
+    assert owned[0].start == 0 < len(owned[0])
+    nodes = [node for own in owned for node in largest_nodes((0, count), own)]
+    names = {node: add_tree(node, {(i, i + 1): str(i) for i in range(count)}, lambda a, b: f"({a}{b})") for node in nodes}
+    whole = add_tree((0, count), {(i, i + 1): str(i) for i in range(count)}, lambda a, b: f"({a}{b})")
+    assert add_tree((0, count), names, lambda a, b: f"({a}{b})") == whole
+    if count % size == 0 and count // size in (1, 2, 4, 8):
+        assert len(nodes) == size  # one array from each rank
+    slices = [world.slice_of(1000, rank) for rank in range(size)]
+    assert [i for part in slices for i in range(1000)[part]] == list(range(1000))
+
+
+def test_two_programs_that_share_the_state_of_an_optimizer_are_one(monkeypatch):
+    """The weights of each slice, the files of both, and a way from either to the other."""
+    halves = [slice(0, 70), slice(70, 10**6)]
+
+    def make():
+        model, _ = extended()
+        return tl.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+    def bounded(part, length):
+        return slice(part.start, min(part.stop, length))
+
+    def step(optimizer, part=None, seed=0):
+        (flat,) = optimizer.flats
+        for number, p in enumerate(flat.parameters):
+            p.grad = tl.tensor(np.random.default_rng([seed, number]).standard_normal(p.shape).astype(np.float32))
+        spans = optimizer.begin_step()
+        optimizer.update_slice(spans, flat, bounded(part or slice(0, 10**6), len(flat.data)))
+        optimizer.end_step(spans)
+
+    def as_bytes(state):
+        return {i: {name: np.asarray(value).tobytes() for name, value in entry.items()} for i, entry in state["state"].items()}
+
+    whole, parts, sent = make(), [make(), make()], []
+    parts[1].share_state(SharedState(functools.partial(bounded, halves[1]), lambda array, _: sent.append(array)))
+    parts[0].share_state(SharedState(functools.partial(bounded, halves[0]), lambda array, _: np.concatenate([array, sent.pop(0)])))
+    step(whole)
+    for optimizer, part in zip(parts, halves, strict=True):
+        step(optimizer, part)
+    assert parts[1].state_dict()["state"] == {}
+    state = parts[0].state_dict()
+    assert as_bytes(state) == as_bytes(whole.state_dict())
+    step(whole, seed=1)
+    for optimizer, part in zip(parts, halves, strict=True):
+        optimizer.load_state_dict(state)
+        step(optimizer, part, seed=1)
+        np.testing.assert_array_equal(optimizer.flats[0].data[part], whole.flats[0].data[part])
+    with pytest.raises(RuntimeError, match="the state is shared"):
+        parts[0].add_param_group({"params": [tl.nn.Parameter(tl.ones(1))]})
+
+
+# --- bits ---------------------------------------------------------------------------------------------
+
+
+CASES = {2: [("processes", 6)], 3: [("threads", 4)], 4: [("threads", 1), ("threads", 6)]}  # of each number of ranks
+
+
+def digests(world, cases):
+    """Of dropout, accumulation, LoRA, tied and frozen weights, a parameter that some rows use, batches with fewer rows than shards."""
+    found = {}
+    for team, shards in cases:
+        with make_team(team, 2) as workers:
+            model, optimizer = extended()
+            parallel, losses = BatchShards(model, optimizer.flats, shards, workers, world=world), []
+            for step in range(2):
+                rows = [batch(3 if i else 9, seed=10 * step + i) for i in range(2)]
+                streams = [functools.partial(make_generator, 5, step, i) for i in range(2)]
+                own = [parallel.accumulate(*both, scale=0.5) for both in zip(rows, streams, strict=True)]
+                losses += [loss.item() for loss in parallel.add_gradients(own)]
+                tl.optim.clip_grad_norm_(model.parameters(), 0.1)
+                optimizer.step()
+                optimizer.zero_grad()
+            found[team, shards] = losses, digest(model, optimizer)
+    return found
+
+
+WORLDS = """
+from mpi4py import MPI
+from tensorlite.parallel.ranks import World
+from tests.test_ranks import CASES, digests
+
+for size in CASES:
+    comm = MPI.COMM_WORLD.Split(MPI.COMM_WORLD.rank < size)
+    if MPI.COMM_WORLD.rank < size:
+        world = World(comm)
+        found = world.gather_objects(digests(world, CASES[size]))
+        if world.rank == 0:
+            assert all(one == found[0] for one in found), found
+            print(size, found[0], flush=True)
+        try:
+            with world.together():
+                if world.rank == 1:
+                    raise ValueError("rank 1 is wrong")
+        except ValueError as error:
+            assert str(error) == "rank 1 is wrong" and world.knows(error)
+        else:
+            raise AssertionError("nobody was told")
+"""
+
+
+@posix
+def test_the_number_of_ranks_changes_no_bit():
+    printed, code = launch((4, "-c", WORLDS))
+    expected = {size: digests(World(), cases) for size, cases in CASES.items()}
+    assert code == 0, printed
+    assert printed.splitlines() == [f"{size} {expected[size]}" for size in CASES]
+
+
+SETTINGS = [
+    "--n-layer=1", "--n-head=2", "--n-embd=16", "--block-size=8", "--batch-size=6", "--eval-iters=3", "--sample-length=10", "--workers=1",
+    "--dropout=0.2", "--accumulation=2", "--shards=4", "--steps=6", "--eval-interval=3", "--warmup-steps=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a text, and a run of one process."""
+    path = tmp_path_factory.mktemp("ranks")
+    (path / "fox.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
+    assert main([*SETTINGS, f"--data={path / 'fox.txt'}", f"--out={path / 'one'}"]) == 0
+    return path
+
+
+def files(run, step=6):
+    checkpoint = run / "checkpoints" / f"step-{step:06}"
+    return [hashlib.sha256((checkpoint / f"{name}.safetensors").read_bytes()).hexdigest() for name in ("model", "optimizer")]
+
+
+def forget_the_end(run):
+    shutil.rmtree(run / "checkpoints" / "step-000006")
+
+
+@posix
+def test_a_run_on_ranks_that_share_the_state_is_that_of_one_process_and_goes_on_with_any_number(folder):
+    expected = files(folder / "one")
+    run = folder / "three"
+    printed, code = launch((3, "-m", "gpt.train", *SETTINGS, "--zero=1", f"--data={folder / 'fox.txt'}", f"--out={run}"))
+    assert code == 0, printed
+    assert "3 ranks of MPI, which share the optimizer's state, each with 1 worker" in printed
+    assert printed.count("steps       6 of 6") == 1
+    assert files(run) == expected
+
+    forget_the_end(run)
+    printed, code = launch((2, "-m", "mpi4py", "-m", "gpt.train", f"--resume={run}", "--zero=0"))
+    assert (code, files(run)) == (0, expected), printed
+
+    forget_the_end(run)
+    assert main([f"--resume={run}"]) == 0
+    assert files(run) == expected
+
+
+# --- what can go wrong --------------------------------------------------------------------------------
+
+ENDED = """
+import os, signal, sys
+from gpt.train import main
+from gpt.training.ranks import run_on_ranks
+from gpt.training.trainer import Trainer
+from tensorlite.parallel.ranks import connect
+
+update = Trainer.update
+
+def ended(self):
+    if self.step == 4 and connect().rank == 1:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    return update(self)
+
+Trainer.update = ended
+sys.exit(run_on_ranks(lambda: main(sys.argv[2:])))
+"""
+
+
+@posix
+def test_a_rank_that_is_killed_or_answers_no_more_ends_all_and_the_run_goes_on_to_the_same_bits(folder):
+    for name, sentence in (("SIGKILL", "EXIT STRING: Killed (signal 9)"), ("SIGSTOP", "error: rank 1 has not answered for 1.2 seconds")):
+        run = folder / name
+        settings = [*SETTINGS, "--rank-limit=0.02", f"--data={folder / 'fox.txt'}", f"--out={run}"]
+        printed, code = launch((2, "-c", ENDED, name, *settings))
+        assert code != 0
+        assert sentence in printed
+        assert main([f"--resume={run}"]) == 0
+        assert files(run) == files(folder / "one")
+
+
+@posix
+def test_ranks_that_would_compute_something_else_are_told_before_the_first_step(folder):
+    settings = [*SETTINGS, f"--data={folder / 'fox.txt'}", f"--out={folder / 'never'}"]
+    printed, code = launch((1, "-m", "gpt.train", *settings), (1, "-m", "gpt.train", *settings, "--seed=7"))
+    assert printed == "error: all ranks must run the same: --seed is 7 on rank 1, and not given on rank 0.\n"
+    assert code == 2
+    assert not (folder / "never").exists()
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """This process as one of two that a launcher has started."""
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    ranks.connect.cache_clear()
+    yield monkeypatch
+    ranks.connect.cache_clear()
+
+
+def test_without_mpi4py_processes_of_a_launcher_are_told_what_to_install(launched, capsys):
+    launched.setitem(sys.modules, "mpi4py", None)
+    assert run_on_ranks(lambda: 0) == 2
+    assert "error: mpiexec has started 2 processes, and they cannot use MPI" in capsys.readouterr().err
+    launched.setenv("OMPI_COMM_WORLD_RANK", "1")
+    assert run_on_ranks(lambda: 0) == 2
+    assert not capsys.readouterr().err  # one process says it for all
+
+
+def test_a_launcher_of_another_mpi_is_named(launched):
+    class Alone:
+        Get_library_version = staticmethod(lambda: "MPICH Version: 5.0.2\n")
+
+        class COMM_WORLD:
+            Get_size = staticmethod(lambda: 1)
+
+    launched.setitem(sys.modules, "mpi4py", type(sys)("mpi4py"))
+    launched.setitem(sys.modules, "mpi4py.MPI", Alone)
+    sys.modules["mpi4py"].MPI = Alone
+    with pytest.raises(
+        RankError, match=r"has started 2 processes, but each of them finds a world of 1: the launcher \(OMPI_COMM_WORLD_SIZE\)"
+    ):
+        ranks.connect()
+
+
+def test_settings_that_cannot_work():
+    for settings, message in (
+        ({"zero": 2}, "zero is 0 or 1"),
+        ({"zero": 1, "optimizer": "muon"}, "muon updates whole matrices"),
+        ({"rank_limit": 0.0}, "rank_limit must be above 0 minutes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TrainConfig(**settings)
+
+
+def test_several_ranks_refuse_to_accumulate_on_a_sum():
+    model, optimizer = extended()
+    with Workers(1) as team:
+        parallel = BatchShards(model, optimizer.flats, 2, team)
+        parallel._is_added = True
+        model.rare.grad = tl.ones(1)
+        with pytest.raises(RuntimeError, match=r"already: call zero_grad\(\) first"):
+            parallel.accumulate(batch(4), make_generator)
