@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import tensorlite as tl
+from gpt.config import GPTConfig
+from gpt.model import build_model
 from tensorlite.backend import to_numpy
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda import rotary as cuda_rotary
@@ -68,10 +71,16 @@ def test_far_gates(any_cupy):
     assert np.isfinite(to_numpy(cuda_swiglu.swiglu_backward(any_cupy.asarray(np.full((1, 6), 0.1, np.float32)), saved))).all()
 
 
+def test_a_models_heads_are_rotated_by_the_kernel_although_they_lie_apart(standin):
+    model = build_model(GPTConfig(model="llama", vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=16)).to("cupy")
+    model(tl.tensor(np.zeros((2, 8), np.int64), device="cupy"))
+    assert machine.machine.launches.count("rotate") == 1
+
+
 def test_what_is_not_on_the_gpu_or_not_contiguous_is_the_books(any_cupy):
     for kernels in (cuda_rotary, cuda_swiglu):
         assert kernels.supports(any_cupy.zeros((3, 4), "float16"))
-        assert not kernels.supports(any_cupy.zeros((4, 2), "float32").T)
+        assert kernels.supports(any_cupy.zeros((4, 2), "float32").T) == (kernels is cuda_rotary)
         assert not kernels.supports(any_cupy.zeros((3, 4), "float64"))
         assert not kernels.supports(np.zeros((3, 4), "float32"))
         assert not kernels.supports(any_cupy.zeros((3, 5), "float32"))

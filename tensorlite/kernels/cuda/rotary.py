@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorlite.backend import Array, array_module
-from tensorlite.kernels.cuda.compile import kernel, on_gpu
+from tensorlite.kernels.cuda.compile import TYPES, is_cupy, kernel
 from tensorlite.kernels.cuda.elementwise import BLOCK, MOST_BLOCKS
 from tensorlite.op import Pair, register
 from tensorlite.ops.rotary import rotary_embedding, rotation
@@ -30,8 +30,8 @@ def rotary_embedding_backward(dy: Array, saved: Any) -> Array:
 
 
 def supports(x: Array, base: float = 10000.0, start: int = 0) -> bool:
-    """Contiguous arrays (..., T, D) of float32 and the half precisions."""
-    return on_gpu(x) and x.ndim > 1 and x.shape[-1] % 2 == 0 and base > 0
+    """Arrays (..., T, D) of float32 and the half precisions. Heads that lie apart, as in the model, are copied together first."""
+    return is_cupy(x) and x.dtype.name in TYPES and x.ndim > 1 and x.shape[-1] % 2 == 0 and base > 0
 
 
 def _rotate(x: Array, cos: Array, sin: Array, direction: float) -> Array:
