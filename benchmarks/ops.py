@@ -276,17 +276,26 @@ def main(argv: list[str]) -> None:
     xp = Device(options.backend).module
     keep_freed_memory()
     threads = torch.get_num_threads()
-    results = []
+    file, gpu = ("ops", None) if xp is np else ("ops_gpu", gpu_name(xp))
+    results: list[dict[str, Any]] = []
+    failed = []
     with threadpool_limits(1):
         torch.set_num_threads(1)
         for name in wanted:
             for configuration in options.configurations or NAMES[options.backend]:
                 for dtype in MIXED if name == "add" else DTYPES[options.backend]:
                     print(f"{name} in {configuration}, {dtype} …", file=sys.stderr)
-                    results.append(measure(name, configuration, options.rounds, backend=options.backend, dtype=dtype))
+                    try:
+                        results.append(measure(name, configuration, options.rounds, backend=options.backend, dtype=dtype))
+                    except (MemoryError, RuntimeError, ValueError) as error:  # continue with the other measurements
+                        print(f"{name} in {configuration}, {dtype}: {error}", file=sys.stderr)
+                        failed.append(name)
+                    else:
+                        save(file, results, gpu=gpu)  # after each measurement, so that it is kept if a later one fails
     torch.set_num_threads(threads)
     print(table(rows(results)))
-    save("ops" if options.backend == "numpy" else "ops_gpu", results, gpu=None if xp is np else gpu_name(xp))
+    if failed:
+        sys.exit(f"not measured: {', '.join(dict.fromkeys(failed))}; see above.")
 
 
 def _ours(op: Op, arrays: list[Any], options: dict[str, Any], dy: Any, kernels: str, wait: Callable[[], Any]) -> Callable[[int], float]:

@@ -17,6 +17,7 @@ from gpt.config import GPTConfig
 from gpt.model import GPT
 from gpt.training.stepper import WARM_UP
 from tensorlite.precision import PRECISIONS
+from tests.standin import gpu_machine
 
 
 @pytest.fixture
@@ -344,14 +345,6 @@ def test_our_side_on_a_gpu_trains_in_the_precision_that_is_measured(any_cupy):
     assert len(set(first.values())) == len(PRECISIONS)  # each rounds in its own way
 
 
-@pytest.mark.parametrize("name", ["ours", "ours, no graph"])
-def test_our_side_as_a_process_answers_while_the_trainer_prints(name):
-    """On the stand-in. That a step was recorded as a graph, or was not, is printed in the fourth step."""
-    with sides([Side(name, "tests.standin", "benchmarks.gpu_side", name, "smoke", "bfloat16")]) as (side,):
-        answer = side.ask(WARM_UP + 1)
-    assert abs(answer["result"] - math.log(CONFIGURATIONS["smoke"].model.vocab_size)) < 0.5 and answer["peak_memory"] > 0
-
-
 def test_a_side_that_prints_among_its_answers_is_no_longer_understood(monkeypatch, tmp_path):
     """The fault that the process is there for, planted: `serve` leaves standard output as it is."""
     text = (Path(__file__).resolve().parent.parent / "benchmarks" / "turns.py").read_text(encoding="utf-8")
@@ -392,6 +385,51 @@ def test_a_stage_that_fails_or_hangs_does_not_stop_the_next(results, tmp_path, m
     gpu_stages.main(["2"])
     with pytest.raises(SystemExit):
         gpu_stages.main(["7"])
+
+
+LESS = {  # of what the stages do: without a GPU each kernel is computed thread by thread
+    "train_step_bfloat16": {" gpt2 course": " gpt2", " --rounds 5": " --rounds 1 --steps 1", " --compile": ""},
+    "ops": {" --backend": " rotary_embedding --rounds 1 --configurations gpt2 --backend"},
+}
+
+
+def test_commands_of_the_stages_come_to_their_end_on_a_machine_with_a_gpu(results, tmp_path, monkeypatch):
+    """In processes, on the machine that `tests.standin.gpu_machine` pretends: ours and torch's sides, captured as a graph and not."""
+    for name, value in {**gpu_machine.environment(tmp_path), "TENSORLITE_RESULTS": str(tmp_path / "results")}.items():
+        monkeypatch.setenv(name, value)
+    known = {name: command for commands in gpu_stages.STAGES.values() for name, (command, _) in commands.items()}
+    stage = {}
+    for name, changes in LESS.items():
+        for old, new in changes.items():
+            assert known[name].count(old) == 1
+            known[name] = known[name].replace(old, new)
+        stage[name] = known[name], 600.0
+    monkeypatch.setattr(gpu_stages, "STAGES", {1: stage})
+    gpu_stages.main([])
+    (step,) = results("train_step_gpu")
+    assert set(step["sides"]) == {"ours", "ours, no graph", "torch"}
+    for side in step["sides"].values():
+        assert_spread(side["speed_relative_to_torch"], 1)
+        assert side["loss"] == pytest.approx(math.log(gpu_machine.PADDED), abs=0.5)
+    assert [(result["op"], result["dtype"]) for result in results("ops_gpu")] == [
+        ("rotary_embedding", "float32"), ("rotary_embedding", "bfloat16"),
+    ]  # fmt: skip
+
+
+def test_ops_keeps_what_is_measured_before_and_after_a_failure(results, monkeypatch, capsys):
+    right = ops.measure
+
+    def measure(name, *arguments, **options):
+        if name == "gelu":
+            raise ValueError("planted")
+        return right(name, *arguments, **options)
+
+    monkeypatch.setattr(ops, "measure", measure)
+    monkeypatch.setattr(ops, "keep_freed_memory", lambda: True)
+    with pytest.raises(SystemExit, match="not measured: gelu; see above"):
+        ops.main(["layernorm", "gelu", "--configurations", "smoke", "--rounds", "1"])
+    assert [result["op"] for result in results("ops")] == ["layernorm", "gelu by tanh"]
+    assert "gelu in smoke, float32: planted" in capsys.readouterr().err
 
 
 def test_a_side_that_prints_still_answers_and_a_side_that_hangs_is_ended(tmp_path, monkeypatch):
