@@ -8,9 +8,11 @@ import pytest
 import tensorlite as tl
 from tensorlite.backend import to_numpy
 from tensorlite.creation import bfloat16_dtype
+from tensorlite.kernels.cuda import cast as rounding
 from tensorlite.kernels.cuda import compile as compiling
 from tensorlite.kernels.cuda import layernorm as cuda_layernorm
 from tensorlite.kernels.cuda import rmsnorm as cuda_rmsnorm
+from tensorlite.kernels.cuda.cast import cast
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.rows import lanes
 from tensorlite.ops.layernorm import layernorm
@@ -224,3 +226,26 @@ def test_views_that_are_not_aligned_to_four_numbers(moved, any_cupy):
     dx, dweight, dbias = layernorm.book.backward(wide["dy"], right_saved)
     for a, b in zip(found, (right_y, dx + wide["stream"], dweight, dbias), strict=True):
         assert relative_error(to_numpy(a), b) <= FLOAT32
+
+
+@pytest.mark.parametrize("half", ROUNDED)
+@pytest.mark.parametrize("norm, C", [("layernorm", 128), ("layernorm", 33), ("rmsnorm", 40)])
+def test_the_streams_gradient_is_rounded_where_it_is_written(norm, C, half, any_cupy):
+    """In x + f(norm(x)) the next to use the sum rounds it: that is done already, to the bits that a cast would give."""
+    rng = np.random.default_rng(0)
+    kernels = {"layernorm": cuda_layernorm, "rmsnorm": cuda_rmsnorm}[norm]
+    forward, backward = getattr(kernels, f"{norm}_forward"), getattr(kernels, f"{norm}_backward")
+    x, stream = (any_cupy.asarray(rng.standard_normal((5, C)).astype(np.float32)) for _ in range(2))
+    with use_precision(half):
+        y, saved = forward(x)
+        dx = backward(any_cupy.asarray(rng.standard_normal((5, C))).astype(y.dtype), saved, accumulated=stream)[0]
+        alone = backward(y, saved)[0]
+    rounded = cast(dx, y.dtype)
+    assert cast(dx, y.dtype) is rounded, "it is there"
+    np.testing.assert_array_equal(to_numpy(rounded), to_numpy(dx.astype(y.dtype)))
+    other = "float16" if half == "bfloat16" else bfloat16_dtype()
+    assert cast(dx, other).dtype == other
+    assert cast(alone, y.dtype) is not cast(alone, y.dtype), "without a stream nobody rounds it"
+    kept = len(rounding._rounded)
+    del dx
+    assert len(rounding._rounded) == kept - 1, "both are freed together"

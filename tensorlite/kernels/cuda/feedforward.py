@@ -25,7 +25,7 @@ from tensorlite.op import Pair, register
 from tensorlite.ops.feedforward import feedforward
 from tensorlite.precision import half_dtype
 
-HOPPER = 90  # compute capability
+FUSED_FROM = 90  # compute capability, of Hopper; docs/gpu.md says how to measure whether it should be higher
 EIGHT = 8  # numbers: aux has rows of a multiple of them
 
 
@@ -94,7 +94,7 @@ def fuses(x: Array, hidden_weight: Array, hidden_bias: Array | None, weight: Arr
         and x.size > 0
         and hidden % EIGHT == 0
         and (padded_width(hidden, half), padded_width(width, half)) == (hidden, width)
-        and int(x.device.compute_capability) >= HOPPER
+        and int(x.device.compute_capability) >= FUSED_FROM
     )
 
 

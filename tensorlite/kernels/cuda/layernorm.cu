@@ -89,10 +89,11 @@ extern "C" __global__ void layernorm_forward(const In* __restrict__ x, const flo
 }
 
 // dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)) with g = dy ∘ weight;   partial: (blocks, 2, C), of dweight and dbias.
-// accumulated, which may be null, is the gradient of x from the residual connection: dx is the sum of both.
+// accumulated, which may be null, is the gradient of x from the residual connection: dx is the sum of both. rounded, which may be null,
+// is dx in the dtype of dy.
 extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const In* __restrict__ x, const float* __restrict__ weight,
                                               const float* mean, const float* inverse_std, const In* __restrict__ accumulated,
-                                              In* __restrict__ dx, float* partial, int rows, int C) {
+                                              In* __restrict__ dx, Out* __restrict__ rounded, float* partial, int rows, int C) {
     __shared__ float sums[2][PerLane * WARP];
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
 
@@ -135,6 +136,7 @@ extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const 
                 stream[j] += (dys[j] * w[j] - mean_g - x_hat[j] * mean_g_hat) * scale;
             }
             put(dx + row * C + c, stream);
+            if (rounded) put(rounded + row * C + c, stream);
         }
     }
     for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {

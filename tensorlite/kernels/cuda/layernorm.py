@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda.cast import keep_rounded
 from tensorlite.kernels.cuda.columns import sum_rows_of_two
 from tensorlite.kernels.cuda.compile import kernel
 from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, lanes, matrix_shape, out_dtype
@@ -45,7 +46,8 @@ def layernorm_backward(
 ) -> tuple[Array, Array | None, Array | None]:
     """dx row by row. Each block writes one row of partial sums for dweight and dbias, and `sum_rows_of_two` adds these rows.
 
-    ``accumulated`` is the gradient of x from the residual connection around this op. The kernel writes its sum with dx.
+    ``accumulated`` is the gradient of x from the residual connection around this op. The kernel writes its sum with dx, and under a half
+    precision writes it rounded as well: the branch before this one begins its backward with that.
     """
     x, mean, inverse_std, weight, has_bias = saved
     xp, (rows, C) = array_module(x), matrix_shape(x)
@@ -53,8 +55,11 @@ def layernorm_backward(
     stream = None if accumulated is None else xp.ascontiguousarray(accumulated, x.dtype)
     blocks = blocks_for(rows, BACKWARD_BLOCKS)
     partial = xp.empty((blocks, 2 * C), "float32")
+    rounded = None if stream is None or dy.dtype == x.dtype else xp.empty(x.shape, dy.dtype)
     run = kernel("layernorm.cu", "layernorm_backward", In=x.dtype.name, Out=dy.dtype.name, **lanes(C, dy, x, weight, stream))
-    run(blocks, BLOCK, (dy, x, weight, mean, inverse_std, stream, dx, partial, rows, C))
+    run(blocks, BLOCK, (dy, x, weight, mean, inverse_std, stream, dx, rounded, partial, rows, C))
+    if rounded is not None:
+        keep_rounded(dx, rounded)
     if weight is None and not has_bias:
         return dx, None, None
     _, *homes = (*out, None, None, None)[:3]  # the op may have been called without a bias

@@ -28,10 +28,11 @@ extern "C" __global__ void rmsnorm_forward(const In* x, const float* weight, Out
 }
 
 // dx = (g - x̂ mean(g ∘ x̂)) / rms with g = dy ∘ weight and x̂ = x / rms;   partial_dweight: (blocks, C).
-// accumulated, which may be null, is the gradient of x from the residual connection: dx is the sum of both.
+// accumulated, which may be null, is the gradient of x from the residual connection: dx is the sum of both. rounded, which may be null,
+// is dx in the dtype of dy.
 extern "C" __global__ void rmsnorm_backward(const Out* __restrict__ dy, const In* __restrict__ x, const float* __restrict__ weight,
                                             const float* inverse_rms, const In* __restrict__ accumulated, In* __restrict__ dx,
-                                            float* partial_dweight, int rows, int C) {
+                                            Out* __restrict__ rounded, float* partial_dweight, int rows, int C) {
     __shared__ float sums[PerLane * WARP];
     int lane = threadIdx.x % WARP;
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
@@ -59,6 +60,7 @@ extern "C" __global__ void rmsnorm_backward(const Out* __restrict__ dy, const In
             float x_hat = load(x[row * C + c]) * scale, g = load(dy[row * C + c]) * (weight ? weight[c] : 1.0f);
             float own = (g - x_hat * mean_g_hat) * scale;
             store(dx[row * C + c], stream[i] + own);
+            if (rounded) store(rounded[row * C + c], stream[i] + own);
         }
     }
     for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {

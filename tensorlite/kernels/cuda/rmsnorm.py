@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tensorlite.backend import Array, array_module
+from tensorlite.kernels.cuda.cast import keep_rounded
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import kernel
 from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, matrix_shape, out_dtype, per_lane
@@ -32,7 +33,8 @@ def rmsnorm_backward(
 ) -> tuple[Array, Array | None]:
     """dx row by row. Each block writes one row of partial sums for dweight, and `sum_rows` adds these rows.
 
-    ``accumulated`` is the gradient of x from the residual connection around this op. The kernel writes its sum with dx.
+    ``accumulated`` is the gradient of x from the residual connection around this op. The kernel writes its sum with dx, and under a half
+    precision writes it rounded as well, as layernorm's does.
     """
     x, inverse_rms, weight = saved
     xp, (rows, C) = array_module(x), matrix_shape(x)
@@ -40,8 +42,11 @@ def rmsnorm_backward(
     stream = None if accumulated is None else xp.ascontiguousarray(accumulated, x.dtype)
     blocks = blocks_for(rows, BACKWARD_BLOCKS)
     partial_dweight = xp.empty((blocks, C), "float32")
+    rounded = None if stream is None or dy.dtype == x.dtype else xp.empty(x.shape, dy.dtype)
     run = kernel("rmsnorm.cu", "rmsnorm_backward", In=x.dtype.name, Out=dy.dtype.name, PerLane=per_lane(C))
-    run(blocks, BLOCK, (dy, x, weight, inverse_rms, stream, dx, partial_dweight, rows, C))
+    run(blocks, BLOCK, (dy, x, weight, inverse_rms, stream, dx, rounded, partial_dweight, rows, C))
+    if rounded is not None:
+        keep_rounded(dx, rounded)
     return dx, None if weight is None else sum_rows(partial_dweight, out[1], add[1])
 
 
