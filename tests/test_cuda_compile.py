@@ -82,6 +82,12 @@ def test_kernels_compile_without_spills_and_can_be_launched(file, defines, archi
     assert cubin[:4] == b"\x7fELF"
 
 
+def test_bfloat16_is_rounded_on_gpus_before_ampere_too():
+    """Tensors may be bfloat16 there, although training refuses it. sm_75 has no instruction that rounds to it."""
+    _, cubin, _ = compile_for("sm_75", source("cast.cu"), {"Half": "bfloat16"})
+    assert cubin[:4] == b"\x7fELF"
+
+
 def test_the_options_are_those_that_cupy_adds():
     """Read in the source of the CuPy that is installed."""
     assert "options += ('-ftz=true',)" in inspect.getsource(compiler._compile_with_cache_cuda)

@@ -288,6 +288,16 @@ def test_dropout_uses_the_same_mask_in_forward_and_backward(kind, D, order, cupy
     assert_close(found, right, kind)
 
 
+def test_a_gradient_that_begins_between_two_chunks_of_16_bytes(cupy):
+    q, k, v, dy = (numbers(1, 1, 20, 8, seed=seed) for seed in range(4))
+    longer = cupy.zeros(dy.size + 1, "float32")
+    longer[1:] = cupy.asarray(dy).reshape(-1)
+    _, saved = cuda_attention.attention_forward(*map(cupy.asarray, (q, k, v)))
+    found = cuda_attention.attention_backward(longer[1:].reshape(dy.shape), saved)
+    for one, right in zip(found, cuda_attention.attention_backward(cupy.asarray(dy), saved), strict=True):
+        np.testing.assert_array_equal(to_numpy(one), to_numpy(right))
+
+
 def test_dropout_keeps_a_share_1_minus_p_and_each_head_and_call_has_its_own_mask():
     masks = [kept((1, 2), call, head, 64, 64, 0.25) for call in range(2) for head in range(2)]
     assert all(abs(mask.mean() - 0.75) < 0.04 for mask in masks)

@@ -107,6 +107,7 @@ class Launch:
         """Write dq, dk and dv, which have the layout of q, k and v."""
         heads, delta = self.heads, self._empty_per_query()
         dy = self.xp.ascontiguousarray(dy, self.dtype)
+        dy = dy if dy.data.ptr % 16 == 0 else dy.copy()  # it is read 16 bytes at a time, as q, k and v are, which `fits` has looked at
         sums = kernel("attention.cu", "attention_delta", **self.macros)
         sums(-(-delta.size * 8 // THREADS), THREADS, (dy, y, delta, heads.T, heads.H, delta.size))
         self._run("backward_q", heads.T, (q, k, v, dy, lse, delta, dq))

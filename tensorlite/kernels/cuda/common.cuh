@@ -48,7 +48,7 @@ __device__ inline float load(float16 x) {
 // Rounded to the nearest number of the type, ties to even.
 __device__ inline void store(float32& place, float x) { place = x; }
 __device__ inline void store(bfloat16& place, float x) {
-#ifdef CUDA_ON_CPU
+#if defined(CUDA_ON_CPU) || __CUDA_ARCH__ < 800  // before Ampere there is no instruction for it
     unsigned bits = __float_as_uint(x);
     place.bits = x != x ? 0x7fff : (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 #else
