@@ -185,12 +185,12 @@ ENDLESS = """
 import threading, sys
 from gpt.errors import leave, run_main
 from gpt.train import main
-from gpt.training.stepper import CPUStepper
 from gpt.training.trainer import Trainer
+from tensorlite.parallel import BatchShards
 
 def endless(self, *_):
     print("has begun", file=sys.stderr, flush=True)
-    getattr(self, "shards", self).workers.map(lambda _: threading.Event().wait(), range(100))
+    self.workers.map(lambda _: threading.Event().wait(), range(100))
 
 {method} = endless
 leave(run_main(main))
@@ -198,7 +198,7 @@ leave(run_main(main))
 
 
 @posix
-@pytest.mark.parametrize("method, signals", [("Trainer.update", 2), ("CPUStepper.gradients", 1), ("Trainer._mean_loss", 1)])
+@pytest.mark.parametrize("method, signals", [("Trainer.update", 2), ("BatchShards.accumulate", 1), ("Trainer._losses", 1)])
 def test_a_first_ctrl_c_is_acknowledged_and_stops_and_a_second_ends_at_once(tmp_path, method, signals):
     (tmp_path / "fox.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
     options = [*SHAPE, f"--data={tmp_path / 'fox.txt'}", f"--out={tmp_path / 'run'}"]
