@@ -187,7 +187,7 @@ def snapshot(tmp_path_factory) -> Path:
     for _ in range(2):
         training.update()
     checkpoints = Checkpoints(folder)
-    checkpoints.save(2, checkpoint_files(training, TOKENIZER, "gpt.train", {}))
+    checkpoints.save(2, checkpoint_files(training, training.optimizer.state_dict(), TOKENIZER, "gpt.train", {}))
     return checkpoints.path(2)
 
 
@@ -208,7 +208,7 @@ def complaint(folder: Path) -> str:
 def test_a_saved_checkpoint_can_be_loaded(snapshot):
     again = trainer()
     restore(again, TOKENIZER, TrainingState.from_files(read_snapshot(snapshot), ""))
-    assert dict(checkpoint_files(again, TOKENIZER, "gpt.train", {})) == read_snapshot(snapshot)
+    assert dict(checkpoint_files(again, again.optimizer.state_dict(), TOKENIZER, "gpt.train", {})) == read_snapshot(snapshot)
     assert again.step == 2
 
 

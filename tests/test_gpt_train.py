@@ -211,7 +211,7 @@ def test_metrics_that_cannot_be_written_do_not_lose_the_weights(tmp_path, option
             (self.path / "metrics.jsonl").unlink()
             (self.path / "metrics.jsonl").symlink_to("/dev/full")
 
-    monkeypatch.setattr("gpt.training.pretraining.RunFolder", Full)
+    monkeypatch.setattr("gpt.training.run.RunFolder", Full)
     assert run(options) == 0
     assert capsys.readouterr().err.count("the metrics are not being written") == 1
     assert json.loads((tmp_path / "run" / "config.json").read_text())["step"] == 12

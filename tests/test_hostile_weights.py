@@ -119,7 +119,8 @@ def test_a_small_transformers_folder_cannot_make_a_huge_model(changes, theirs, n
 
 @pytest.mark.parametrize("changes", [*HUGE.values()], ids=HUGE)
 def test_a_small_checkpoint_of_a_run_cannot_make_a_huge_model(changes):
-    files = dict(checkpoint_files(trainer(), TOKEN, "gpt.train", {}))
+    run = trainer()
+    files = dict(checkpoint_files(run, run.optimizer.state_dict(), TOKEN, "gpt.train", {}))
     record = json.loads(files[TRAINING])
     record["model"].update(changes)
     with pytest.raises(CheckpointError, match=r"do not fit its config|n_embd must be divisible by n_head"):
@@ -391,7 +392,7 @@ def trainer(config: GPTConfig = SMALL) -> Trainer:
 def test_any_checkpoint_of_a_run_is_read_or_refused():
     run = trainer()
     run.update()
-    files = dict(checkpoint_files(run, TOKEN, "gpt.train", {}))
+    files = dict(checkpoint_files(run, run.optimizer.state_dict(), TOKEN, "gpt.train", {}))
 
     def use(record):
         state = TrainingState.from_files({**files, TRAINING: json.dumps(record).encode()}, "it")
@@ -405,7 +406,7 @@ def test_any_checkpoint_of_a_run_is_read_or_refused():
 def test_optimizer_state_of_another_type_is_refused(kind, size, tmp_path):
     run = trainer()
     run.update()
-    files = dict(checkpoint_files(run, TOKEN, "gpt.train", {}))
+    files = dict(checkpoint_files(run, run.optimizer.state_dict(), TOKEN, "gpt.train", {}))
     file = written(tmp_path / "a", {"0.exp_avg": {"dtype": kind, "shape": [4], "data_offsets": [0, size]}}, bytes(size))
 
     def load():

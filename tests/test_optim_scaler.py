@@ -235,7 +235,9 @@ def test_a_checkpoint_counts_only_the_made_steps(standin):
         for _ in range(40):
             run.update()
     skipped = 40 - round(math.log2(run.state_dict()["scaler"]["scale"]))
-    record = json.loads(dict(checkpoint_files(run, CharTokenizer.train("abcdefghijklmnopqrst"), "gpt.train", {}))[TRAINING])
+    run.stepper.finalize_step_count()
+    files = dict(checkpoint_files(run, run.optimizer.state_dict(), CharTokenizer.train("abcdefghijklmnopqrst"), "gpt.train", {}))
+    record = json.loads(files[TRAINING])
     assert skipped > 5 and set(record["steps"].values()) == {40 - skipped}
     assert record["trainer"]["step"] == 40 and record["trainer"]["scaler"]["scale"] < 2.0**35
 

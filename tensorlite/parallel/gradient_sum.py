@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tensorlite.backend import Array, array_module
+from tensorlite.backend import Array
 from tensorlite.optim.flat import FlatParameters
 from tensorlite.parallel.ranks import World
 from tensorlite.parallel.threads import Workers
@@ -146,8 +146,10 @@ def _pieces(flat: FlatParameters, filled: Array) -> list[tuple[slice, Sequence[b
 
 def _add_slices(node: Node, values: Mapping[Node, Array | None], total: Array, part: slice) -> None:
     """``total[part]`` ← the sum of the same part of all ``values``, of which some are overwritten."""
-    found = add_tree(node, {key: None if array is None else array[part] for key, array in values.items()}, _add_in_place)
-    if found is not None and not array_module(total).may_share_memory(found, total[part]):
+    slices = {key: None if array is None else array[part] for key, array in values.items()}
+    found = add_tree(node, slices, _add_in_place)
+    is_there = any(slices[key] is found for key, array in values.items() if array is total)
+    if found is not None and not is_there:
         total[part] = found
 
 
