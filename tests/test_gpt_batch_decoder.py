@@ -15,15 +15,19 @@ def expected(model, contexts: dict[int, np.ndarray]) -> np.ndarray:
     return np.concatenate([own_logits(model, contexts[slot][None]) for slot in sorted(contexts)])
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 3e-6)], ids=["float64", "float32"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_texts_can_start_and_end_at_any_step(changes, dtype, tolerance):
-    """60 steps of 5 slots: texts begin at any time, with any prompt; they grow by one id or two, are cropped, and end."""
+def test_texts_can_start_and_end_at_any_step(changes, dtype):
+    """60 steps of 5 slots: texts begin at any time, with any prompt; they grow by one id or two, are cropped, and end.
+
+    In float32 the decoder is as near to the model in float64 as the model in float32 is: the same roundings, in another order.
+    """
     rng = np.random.default_rng(1)
-    decoder = make_batch_decoder(make(**changes).to(dtype=dtype), 5)
-    model = make(**changes).to(dtype=np.float64)  # its own rounding in float32 does not count
+    same, model = make(**changes).to(dtype=dtype), make(**changes).to(dtype=np.float64)
+    decoder = make_batch_decoder(same, 5)
+    errors = []
     texts: dict[int, np.ndarray] = {}
-    for step in range(60):
+    for _ in range(60):
         for slot in range(5):
             if slot not in texts:
                 if rng.random() < 0.4:
@@ -35,9 +39,11 @@ def test_texts_can_start_and_end_at_any_step(changes, dtype, tolerance):
         contexts = {slot: text[-12:] for slot, text in texts.items()}
         if not contexts:
             continue
-        logits, own = decoder(contexts), expected(model, contexts)
+        logits, truth = decoder(contexts), expected(model, contexts)
         assert logits.dtype == dtype
-        assert abs(logits - own).max() <= tolerance * abs(own).max(), step
+        errors.append([abs(found - truth).max() / abs(truth).max() for found in (logits, expected(same, contexts))])
+    decoders, models = np.max(errors, axis=0)
+    assert decoders <= (1e-12 if dtype == np.float64 else 8 * models)
 
 
 @both_families

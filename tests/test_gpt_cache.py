@@ -46,20 +46,23 @@ def own_logits(model, ids: np.ndarray) -> np.ndarray:
 # --- the logits ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 3e-6)], ids=["float64", "float32"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_the_logits_equal_the_models(changes, dtype, tolerance):
-    """Compared with the model in float64: its own rounding in float32 does not count."""
-    decoder = make_decoder(make(**changes).to(dtype=dtype))
-    model = make(**changes).to(dtype=np.float64)
+def test_the_logits_equal_the_models(changes, dtype):
+    """In float32 the decoder is as near to the model in float64 as the model in float32 is: the same roundings, in another order."""
+    same, model = make(**changes).to(dtype=dtype), make(**changes).to(dtype=np.float64)
+    decoder = make_decoder(same)
     ids = np.random.default_rng(0).integers(17, size=(3, 20))
+    errors = []
     for end in (*range(1, 20), 20, 20, 4, 9):  # one more, a crop at each, the same again, back, and on by five
         context = ids[:, max(0, end - 12) : end]
         logits = decoder(context)
         expected = own_logits(model, context)
         assert logits.dtype == dtype
         assert logits.shape == (3, 17)
-        assert abs(logits - expected).max() <= tolerance * abs(expected).max(), end
+        errors.append([abs(found - expected).max() / abs(expected).max() for found in (logits, own_logits(same, context))])
+    decoders, models = np.max(errors, axis=0)
+    assert decoders <= (1e-12 if dtype == np.float64 else 8 * models)
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
