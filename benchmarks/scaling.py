@@ -78,7 +78,7 @@ def rank(configuration: str, steps: int, zero: bool) -> None:
     import tensorlite as tl
     from gpt.model import GPT
     from tensorlite.memory import keep_freed_memory
-    from tensorlite.optim.optimizer import SharedState
+    from tensorlite.optim.state import SharedState
     from tensorlite.parallel import BatchShards, Workers, connect
     from tensorlite.random import make_generator
 

@@ -18,7 +18,7 @@ import tensorlite as tl
 from gpt.config import TrainConfig
 from gpt.train import main
 from gpt.training.ranks import run_on_ranks
-from tensorlite.optim.optimizer import SharedState
+from tensorlite.optim.state import SharedState
 from tensorlite.parallel import BatchShards, Workers, make_team, ranks
 from tensorlite.parallel.ranks import RankError, World
 from tensorlite.parallel.tree import add_tree, largest_nodes

@@ -268,24 +268,13 @@ class GraphStepper(GPUStepper):
         why_eager: why a step cannot be recorded, so that all steps are eager; None while they are not.
     """
 
-    _recorder: Recorder | None
-    _recording: Recording[StepResult] | None
-    _scalars: optim.DeviceScalars | None
+    why_eager: str | None = None
+    _recorder: Recorder | None = None
+    _recording: Recording[StepResult] | None = None
+    _scalars: optim.DeviceScalars | None = None
+    _warm = 0  # eager steps so far
     _batches: list[tuple[Tensor, Tensor]]
     _keys: Array
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        optimizer: optim.Optimizer,
-        config: TrainConfig,
-        workers: Workers,
-        stop: StopRequest,
-        world: World | None = None,
-    ) -> None:
-        super().__init__(model, optimizer, config, workers, stop, world)
-        self.why_eager: str | None = None
-        self._reset()
 
     def step(self, batches: Sequence[Batch], number: int) -> StepResult:
         """Make a step.
@@ -319,7 +308,7 @@ class GraphStepper(GPUStepper):
     def _reset(self) -> None:
         """Begin again: nothing is recorded."""
         self._recorder = self._recording = self._scalars = None
-        self._warm, self._batches = 0, []
+        self._warm = 0
 
     def _record(self, recorder: Recorder, batches: Sequence[Batch], number: int) -> Recording[StepResult]:
         """Record a step on arrays like those of ``batches``. The arrays that change between launches are allocated before the capture."""

@@ -31,7 +31,7 @@ from gpt.training.team import choose_team, join_ranks
 from tensorlite import Tensor, optim
 from tensorlite.memory import peak_memory
 from tensorlite.optim import schedule
-from tensorlite.optim.optimizer import SharedState
+from tensorlite.optim.state import SharedState
 from tensorlite.parallel import TeamError
 from tensorlite.precision import use_precision
 from tensorlite.random import make_generator

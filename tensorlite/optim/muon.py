@@ -36,8 +36,9 @@ import numpy as np
 
 from tensorlite.backend import Array, array_module
 from tensorlite.optim.adam import adamw_update, check_adam_options
-from tensorlite.optim.optimizer import Optimizer, Span
+from tensorlite.optim.optimizer import Optimizer
 from tensorlite.optim.rule import Rule
+from tensorlite.optim.state import Span
 from tensorlite.tensor import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
