@@ -18,6 +18,7 @@ from study.exercises import GROUPS, NAMES
 from study.mysteries import MYSTERIES
 from tensorlite.nn import functional as F
 from tensorlite.op import use_kernels
+from tensorlite.optim import muon
 
 
 def answers() -> dict[str, list[tuple[str, str]]]:
@@ -118,6 +119,14 @@ def test_the_page_equals_the_page_of_the_book(name):
         for x, dx in zip(tensors, dxs if isinstance(dxs, tuple) else (dxs,), strict=False):
             if x.requires_grad:
                 np.testing.assert_allclose(dx, x.grad.numpy(), rtol=1e-11, atol=1e-13)
+
+
+def test_newton_schulz_is_that_of_muon():
+    page, rng = load("newton_schulz").module, np.random.default_rng(0)
+    for shape in ((3, 5), (5, 3)):
+        g = rng.standard_normal(shape)
+        expected = muon.newton_schulz(g, muon.COEFFICIENTS, 5)
+        np.testing.assert_allclose(page.newton_schulz(g, 5, muon.COEFFICIENTS), expected, rtol=1e-12, atol=1e-13)
 
 
 # --- wrong answers --------------------------------------------------------------------------------------
@@ -249,4 +258,4 @@ def test_the_nearest_exercise_is_named():
 def test_every_page_is_in_one_group():
     files = {path.stem for path in (Path(__file__).parent.parent / "study" / "exercises").glob("*.py")} - {"__init__"}
     assert sorted(NAMES) == sorted(files)
-    assert len(set(NAMES)) == sum(map(len, GROUPS.values())) == 31
+    assert len(set(NAMES)) == sum(map(len, GROUPS.values())) == 32

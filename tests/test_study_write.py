@@ -74,7 +74,7 @@ def test_a_page_can_be_written_checked_and_completed(here):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "✔softmax",
-        "  1 of 31 pages are yours, 0 of 10 mysteries are solved.",
+        "  1 of 32 pages are yours, 0 of 10 mysteries are solved.",
         "  Next: python -m study write square",
     ]
     assert "✔softmax" in run(folder=here).stdout

@@ -22,6 +22,6 @@ GROUPS = {
     "probabilities, losses": ("mse", "softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
     "norms, dropout": ("layernorm", "rmsnorm", "dropout"),
     "attention": ("masked_softmax", "attention", "heads"),
-    "the machine": ("tape", "clip", "adamw"),
+    "the machine": ("tape", "clip", "adamw", "newton_schulz"),
 }
 NAMES = tuple(name for group in GROUPS.values() for name in group)
