@@ -284,7 +284,12 @@ def test_what_the_server_says_of_itself(base: Server):
     assert 'gpt_requests_total{route="/v1/completions",status="200"}' in text
     (written,) = [line.split()[1] for line in text.splitlines() if line.startswith("gpt_generated_tokens_total ")]
     assert int(written) >= 2
-    assert "/v1/completions" in base.ask("/openapi.json")["paths"]
+    schema = base.ask("/openapi.json")
+    operations = [one for path in schema["paths"].values() for one in path.values()]
+    assert [one["operationId"] for one in operations if one["responses"].keys() != {"200", "default"}] == [], "no error has another form"
+    error = base.send("/v1/completions", b"{")[1]
+    assert error["error"].keys() == schema["components"]["schemas"]["ErrorContent"]["properties"].keys()
+    assert {"application/json", "text/event-stream"} == schema["paths"]["/v1/completions"]["post"]["responses"]["200"]["content"].keys()
 
 
 # --- what is refused ----------------------------------------------------------------------------------
@@ -712,6 +717,7 @@ def test_the_page_talks_stops_and_fits_a_phone(chat: Server):
         page.locator(".token").nth(1).click()
         page.locator("#view").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate("document.getElementById('view').scrollTop") == 0, "what is said of the token comes first"
         page.locator("#close").click()
         page.locator("#input").fill("漢")
         page.locator("#send").click()

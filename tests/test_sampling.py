@@ -92,6 +92,15 @@ def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     assert sample(LOGITS, temperature, generator=Fixed(0.99)) == 2
 
 
+def test_a_repetition_penalty_that_would_overflow_is_refused() -> None:
+    seen = np.ones(3, bool)
+    for penalty in (0.01, 100):
+        assert sample(np.array([-1e4, 1e4, 1.0]), generator=Fixed(0.5), repetition_penalty=penalty, seen=seen) == 1
+    for penalty in (5e-324, 0.0099, 101, 1e308, np.inf, np.nan):
+        with pytest.raises(ValueError, match="repetition_penalty must be between"):
+            sample(np.zeros(3), repetition_penalty=penalty, seen=seen)
+
+
 def test_a_huge_temperature_is_uniform() -> None:
     assert sample(np.array([-1e4, 0.0]), 1e300, generator=Fixed(0.49)) == 0
 

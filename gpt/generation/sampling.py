@@ -50,8 +50,8 @@ class Sampling:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p must be at least 0 and at most 1, got {self.min_p}.")
-        if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
-            raise ValueError(f"repetition_penalty must be a positive number (1 for none), got {self.repetition_penalty}.")
+        if not 0.01 <= self.repetition_penalty <= 100:  # far outside of it, logits would overflow
+            raise ValueError(f"repetition_penalty must be between 0.01 and 100 (1 for none), got {self.repetition_penalty}.")
 
     def apply_repetition_penalty(self, scores: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
         """``scores`` after the repetition penalty; ``seen`` (..., V) says which tokens occurred before."""

@@ -21,11 +21,12 @@ from starlette.exceptions import HTTPException
 from gpt.serving import answers, tasks
 from gpt.serving.answers import Answer, as_request_error
 from gpt.serving.gate import App, Gate, Rules
-from gpt.serving.protocol import ChatRequest, ClassifyRequest, CompletionRequest, LookRequest, RequestError
+from gpt.serving.protocol import ChatRequest, ClassifyRequest, CompletionRequest, ErrorAnswer, LookRequest, RequestError
 from gpt.serving.service import Service
 from gpt.serving.tasks import Task
 
 PAGE = Path(__file__).with_name("page.html")
+AS_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}  # what a stream has besides JSON
 
 
 def make_app(service: Service, rules: Rules) -> App:
@@ -38,8 +39,12 @@ def make_app(service: Service, rules: Rules) -> App:
         await run_in_threadpool(service.engine.stop)
 
     app = FastAPI(
-        title=f"tensorlite: {service.name}", docs_url=None, redoc_url=None, lifespan=lifespan
-    )  # their pages load scripts from a CDN
+        title=f"tensorlite: {service.name}",
+        docs_url=None,  # their pages load scripts from a CDN
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={"default": {"model": ErrorAnswer, "description": "An error, in OpenAI's form."}},
+    )
     _add_error_handlers(app)
     page = PAGE.read_text(encoding="utf-8")
     policy = _content_security_policy(page)
@@ -68,11 +73,11 @@ def make_app(service: Service, rules: Rules) -> App:
         service.require_model(name)
         return answers.describe(service)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=AS_EVENTS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await _write(service, request, await run_in_threadpool(tasks.completion_task, service, body))
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=AS_EVENTS)
     async def chat(body: ChatRequest, request: Request) -> Response:
         return await _write(service, request, await run_in_threadpool(tasks.chat_task, service, body))
 
