@@ -48,7 +48,7 @@ def our_steps(configuration: Configuration, seed: int, team: str) -> Callable[[i
     draw = batches(configuration, seed)
     workers = make_team(team, available_cores())
     workers.__enter__()  # to the end of this process, which makes nothing but steps
-    parallel = BatchShards(model, optimizer.flats, workers.count, workers)
+    parallel = BatchShards(model, optimizer.flats, workers.count, workers, optimizer=optimizer)
     done = 0
 
     def steps(count: int) -> float:
@@ -57,8 +57,8 @@ def our_steps(configuration: Configuration, seed: int, team: str) -> Callable[[i
         for _ in range(count):
             x, y = (tl.from_numpy(ids) for ids in draw())
             loss = parallel.forward_backward((x, y), functools.partial(make_generator, seed, done))
-            tl.optim.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
+            _, factor = tl.optim.clip_factor(parameters, 1.0)
+            workers.update(optimizer, factor)
             optimizer.zero_grad()
             done += 1
         return loss.item() if loss is not None else float("nan")

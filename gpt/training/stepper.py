@@ -83,7 +83,7 @@ class Stepper:
         self.model, self.optimizer, self.config, self.stop = model, optimizer, config, stop
         self.workers, self.world = workers, world or World()
         self.shard_count = config.shards or workers.count * self.world.size
-        self.shards = BatchShards(model, optimizer.flats, self.shard_count, workers, world=self.world)
+        self.shards = BatchShards(model, optimizer.flats, self.shard_count, workers, world=self.world, optimizer=optimizer)
         is_scaled = config.precision == "float16" and kernel_mode() == "fast"  # the book computes in float32
         self.scaler = optim.GradScaler(optimizer, enabled=is_scaled)
 
@@ -124,8 +124,8 @@ class Stepper:
         return contextlib.nullcontext()
 
     def clip(self, max_norm: float) -> tuple[Tensor, Array | None]:
-        """Clip the gradient; returns its length before, and the factor by which it is still to be multiplied, if any."""
-        return optim.clip_grad_norm_(self.model.parameters(), max_norm), None
+        """The length of the gradient, and what the optimizer multiplies it with as it reads it, to clip it."""
+        return optim.clip_factor(self.model.parameters(), max_norm)
 
     def check(self, loss: float, gradient_norm: float, number: int) -> None:
         """Raise UserError if the loss of step ``number`` is not finite. `CPUStepper` has found that out before."""
@@ -163,11 +163,15 @@ class CPUStepper(Stepper):
             with self.world.together():
                 fail_not_finite(self.model, float(loss), float(norm), number, self._shares(batches, number))
         if self.config.zero and self.world.size > 1:
-            self._update_own_slice()
+            self._update_own_slice(result.gradient_factor)
         else:
-            self.optimizer.step()
+            self.workers.update(self.optimizer, result.gradient_factor)
         self.optimizer.zero_grad()
         return result
+
+    def clip(self, max_norm: float) -> tuple[Tensor, Array | None]:
+        norm, factor = super().clip(max_norm)
+        return norm, None if factor == 1 else factor  # on the CPU the comparison costs nothing, and most steps need no clipping
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -175,13 +179,13 @@ class CPUStepper(Stepper):
         with self.world.together(), self.stop.interruptible():
             yield
 
-    def _update_own_slice(self) -> None:
+    def _update_own_slice(self, factor: Array | None) -> None:
         """Update the weights of which this rank keeps the optimizer's state, give them to the other ranks, and receive theirs."""
         spans = self.optimizer.begin_step()
         for flat in self.optimizer.flats:
             own = self.world.slice_of(len(flat.data))
             parts = [slice(own.start + part.start, own.start + part.stop) for part in self.workers.split(own.stop - own.start)]
-            self.workers.map(functools.partial(self.optimizer.update_slice, spans, flat), parts)
+            self.workers.map(functools.partial(self.optimizer.update_slice, spans, flat, gradient_factor=factor), parts)
         self.optimizer.end_step(spans)
         for flat in self.optimizer.flats:
             self.world.gather_slices(flat.data)
@@ -216,9 +220,6 @@ class GPUStepper(Stepper):
     def gradients(self, batches: Sequence[tuple[Tensor, Tensor]], number: int, keys: Sequence[Array] | Array) -> StepResult:
         with use_rounded([(flat.data, flat.rounded) for flat in self.optimizer.flats if flat.rounded is not None]):
             return super().gradients(batches, number, keys)
-
-    def clip(self, max_norm: float) -> tuple[Tensor, Array | None]:
-        return optim.clip_factor(self.model.parameters(), max_norm)
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         self._check_ids(batch)  # on a GPU an id out of range raises nothing: it reads another row

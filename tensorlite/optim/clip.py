@@ -13,6 +13,8 @@ from tensorlite.optim.flat import whole_buffer
 from tensorlite.optim.rule import Rule
 from tensorlite.tensor import Tensor
 
+BLOCK = 2**20  # numbers whose squares BLAS adds in their own precision; blocks are added in float64
+
 
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
@@ -121,7 +123,7 @@ def _norm(g: Array, p: float) -> Any:
         return xp.zeros((), np.float64)
     if p == 2 and xp is np and g.dtype.itemsize >= 4:
         with np.errstate(over="ignore"):
-            square, limits = float(np.dot(g, g)), np.finfo(g.dtype)
+            limits, square = np.finfo(g.dtype), sum(float(np.dot(g[i : i + BLOCK], g[i : i + BLOCK])) for i in range(0, g.size, BLOCK))
         if float(limits.tiny) / float(limits.eps) ** 2 < square < float(limits.max):
             return np.float64(math.sqrt(square))
     largest = xp.maximum(g.max(), -g.min())

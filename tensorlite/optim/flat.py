@@ -74,12 +74,16 @@ class FlatParameters:
         self._views[i][...] = values
         p.array, p.grad_buffer = self._views[i], self._grad_views[i]
 
-    def move_data(self, data: Array) -> None:
-        """Move the parameters into ``data``, a flat array of the same layout, such as one in shared memory. The gradients stay."""
-        data[...] = self.data
+    def move(self, data: Array, grad: Array) -> None:
+        """Move parameters and gradients into two flat arrays of the same layout, such as arrays in shared memory."""
+        data[...], grad[...] = self.data, self.grad
+        in_place = [p.grad is not None and p.grad.array is view for p, view in zip(self.parameters, self._grad_views, strict=True)]
         self.data, self._views = data, [self.view(data, i) for i in range(len(self.parameters))]
+        self.grad, self._grad_views = grad, [self.view(grad, i) for i in range(len(self.parameters))]
         for i, p in enumerate(self.parameters):
             self._adopt(i, p.array)
+            if in_place[i]:
+                p.grad = Tensor.wrap(self._grad_views[i])
 
     def __reduce__(self) -> Any:
         """A copy, by deepcopy or pickle, has its own parameters in its own arrays."""

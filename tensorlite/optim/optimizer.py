@@ -8,7 +8,7 @@ whose rule is about matrices, defines `Optimizer.update_span` instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,11 +95,31 @@ class Optimizer:
         for k in range(start, stop, tile):
             part = slice(k, min(k + tile, stop))
             arrays = [flat.data[part], flat.grad[part], *(array[part.start - offset : part.stop - offset] for array in state)]
-            rounded = None if flat.rounded is None else flat.rounded[part]
-            if factor is None and rounded is None:
-                self.update(group, step, *arrays)
-            else:
-                self.update_and_round(group, step, *arrays, factor=factor, rounded=rounded)
+            self.update_tile(group, step, arrays, factor, None if flat.rounded is None else flat.rounded[part])
+
+    def update_tile(
+        self, group: dict[str, Any], step: Any, arrays: Sequence[Array], factor: Array | None = None, rounded: Array | None = None
+    ) -> None:
+        """One step for the numbers of ``arrays``: parameters, gradient, and the arrays that `arrays_of` lists."""
+        if factor is None and rounded is None:
+            self.update(group, step, *arrays)
+        else:
+            self.update_and_round(group, step, *arrays, factor=factor, rounded=rounded)
+
+    @property
+    def shares_state(self) -> bool:
+        """Whether other programs keep a part of the state (`share_state`)."""
+        return self._shared_state is not None
+
+    def move_state(self, arrays: Sequence[Mapping[str, Array]]) -> None:
+        """Keep the state beside each of `flats` in these arrays from now on, such as arrays in shared memory."""
+        for buffer, given in zip(self._buffers, arrays, strict=True):
+            buffer.move(given)
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether numbers can be updated one by one, so that slices of a flat buffer can be updated side by side."""
+        return type(self).update_span is Optimizer.update_span
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raise a ValueError for options out of range."""
@@ -202,7 +222,7 @@ class Optimizer:
 
         Source: Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion parameter models".
         """
-        if type(self).update_span is not Optimizer.update_span:
+        if not self.is_elementwise:
             raise ValueError(f"{type(self).__name__} updates whole matrices, and its state cannot be shared by slices.")
         state = self.state_dict()["state"]
         self._shared_state = shared

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,13 @@ class Buffer:
         if name not in self.state:
             self.state[name] = self.flat.device.zeros(self.part.stop - self.part.start, self.flat.dtype)
         return self.state[name]
+
+    def move(self, arrays: Mapping[str, Array]) -> None:
+        """Keep the state in these arrays from now on."""
+        for name, array in arrays.items():
+            if self.state.get(name) is not array:
+                array[...] = self.state.get(name, 0)
+                self.state[name] = array
 
     def write(self, name: str, i: int, values: Any) -> None:
         """Write the values of parameter ``i`` into an array, as far as they are kept here."""

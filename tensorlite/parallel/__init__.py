@@ -18,6 +18,7 @@ Where to read on:
     replicas        one shard: a model, and what it computes
     threads         the team of threads
     processes       the team of processes; worker is the program that they run, messages and shared_memory what they share
+    shared_update   a step of the optimizer, shared out among processes
     ranks           how ranks talk, and how all of them end when one does
     own_loop        `shared`: three lines for a training loop of your own
 """

@@ -25,21 +25,24 @@ class SharedModel(NamedTuple):
         pickled: the model and the loss, with a number in the place of each of its tensors: first those that are trained, then those that
             are frozen, then the buffers.
         kinds: the class of each tensor.
-        flats: the flat arrays that hold the trained parameters.
+        flats, totals: the flat arrays that hold the trained parameters, and those for their whole gradient.
         slices: for each of them the place of each parameter in it, and its shape.
         gradients: for each shard but the first, arrays like ``flats``.
         others: the arrays of the frozen parameters and the buffers.
         buffer_count: how many of the tensors are buffers.
+        optimizer: what `tensorlite.parallel.shared_update` needs, if its steps are shared out.
     """
 
     memory: tuple[int | str, int]
     pickled: bytes
     kinds: list[type]
     flats: list[Place]
+    totals: list[Place]
     slices: list[list[tuple[slice, tuple[int, ...]]]]
     gradients: list[list[Place]]
     others: list[Place]
     buffer_count: int
+    optimizer: Any = None
 
 
 class State(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tensorlite.optim.clip import clip_grad_norm_
+from tensorlite.optim.clip import clip_factor
 from tensorlite.optim.optimizer import Optimizer
 from tensorlite.parallel.replicas import Loss, second_output
 from tensorlite.parallel.shards import BatchShards
@@ -87,9 +87,8 @@ class SharedStep:
             TeamError: if a process cannot be started, or ends. The weights are those of before the step.
         """
         loss = self.gradients(*batch)
-        if self.max_norm is not None:
-            clip_grad_norm_(self.model.parameters(), self.max_norm)
-        self.optimizer.step()
+        factor = None if self.max_norm is None else clip_factor(self.model.parameters(), self.max_norm)[1]
+        self.team.update(self.optimizer, factor)
         self.optimizer.zero_grad()
         self.number += 1
         return loss
@@ -121,7 +120,7 @@ class SharedStep:
 
     def _lay_out(self) -> None:
         self._layout = self.optimizer.layout
-        self.shards = BatchShards(self.model, self.optimizer.flats, self._shard_count, self.team, self._loss)
+        self.shards = BatchShards(self.model, self.optimizer.flats, self._shard_count, self.team, self._loss, optimizer=self.optimizer)
 
 
 def _loss_of_output(loss: Callable[[Any, Tensor], Tensor], model: Any, x: Tensor, y: Tensor) -> Tensor:

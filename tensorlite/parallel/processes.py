@@ -24,11 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from tensorlite.backend import array_module
+from tensorlite.backend import Array, array_module
 from tensorlite.op import kernel_mode
+from tensorlite.optim.optimizer import Optimizer
 from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, State, TeamError
 from tensorlite.parallel.replicas import Replica, Shard, Task
 from tensorlite.parallel.shared_memory import Plan, SharedMemory
+from tensorlite.parallel.shared_update import SharedUpdate
 from tensorlite.parallel.threads import Workers
 from tensorlite.tensor import Tensor
 
@@ -57,8 +59,11 @@ class Processes(Workers):
         self._end(at_once=kind is not None)
         super().__exit__(kind, *exception)
 
-    def compute(self, shards: Sequence[Shard], tasks: Sequence[Task]) -> list[Tensor]:
+    def compute(self, shards: Sequence[Shard], tasks: Sequence[Task], optimizer: Optimizer | None = None) -> list[Tensor]:
         """The loss of each task, which the shard of the same number computes, with its gradient.
+
+        Args:
+            optimizer: will be passed to `update`; its state moves to the shared memory.
 
         Raises:
             TeamError: if the model cannot be sent to another process, memory does not suffice, or a process ends.
@@ -68,10 +73,25 @@ class Processes(Workers):
         try:
             if self._memory is None or self._memory.shards is not shards:
                 self._end()
-                self._memory = _SharedModel(shards)
+                self._memory = _SharedModel(shards, optimizer, min(self.count, len(shards)) - 1)
             while len(self._others) < min(self.count, len(shards)) - 1:
                 self._others.append(_Process(self._memory))
             return self._compute(self._memory, tasks)
+        except BaseException:
+            self._end(at_once=True)
+            raise
+
+    def update(self, optimizer: Optimizer, gradient_factor: Array | None = None) -> None:
+        """`Optimizer.step`, shared out if `compute` was given this optimizer, its rule is elementwise, and its class can be imported.
+
+        If a process ends meanwhile, this one does its share: the step is whole, and the next `compute` raises the TeamError.
+        """
+        shared = None if self._memory is None else self._memory.update
+        if shared is None or shared.optimizer is not optimizer or not self._others:
+            optimizer.step(gradient_factor=gradient_factor)
+            return
+        try:
+            shared.step(self._others, gradient_factor)
         except BaseException:
             self._end(at_once=True)
             raise
@@ -83,7 +103,7 @@ class Processes(Workers):
         memory.refresh()
         busy = [(process, share) for process, share in zip(self._others, numbers[1:], strict=True) if share]
         for process, share in busy:
-            process.send((memory.state(), [(i, tasks[i], memory.has_gradient(i)) for i in share]))
+            process.send(("run", (memory.state(), [(i, tasks[i], memory.has_gradient(i)) for i in share])))
         losses = [memory.shards[i].compute(tasks[i]) for i in numbers[0]]
         for process, share in busy:
             for i, done in zip(share, process.receive(), strict=True):
@@ -105,11 +125,15 @@ class _SharedModel:
 
     Trained and frozen parameters move there. Buffers are copied there at each step, because a forward may write to them.
 
+    Args:
+        optimizer: has all trained parameters; None if its steps are not shared out.
+        processes: how many others there will be.
+
     Raises:
         TeamError: if the memory does not suffice, or the model cannot be pickled.
     """
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[Shard], optimizer: Optimizer | None, processes: int) -> None:
         self.shards, self.replicas = shards, [shard for shard in shards if isinstance(shard, Replica)]
         model, flats = shards[0].model, self.replicas[0].flats
         trained = {id(parameter): parameter for flat in flats for parameter in flat.parameters}
@@ -120,21 +144,26 @@ class _SharedModel:
             raise TeamError("processes share the memory of the CPU, and the model is on a GPU: use the team threads.")
 
         plan = Plan()
+        self.update = None if optimizer is None or not SharedUpdate.suits(optimizer) else SharedUpdate(optimizer, plan, processes)
         self.header = SharedModel(
             memory=(0, 0),  # is made when its size is known
             pickled=_pickle_model((model, shards[0].loss), {id(tensor): number for number, tensor in enumerate(tensors)}),
             kinds=[type(tensor) for tensor in tensors],
             flats=[plan.add(flat.data) for flat in flats],
+            totals=[plan.add(flat.grad) for flat in flats],
             slices=[[(flat.slice_of(i), p.shape) for i, p in enumerate(flat.parameters)] for flat in flats],
             gradients=[[plan.add(gradient) for gradient in replica.gradients] for replica in self.replicas],
             others=[plan.add(tensor.array) for tensor in (*frozen, *buffers)],
             buffer_count=len(buffers),
+            optimizer=None if self.update is None else self.update.message,
         )
         self.memory = self._allocate(plan.size)
         self.header = self.header._replace(memory=self.memory.handle)
 
-        for flat, place in zip(flats, self.header.flats, strict=True):
-            flat.move_data(self.memory.array(place))
+        for flat, data, total in zip(flats, self.header.flats, self.header.totals, strict=True):
+            flat.move(self.memory.array(data), self.memory.array(total))
+        if self.update is not None:
+            self.update.attach(self.memory)
         for replica, places in zip(self.replicas, self.header.gradients, strict=True):
             replica.use_gradients([self.memory.array(place) for place in places])
         views = [self.memory.array(place) for place in self.header.others]

@@ -11,6 +11,7 @@ import numpy as np
 
 from tensorlite.backend import Array
 from tensorlite.optim.flat import FlatParameters
+from tensorlite.optim.optimizer import Optimizer
 from tensorlite.parallel.gradient_sum import SumAcrossRanks, add_on_one_rank
 from tensorlite.parallel.ranks import World
 from tensorlite.parallel.replicas import Loss, Replica, Shard, Task, second_output
@@ -28,6 +29,7 @@ class BatchShards:
         workers: the team that runs them.
         loss: ``loss(model, *rows)`` is the mean loss over some rows of a batch; without one, the model returns (logits, loss).
         world: the ranks that share the shards; each has a model and a team of its own.
+        optimizer: has ``flats``. A team of processes shares out its steps as well, if they are made by `Workers.update`.
 
     Attributes:
         own: the numbers of the shards that this rank computes.
@@ -44,10 +46,12 @@ class BatchShards:
         workers: Workers,
         loss: Loss = second_output,
         world: World | None = None,
+        optimizer: Optimizer | None = None,
     ) -> None:
         if count < 1:
             raise ValueError(f"the number of shards must be at least 1, got {count}.")
         self.model, self.flats, self.workers, self.count, self.world = model, list(flats), workers, count, world or World()
+        self.optimizer = optimizer
         self._require_all_trained()
         self.own = self.world.share(range(count))
         self.replicas = [Replica(model, self.flats, loss) for _ in self.own[1:]]
@@ -115,7 +119,7 @@ class BatchShards:
         self._is_added = False
         for replica in self.replicas:
             replica.refresh(self.model)
-        return self.workers.compute(self._shards, tasks)
+        return self.workers.compute(self._shards, tasks, self.optimizer)
 
     def add_gradients(self, losses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Add the gradients of all shards into the model's own ``grad``: the same bits on all ranks.

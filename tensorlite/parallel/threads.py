@@ -10,6 +10,8 @@ from typing import Any, Self, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from tensorlite.backend import Array
+from tensorlite.optim.optimizer import Optimizer
 from tensorlite.parallel.replicas import Shard, Task
 from tensorlite.tensor import Tensor
 
@@ -66,9 +68,17 @@ class Workers:
         _wait_for(futures)  # until no worker writes any more
         return [future.result() for future in futures]
 
-    def compute(self, shards: Sequence[Shard], tasks: Sequence[Task]) -> list[Tensor]:
-        """The loss of each task, which the shard of the same number computes, with its gradient."""
+    def compute(self, shards: Sequence[Shard], tasks: Sequence[Task], optimizer: Optimizer | None = None) -> list[Tensor]:
+        """The loss of each task, which the shard of the same number computes, with its gradient.
+
+        Args:
+            optimizer: will be passed to `update`.
+        """
         return self.map(lambda i: shards[i].compute(tasks[i]), range(len(tasks)))
+
+    def update(self, optimizer: Optimizer, gradient_factor: Array | None = None) -> None:
+        """`Optimizer.step`. Threads do not share it out: its many short calls would wait for Python's lock."""
+        optimizer.step(gradient_factor=gradient_factor)
 
     def split(self, length: int) -> list[slice]:
         """``range(length)`` split into one slice for each worker."""

@@ -19,6 +19,7 @@ from tensorlite.op import use_kernels
 from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, State, TeamError, picklable
 from tensorlite.parallel.replicas import Shard, Task
 from tensorlite.parallel.shared_memory import Place, SharedMemory
+from tensorlite.parallel.shared_update import attach_remote
 from tensorlite.tensor import Tensor
 
 
@@ -40,6 +41,8 @@ class RemoteModel:
         model, loss = _ModelUnpickler(message.pickled, tensors).load()
         self.shard = Shard(model, loss)
         self.modules = list(model.modules())
+        if message.optimizer is not None:
+            self.update = attach_remote(message, memory).run  # a share of the optimizer's step
 
     def run(self, state: State, tasks: Sequence[tuple[int, Task, list[bool]]]) -> list[Done]:
         """Compute the tasks, each for the shard with that number, and with the parameters that have a gradient there already."""
@@ -94,7 +97,8 @@ def main() -> None:
         message = messages.get()
         try:
             model = model or _load(header)
-            reply = pickle.dumps((None, model.run(*pickle.loads(message))), PROTOCOL)
+            work, arguments = pickle.loads(message)  # "run" or "update"
+            reply = pickle.dumps((None, getattr(model, work)(*arguments)), PROTOCOL)
         except Exception as error:  # noqa: BLE001 - sent to the other process, which raises it
             reply = pickle.dumps((picklable(error, "in a worker process"), None), PROTOCOL)
         results.write(reply)
