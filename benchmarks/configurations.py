@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from gpt.config import GPTConfig, TrainConfig, from_preset
 
@@ -16,6 +17,17 @@ class Configuration:
     model: GPTConfig
     batch_size: int
     steps_in_a_block: int
+
+
+class Size(NamedTuple):
+    """The size of the model that `benchmarks.own_loop` trains, and of a batch."""
+
+    layers: int = 6
+    heads: int = 6
+    width: int = 384
+    context: int = 256
+    batch: int = 8
+    dropout: float = 0.2
 
 
 _A = GPTConfig(

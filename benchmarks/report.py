@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, learning, nanogpt_cpu
+from benchmarks import common, learning, nanogpt_cpu, own_loop
 from benchmarks.common import options_of, table
 from benchmarks.summary import CHINESE, ENGLISH, Words, summary
 
@@ -178,8 +178,20 @@ def learnt(results: list[dict[str, Any]]) -> str:
     )
 
 
+def looped(results: list[dict[str, Any]]) -> str:
+    """The steps of a model and a loop of one's own."""
+    size = results[0]
+    return (
+        "The course's own class (a module for each head, softmax and mask by ops) in a loop by hand, beside the same text in torch eager: "
+        f"{size['layers']} layers, {size['width']} wide, {size['context']} tokens, batch {size['batch']}, dropout {size['dropout']}. "
+        "*shared* and *processes* are the three lines of `tl.parallel.shared`; the ratio is the median over "
+        f"{size['seconds_per_step']['count']} neighbouring blocks (smallest – largest):\n\n{table(own_loop.rows(results))}"
+    )
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "train_step": train_step,
+    "own_loop": looped,
     "nanogpt_cpu": whole_run,
     "ops": ops,
     "generate": written,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import common, generate, gpu_side, gpu_stages, learning, matmul, nanogpt_cpu, ops, report, train_step
+from benchmarks import common, generate, gpu_side, gpu_stages, learning, matmul, nanogpt_cpu, ops, own_loop, report, train_step
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.turns import Side, in_turn, sides
@@ -193,6 +193,15 @@ def test_nanogpt_cpu(results, tmp_path):
     # Other weights, but the same texts in the same order, the same schedule and the same evaluation.
     assert ours["val_loss"]["median"] == pytest.approx(torch["val_loss"]["median"], rel=0.1)
     assert ours["val_loss"]["median"] < math.log(28), "it has learnt something"
+
+
+def test_own_loop(results):
+    own_loop.main(["--layers", "1", "--width", "24", "--context", "8", "--batch", "4", "--dropout", "0", "--rounds", "1"])
+    found = {one["side"]: one for one in results("own_loop")}
+    assert tuple(found) == own_loop.SIDES
+    assert found["alone"]["first_loss"] == pytest.approx(found["shared"]["first_loss"], rel=1e-5)
+    assert found["shared"]["first_loss"] == found["processes"]["first_loss"]
+    assert all(0 < one["first_loss"] < 6 and one["speed_relative_to_torch"]["median"] > 0 for one in found.values())
 
 
 def test_learning(results, tmp_path):
