@@ -160,13 +160,14 @@ class HalfDone(shared_update.UpdatedArrays):
         if self.moment == "saving":
             journal._pairs(arrays)[0][1][...] = 7
         if self.moment == "changing":
-            journal.change([arrays[0], *arrays[2:]], functools.partial(self._spoil, arrays))
+            changed = [arrays[0], *arrays[2:]]
+            journal.change(changed, functools.partial(self._spoil, changed[:-1]))
         if self.moment == "after":
             super().update(tile, group, factor, journal)
         raise Interruption
 
     def _spoil(self, arrays):
-        for array in arrays[:-1]:
+        for array in arrays:
             array[...] = 5
         raise Interruption
 
@@ -175,21 +176,21 @@ class HalfDone(shared_update.UpdatedArrays):
 def test_a_process_that_ends_in_the_middle_of_an_update_leaves_it_to_the_others(moment, monkeypatch):
     monkeypatch.setattr(shared_update, "TILE", 40)
 
-    def run(interrupt):
+    def run(team, interrupt):
         model, optimizer = extended()
-        with Processes(2) as team:
-            parallel = BatchShards(model, optimizer.flats, 2, team, optimizer=optimizer)
-            for step in range(3):
-                parallel.forward_backward(batch(4, step), functools.partial(make_generator, step))
-                if interrupt and step == 1:
-                    update = team._memory.update
-                    update.step([HalfDone(update.arrays, moment)], None)
-                else:
-                    team.update(optimizer)
-                optimizer.zero_grad()
+        parallel = BatchShards(model, optimizer.flats, 2, team, optimizer=optimizer)
+        for step in range(3):
+            parallel.forward_backward(batch(4, step), functools.partial(make_generator, step))
+            if interrupt and step == 1:
+                update = team._memory.update
+                update.step([HalfDone(update.arrays, moment)], None)
+            else:
+                team.update(optimizer)
+            optimizer.zero_grad()
         return digest(model, optimizer)
 
-    assert run(True) == run(False)
+    with Workers(1) as thread, Processes(2) as processes:
+        assert run(processes, interrupt=True) == run(thread, interrupt=False)
 
 
 def test_the_shards_do():

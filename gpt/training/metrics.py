@@ -122,7 +122,7 @@ def gradient_norms_by_layer(model: LanguageModel, total: float) -> dict[str, flo
     """The norm of the last step's gradient, before it was clipped, in each block and in each layer outside of the blocks.
 
     After a step the gradients are forgotten, but their values stay in the optimizer's flat buffer until the next ones are written there
-    (`Tensor.grad_buffer`). Clipping has scaled all of them by one factor, so they are scaled back until their total norm is ``total``.
+    (`Tensor.grad_buffer`). Whatever scaled them since scaled all alike, so they are scaled back until their total norm is ``total``.
     """
     found: dict[str, list[Any]] = {}
     for name, parameter in model.named_parameters():
