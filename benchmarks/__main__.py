@@ -17,6 +17,7 @@ BENCHMARKS = {
     "learning": "validation loss of presets and optimizers by steps and by CPU time",
     "scaling": "training steps on 1, 2 and 4 ranks of MPI: time, and bytes sent",
     "generate": "tokens a second in generation, beside torch",
+    "serve": "tokens a second of the server, with one client and with several",
     "prepare": "a corpus like OpenWebText to tokens, against xz alone",
     "report": "writes the results into docs/performance.md, and a table of them into README",
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, learning, nanogpt_cpu, own_loop
+from benchmarks import common, learning, nanogpt_cpu, own_loop, serve
 from benchmarks.common import options_of, table
 from benchmarks.summary import CHINESE, ENGLISH, Words, summary
 
@@ -134,6 +134,14 @@ def written(results: list[dict[str, Any]]) -> str:
     )
 
 
+def served(results: list[dict[str, Any]]) -> str:
+    """Tokens a second of the server, by the number of clients."""
+    return (
+        "The server with one client and with several, who begin together and read their texts as they are written "
+        f"(`benchmarks/serve.py`). The clients run on the same cores:\n\n{table(serve.rows(results))}"
+    )
+
+
 def on_a_gpu(results: list[dict[str, Any]]) -> str:
     """Whole training steps on a GPU, a line for each configuration and precision."""
     lines = []
@@ -195,6 +203,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "nanogpt_cpu": whole_run,
     "ops": ops,
     "generate": written,
+    "serve": served,
     "prepare": prepared,
     "learning": learnt,
     "matmul": matmul,

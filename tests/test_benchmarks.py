@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import common, generate, gpu_side, gpu_stages, learning, matmul, nanogpt_cpu, ops, own_loop, report, train_step
+from benchmarks import common, generate, gpu_side, gpu_stages, learning, matmul, nanogpt_cpu, ops, own_loop, report, serve, train_step
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.turns import Side, in_turn, sides
+from data.tokenizer import CharTokenizer
+from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig
 from gpt.model import GPT
 from gpt.training.stepper import WARM_UP
@@ -182,6 +184,26 @@ def test_a_writer_generates_the_requested_number_of_tokens(writer, monkeypatch):
     monkeypatch.setattr("tensorlite.memory.keep_freed_memory", lambda: True)  # this and the threads would stay for all tests that follow
     monkeypatch.setattr("data.cores.available_cores", lambda: 1)
     assert writer(generate.Text("tiny", 7))(7) == 8
+
+
+def test_serve(results, tmp_path):
+    """The server as a process, beside itself."""
+    tokenizer = CharTokenizer("".join(sorted(set("".join(serve.PROMPTS)))))
+    save_model(tmp_path / "a", GPT(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=16, n_layer=1, n_head=1, n_embd=8)), tokenizer)
+    with serve.started(str(tmp_path / "a"), slots=2) as address:
+        beside = ["--beside", f"theirs={address}", "--beside-clients", "1"]
+        serve.main([str(tmp_path / "a"), "--clients", "1", "2", "--tokens", "4", "--rounds", "2", *beside])
+        assert serve.read_text(address, "a", 0, 4)[0] == 4
+        with pytest.raises(RuntimeError, match="answers 404"):
+            serve.read_text(address, "b", 0, 4)
+    (result,) = results("serve")
+    assert result["model"] == "a"
+    assert [(one["server"], one["clients"]) for one in result["servers"]] == [("ours", 1), ("theirs", 1), ("ours", 2)]
+    for one in result["servers"]:
+        assert_spread(one["tokens_per_second"], 2)
+        assert_spread(one["first_token_seconds"], 2 * one["clients"])
+    with pytest.raises(RuntimeError, match="has not started"), serve.started(str(tmp_path / "none"), slots=1):
+        pass
 
 
 def test_nanogpt_cpu(results, tmp_path):

@@ -197,7 +197,7 @@ async def look(service: Service, request: LookRequest) -> dict[str, Any]:
     tokenizer, block_size = service.tokenizer, service.model.config.block_size
     _, ids = prompt_ids(service, request.token_ids)
     place = request.position
-    if not 1 <= place < len(ids):
+    if place >= len(ids):
         raise RequestError(f"position goes from 1, the first token with one before it, to {len(ids) - 1}, got {place}.", param="position")
     before = ids[place - context_length(place, block_size, service.limits.context_keep or block_size) : place]
     view = await ask(lambda: service.engine.call(lambda: look_at_next(service.model, before, tokenizer.vocab_size)))

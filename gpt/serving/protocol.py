@@ -176,8 +176,8 @@ class LookRequest(_Request):
     """POST /v1/look: at the token in ``position`` of a text, which is given as the ids that an answer has returned."""
 
     model: str | None = None
-    token_ids: Annotated[list[int], Field(min_length=1)]
-    position: Annotated[int, Field(ge=0)]
+    token_ids: Annotated[list[int], Field(min_length=2)]  # the first has none before it
+    position: Annotated[int, Field(ge=1)]
     top: Annotated[int, Field(ge=1, le=50)] = 10
 
 
