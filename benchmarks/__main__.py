@@ -16,6 +16,7 @@ BENCHMARKS = {
     "nanogpt_cpu": "nanoGPT's run for a CPU from start to end, beside a twin in torch",
     "learning": "validation loss of presets and optimizers by steps and by CPU time",
     "scaling": "training steps on 1, 2 and 4 ranks of MPI: time, and bytes sent",
+    "scaling_gpu": "training steps on 1, 2, 4, … GPUs of this machine: time, and bits",
     "generate": "tokens a second in generation, beside torch",
     "serve": "tokens a second of the server, with one client and with several",
     "prepare": "a corpus like OpenWebText to tokens, against xz alone",

@@ -43,6 +43,7 @@ STAGES: dict[int, dict[str, tuple[str, float]]] = {  # name of the log: the comm
         "gpu_kernels_course": ("benchmarks gpu_kernels course", 40),
     },
     4: {"train_step_others": (f"{STEP} --precisions float32 tf32 float16 --compile", 590)},
+    5: {"scaling_gpu": ("benchmarks scaling_gpu", 300), "scaling_gpu_zero": ("benchmarks scaling_gpu --zero", 290)},  # of several GPUs
 }
 
 
@@ -69,7 +70,7 @@ def run(name: str, command: str, limit: float) -> bool:
 def main(argv: list[str]) -> None:
     """``python -m benchmarks gpu_stages [STAGE ...]``"""
     parser = options_of("gpu_stages", __doc__)
-    parser.add_argument("stages", type=int, nargs="*", help="some of 1 to 4; default: all")
+    parser.add_argument("stages", type=int, nargs="*", help="some of 1 to 5; default: all")
     options = parser.parse_args(argv)
     if unknown := set(options.stages) - set(STAGES):
         parser.error(f"there is no stage {min(unknown)}: there are {', '.join(map(str, STAGES))}.")

@@ -63,8 +63,8 @@ class PoolMemory(NamedTuple):
 class Device:
     """A place for arrays: ``Device("numpy")``, ``Device("cupy")`` or ``Device("cupy:1")``; also ``tensorlite.device``.
 
-    torch's names mean the same: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, and the number of a GPU alone. None is the CPU.
-    A Device object does not use the driver. The first array created on it does.
+    torch's names mean the same: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, and the number of a GPU alone. None is the CPU. ``"cupy"`` without a
+    number is the GPU in use (`use`), at first GPU 0. A Device object needs no driver. The first array created on it does.
 
     Raises:
         ValueError: for any other name.
@@ -81,7 +81,8 @@ class Device:
         text = "numpy" if spec is None else f"cupy:{spec}" if isinstance(spec, int) else spec
         text = text if index is None else f"{text}:{index}"
         name, colon, number = text.partition(":")
-        self.name, self.index = _NAMES.get(name, ""), int(number) if number.isdecimal() else 0
+        self.name = _NAMES.get(name, "")
+        self.index = int(number) if number.isdecimal() else _gpu_in_use() if self.name == "cupy" else 0
         if not self.name or (colon and not number.isdecimal()) or (self.name == "numpy" and self.index):
             raise ValueError(f"unknown device {text!r}: it is 'numpy' or 'cpu', 'cupy' or 'cuda', 'cupy:<index>' or 'cuda:<index>'.")
 
@@ -124,7 +125,7 @@ class Device:
         return int(digits[:-1]), int(digits[-1])
 
     def use(self) -> None:
-        """Run the calling thread's kernels on this GPU from now on."""
+        """Run the calling thread's kernels on this GPU from now on; a device without a number is this one."""
         self.module.cuda.Device(self.index).use()
 
     def limit_memory(self, size: int) -> None:
@@ -161,6 +162,17 @@ class Device:
 def device_of(x: Array) -> Device:
     """The device that holds ``x``."""
     return Device("numpy") if array_module(x) is np else Device(f"cupy:{x.device.id}")
+
+
+def _gpu_in_use() -> int:
+    """The number of the calling thread's GPU: 0 until it has chosen one."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return 0
+    try:
+        return int(cupy.cuda.runtime.getDevice())
+    except cupy.cuda.runtime.CUDARuntimeError:  # there is no driver; the first array will say so
+        return 0
 
 
 def _import_cupy(index: int) -> ModuleType:

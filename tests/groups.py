@@ -15,7 +15,7 @@ NOT_NUMERIC = (
     "cuda_*", "data_*", "detokenizer", "docs", "faults", "files", "generate_cli", "gpt_chat", "gpt_classify", "gpt_config", "gpt_duration",
     "gpt_finetune", "gpt_finetune_llama", "gpt_finetune_resume", "gpt_look", "gpt_memory", "gpt_on_gpu", "gpt_optimizers", "gpt_plot",
     "gpt_resume", "gpt_serve", "gpt_speed", "gpt_stopping", "gpt_team", "gpt_tensorboard", "gpt_train", "gpt_train_data", "gpt_trouble",
-    "groups", "hostile_weights", "kernels_cuda_*", "lowest", "op", "optim_scaler", "options_advice", "random", "ranks", "standin*",
+    "groups", "hostile_weights", "kernels_cuda_*", "lowest", "nccl", "op", "optim_scaler", "options_advice", "random", "ranks", "standin*",
     "strangers", "study_concepts", "study_exercises", "study_lab", "study_program", "study_train", "study_walk", "study_write", "summary",
     "tape", "torch_devices", "torch_files", "torch_opinfo", "wheel", "without_posix",
 )  # fmt: skip

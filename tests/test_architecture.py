@@ -74,7 +74,7 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite.distributed": {"tensorlite.lazy", "tensorlite.missing"},
     "tensorlite.backends": {"tensorlite.lazy"},
     "tensorlite.utils": ENGINE | {"tensorlite.ops", "tensorlite.lazy", "numpy", "tensorboardX"},
-    "tensorlite.parallel": ENGINE | {"tensorlite.optim", "tensorlite.memory", "numpy", "threadpoolctl", "mpi4py"},
+    "tensorlite.parallel": ENGINE | {"tensorlite.optim", "tensorlite.memory", "numpy", "threadpoolctl", "mpi4py", "cupy"},
     "tensorlite.memory": set(),
     "tensorlite.profile": {"tensorlite.op", "tensorlite.backend"},
     "tensorlite.testing": ENGINE | {"numpy"},

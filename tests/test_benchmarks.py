@@ -9,7 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import common, generate, gpu_side, gpu_stages, learning, matmul, nanogpt_cpu, ops, own_loop, report, serve, train_step
+from benchmarks import (
+    common,
+    generate,
+    gpu_side,
+    gpu_stages,
+    learning,
+    matmul,
+    nanogpt_cpu,
+    ops,
+    own_loop,
+    report,
+    scaling_gpu,
+    serve,
+    train_step,
+)
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.turns import Side, in_turn, sides
@@ -473,3 +487,8 @@ def test_a_side_that_prints_still_answers_and_a_side_that_hangs_is_ended(tmp_pat
         assert side.ask(3)["result"] == 3
         with pytest.raises(RuntimeError, match="the side 'talkative' did not answer within 0 seconds"):
             side.ask(7, limit=0.2)
+
+
+def test_one_gpu_does_not_scale(standin, capsys):
+    scaling_gpu.main([])
+    assert capsys.readouterr().out == "This machine has one GPU, so there is nothing to measure.\n"

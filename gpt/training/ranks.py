@@ -42,6 +42,8 @@ def run_on_ranks(main: Callable[[], int | None]) -> int:
 
     def end_all(error: BaseException) -> None:
         def raise_again() -> None:
+            if isinstance(error, RankError):
+                fail(str(error))
             raise error
 
         sys.stderr = errors

@@ -56,7 +56,7 @@ def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], li
     }
     if trainer.step:
         rows["resumed"] = f"after step {trainer.step:,}"
-    if trainer.config.backend == "numpy":
+    if trainer.config.backend == "numpy" or trainer.world.size > 1:
         rows["workers"] = describe_team(trainer.config, trainer.workers, trainer.world.size)
     warnings = []
     if trainer.config.backend == "numpy" and trainer.workers.count > available_cores():

@@ -42,7 +42,7 @@ from gpt.training.resume import (
 )
 from gpt.training.run_folder import RunFolder
 from gpt.training.stopping import Stopped, TimeIsUp
-from gpt.training.team import join_ranks
+from gpt.training.team import choose_device, join_ranks
 from gpt.training.trainer import RunRecord, Trainer
 from tensorlite.backend import Device
 from tensorlite.parallel import TeamError
@@ -261,6 +261,7 @@ class Run(RunRecord):
                 take a third, they are written, and the message says so.
         """
         trainer, optimizer = self.trainer, None
+        trainer.stepper.wait()
         if trainer.world.from_first(lambda: self.checkpoints.last_saved != trainer.step):
             trainer.stepper.finalize_step_count()
             optimizer = trainer.optimizer.state_dict()  # all ranks take part
@@ -337,15 +338,14 @@ def require_backend(config: TrainConfig) -> None:
         DeviceUnavailableError: for a backend that does not work here.
     """
     try:
-        device = Device(config.backend)
+        name = Device(config.backend).name
     except ValueError as error:
         fail(str(error))
-    if not config.backend.startswith(device.name):
-        fail(f"{config.backend!r} is torch's name for a backend. Use {device.name!r}.")
-    device.asarray(0)  # the first array needs the driver
-    if device.name != "numpy":
+    if not config.backend.startswith(name):
+        fail(f"{config.backend!r} is torch's name for a backend. Use {name!r}.")
+    device = choose_device(config)
+    if name != "numpy":
         _require_precision(device, config.precision)
-        device.use()
         if config.memory_limit is not None:
             device.limit_memory(int(config.memory_limit * 2**30))
     if config.tensorboard:

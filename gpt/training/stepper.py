@@ -33,6 +33,7 @@ from tensorlite.backend import Array, Device
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder, Recording
 from tensorlite.op import kernel_mode
 from tensorlite.parallel import BatchShards, Workers
+from tensorlite.parallel.nccl import Communicator, connect_gpus
 from tensorlite.parallel.ranks import World
 from tensorlite.precision import half_dtype, use_rounded
 from tensorlite.random import draw_dropout_key, make_generator
@@ -132,6 +133,9 @@ class Stepper:
         if not math.isfinite(loss):
             fail_not_finite(self.model, loss, gradient_norm, number)
 
+    def wait(self) -> None:
+        """Wait until all steps are done, for a limited time: call it before the host reads what they compute."""
+
     def finalize_step_count(self) -> None:
         """Let the optimizer count only the steps that were made; call it before the optimizer's state is saved."""
         self.scaler.finalize_step_count()
@@ -208,8 +212,27 @@ class GPUStepper(Stepper):
         self.round_weights()
         result = self.gradients([self.to_device(batch) for batch in batches], number, self.dropout_keys(number))
         self.scaler.step(result.gradient_norm, result.gradient_factor)
+        self.gather_weights()
         self.optimizer.zero_grad()
         return result
+
+    def wait(self) -> None:
+        if self.world.size > 1:
+            self.gpus.wait()
+
+    def gather_weights(self) -> None:
+        """With --zero: give the other ranks the weights that this one has updated, and receive theirs."""
+        if not (self.config.zero and self.world.size > 1):
+            return
+        for flat in self.optimizer.flats:
+            self.gpus.gather_slices(flat.data)
+            if flat.rounded is not None:  # AdamW has rounded this rank's; to round the others' here is faster than to send them
+                flat.rounded[...] = flat.data
+
+    @property
+    def gpus(self) -> Communicator:
+        """The GPUs of all ranks."""
+        return connect_gpus(self.world)
 
     def round_weights(self) -> None:
         """Write the weights in the half precision in use, if there is one and others than the optimizer have written to them."""
@@ -294,11 +317,13 @@ class GraphStepper(GPUStepper):
             return self._recorder.run(lambda: super(GraphStepper, self).step(batches, number))
         if self._recording is None:
             try:
-                self._recording = self._record(self._recorder, batches, number)
+                with self.world.together():  # all ranks have a graph, or none
+                    self._recording = self._record(self._recorder, batches, number)
             except CaptureError as error:
                 self.why_eager = str(error).strip().rstrip(".")
                 self._reset()
-                report_no_graph(self.config, self.why_eager, number)
+                with self.world.together():
+                    report_no_graph(self.config, self.why_eager, number)
                 return super().step(batches, number)
         return self._launch(self._recording, batches, number)
 
@@ -322,6 +347,7 @@ class GraphStepper(GPUStepper):
             result = self.gradients(self._batches, number, keys)
             self._scalars = self.optimizer.device_scalars(memory)
             self.scaler.step_with(self._scalars, result.gradient_norm, result.gradient_factor)
+            self.gather_weights()
             return result
 
         try:
@@ -363,17 +389,17 @@ def make_stepper(
     if config.backend == "numpy":
         return CPUStepper(model, optimizer, config, workers, stop, world)
     if not config.cuda_graph:
-        return GPUStepper(model, optimizer, config, workers, stop)
+        return GPUStepper(model, optimizer, config, workers, stop, world)
     if not one_shape:
         report_no_graph(config, "batches are as wide as their longest row", 0)
-        return GPUStepper(model, optimizer, config, workers, stop)
+        return GPUStepper(model, optimizer, config, workers, stop, world)
     if kernel_mode() == "book":
         report_no_graph(config, "TENSORLITE_KERNELS=book, and the book's AdamW takes its rates from Python", 0)
-        return GPUStepper(model, optimizer, config, workers, stop)
+        return GPUStepper(model, optimizer, config, workers, stop, world)
     if config.precision == "float16" and not isinstance(optimizer, optim.AdamW):
         report_no_graph(config, "in float16 the device decides whether a step is made, which only AdamW's kernel can read from it", 0)
-        return GPUStepper(model, optimizer, config, workers, stop)
-    return GraphStepper(model, optimizer, config, workers, stop)
+        return GPUStepper(model, optimizer, config, workers, stop, world)
+    return GraphStepper(model, optimizer, config, workers, stop, world)
 
 
 def report_no_graph(config: TrainConfig, why: str, number: int) -> None:

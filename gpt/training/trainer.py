@@ -29,6 +29,7 @@ from gpt.training.stepper import make_stepper
 from gpt.training.stopping import Stopped, StopRequest
 from gpt.training.team import choose_team, join_ranks
 from tensorlite import Tensor, optim
+from tensorlite.backend import Array, to_numpy
 from tensorlite.memory import peak_memory
 from tensorlite.optim import schedule
 from tensorlite.optim.state import SharedState
@@ -88,7 +89,7 @@ class Trainer:
         self.world, self.workers = join_ranks(config), choose_team(config)
         self.stepper = make_stepper(model, self.optimizer, config, self.workers, self.stop, self.batches_have_one_shape, self.world)
         if config.zero and self.world.size > 1:
-            self.optimizer.share_state(SharedState(self.world.slice_of, self.world.gather_to_first))
+            self.optimizer.share_state(SharedState(self.world.slice_of, self._gather_to_first))
         self.step = 0
         self.learning_rate = 0.0
         self.gradient_norm = tl.zeros(())
@@ -113,6 +114,8 @@ class Trainer:
             self.stepper.shards.zero_grad()  # a step that the user has interrupted leaves a part of its gradient
             self.speed.calibrate(self.model, config.backend, self.workers)
             while True:
+                if any(map(self._is_due, (config.eval_interval, config.sample_interval))):
+                    self.stepper.wait()
                 if evaluated := self._is_due(config.eval_interval) and self._evaluated != self.step:
                     self.report(self.evaluate(progress), record, progress)
                 if self.step and self._is_due(config.sample_interval, last=False) and (sample := record.sample()):
@@ -125,7 +128,8 @@ class Trainer:
                     return
                 loss = self.update()
                 if self._is_due(config.log_interval):
-                    self.log(loss.item(), record, progress)  # the only place where Python waits for the device
+                    self.stepper.wait()  # the only place where Python waits for the device
+                    self.log(loss.item(), record, progress)
                 progress.step()
                 with self.world.together():
                     self.stop.check()
@@ -186,7 +190,8 @@ class Trainer:
             UserError: if training has broken down.
         """
         norm = self.gradient_norm.item()
-        self.stepper.check(loss, norm, self.step)
+        with self.world.together():
+            self.stepper.check(loss, norm, self.step)
         speed, metrics = self.speed.measure(), self.stepper.metrics()
         of_peak = f", {speed.share_of_peak:.0%} of peak" if speed.share_of_peak is not None else ""
         memory = (
@@ -257,6 +262,10 @@ class Trainer:
             return total, count
 
         return self.workers.map(sum_and_count, batches)
+
+    def _gather_to_first(self, part: Array, length: int) -> Array | None:
+        """`World.gather_to_first` through the host's memory: the files that need it are written there."""
+        return self.world.gather_to_first(to_numpy(part), length)
 
     def _evaluation_batches(self, name: str) -> Iterator[Batch]:
         """What an evaluation reads of one of the two texts."""

@@ -82,13 +82,14 @@ class Optimizer:
             rounded[...] = p
 
     def update_span(self, span: Span, group: dict[str, Any], step: Any, factor: Array | None = None, within: slice | None = None) -> None:
-        """One step for the parameters of ``span``, with the options of ``group``; only for those numbers that lie ``within`` a slice.
+        """One step for the parameters of ``span``, with the options of ``group``; only for those numbers that lie ``within`` a slice, and
+        whose state is kept here (`share_state`).
 
         A rule that is not elementwise overrides this.
         """
-        flat = span.buffer.flat
-        state, offset = [span.buffer.array(name) for name in self.arrays_of(group)], span.buffer.part.start
-        start, stop = flat.starts[span.first], flat.starts[span.last]
+        flat, kept = span.buffer.flat, span.buffer.part
+        state, offset = [span.buffer.array(name) for name in self.arrays_of(group)], kept.start
+        start, stop = max(flat.starts[span.first], kept.start), min(flat.starts[span.last], kept.stop)
         if within is not None:
             start, stop = max(start, within.start), min(stop, within.stop)
         tile = TILE if array_module(flat.data) is np else max(1, stop - start)
@@ -214,8 +215,7 @@ class Optimizer:
     def share_state(self, shared: SharedState) -> None:
         """Keep only a part of each flat array of the state; other programs keep the rest (ZeRO, stage 1).
 
-        From then on only those parts may be updated (`update_slice`), `state_dict` is called by all programs, and parameters and groups
-        stay as they are.
+        From then on only those parts are updated, `state_dict` is called by all programs, and parameters and groups stay as they are.
 
         Raises:
             ValueError: if the rule is not elementwise, so that a part of a matrix cannot be updated.

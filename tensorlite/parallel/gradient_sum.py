@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tensorlite.backend import Array
+from tensorlite.backend import Array, array_module
 from tensorlite.optim.flat import FlatParameters
+from tensorlite.parallel.nccl import Communicator
 from tensorlite.parallel.ranks import World
 from tensorlite.parallel.threads import Workers
 from tensorlite.parallel.tree import Node, add_tree, largest_nodes
@@ -51,10 +52,14 @@ class SumAcrossRanks:
         flats: the flat buffers that receive the sum, on each rank.
         count: the number of shards, which ``world`` shares out.
         workers: this rank's team.
+
+    Attributes:
+        wire: carries the arrays.
     """
 
     def __init__(self, flats: Sequence[FlatParameters], world: World, count: int, workers: Workers) -> None:
         self.flats, self.world, self.workers, self.root = flats, world, workers, (0, count)
+        self.wire: World | Communicator = world
         self.owned = [world.share(range(count), rank) for rank in range(world.size)]
         self.nodes = [largest_nodes(self.root, own) for own in self.owned]
         self._received: dict[int, Array] = {}  # memory for what the other ranks send, of each flat buffer
@@ -90,7 +95,7 @@ class SumAcrossRanks:
             for row, loss in zip(message, batch, strict=False):
                 row[i], row[batches + i] = loss.array, True
         for row, tensors in zip(message, shards, strict=False):
-            row[2 * batches :] = [_move_to_buffer(tensor) for tensor in tensors]
+            row[2 * batches :] = [move_to_buffer(tensor) for tensor in tensors]
         received = self.world.gather(message)
         rows = np.concatenate([received[rank, : len(own)] for rank, own in enumerate(self.owned)])
         has_loss, dtype = rows[:, batches : 2 * batches] > 0, self.flats[0].dtype
@@ -109,7 +114,7 @@ class SumAcrossRanks:
 
         mine = world.slice_of(len(flat.grad))
         received = self._memory(k, mine.stop - mine.start)
-        world.exchange(
+        self.wire.exchange(
             sends=[(rank, total[world.slice_of(len(flat.grad), rank)]) for rank in world.others for total in sums.values()],
             receives=[(rank, received[node]) for rank in world.others for node in self.nodes[rank]],
         )
@@ -118,7 +123,7 @@ class SumAcrossRanks:
             part = slice(max(piece.start, mine.start) - mine.start, min(piece.stop, mine.stop) - mine.start)
             values = {node: array if any(filled[node[0] : node[1]]) else None for node, array in slices.items()}
             self._map(functools.partial(_add_slices, self.root, values, flat.grad[mine]), part)
-        world.gather_slices(flat.grad)
+        self.wire.gather_slices(flat.grad)
 
     def _map(self, add: functools.partial[None], part: slice) -> None:
         """Call ``add`` for slices of ``part``, one for each worker."""
@@ -129,7 +134,7 @@ class SumAcrossRanks:
         """An array of ``length`` for each node that other ranks send of flat buffer ``k``."""
         nodes = [node for rank in self.world.others for node in self.nodes[rank]]
         if k not in self._received:
-            self._received[k] = np.empty((len(nodes), length), self.flats[k].dtype)
+            self._received[k] = array_module(self.flats[k].grad).empty((len(nodes), length), self.flats[k].dtype)
         return dict(zip(nodes, self._received[k], strict=True))
 
 
@@ -163,7 +168,7 @@ def _is_in_buffer(parameter: Tensor) -> bool:
     return parameter.grad is not None and parameter.grad.array is parameter.grad_buffer
 
 
-def _move_to_buffer(parameter: Tensor) -> bool:
+def move_to_buffer(parameter: Tensor) -> bool:
     """Whether the parameter has a gradient, which is in the flat buffer now.
 
     Raises:

@@ -30,7 +30,7 @@ from tensorlite.parallel.messages import PROTOCOL, picklable
 T = TypeVar("T")
 
 LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMIX_SIZE")  # how many processes a launcher says it has started
-ALIGNMENT = 64  # bytes: where the slice of a rank begins, as the parameters of a flat buffer
+ALIGNMENT = 64  # numbers: where the slice of a rank begins
 LIMIT = 600.0  # seconds until a rank that does not answer is given up
 GRACE = 1.0  # seconds in which ranks that wait find out who else does
 SPINS = 500  # times that a rank asks at once whether a message has come; then it lets others have the core
@@ -77,9 +77,13 @@ class World:
         return items[first:end]
 
     def slice_of(self, length: int, rank: int | None = None) -> slice:
-        """The slice of an array of ``length`` numbers that belongs to a rank, this one if not given."""
-        part = self.share(range(-(-length // ALIGNMENT)), rank)
-        return slice(min(length, part.start * ALIGNMENT), min(length, part.stop * ALIGNMENT))
+        """The slice of an array of ``length`` numbers that belongs to a rank, this one if not given.
+
+        All slices have the same length, a multiple of `ALIGNMENT`; the last rank's has what is left over as well.
+        """
+        rank = self.rank if rank is None else rank
+        each = length // (ALIGNMENT * self.size) * ALIGNMENT
+        return slice(rank * each, length if rank == self.size - 1 else (rank + 1) * each)
 
     # --- messages ---
 
@@ -196,10 +200,10 @@ class World:
             if spins > SPINS:
                 time.sleep(min(spins * 1e-7, 1e-3))
                 if time.monotonic() > end:
-                    self._give_up()
+                    self.give_up()
 
-    def _give_up(self) -> None:
-        """Find out who else waits; the first of these says who does not answer, and ends all."""
+    def give_up(self) -> None:
+        """Find out who else has waited for too long; the first of these says who does not answer, and ends all."""
         mark = np.zeros(1, np.uint8)
         waiting = {rank: self._comm.Irecv(np.empty(1, np.uint8), rank, PRESENT) for rank in self.others}
         sent = [self._comm.Isend(mark, rank, PRESENT) for rank in self.others]

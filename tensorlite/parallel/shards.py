@@ -13,6 +13,8 @@ from tensorlite.backend import Array
 from tensorlite.optim.flat import FlatParameters
 from tensorlite.optim.optimizer import Optimizer
 from tensorlite.parallel.gradient_sum import SumAcrossRanks, add_on_one_rank
+from tensorlite.parallel.gradient_sum_on_gpus import SumAcrossGPUs
+from tensorlite.parallel.nccl import Communicator
 from tensorlite.parallel.ranks import World
 from tensorlite.parallel.replicas import Loss, Replica, Shard, Task, second_output
 from tensorlite.parallel.threads import Workers
@@ -56,8 +58,14 @@ class BatchShards:
         self.own = self.world.share(range(count))
         self.replicas = [Replica(model, self.flats, loss) for _ in self.own[1:]]
         self._shards = [Shard(model, loss), *self.replicas]
-        self._across_ranks = SumAcrossRanks(self.flats, self.world, count, workers)
+        kind = SumAcrossGPUs if self.world.size > 1 and self.flats[0].device.name == "cupy" else SumAcrossRanks
+        self._across_ranks = kind(self.flats, self.world, count, workers)
         self._is_added = False  # whether the model's gradient is already the sum over all ranks
+
+    @property
+    def wire(self) -> World | Communicator:
+        """What carries arrays between the ranks: MPI on CPUs, NCCL on GPUs."""
+        return self._across_ranks.wire
 
     def _require_all_trained(self) -> None:
         """Shards would write to the gradient of any other parameter at the same time."""
@@ -136,7 +144,7 @@ class BatchShards:
         if self.world.size > 1:
             losses = self._across_ranks.add(shards[: len(self.own)], gradients, losses)
             for buffer in self.model.buffers():  # the first shard's, as on one rank
-                self.world.broadcast(buffer.array)
+                self.wire.broadcast(buffer.array)
             self._is_added = True
         elif self.replicas:
             add_on_one_rank(self.flats, shards, gradients, self.workers)

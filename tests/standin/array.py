@@ -30,7 +30,7 @@ class ndarray:
         made = np.empty(shape, dtype, order)
         state.machine.adopt(made)
         poison(made)
-        self._a, self._base, self._device = made, None, 0
+        self._a, self._base, self._device = made, None, state.machine.device
         _owners[id(made)] = self
         self._watch()
 
@@ -41,7 +41,8 @@ class ndarray:
             return _owners[id(array)]
         self = cls.__new__(cls)
         owner = state.owner_of(array)
-        self._a, self._base, self._device = array, None if owner is array else cls.of(owner), 0
+        self._a, self._base = array, None if owner is array else cls.of(owner)
+        self._device = state.machine.device if self._base is None else self._base._device
         if owner is array:
             _owners[id(array)] = self
             self._watch()

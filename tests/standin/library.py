@@ -20,7 +20,7 @@ import numpy as np
 from tests import cuda_on_cpu
 from tests.cuda_on_cpu import KERNEL
 from tests.cuda_variants import THREADS, dynamic_shared
-from tests.standin import cublas
+from tests.standin import cublas, nccl
 from tests.standin import machine as state
 from tests.standin.array import ndarray, unwrap, wrap
 from tests.standin.machine import CUDARuntimeError, Graph, MemoryPool, OutOfMemoryError
@@ -321,7 +321,7 @@ class Stream:
         state.machine.refuse_under_capture()
         if _stream[-1] is not self:
             raise RuntimeError("what is captured must run on the stream that captures: use it as the current one.")
-        state.machine.graph = Graph()
+        state.machine.graph = Graph(self.ptr)
 
     def end_capture(self) -> Graph:
         graph, state.machine.graph = state.machine.graph, None
@@ -346,7 +346,8 @@ class Event:
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.time = 0.0
-        self.done = True
+
+    done = property(lambda self: state.machine.is_done)
 
     def record(self, stream: Any = None) -> None:
         self.time = time.perf_counter()
@@ -359,27 +360,29 @@ class Device:
     """One of the GPUs that the machine pretends to have."""
 
     def __init__(self, device: Any = None) -> None:
-        self.id = 0 if device is None else int(device)
+        self.id = state.machine.device if device is None else int(device)
         if self.id >= state.machine.devices:
             raise CUDARuntimeError(101)
 
     def __enter__(self) -> Device:
+        self._before, state.machine.device = state.machine.device, self.id
         return self
 
     def __exit__(self, *error: Any) -> None:
-        pass
+        state.machine.device = self._before
 
     def __int__(self) -> int:
         return self.id
 
     def use(self) -> None:
-        pass
+        state.machine.device = self.id
 
     def synchronize(self) -> None:
         state.machine.refuse_under_capture()
 
     compute_capability = property(lambda self: "".join(map(str, state.machine.compute_capability)))
     mem_info = property(lambda self: _memory_info())
+    pci_bus_id = property(lambda self: f"0000:{self.id:02x}:00.0")
 
 
 _stream: list[Stream] = [Stream(null=True)]
@@ -466,8 +469,8 @@ def modules() -> dict[str, ModuleType]:
         {
             "CUDARuntimeError": CUDARuntimeError,
             "getDeviceCount": _device_count,
-            "getDevice": lambda: 0,
-            "setDevice": lambda device: Device(device) and None,
+            "getDevice": lambda: state.machine.device,
+            "setDevice": lambda device: Device(device).use(),
             "getDeviceProperties": _properties,
             "driverGetVersion": lambda: state.machine.driver,
             "runtimeGetVersion": lambda: 12090,
@@ -504,7 +507,7 @@ def modules() -> dict[str, ModuleType]:
     return {
         "cupy": cupy, "cupyx": cupyx, "cupy.cuda": cuda, "cupy.cuda.runtime": runtime, "cupy.cuda.cublas": blas, "cupy.cuda.device": device,
         "cupy.cuda.memory": memory, "cupy_backends.cuda.libs": libs, "cupy_backends.cuda.libs.cublas": blas,
-        "cupy_backends.cuda.api.runtime": runtime,
+        "cupy_backends.cuda.api.runtime": runtime, "cupy.cuda.nccl": _Module("cupy.cuda.nccl", nccl.NAMES),
     }  # fmt: skip
 
 

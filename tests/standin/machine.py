@@ -113,7 +113,8 @@ class Work(NamedTuple):
 class Graph:
     """Work that was noted instead of done."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: int = 0) -> None:
+        self.stream = stream  # the address of the one that is captured
         self.work: list[tuple[str, Callable[[], None]]] = []
         self.memory: list[np.ndarray] = []
 
@@ -141,9 +142,12 @@ class Machine:
 
     Attributes:
         devices, driver, compute_capability, memory: what it pretends to be.
+        device: the number of the GPU in use.
+        is_done: whether the GPU has done all that was queued, as an event says.
         reads: every time the host waited for a value, and from where in our code.
         launches: the names of the kernels of ours that ran, in order.
         products: every call of cuBLAS, as a dict.
+        nccl: every call of NCCL; the kind, in bytes (`tests.standin.nccl`).
         work: everything that was launched, in order; `op` is a word for it that a test may set.
         computes: False lets nothing be computed and no array be written, so that a large model's step can be counted in seconds.
         order: in which order the threads of a block get their turns, see `tests.cuda_on_cpu`.
@@ -151,10 +155,13 @@ class Machine:
 
     def __init__(self) -> None:
         self.devices, self.driver, self.compute_capability, self.memory = 1, 13000, (9, 0), 64 << 30
-        self.present = True
+        self.present, self.device = True, 0
         self.reads: list[str] = []
         self.launches: list[str] = []
         self.products: list[dict[str, Any]] = []
+        self.nccl: list[Any] = []
+        self.nccl_group: list[Any] | None = None  # calls since groupStart
+        self.is_done = True
         self.work: list[Work] = []
         self.op = ""
         self.computes = True
