@@ -63,11 +63,13 @@ def estimate_memory(trainer: Trainer) -> MemoryEstimate:
     trained = sum(flat.data.nbytes for flat in flats)
     frozen = sum(int(p.array.nbytes) for p in trainer.model.parameters() if not p.requires_grad)
     at_once = min(trainer.workers.count, trainer.stepper.shard_count) * math.ceil(config.batch_size / trainer.stepper.shard_count)
+    own, others = len(trainer.stepper.shards.own), 1 - 1 / trainer.world.size  # of the other ranks a slice of each
+    kept = 1 / trainer.world.size if config.zero else 1.0
     saved, largest = _saved_by_one_row(trainer)
     return MemoryEstimate(
         parameters=trained + frozen,
-        gradients=trained * trainer.stepper.shard_count,
-        optimizer=sum(_state_size(trainer.optimizer, group) for group in trainer.optimizer.param_groups),
+        gradients=round(trained * (own + others)),
+        optimizer=round(kept * sum(_state_size(trainer.optimizer, group) for group in trainer.optimizer.param_groups)),
         activations=(saved + 2 * largest) * at_once,
         free=_free(config.backend),
     )

@@ -74,10 +74,14 @@ class Speed:
         self.peak: float | None = None
         self.restart()
 
-    def calibrate(self, model: LanguageModel, device: str, workers: Workers) -> None:
-        """Count the work and measure the peak, then begin to measure. If the memory does not suffice for that, neither is known."""
+    def calibrate(self, model: LanguageModel, device: str, workers: Workers, ranks: int = 1) -> None:
+        """Count the work and measure the peak, then begin to measure. If the memory does not suffice for that, neither is known.
+
+        Args:
+            ranks: how many ranks compute at once, each as fast as this one.
+        """
         try:
-            self.work, self.peak = count_work(model, device), measure_peak(model, device, workers)
+            self.work, self.peak = count_work(model, device), ranks * measure_peak(model, device, workers)
         except MemoryError:
             self.work = self.peak = None
         self.restart()

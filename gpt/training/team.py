@@ -41,16 +41,16 @@ def choose_device(config: TrainConfig) -> Device:
         DeviceUnavailableError: for a device that does not work here.
     """
     device, world = Device(config.backend), join_ranks(config)
-    if device.name == "cupy":
+    if device.name == "numpy":
+        return device
+    try:
         if world.size > 1:
-            given = device.index if ":" in config.backend else None
-            try:
-                device = Device("cupy", choose_gpu(world, given))
-                device.use()
-                connect_gpus(world)
-            except RankError as error:
-                fail(str(error))
+            device = Device("cupy", choose_gpu(world, device.index if ":" in config.backend else None))
         device.use()
+        if world.size > 1:
+            connect_gpus(world)
+    except RankError as error:
+        fail(str(error))
     device.asarray(0)  # the first array needs the driver
     return device
 

@@ -112,7 +112,7 @@ class Trainer:
         config, record = self.config, record or RunRecord()
         with use_precision(config.precision), self.stop, self.workers, Progress(config.steps, self.step) as progress:
             self.stepper.shards.zero_grad()  # a step that the user has interrupted leaves a part of its gradient
-            self.speed.calibrate(self.model, config.backend, self.workers)
+            self.speed.calibrate(self.model, config.backend, self.workers, self.world.size)
             while True:
                 if any(map(self._is_due, (config.eval_interval, config.sample_interval))):
                     self.stepper.wait()

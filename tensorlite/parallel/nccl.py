@@ -54,12 +54,12 @@ def choose_gpu(world: World, index: int | None = None) -> int:
     with world.together():
         address = cuda.Device(index).pci_bus_id
     taken = world.gather_objects((machines[world.rank], address, count))
-    for rank, (machine, address, count) in enumerate(taken):
+    for rank, (machine, address, there) in enumerate(taken):
         first = next(other for other in range(rank + 1) if taken[other][:2] == (machine, address))
         if first < rank:
             raise RankError(
                 f"ranks {first} and {rank} would both compute on GPU {address} of {machine[0]}, and NCCL takes one rank for each GPU: "
-                f"{machine[0]} has {count}, so start at most so many ranks there."
+                f"{machine[0]} has {there}, so start at most so many ranks there."
             )
     return index
 
@@ -141,8 +141,8 @@ class Communicator:
         Raises:
             RankError: if NCCL has lost another rank.
         """
-        done, end = self._cuda.get_current_stream().record(), time.monotonic() + self.world.limit
-        while not done.done:
+        event, end = self._cuda.get_current_stream().record(), time.monotonic() + self.world.limit
+        while not event.done:
             try:
                 self._communicator.check_async_error()
             except self._nccl.NcclError as error:
