@@ -20,6 +20,7 @@ Where to read on:
     processes       the team of processes; worker is the program that they run, messages and shared_memory what they share
     shared_update   a step of the optimizer, shared out among processes
     ranks           how ranks talk, and how all of them end when one does
+    nccl            a GPU for each rank; gradient_sum_on_gpus adds their gradients within a CUDA graph
     own_loop        `shared`: three lines for a training loop of your own
 """
 
