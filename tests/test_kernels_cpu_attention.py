@@ -66,6 +66,17 @@ def test_any_shape_and_option(lead, T, S, D, E, is_causal, scale, dropout_p, std
     assert bool(report.ran) == (S > 1 and (T > 1 or not is_causal))
 
 
+@pytest.mark.parametrize("KV, G, T", [(3, 3, 130), (1, 9, 130), (9, 1, 130), (2, 3, 20)])
+@pytest.mark.parametrize("dropout_p, recompute", [(0.0, False), (0.2, True)])
+def test_a_key_that_a_group_shares_collects_the_groups_gradients(KV, G, T, dropout_p, recompute):
+    """130 queries of 9 heads are several blocks, and so are the heads: those of one key, or those of several."""
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((2, KV, G, T, 4)), rng.standard_normal((2, KV, 1, T, 4)), rng.standard_normal((2, KV, 1, T, 3))
+    options = {"is_causal": True, "dropout_p": dropout_p, "recompute": recompute}
+    report = assert_pairs_agree(book.attention, q, k, v, dtypes=[np.float64], rtol=1e-12, seed=3, **options)
+    assert report.ran
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("dropout_p", [0, 0.2])

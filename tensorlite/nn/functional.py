@@ -6,6 +6,7 @@ those of the op, and refuses options that are not supported.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -247,11 +248,17 @@ def scaled_dot_product_attention(
         recompute: keep less for backward, which computes the weights again (nor this one).
     """
     check_probability("scaled_dot_product_attention", dropout_p)
-    if enable_gqa:
-        key, value = (_for_every_query_head(x, query.shape[-3]) for x in (key, value))
-    return _attention.attention(
-        query, key, value, attn_mask, is_causal=is_causal, scale=scale, dropout_p=dropout_p, generator=generator, recompute=recompute
+    attend = functools.partial(
+        _attention.attention, is_causal=is_causal, scale=scale, dropout_p=dropout_p, generator=generator, recompute=recompute
     )
+    if not enable_gqa or query.shape[-3] == key.shape[-3] == value.shape[-3]:
+        return attend(query, key, value, attn_mask)
+    H = query.shape[-3]
+    if attn_mask is None and isinstance(query.array, np.ndarray) and key.shape[-3] == value.shape[-3] and not H % (key.shape[-3] or 1):
+        # A group is an axis along which keys broadcast. The kernel for a GPU wants a key for each query.
+        y = attend(query.unflatten(-3, (key.shape[-3], -1)), key.unsqueeze(-3), value.unsqueeze(-3))
+        return y.flatten(-4, -3)
+    return attend(query, *(_for_every_query_head(x, H) for x in (key, value)), attn_mask)
 
 
 def _for_every_query_head(x: Tensor, heads: int) -> Tensor:

@@ -26,5 +26,6 @@ CASES = [
     case(5, 2, 2, 3, 2),
     Case("repeat_heads-none", repeat(2), [normal(0, 3, 2)], torch_call=lambda t, x: x.repeat_interleave(2, dim=-3)),
     Case("attention-of-groups", grouped, [normal(2, 6, 5, 4), normal(2, 2, 5, 4), normal(2, 2, 5, 4)]),
+    Case("attention-of-nine-queries", grouped, [normal(1, 9, 5, 4), normal(1, 1, 5, 4), normal(1, 1, 5, 4)]),
     Case("attention-of-one-group", grouped, [normal(2, 3, 5, 4), normal(2, 1, 5, 4), normal(2, 1, 5, 4)]),
 ]

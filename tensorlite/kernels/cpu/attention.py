@@ -6,6 +6,9 @@ A *block* has 64 or 128 queries of a few (batch, head) pairs, and all steps from
 mask no query of the block sees the keys after its last query, so the block leaves these out. In the one square on the diagonal it adds
 a triangle of -inf to the scores. A text of T tokens then needs little more than T²/2 scores.
 
+- All arrays have five axes, (B, KV, G, T, D): G heads of queries share a head of keys and values, which has a 1 in that place. In most
+  models G is 1. A shared key is multiplied with the queries of its group as it is, without a copy. The sum of the gradients that the
+  group sends it is one product, over the rows of all G heads.
 - q, k and v are read without a copy, usually from one packed (B, T, 3, H, D) array, because BLAS accepts a row stride. In y, dq, dk
   and dv the heads of a token are neighbours, so the caller gets (B, T, C) without a copy.
 - Softmax is not divided out. The pair saves exps = exp(S - shift), for a causal mask only half of it, and r = 1 / Σₛ exps of each
@@ -20,6 +23,7 @@ a triangle of -inf to the scores. A text of T tokens then needs little more than
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,19 +49,19 @@ class _Block:
     """Some queries of some heads, the keys they see, and what they save for backward.
 
     Attributes:
-        heads: the slices of the first two axes (B, H).
-        rows: the slice of the queries on the third axis (T).
-        seen: the slice of the visible keys on the third axis (S); it starts at the first key.
-        shape: the shape of the scores, (b, h, rows, seen).
+        heads: the slices of the first three axes (B, KV, G).
+        rows: the slice of the queries on the fourth axis (T).
+        seen: the slice of the visible keys on the fourth axis (S); it starts at the first key.
+        shape: the shape of the scores, (b, kv, g, rows, seen).
         shift: what was subtracted from the scores of each row, or None.
         exps: exp(S - shift); None if backward computes it again.
         keep: dropout's mask, as booleans, or packed into bits if ``exps`` is None; None without dropout.
     """
 
-    heads: tuple[slice, slice]
+    heads: tuple[slice, slice, slice]
     rows: slice
     seen: slice
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, int, int, int, int]
     shift: Array | None = None
     exps: Array | None = None
     keep: Array | None = None
@@ -65,18 +69,18 @@ class _Block:
 
 @dataclass(slots=True)
 class _Saved:
-    """The arguments with exactly four axes, the output, and the blocks: one list for each group of heads."""
+    """The arguments with exactly five axes, the output, and the blocks: one list for each group of heads."""
 
-    q: Array  # (B, H, T, D)
-    k: Array  # (B, H, S, D)
-    v: Array  # (B, H, S, E)
-    y: Array  # (B, H, T, E)
-    r: Array  # (B, H, T, 1), factor / Σ exps
+    q: Array  # (B, KV, G, T, D)
+    k: Array  # (B, KV, 1, S, D)
+    v: Array  # (B, KV, 1, S, E)
+    y: Array  # (B, KV, G, T, E)
+    r: Array  # (B, KV, G, T, 1), factor / Σ exps
     groups: list[list[_Block]]
     is_causal: bool
     scale: float
     factor: float  # of dropout
-    lead: tuple[int, ...]  # the leading axes of the arguments
+    shapes: tuple[tuple[int, ...], ...]  # those of q, k and v
 
 
 def attention_forward(
@@ -91,14 +95,14 @@ def attention_forward(
     recompute: bool = False,
 ) -> tuple[Array, _Saved]:
     """Block by block: scores, exp, row sums, the product with v; then r, on the rows of y."""
-    lead, dtype = q.shape[:-2], q.dtype
-    q, k, v = _four_axes(q), _four_axes(k), _four_axes(v)
-    (B, H, T, D), (S, E) = q.shape, v.shape[2:]
+    shapes, dtype = (q.shape, k.shape, v.shape), q.dtype
+    q, k, v = five_axes(q, k, v)
+    (B, KV, G, T, D), (S, E) = q.shape, v.shape[3:]
     scale = 1 / math.sqrt(D) if scale is None else float(scale)
     reader = random.DropoutMaskReader(dropout_p, generator) if dropout_p else None
     factor = reader.factor if reader else 1.0
-    y, r = _heads_inside(B, T, H, E, dtype), np.empty((B, H, T, 1), dtype)
-    groups = _cut(B, H, T, S, is_causal, BLOCK_BYTES // dtype.itemsize)
+    y, r = _heads_inside(B, T, KV, G, E, dtype), np.empty((B, KV, G, T, 1), dtype)
+    groups = _cut((B, KV, G), T, S, is_causal, BLOCK_BYTES // dtype.itemsize)
 
     size = max(math.prod(block.shape) for block in groups[0])
     recomputed, dropped = np.empty(size if recompute else 0, dtype), np.empty(size if reader else 0, dtype)
@@ -106,35 +110,34 @@ def attention_forward(
     shifted = False  # after one block that needs the shift, all later blocks use it at once
     for blocks in groups:
         heads = blocks[0].heads
-        qs, ks, vs, ys, rs = q[heads] * scale, k[heads], v[heads], y[heads], r[heads]  # the first is a small copy, the others are views
+        qs, ks, vs, ys, rs = q[heads] * scale, k[heads[:2]], v[heads[:2]], y[heads], r[heads]  # a small copy, and views
         for block, keep in zip(blocks, _read_keeps(reader, blocks, S), strict=True):
             rows, seen = block.rows, block.seen
             exps = _shaped(recomputed, block.shape) if recompute else np.empty(block.shape, dtype)
             if not shifted:
                 with np.errstate(over="ignore", invalid="ignore"):  # the sums are checked for inf and nan
-                    sums = _exponentials(_scores(qs, ks, block, is_causal, exps), None) @ ones[seen]  # (b, h, rows, 1)
+                    sums = _exponentials(_scores(qs, ks, block, is_causal, exps), None) @ ones[seen]  # (b, kv, g, rows, 1)
                 shifted = not (sums.min() > 1 / SAFE_SUM and sums.max() < SAFE_SUM)  # written so that nan is not safe
             if shifted:
                 block.shift = _finite_maximum(_scores(qs, ks, block, is_causal, exps, far=True))
                 sums = _exponentials(exps, block.shift) @ ones[seen]
                 sums[sums == 0] = 1  # a row of only -inf gives 0, not 0/0
-            np.divide(factor, sums, out=rs[:, :, rows])
+            np.divide(factor, sums, out=rs[..., rows, :])
             weights = exps if keep is None else np.multiply(exps, keep, out=_shaped(dropped, block.shape))
-            np.matmul(weights, vs[:, :, seen], out=ys[:, :, rows])
+            np.matmul(weights, vs[..., seen, :], out=ys[..., rows, :])
             if recompute:
                 block.keep = None if keep is None else np.packbits(keep, axis=-1)
             else:
                 block.exps, block.keep = exps, keep
         ys *= rs
-    return y.reshape(*lead, T, E), _Saved(q, k, v, y, r, groups, is_causal, scale, factor, lead)
+    return y.reshape(*shapes[0][:-1], E), _Saved(q, k, v, y, r, groups, is_causal, scale, factor, shapes)
 
 
 def attention_backward(dy: Array, saved: _Saved) -> tuple[Array, ...]:
     """dq, dk and dv, in the shapes of q, k and v."""
-    (B, H, T, D), (S, E), dtype = saved.q.shape, saved.v.shape[2:], saved.q.dtype
-    dq, dk, dv = _gradients(B, H, T, S, D, E, dtype)
-    write_gradients(dq, dk, dv, _four_axes(dy), saved)
-    return tuple(dx.reshape(*saved.lead, *dx.shape[2:]) for dx in (dq, dk, dv))
+    gradients = _gradients(saved.q.shape, saved.v.shape, saved.q.dtype)
+    write_gradients(*gradients, dy.reshape(saved.y.shape), saved)
+    return tuple(dx.reshape(shape) for dx, shape in zip(gradients, saved.shapes, strict=True))
 
 
 def write_gradients(dq: Array, dk: Array, dv: Array, dy: Array, saved: _Saved) -> None:
@@ -143,18 +146,18 @@ def write_gradients(dq: Array, dk: Array, dv: Array, dy: Array, saved: _Saved) -
     The last block of a group comes first. It sees the most keys, so it writes dk and dv, and the others add to them.
     """
     q, k, v, y, r, dtype = saved.q, saved.k, saved.v, saved.y, saved.r, saved.q.dtype
-    D, (S, E) = q.shape[3], v.shape[2:]
+    D, (S, E) = q.shape[4], v.shape[3:]
 
     first = saved.groups[0]
-    size, pairs = max(math.prod(block.shape) for block in first), math.prod(first[0].shape[:2])
+    size, pairs = max(math.prod(block.shape) for block in first), math.prod(first[0].shape[:2])  # of texts and heads of keys
     scores, recomputed, dropped = np.empty(size, dtype), np.empty(size, dtype), np.empty(size, dtype)
     part = np.empty(pairs * S * max(D, E), dtype)
     for blocks in saved.groups:
         heads = blocks[0].heads
-        qs, ks, vs = q[heads] * saved.scale, k[heads], v[heads]
-        dqs, dks, dvs = dq[heads], dk[heads], dv[heads]
-        dys = dy[heads] * r[heads]  # dy', (b, h, T, E)
-        delta = np.vecdot(dys, y[heads])[..., None]  # (b, h, T, 1)
+        qs, ks, vs = q[heads] * saved.scale, k[heads[:2]], v[heads[:2]]
+        dqs, dks, dvs = dq[heads], dk[heads[:2]], dv[heads[:2]]
+        dys = dy[heads] * r[heads]  # dy', (b, kv, g, T, E)
+        delta = np.vecdot(dys, y[heads])[..., None]  # (b, kv, g, T, 1)
         if saved.factor > 1:
             delta /= saved.factor  # the factor is in dy' and in y
         for block in reversed(blocks):
@@ -163,16 +166,17 @@ def write_gradients(dq: Array, dk: Array, dv: Array, dy: Array, saved: _Saved) -
                 exps = _scores(qs, ks, block, saved.is_causal, _shaped(recomputed, block.shape), far=block.shift is not None)
                 _exponentials(exps, block.shift)
                 keep = None if keep is None else np.unpackbits(keep, axis=-1, count=block.shape[-1])
-            ds = np.matmul(dys[:, :, rows], vs[:, :, seen].swapaxes(-1, -2), out=_shaped(scores, block.shape))
+            ds = np.matmul(dys[..., rows, :], vs[..., seen, :].swapaxes(-1, -2), out=_shaped(scores, block.shape))
             weights = exps
             if keep is not None:
                 weights = np.multiply(exps, keep, out=_shaped(dropped, block.shape))
                 ds *= keep
-            ds -= delta[:, :, rows]
+            ds -= delta[..., rows, :]
             ds *= exps
-            np.matmul(ds, ks[:, :, seen], out=dqs[:, :, rows])
-            _add_product(ds, qs[:, :, rows], dks, block is blocks[-1], part)
-            _add_product(weights, dys[:, :, rows], dvs, block is blocks[-1], part)
+            np.matmul(ds, ks[..., seen, :], out=dqs[..., rows, :])
+            is_first = block is blocks[-1] and heads[2].start == 0  # of those that see these keys
+            _add_product(ds, qs[..., rows, :], dks, is_first, part)
+            _add_product(weights, dys[..., rows, :], dvs, is_first, part)
         dqs *= saved.scale
 
 
@@ -187,7 +191,8 @@ def supports(
     generator: np.random.Generator | None = None,
     recompute: bool = False,
 ) -> bool:
-    """NumPy arrays of one dtype and of shapes that fit without broadcasting; no mask but the causal one; at least two visible keys.
+    """NumPy arrays of one dtype and of shapes that fit without broadcasting, but for keys that a group shares; no mask but the causal
+    one; at least two visible keys.
 
     In a matrix product a hidden nan becomes 0 · nan = nan in every row: here in the rows of a block, in the book in all rows. Which rows
     become nan must not depend on the size of a block. So the book takes arrays with nan where a block does not have all keys, or where
@@ -201,7 +206,8 @@ def supports(
         and all(isinstance(x, np.ndarray) and x.ndim >= 2 and x.size > 0 for x in (q, k, v))
         and q.dtype in (np.float32, np.float64)
         and q.dtype == k.dtype == v.dtype
-        and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
+        and k.shape[:-2] == v.shape[:-2]
+        and (q.shape[:-2] == k.shape[:-2] or (*q.shape[:-3], 1) == k.shape[:-2])
         and q.shape[-1] == k.shape[-1]
         and k.shape[-2] == v.shape[-2]
         and k.shape[-2] > 1
@@ -218,23 +224,32 @@ def are_finite(*arrays: Array) -> bool:
 register(attention, Pair("cpu", attention_forward, attention_backward, supports))
 
 
-def _cut(B: int, H: int, T: int, S: int, is_causal: bool, limit: int) -> list[list[_Block]]:
+def _cut(heads: tuple[int, int, int], T: int, S: int, is_causal: bool, limit: int) -> list[list[_Block]]:
     """The blocks, in the order of their scores in memory, as one list for each group of heads.
 
-    A group has some heads of one text, or all heads of some texts: as many as a block of ``limit`` scores allows, but at least one.
+    A group has some of the heads that share a key, or all that share some keys of one text, or all of some texts: as many as a block
+    of ``limit`` scores allows, but at least one.
     """
+    B, KV, G = heads
     step = min(T, ROWS if T <= LONG else ROWS_OF_LONG)
-    rows = [slice(start, min(start + step, T)) for start in range(0, T, step)]
+    rows = _slices(T, step)
     pairs = max(1, limit // (step * S))
-    texts, heads = (min(pairs // H, B), H) if pairs > H else (1, -(-H // -(-H // pairs)))  # split heads evenly: 3 + 3, not 5 + 1
+    texts, keys, queries = min(max(1, pairs // (KV * G)), B), _even_part(KV, pairs // G), _even_part(G, pairs)
+    seen = [slice(0, min(r.stop, S) if is_causal else S) for r in rows]
     groups = []
-    for b in range(0, B, texts):
-        for h in range(0, H, heads):
-            where = (slice(b, min(b + texts, B)), slice(h, min(h + heads, H)))
-            size = (where[0].stop - b, where[1].stop - h)
-            seen = [slice(0, min(r.stop, S) if is_causal else S) for r in rows]
-            groups.append([_Block(where, r, s, (*size, r.stop - r.start, s.stop)) for r, s in zip(rows, seen, strict=True)])
+    for where in itertools.product(_slices(B, texts), _slices(KV, keys), _slices(G, queries)):
+        b, kv, g = (part.stop - part.start for part in where)
+        groups.append([_Block(where, r, s, (b, kv, g, r.stop - r.start, s.stop)) for r, s in zip(rows, seen, strict=True)])
     return groups
+
+
+def _even_part(length: int, most: int) -> int:
+    """At most ``most`` of ``length``, but at least one, so that the parts are even: 3 + 3, not 5 + 1."""
+    return -(-length // -(-length // max(1, most)))
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _read_keeps(reader: random.DropoutMaskReader | None, blocks: list[_Block], S: int) -> Iterator[Array | None]:
@@ -243,21 +258,21 @@ def _read_keeps(reader: random.DropoutMaskReader | None, blocks: list[_Block], S
     That order is head by head. One head, or one block of all rows, can be read block by block. Otherwise a group is read as a
     whole, which is at most a million elements, because long texts are split into groups of one head.
     """
-    b, h = blocks[0].shape[:2]
+    heads = blocks[0].shape[:3]
     if reader is None:
         yield from [None] * len(blocks)
-    elif b * h == 1 or len(blocks) == 1:
+    elif math.prod(heads) == 1 or len(blocks) == 1:
         for block in blocks:
-            yield reader.read((*block.shape[:3], S))[..., block.seen]
+            yield reader.read((*block.shape[:4], S))[..., block.seen]
     else:
-        whole = reader.read((b, h, blocks[-1].rows.stop, S))
+        whole = reader.read((*heads, blocks[-1].rows.stop, S))
         for block in blocks:
-            yield whole[:, :, block.rows, block.seen]
+            yield whole[..., block.rows, block.seen]
 
 
 def _scores(q: Array, k: Array, block: _Block, is_causal: bool, out: Array, far: bool = False) -> Array:
     """q kᵀ of the block into ``out``, with -inf above the diagonal; with ``far``, also where a score there overflowed."""
-    np.matmul(q[:, :, block.rows], k[:, :, block.seen].swapaxes(-1, -2), out=out)
+    np.matmul(q[..., block.rows, :], k[..., block.seen, :].swapaxes(-1, -2), out=out)
     if is_causal:
         square = out[..., block.rows.start :]
         triangle = _triangle(out.dtype)[: square.shape[-2], : square.shape[-1]]
@@ -290,18 +305,25 @@ def _finite_maximum(scores: Array) -> Array:
 
 
 def _add_product(a: Array, b: Array, total: Array, is_first: bool, part: Array) -> None:
-    """total += aᵀ · b, for the first rows of total. The first time it is written instead."""
-    rows = a.shape[-1]
+    """total += Σ aᵀ · b over the heads that share a key, for the first rows of total. The first time it is written instead.
+
+    Shapes: a (b, kv, g, rows, seen), b (b, kv, g, rows, D), total (b, kv, 1, S, D).
+    """
+    seen, D = a.shape[-1], b.shape[-1]
+    a, b = (x.reshape(*x.shape[:2], 1, -1, x.shape[-1]) for x in (a, b))  # the rows of all g heads, one below the other
     if is_first:
-        np.matmul(a.swapaxes(-1, -2), b, out=total[:, :, :rows])
-        total[:, :, rows:] = 0  # keys that no query sees
+        np.matmul(a.swapaxes(-1, -2), b, out=total[..., :seen, :])
+        total[..., seen:, :] = 0  # keys that no query sees
     else:
-        total[:, :, :rows] += np.matmul(a.swapaxes(-1, -2), b, out=_shaped(part, (*total.shape[:2], rows, b.shape[-1])))
+        total[..., :seen, :] += np.matmul(a.swapaxes(-1, -2), b, out=_shaped(part, (*total.shape[:3], seen, D)))
 
 
-def _four_axes(x: Array) -> Array:
-    """(..., T, D) as (B, H, T, D)."""
-    return x.reshape(-1, *x.shape[-3:]) if x.ndim > 4 else x.reshape((1,) * (4 - x.ndim) + x.shape)
+def five_axes(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    """(..., T, D) as (B, KV, G, T, D); G is 1 unless the heads on the axis before T share a key."""
+    if q.shape[:-2] == k.shape[:-2]:
+        q, k, v = (x[..., None, :, :] for x in (q, k, v))
+    q, k, v = (x.reshape((1,) * (5 - x.ndim) + x.shape) if x.ndim < 5 else x.reshape(-1, *x.shape[-4:]) for x in (q, k, v))
+    return q, k, v
 
 
 def _shaped(buffer: Array, shape: tuple[int, ...]) -> Array:
@@ -309,14 +331,15 @@ def _shaped(buffer: Array, shape: tuple[int, ...]) -> Array:
     return buffer[: math.prod(shape)].reshape(shape)
 
 
-def _heads_inside(B: int, T: int, H: int, D: int, dtype: Any) -> Array:
-    """A (B, H, T, D) array that lies in memory as (B, T, H, D)."""
-    return np.empty((B, T, H, D), dtype).transpose(0, 2, 1, 3)
+def _heads_inside(B: int, T: int, KV: int, G: int, D: int, dtype: Any) -> Array:
+    """A (B, KV, G, T, D) array that lies in memory as (B, T, KV, G, D)."""
+    return np.empty((B, T, KV, G, D), dtype).transpose(0, 2, 3, 1, 4)
 
 
-def _gradients(B: int, H: int, T: int, S: int, D: int, E: int, dtype: Any) -> tuple[Array, Array, Array]:
+def _gradients(q: tuple[int, ...], v: tuple[int, ...], dtype: Any) -> tuple[Array, Array, Array]:
     """Empty dq, dk and dv. If their shapes are equal, they are three parts of one array (B, T, 3, H, D), as q, k and v usually are."""
-    if (T, D) != (S, E):
-        return _heads_inside(B, T, H, D, dtype), _heads_inside(B, S, H, D, dtype), _heads_inside(B, S, H, E, dtype)
-    dq, dk, dv = np.empty((B, T, 3, H, D), dtype).transpose(2, 0, 3, 1, 4)
+    (B, KV, G, T, D), (S, E) = q, v[3:]
+    if q != v:
+        return _heads_inside(B, T, KV, G, D, dtype), _heads_inside(B, S, KV, 1, D, dtype), _heads_inside(B, S, KV, 1, E, dtype)
+    dq, dk, dv = np.empty((B, T, 3, KV, D), dtype).transpose(2, 0, 3, 1, 4)[:, :, :, None]
     return dq, dk, dv

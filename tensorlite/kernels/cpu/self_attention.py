@@ -31,9 +31,9 @@ def causal_self_attention_forward(
 
 def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
     """dqkv (B, T, 3C). dq, dk and dv are views of it."""
-    B, H, T, D = saved.q.shape
+    B, H, _, T, D = saved.q.shape
     dqkv = np.empty((B, T, 3 * H * D), dy.dtype)
-    attention.write_gradients(*split_heads(dqkv, H), dy.reshape(B, T, H, D).swapaxes(1, 2), saved)
+    attention.write_gradients(*attention.five_axes(*split_heads(dqkv, H)), dy.reshape(B, T, H, 1, D).transpose(0, 2, 3, 1, 4), saved)
     return dqkv
 
 
