@@ -18,7 +18,7 @@ from data.errors import DataError
 from data.files import explain, write_atomically
 from data.paths import expand_path
 from gpt.checkpoints.loading import load_model
-from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check_context_keep, check_sampling
+from gpt.cli.arguments import Parser, add_int8_option, add_model_options, add_sampling_options, check_context_keep, check_sampling
 from gpt.errors import run_main
 from gpt.finetuning.classifier import refuse_classifier
 from gpt.finetuning.find_template import find_template
@@ -137,11 +137,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = Parser(prog="python -m gpt.chat", description="Talk to a trained model.", usage="%(prog)s -c DIR [options]")
     add_model_options(parser)
+    add_int8_option(parser)
     add_sampling_options(parser, max_new_tokens=200)
     options = parser.parse_args(argv)
     sampling = check_sampling(parser, options)
     refuse_classifier(options.checkpoint)
-    model, tokenizer, config = load_model(options.checkpoint, options.backend)
+    model, tokenizer, config = load_model(options.checkpoint, options.backend, options.int8)
     check_context_keep(options, config.block_size)
     conversation = Conversation(
         model,

@@ -25,7 +25,7 @@ from data.corpus import load_corpus
 from data.paths import expand_path
 from data.tokenizer import Tokenizer
 from gpt.checkpoints.loading import load_model
-from gpt.cli.arguments import Parser, add_model_options, check_backend
+from gpt.cli.arguments import Parser, add_int8_option, add_model_options, check_backend
 from gpt.errors import fail, run_main
 from gpt.evaluation.examples import read_passages, read_questions
 from gpt.evaluation.measures import Measurement, measure_choices, measure_cloze, measure_text
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _measure(checkpoint: str, tasks: Sequence[_Task], options: argparse.Namespace) -> Results:
     """All tasks for one model."""
     refuse_classifier(checkpoint)
-    model, tokenizer, config = load_model(checkpoint, options.backend)
+    model, tokenizer, config = load_model(checkpoint, options.backend, options.int8)
     tokenizer = with_unknown_policy(tokenizer, options.unknown)
     measurements = []
     for task in tasks:
@@ -128,6 +128,7 @@ def _example_task(name: str, examples: list[Any], measure: Callable[..., Measure
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m gpt.evaluate", description="Measure what a model knows.", usage="%(prog)s -c DIR [options]")
     add_model_options(parser, "the model: a folder of gpt.train or gpt.finetune, a published one, a GGUF file, or smollm2")
+    add_int8_option(parser)
     parser.add_argument("--text", action="append", default=[], metavar="FILE", help="perplexity and bits a byte of this text")
     parser.add_argument("--cloze", action="append", default=[], metavar="FILE", help="a .jsonl file of passages: predict the last word")
     parser.add_argument("--choice", action="append", default=[], metavar="FILE", help="a .jsonl file of questions with choices")

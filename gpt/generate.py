@@ -16,7 +16,7 @@ from data.corpus import clean_text
 from data.files import explain
 from data.paths import expand_path
 from gpt.checkpoints.loading import load_model
-from gpt.cli.arguments import Parser, add_model_options, add_sampling_options, check_context_keep, check_sampling
+from gpt.cli.arguments import Parser, add_int8_option, add_model_options, add_sampling_options, check_context_keep, check_sampling
 from gpt.errors import fail, run_main
 from gpt.finetuning.classifier import refuse_classifier
 from gpt.finetuning.find_template import find_template
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = check_sampling(parser, options, num_samples=1)
     prompt = _prompt(options)
     refuse_classifier(options.checkpoint)
-    model, tokenizer, config = load_model(options.checkpoint, options.backend)
+    model, tokenizer, config = load_model(options.checkpoint, options.backend, options.int8)
     check_context_keep(options, config.block_size)
     if find_template(options.checkpoint):
         print(f"note: this model was finetuned on conversations, and here it continues a text as it stands; "
@@ -96,6 +96,7 @@ def _is_piped() -> bool:
 def _parser() -> Parser:
     parser = Parser(prog="python -m gpt.generate", description="Generate text with a trained model.", usage="%(prog)s -c DIR [options]")
     add_model_options(parser)
+    add_int8_option(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-p", "--prompt", metavar="TEXT", help="the beginning of the text (default: what comes through a pipe)")
     source.add_argument("--prompt-file", metavar="FILE", help="the prompt from a file; - is standard input")

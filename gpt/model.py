@@ -19,6 +19,7 @@ import numpy as np
 import tensorlite as tl
 from data.tokenizer import Tokenizer
 from gpt.checkpoints.hugging_face import read_pretrained, write_pretrained
+from gpt.checkpoints.weights import assign_weights
 from gpt.config import GPTConfig
 from gpt.generation.sampling import sample
 from gpt.llama import GatedMLP, GroupedSelfAttention, make_norm
@@ -192,9 +193,8 @@ class GPT(LanguageModel):
     def from_pretrained(cls, folder: str | os.PathLike[str], dropout: float | None = None, device: Device | str = "numpy") -> GPT:
         """A model with published weights, in eval mode; see `gpt.checkpoints.hugging_face.read_pretrained`."""
         config, weights = read_pretrained(folder, dropout)
-        model = build_model_for(config, weights)
+        model = assign_weights(build_model_for(config, weights), weights)
         assert isinstance(model, GPT)
-        model.load_state_dict(weights, strict=False)  # a tied head has no weight of its own
         return model.to(device=device).eval()
 
 
@@ -216,8 +216,8 @@ def build_model(config: GPTConfig) -> LanguageModel:
 
 
 def build_model_for(config: GPTConfig, weights: Mapping[str, np.ndarray]) -> LanguageModel:
-    """The model to load ``weights`` into, with their dtype. Nothing is drawn from the thread's random stream."""
-    with tl.random.use_generator(tl.random.make_generator(0)):
+    """The model to load ``weights`` into, with their dtype. Nothing is drawn: its matrices are 0."""
+    with nn.init.without_drawing():
         model = build_model(config)
     return model.to(dtype=np.float64) if any(array.dtype == np.float64 for array in weights.values()) else model
 

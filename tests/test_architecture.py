@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tensorlite", "gpt", "data", "study")
 ENGINE = {"tensorlite.backend", "tensorlite.random", "tensorlite.tape", "tensorlite.tensor", "tensorlite.op", "tensorlite.creation"}
 
-MODEL_LEVEL = {"gpt.model", "gpt.llama", "gpt.config", "gpt.errors", "tensorlite", "tensorlite.*", "data", "numpy"}
+MODEL_LEVEL = {"gpt.model", "gpt.llama", "gpt.int8", "gpt.config", "gpt.errors", "tensorlite", "tensorlite.*", "data", "numpy"}
 WEIGHTS_ON_DISK = {"gpt.checkpoints.weights", "gpt.checkpoints.llama_layout", "gpt.checkpoints.hugging_face"}
 
 # Room -> what it may import besides itself and the standard library. The longest matching name is a module's room.
@@ -95,9 +95,11 @@ ROOMS: dict[str, set[str]] = {
     },
     "gpt.generation.sampling": {"gpt.errors", "tensorlite", "tensorlite.*", "numpy"},
     "gpt.llama": {"gpt.config", "tensorlite", "tensorlite.*"},
+    "gpt.int8": {"gpt.errors", "tensorlite", "tensorlite.*", "numpy"},
     "gpt.model": {
         "gpt.llama",
         "gpt.checkpoints.hugging_face",
+        "gpt.checkpoints.weights",
         "gpt.generation.sampling",
         "gpt.config",
         "tensorlite",

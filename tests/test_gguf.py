@@ -142,6 +142,17 @@ def test_the_numbers_are_those_of_ggml(kind: str, tmp_path: Path):
     assert_is(tmp_path / "a.gguf", config, expected)
 
 
+def test_a_file_is_read_into_8_bits(tmp_path: Path):
+    """Its blocks in Q8_0 are kept, whether it is read matrix by matrix or by way of float32."""
+    write(tmp_path / "model.gguf", CONFIG, "Q8_0")
+    plain, _, _ = load_model(tmp_path / "model.gguf")
+    model, _, _ = load_model(tmp_path / "model.gguf", int8=True)
+    for ours, theirs in ((model.wte, plain.wte), (model.lm_head, plain.wte), (model.h[0].attn.c_attn, plain.h[0].attn.c_attn)):
+        np.testing.assert_array_equal(ours.matrix[:], theirs.weight.array)
+    assert model.lm_head.matrix is model.wte.matrix
+    np.testing.assert_array_equal(model.h[0].ln_1.weight.array, plain.h[0].ln_1.weight.array)
+
+
 def test_qwen3_has_its_rows_in_our_order(tmp_path: Path):
     config = GPTConfig(**{**vars(CONFIG), "qk_norm": True, "layer_norm_epsilon": 1e-6})
     assert_is(tmp_path / "a.gguf", config, write(tmp_path / "a.gguf", config))

@@ -294,3 +294,19 @@ def test_the_repr_of_a_parameter_says_so():
     assert not tl.nn.Parameter(tl.ones(2), requires_grad=False).requires_grad
     with pytest.raises(RuntimeError, match="floating point"):
         tl.nn.Parameter(tl.tensor([1]))
+
+
+def test_assigned_arrays_are_the_modules_own():
+    with tl.nn.init.without_drawing():
+        tied = tl.nn.Sequential(tl.nn.Linear(3, 3, bias=False), tl.nn.Linear(3, 3, bias=False))
+    tied[1].weight = tied[0].weight
+    assert not tied[0].weight.array.any(), "nothing is drawn"
+    given = np.arange(9.0).reshape(3, 3)
+    tied.load_state_dict({"0.weight": given, "1.weight": given}, assign=True)
+    assert tied[0].weight is tied[1].weight
+    assert tied[0].weight.array is given, "in its own dtype and memory"
+    tied(tl.ones(1, 3, dtype=tl.float64)).sum().backward()
+    assert tied[0].weight.grad.dtype == np.float64
+    with pytest.raises(RuntimeError, match="misshapen: 0"):
+        tied.load_state_dict({"0.weight": np.zeros(3), "1.weight": given}, assign=True)
+    assert tied[0].weight.array is given

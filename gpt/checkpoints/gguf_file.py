@@ -35,6 +35,7 @@ _VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _LIST = 8, 9
 _MOST_AXES = 4  # in ggml
+_AT_ONCE = 2**20  # numbers: the library needs several times their memory while it widens them
 
 
 class GgufTensor(NamedTuple):
@@ -94,9 +95,13 @@ class GgufFile:
         raw = np.array(self._bytes[begin : begin + size])
         if KINDS[kind] in ("F32", "F16"):
             return raw.view("<f4" if kind == 0 else "<f2").reshape(shape).astype(np.float32)
-        rows = raw.reshape(*shape[:-1], shape[-1] // block * block_bytes)
+        numbers = np.empty((math.prod(shape[:-1]), shape[-1]), np.float32)
+        rows = raw.reshape(len(numbers), shape[-1] // block * block_bytes)
+        step = max(1, _AT_ONCE // max(1, shape[-1]))
         with np.errstate(all="ignore"):  # in a damaged file a scale may be inf
-            return np.asarray(gguf.dequantize(rows, gguf.GGMLQuantizationType(kind)), np.float32).reshape(shape)
+            for start in range(0, len(rows), step):
+                numbers[start : start + step] = gguf.dequantize(rows[start : start + step], gguf.GGMLQuantizationType(kind))
+        return numbers.reshape(shape)
 
     # --- the header ---
 

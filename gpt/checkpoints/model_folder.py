@@ -33,6 +33,7 @@ from data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt.checkpoints.weights import (
     CheckpointError,
     WeightsError,
+    assign_weights,
     checksum_differs,
     describe_mismatch,
     open_weights,
@@ -95,7 +96,7 @@ def load_model_folder(path: str | os.PathLike[str], device: Device | str = "nump
     except WeightsError as error:
         raise CheckpointError(f"the weights in {file} {error}.") from error
     model = build_model_for(config, weights)
-    load_weights(model, dict(weights), file)
+    load_weights(model, dict(weights), file, assign=True)
     if checksum_differs(metadata, weights):
         raise CheckpointError(f"{file} is damaged: its checksum is not that of its contents; use a copy, or train again.")
     return model.to(device=device).eval(), tokenizer, config
@@ -109,8 +110,11 @@ def model_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
     return safetensors.numpy.save(weights, {METADATA: json.dumps(with_checksum(metadata, weights))})
 
 
-def load_weights(model: LanguageModel, weights: dict[str, np.ndarray], file: str | os.PathLike[str]) -> None:
+def load_weights(model: LanguageModel, weights: dict[str, np.ndarray], file: str | os.PathLike[str], assign: bool = False) -> None:
     """Copy ``weights`` into ``model``, after checking that every weight has exactly one place.
+
+    Args:
+        assign: as `assign_weights` does, instead of copying.
 
     Raises:
         CheckpointError: if some are missing, too many, or of another shape.
@@ -130,7 +134,10 @@ def load_weights(model: LanguageModel, weights: dict[str, np.ndarray], file: str
     ]
     if problems := describe_mismatch(missing, unknown, misshapen):
         raise CheckpointError(f"the weights in {file} do not fit its config: {problems}.")
-    model.load_state_dict(weights)
+    if assign:
+        assign_weights(model, weights)
+    else:
+        model.load_state_dict(weights)
 
 
 def versions() -> dict[str, str]:

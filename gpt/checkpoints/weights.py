@@ -216,6 +216,17 @@ def shorten(names: list[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")
 
 
+def assign_weights(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
+    """Let ``model``, which is on the CPU, have ``weights`` for its own; return it. Only another dtype or order in memory is copied.
+
+    A weight that is not there stays as it is: a tied head has none of its own.
+    """
+    own = model.state_dict()
+    arrays = {name: np.asarray(array, own[name].dtype, order="C") for name, array in weights.items()}
+    model.load_state_dict(arrays, strict=False, assign=True)
+    return model
+
+
 def with_checksum(record: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """``record``, which is fit for JSON, with the SHA-256 of itself and ``weights`` added."""
     return {**record, CHECKSUM: _digest(record, weights)}

@@ -45,6 +45,11 @@ def add_model_options(
     parser.add_argument("--backend", default="numpy", help="numpy (the CPU) or cupy (an NVIDIA GPU) (default: numpy)")
 
 
+def add_int8_option(parser: argparse.ArgumentParser) -> None:
+    """For programs that only ask a model."""
+    parser.add_argument("--int8", action="store_true", help="matrices in 8 bits: a quarter of the memory, but slower (Llama's family)")
+
+
 def add_sampling_options(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     """How the next token is chosen, and how many of them."""
     parser.add_argument(

@@ -43,6 +43,7 @@ from gpt.training.report import final_table, machine_rows, table
 from gpt.training.resume import MAY_CHANGE, change_config
 from gpt.training.run import Run, require_backend, set_attention_recompute
 from gpt.training.team import join_ranks
+from tensorlite import nn
 from tensorlite.random import make_generator, use_generator
 
 BEST, PEFT = "best", "peft"
@@ -284,10 +285,9 @@ def _with_dropout(model: LanguageModel, dropout: float | None) -> LanguageModel:
     """``model``, or a model with the same weights and another ``dropout`` if one is given."""
     if dropout is None:
         return model
-    weight = next(iter(model.parameters()))
-    with use_generator(make_generator(0)):  # the initial weights are overwritten
-        built = build_model(replace(model.config, dropout=dropout)).to(device=weight.device, dtype=weight.dtype)
-    built.load_state_dict(model.state_dict())
+    with nn.init.without_drawing():
+        built = build_model(replace(model.config, dropout=dropout)).to(device=next(iter(model.parameters())).device)
+    built.load_state_dict(model.state_dict(), assign=True)
     return built.eval()
 
 

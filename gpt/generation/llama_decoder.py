@@ -23,6 +23,7 @@ import numpy as np
 
 from gpt.generation.batch_decoder import BatchDecoder
 from gpt.generation.decoder import Decoder, FoldedGPT, supports
+from gpt.int8 import Int8Embedding, Int8Linear, Int8Matrix
 from gpt.llama import GatedMLP, GroupedSelfAttention
 from gpt.model import GPT, Block, LanguageModel
 from tensorlite import nn
@@ -30,6 +31,8 @@ from tensorlite.backend import Array
 from tensorlite.ops.rotary import rotation
 
 _LAYERS = {GPT, Block, GroupedSelfAttention, GatedMLP, nn.Linear, nn.Embedding, nn.RMSNorm, nn.Dropout, nn.ModuleList}
+_LAYERS |= {Int8Linear, Int8Embedding}
+_FEW_ROWS = 128  # the product is then faster with the weight as its left factor, of which BLAS makes no copy in its own order
 _PROMPT_ROWS = 256  # of a long prompt, through all blocks at once: their hidden layer then fits into a core's cache
 
 
@@ -39,16 +42,16 @@ class _Norm(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    """The model's own arrays of one block; matrices are (out, in)."""
+    """The model's own arrays of one block; matrices are (out, in), in float32 or in 8 bits."""
 
     ln_1: _Norm
-    c_attn: Array
+    c_attn: Array | Int8Matrix
     q_norm: _Norm | None
     k_norm: _Norm | None
-    attn_c_proj: Array
+    attn_c_proj: Array | Int8Matrix
     ln_2: _Norm
-    c_fc: Array
-    mlp_c_proj: Array
+    c_fc: Array | Int8Matrix
+    mlp_c_proj: Array | Int8Matrix
 
 
 def make_decoder(model: LanguageModel) -> Decoder | None:
@@ -82,12 +85,13 @@ class LlamaArithmetic(FoldedGPT):
         return 2 * super().rounding(logits)
 
     def _take_weights(self) -> None:
-        model, weight, config = self.model, self.model.wte.weight.array, self.config
-        self._take_embedding(weight)
+        model, config = self.model, self.config
         self._blocks = [_weights_of(block) for block in model.h]
-        self._head_weight, self._ln_f = model.lm_head.weight.array, _norm(model.ln_f)
+        self._head_weight, self._ln_f = _matrix(model.lm_head), _norm(model.ln_f)
+        self._take_embedding(self._ln_f.weight)
+        self._wte = _matrix(model.wte)
         D = config.n_embd // config.n_head
-        cos, sin = rotation(self._xp.empty((config.block_size, D), weight.dtype), config.rope_theta, 0)
+        cos, sin = rotation(self._xp.empty((config.block_size, D), self._wte.dtype), config.rope_theta, 0)
         self._cos = self._xp.concatenate([cos, cos], axis=-1)[:, None]  # (block_size, 1, D): for both numbers of each pair
         self._sin = self._xp.concatenate([-sin, sin], axis=-1)[:, None]
         self._scale = 1 / math.sqrt(D)
@@ -118,12 +122,10 @@ class LlamaArithmetic(FoldedGPT):
         return _apply(self._rms_norm(x, self._ln_f), self._head_weight)
 
     def _rms_norm(self, x: Array, norm: _Norm) -> Array:
+        if len(x) == 1 and x.ndim == 2 and self._xp is np:
+            return _normalize_row(x[0], norm)[None]
         y = x * norm.weight
-        if len(x) == 1 and x.ndim == 2 and self._xp is np:  # Python is faster with a number than NumPy with an array that has one
-            row = x[0]
-            y *= 1 / math.sqrt(row.dot(row) / row.size + norm.eps)
-        else:
-            y /= self._xp.sqrt((x * x).mean(axis=-1, keepdims=True) + norm.eps)
+        y /= self._xp.sqrt((x * x).mean(axis=-1, keepdims=True) + norm.eps)
         return y
 
     def _gate(self, x: Array) -> Array:
@@ -145,13 +147,14 @@ class LlamaDecoder(LlamaArithmetic, Decoder):
     def _allocate(self, B: int) -> None:
         config = self.config
         L, T, KV, D = config.n_layer, config.block_size, config.kv_heads, config.n_embd // config.n_head
-        self._cache = self._xp.empty((L, T, B, 2 * KV * D), self._wte.dtype)
-        k, v = self._cache.reshape(L, T, B, 2, KV, D).transpose(3, 0, 2, 4, 1, 5)
-        self._keys, self._values = k.swapaxes(-1, -2), v  # views: (L, B, KV, D, T), (L, B, KV, T, D)
+        self._keys = self._xp.empty((L, B, KV, D, T), self._wte.dtype)
+        self._values = self._xp.empty((L, B, KV, T, D), self._wte.dtype)
         self.ids = np.empty((B, 0), np.int64)
 
     def _advance(self, ids: np.ndarray, start: int) -> Array:
         """The logits after ``ids`` (B, T), which are at the positions from ``start`` on. A long prompt is read in parts."""
+        if ids.size == 1 and self._xp is np and not self.config.qk_norm:
+            return self._head(self._read_token(int(ids[0, 0]), start))
         for begin in range(0, ids.shape[1], _PROMPT_ROWS):
             part = ids[:, begin : begin + _PROMPT_ROWS]
             x = self._read(part, start + begin)
@@ -163,32 +166,69 @@ class LlamaDecoder(LlamaArithmetic, Decoder):
         end, last = start + T, self._blocks[-1]
         places: Array | slice = slice(start, end) if B == 1 else self._xp.repeat(self._xp.arange(start, end), B)
         x = self._embed(self._device.asarray(ids.T.reshape(-1)), places)  # (T · B, C), the rows of a place one below the other
-        new = self._cache[:, start:end].reshape(len(self._blocks), T * B, -1)
-        keys, values = self._keys[..., :end], self._values[..., :end, :]
-        for block, cached, k, v in zip(self._blocks, new, keys, values, strict=True):
-            q, cached[...] = self._project(x, block, places)
+        for block, k, v in zip(self._blocks, self._keys[..., :end], self._values[..., :end, :], strict=True):
+            q, keys_values = self._project(x, block, places)
+            new = keys_values.reshape(T, B, 2, *k.shape[1:3])  # (T, B, 2, KV, D)
+            k[..., start:], v[..., start:, :] = new[:, :, 0].transpose(1, 2, 3, 0), new[:, :, 1].transpose(1, 2, 0, 3)
             q = q.reshape(T, B, H, -1).transpose(1, 2, 0, 3)  # (B, H, T, D)
             if block is last:  # only its last row is used
                 q, x = q[:, :, -1:], x[-B:]
             x = self._add_block(x, self._attend(q, k, v), block)
         return x
 
+    def _read_token(self, token: int, place: int) -> Array:
+        """`_read` for one token of one text, in fewer calls: (1, C).
+
+        While a product reads its weights, all else leaves the core's cache, so each call after it costs several times what it
+        costs in a loop of its own. A rotation is therefore one product with a matrix (D, D), the same for all blocks.
+        """
+        H, KV, D = self.config.n_head, self.config.kv_heads, self._values.shape[-1]
+        turn = np.diag(self._cos[place, 0]) + np.roll(np.diag(self._sin[place, 0]), D // 2, axis=0)
+        turn_scaled = turn * self._wte.dtype.type(self._scale)
+        x, ones = self._wte[token].copy(), self._ones[: place + 1]
+        for block, k, v in zip(self._blocks, self._keys[:, 0, ..., : place + 1], self._values[:, 0, :, : place + 1], strict=True):
+            heads = block.c_attn.dot(_normalize_row(x, block.ln_1)).reshape(H + 2 * KV, D)
+            k[..., place], v[:, place] = heads[H : H + KV].dot(turn), heads[H + KV :]
+            scores = heads[:H].dot(turn_scaled).reshape(KV, H // KV, D) @ k
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            y = scores @ v
+            y /= scores @ ones
+            x += block.attn_c_proj.dot(y.reshape(-1))
+            hidden = block.c_fc.dot(_normalize_row(x, block.ln_2))
+            x += block.mlp_c_proj.dot(self._gate(hidden[None])[0])
+        return x[None]
+
 
 class BatchLlamaDecoder(LlamaArithmetic, BatchDecoder):
     """``decoder(contexts)`` is the model's logits after each context, as for `BatchDecoder`."""
 
 
-def _apply(x: Array, weight: Array) -> Array:
+def _apply(x: Array, weight: Array | Int8Matrix) -> Array:
     """x · weightᵀ for rows (N, in) and weight (out, in)."""
-    return weight.dot(x[0])[None] if len(x) == 1 else x.dot(weight.T)
+    if len(x) == 1:
+        return weight.dot(x[0])[None]
+    return weight.dot(x.T).T if len(x) <= _FEW_ROWS or isinstance(weight, Int8Matrix) else x.dot(weight.T)
+
+
+def _normalize_row(x: Array, norm: _Norm) -> Array:
+    """x (C,), normalized: Python is faster with a number than NumPy with an array that has one."""
+    y = x * norm.weight
+    y *= 1 / math.sqrt(x.dot(x) / x.size + norm.eps)
+    return y
 
 
 def _norm(layer: Any) -> _Norm:
     return _Norm(layer.weight.array, layer.eps)
 
 
+def _matrix(layer: Any) -> Any:
+    """(out, in), or a table of embeddings."""
+    return layer.matrix if isinstance(layer, Int8Linear | Int8Embedding) else layer.weight.array
+
+
 def _weights_of(block: Any) -> _Weights:
     attn, mlp = block.attn, block.mlp
     q_norm, k_norm = (_norm(attn.q_norm), _norm(attn.k_norm)) if attn.qk_norm else (None, None)
-    arrays = [layer.weight.array for layer in (attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj)]
-    return _Weights(_norm(block.ln_1), arrays[0], q_norm, k_norm, arrays[1], _norm(block.ln_2), *arrays[2:])
+    c_attn, attn_c_proj, c_fc, mlp_c_proj = (_matrix(layer) for layer in (attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj))
+    return _Weights(_norm(block.ln_1), c_attn, q_norm, k_norm, attn_c_proj, _norm(block.ln_2), c_fc, mlp_c_proj)

@@ -12,6 +12,9 @@ In backward the sum has ``fan_out`` terms instead. Xavier uses the mean of fan_i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -22,16 +25,31 @@ from tensorlite.tensor import Tensor
 
 __getattr__ = on_demand("tensorlite.nn.init", {})
 
+_draws = ContextVar("draws", default=True)
 _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2)}
+
+
+@contextmanager
+def without_drawing() -> Iterator[None]:
+    """Inside the ``with`` block `normal_` and `uniform_` leave tensors as they are: for a module whose weights are then loaded."""
+    token = _draws.set(False)
+    try:
+        yield
+    finally:
+        _draws.reset(token)
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """Normal numbers. Returns the tensor itself, as all functions here do."""
+    if not _draws.get():
+        return tensor
     return _write(tensor, mean + std * (generator or random.default_generator()).standard_normal(tensor.shape))
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """Uniform numbers on [a, b)."""
+    if not _draws.get():
+        return tensor
     return _write(tensor, (generator or random.default_generator()).uniform(a, b, tensor.shape))
 
 

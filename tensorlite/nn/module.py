@@ -184,14 +184,15 @@ class Module:
 
         A parameter with two names (a tied weight) appears under both, as in torch.
         """
-        state = {}
+        return {name: value.detach() for name, value in self._stored(prefix)}
+
+    def _stored(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         for path, module in self._walk(prefix.removesuffix(".")):
             for name, value in (*module._parameters.items(), *module._buffers.items()):
                 if value is not None and name not in module._non_persistent:
-                    state[_join(path, name)] = value.detach()
-        return state
+                    yield _join(path, name), value
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> IncompatibleKeys:
         """Copy values into the parameters and buffers, which keep their memory, dtype and device.
 
         Nothing is written before all names and shapes have been checked.
@@ -199,11 +200,12 @@ class Module:
         Args:
             state_dict: tensors or arrays by name.
             strict: also refuse missing and unexpected names. A wrong shape is always refused.
+            assign: copy nothing: the parameters and buffers take the given arrays, with their memory, dtype and device.
 
         Raises:
             RuntimeError: one message that lists all names that are missing or unexpected, or have a wrong shape.
         """
-        own = self.state_dict()
+        own = dict(self._stored())
         given = {name: value.array if isinstance(value, Tensor) else value for name, value in state_dict.items()}
         missing = [name for name in own if name not in given]
         unexpected = [name for name in given if name not in own]
@@ -218,9 +220,12 @@ class Module:
         listed = [f"\n  {kind}: {', '.join(names)}" for kind, names in complaints if names]
         if listed:
             raise RuntimeError(f"load_state_dict() into {type(self).__name__} does not fit:{''.join(listed)}")
-        arrays = {name: device_of(own[name].array).asarray(given[name]) for name in own if name in given}
+        arrays = {name: given[name] if assign else device_of(own[name].array).asarray(given[name]) for name in own if name in given}
         for name, array in arrays.items():
-            own[name].array[...] = array
+            if assign:
+                own[name].array, own[name].grad_buffer = array, None  # the flat buffer has other memory
+            else:
+                own[name].array[...] = array
             own[name].version.increment(own[name].array)
         return IncompatibleKeys(missing, unexpected)
 
