@@ -68,8 +68,9 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 
 def zeros(*shape: Any, dtype: Any = None, device: Device | str = "numpy", requires_grad: bool = False) -> Tensor:
-    """A tensor of zeros: ``zeros(2, 3)`` or ``zeros((2, 3))``."""
-    return full(_shape(shape), 0.0, dtype=dtype, device=device, requires_grad=requires_grad)
+    """A tensor of zeros: ``zeros(2, 3)`` or ``zeros((2, 3))``. On a CPU it takes no memory until something else is written to it."""
+    dtype = _dtype_of_numbers(0.0) if dtype is None else dtype
+    return Tensor(Device(device).asarray(np.zeros(_shape(shape), dtype)), requires_grad)
 
 
 def ones(*shape: Any, dtype: Any = None, device: Device | str = "numpy", requires_grad: bool = False) -> Tensor:
