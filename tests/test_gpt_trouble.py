@@ -20,9 +20,11 @@ import tensorlite as tl
 from gpt import errors
 from gpt.config import GPTConfig, TrainConfig
 from gpt.errors import UserError, format_bytes, run_main
+from gpt.finetuning.tasks import RowTrainer
 from gpt.model import CausalSelfAttention, build_model
 from gpt.train import main
 from gpt.training.memory import MemoryEstimate, advise, estimate_memory
+from gpt.training.rows import Row
 from gpt.training.run_folder import FolderLock
 from gpt.training.trainer import Trainer
 from tensorlite import memory
@@ -67,6 +69,17 @@ def test_recomputed_attention_gives_the_same_result():
     for _ in range(5):
         assert kept.update().item() == recomputed.update().item()
     assert estimate_memory(recomputed).activations < estimate_memory(kept).activations
+
+
+def test_the_estimate_for_rows_is_that_of_the_longest():
+    def rows(length):
+        return [Row(np.zeros(n, np.int64), np.zeros(n, np.int64)) for n in (2, length)]
+
+    def activations(length):
+        model = build_model(GPTConfig(vocab_size=9, block_size=64, n_layer=1, n_head=2, n_embd=16))
+        return estimate_memory(RowTrainer(model, TrainConfig(batch_size=4, workers=1), rows(length), rows(length))).activations
+
+    assert 2 * activations(8) < activations(32)
 
 
 @pytest.mark.parametrize(("free", "is_too_much"), [(None, False), (1100, False), (1099, True)])

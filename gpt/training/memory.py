@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpt.errors import describe_memory_error, format_bytes
+from gpt.training.rows import RowBatches
 from gpt.training.trainer import Trainer
 from tensorlite import Tensor
 from tensorlite.backend import Device
@@ -105,7 +106,8 @@ def _free(backend: str) -> int | None:
 
 def _saved_by_one_row(trainer: Trainer) -> tuple[int, int]:
     """What the tape holds for one row of a batch, without the parameters, and the largest array of it; in bytes."""
-    row = np.zeros((1, trainer.model.config.block_size), np.int64)
+    length = trainer.batches.longest if isinstance(trainer.batches, RowBatches) else trainer.model.config.block_size
+    row = np.zeros((1, length), np.int64)
     with use_generator(make_generator(0)), use_precision(trainer.config.precision):
         _, loss = trainer.model(*trainer.stepper.to_device((row, row)))
     known = {id(_owner(parameter.array)) for parameter in trainer.model.parameters()}

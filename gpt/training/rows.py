@@ -94,6 +94,11 @@ class RowBatches:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.position = 0
 
+    @property
+    def longest(self) -> int:
+        """The length of the longest row."""
+        return max(map(len, self.rows))
+
     def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """The next ``x`` and ``y``, see `pad_rows`."""
         rows = self.rows_from(self.position, self.batch_size)
