@@ -9,6 +9,7 @@ BENCHMARKS = {
     "matmul": "products of square matrices, by size: CPU and, where there is one, GPU",
     "ops": "each op with a faster pair: that pair, the book, torch",
     "train_step": "whole training steps beside torch, in turn",
+    "step_parts": "what a training step on a CPU is made of, on one core",
     "own_loop": "the course's own class in a loop by hand, with and without tl.parallel.shared, beside torch",
     "gpu_stages": "all measurements and tests that need a GPU, in stages (`make gpu`)",
     "gpu_kernels": "where the time of a training step on a GPU goes, kernel by kernel",

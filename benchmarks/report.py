@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, learning, nanogpt_cpu, own_loop, serve
+from benchmarks import common, learning, nanogpt_cpu, own_loop, serve, step_parts
 from benchmarks.common import options_of, table
 from benchmarks.summary import CHINESE, ENGLISH, Words, summary
 
@@ -188,6 +188,14 @@ def learnt(results: list[dict[str, Any]]) -> str:
     )
 
 
+def parts(results: list[dict[str, Any]]) -> str:
+    """What a step is made of."""
+    return (
+        "What a step is made of, on one core with its share of the batch. The last line compares the products with those of large squares, "
+        f"which are in the cache (`benchmarks/step_parts.py`):\n\n{table(step_parts.rows_of(results))}"
+    )
+
+
 def looped(results: list[dict[str, Any]]) -> str:
     """The steps of a model and a loop of one's own."""
     size = results[0]
@@ -201,6 +209,7 @@ def looped(results: list[dict[str, Any]]) -> str:
 
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "train_step": train_step,
+    "step_parts": parts,
     "own_loop": looped,
     "nanogpt_cpu": whole_run,
     "ops": ops,

@@ -22,6 +22,7 @@ from benchmarks import (
     report,
     scaling_gpu,
     serve,
+    step_parts,
     train_step,
 )
 from benchmarks.__main__ import BENCHMARKS
@@ -229,6 +230,15 @@ def test_nanogpt_cpu(results, tmp_path):
     # Other weights, but the same texts in the same order, the same schedule and the same evaluation.
     assert ours["val_loss"]["median"] == pytest.approx(torch["val_loss"]["median"], rel=0.1)
     assert ours["val_loss"]["median"] < math.log(28), "it has learnt something"
+
+
+def test_step_parts(results):
+    step_parts.main(["smoke", "--blocks", "2"])
+    [found] = results("step_parts")
+    assert found["rows"] >= 1
+    assert found["shares"].keys() >= {"products", "attention", "gelu", "layernorm", "clipping and AdamW"}
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert found["products_of_sgemm_peak"] > 0
 
 
 def test_own_loop(results):
