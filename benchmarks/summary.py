@@ -20,6 +20,7 @@ class Words:
     layers: str
     cpu_step: str
     same_blas: str
+    other_machine: str
     whole_run: str
     generation: str
     gpu_step: str
@@ -35,6 +36,7 @@ ENGLISH = Words(
     layers="{n_layer} layers, {n_embd} wide, block {block_size}",
     cpu_step="training step, {layers}, CPU",
     same_blas="the same with both BLAS equally fast (AVX2)",
+    other_machine="the same on {processor}, by processes",
     whole_run="nanoGPT's training run for a CPU, {steps} steps",
     generation="text from the preset `course`, token by token, CPU",
     gpu_step="training step of GPT-2, {precision}, GPU",
@@ -49,6 +51,7 @@ CHINESE = Words(
     layers="{n_layer} 層、寬度 {n_embd}、block {block_size}",
     cpu_step="訓練一步，{layers}，CPU",
     same_blas="同上，但兩邊的 BLAS 一樣快（AVX2）",
+    other_machine="同上，在 {processor} 上，以多行程計算",
     whole_run="nanoGPT 的 CPU 訓練流程，{steps} 步",
     generation="以預設組合 `course` 逐一生成 token，CPU",
     gpu_step="GPT-2 訓練一步，{precision}，GPU",
@@ -73,6 +76,10 @@ def _cells(words: Words) -> Iterator[tuple[str, str, str, str]]:
         yield words.cpu_step.format(layers=layers), *_tokens(words, step["sides"])
     if step := _first(_results("train_step_avx2"), configuration=CONFIGURATION):
         yield words.same_blas, *_tokens(words, step["sides"])
+    other = _content("train_step_xeon")
+    if step := _first(other.get("results"), configuration=CONFIGURATION):
+        processor = other["machine"]["processor"]
+        yield words.other_machine.format(processor=processor), *_tokens(words, step["sides"], "processes")
     if run := _results("nanogpt_cpu"):
         ours, torch = (run["sides"][side] for side in ("ours", "torch"))
         seconds = (words.seconds.format(f"{side['seconds']['median']:.1f}") for side in (ours, torch))
@@ -86,10 +93,10 @@ def _cells(words: Words) -> Iterator[tuple[str, str, str, str]]:
             yield words.gpu_step.format(precision=precision), *_tokens(words, step["sides"])
 
 
-def _tokens(words: Words, sides: dict[str, Any]) -> tuple[str, str, str]:
+def _tokens(words: Words, sides: dict[str, Any], own: str = "ours") -> tuple[str, str, str]:
     """The speed of both sides, and their ratio; also the ratio to compiled torch if it was measured."""
-    ours = sides["ours"]
-    speeds = [words.tokens_per_second.format(f"{sides[side]['tokens_per_second']:,.0f}") for side in ("ours", "torch")]
+    ours = sides[own]
+    speeds = [words.tokens_per_second.format(f"{sides[side]['tokens_per_second']:,.0f}") for side in (own, "torch")]
     ratio = _ratio(ours["speed_relative_to_torch"])
     if "torch compiled" in sides:
         compiled = ours["tokens_per_second"] / sides["torch compiled"]["tokens_per_second"]
