@@ -3,10 +3,13 @@
 mpiexec takes seconds to start a program, so each launch runs as many cases as it can.
 """
 
+import contextlib
 import functools
 import hashlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +18,13 @@ import numpy as np
 import pytest
 
 import tensorlite as tl
-from gpt.config import TrainConfig
+from gpt.config import GPTConfig, TrainConfig
+from gpt.finetune import main as finetune
+from gpt.model import build_model
 from gpt.train import main
 from gpt.training.ranks import run_on_ranks
+from gpt.training.stopping import Stopped
+from gpt.training.trainer import Trainer
 from tensorlite.optim.state import SharedState
 from tensorlite.parallel import BatchShards, Workers, make_team, ranks
 from tensorlite.parallel.ranks import RankError, World
@@ -133,10 +140,22 @@ def digests(world, cases):
     return found
 
 
+def own_loop(seed=1, **options):
+    """The losses and the digest of two steps."""
+    model, optimizer = extended()
+    tl.manual_seed(seed)
+    with tl.parallel.shared(model, optimizer, max_norm=0.1, shards=6, **options) as step:
+        losses = [step(*batch(9, seed=i)).item() for i in range(2)]
+        return losses, digest(model, optimizer), step
+
+
 WORLDS = """
+import re
+import numpy as np
 from mpi4py import MPI
-from tensorlite.parallel.ranks import World
-from tests.test_ranks import CASES, digests
+from tensorlite.parallel.ranks import World, connect
+from tests.test_parallel_processes import batch
+from tests.test_ranks import CASES, digests, own_loop
 
 for size in CASES:
     comm = MPI.COMM_WORLD.Split(MPI.COMM_WORLD.rank < size)
@@ -154,6 +173,22 @@ for size in CASES:
             assert str(error) == "rank 1 is wrong" and world.knows(error)
         else:
             raise AssertionError("nobody was told")
+
+world = connect()
+assert not re.search(r"/dev/shm/mpich_shm_\\w+$", open("/proc/self/maps").read(), re.MULTILINE), "a name that stays when ranks are killed"
+losses, weights, step = own_loop(workers=1 + world.rank % 2)
+print(losses, weights, flush=True) if world.rank == 0 else None
+for wrong, message in (
+    (lambda: own_loop(seed=world.rank), "the seed (tl.manual_seed) is "),
+    (lambda: step(*batch(9, seed=world.rank == 2)), "the hash of the batch is "),
+    (lambda: step(*batch(9), *[np.ones(3)][: world.rank]), "same number of rows, at least 1; got [9, 9, 3] rows"),
+):
+    try:
+        wrong()
+    except ValueError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(message)
 """
 
 
@@ -162,7 +197,8 @@ def test_the_number_of_ranks_changes_no_bit():
     printed, code = launch((4, "-c", WORLDS))
     expected = {size: digests(World(), cases) for size, cases in CASES.items()}
     assert code == 0, printed
-    assert printed.splitlines() == [f"{size} {expected[size]}" for size in CASES]
+    losses, weights, _ = own_loop(workers=1)
+    assert printed.splitlines() == [*(f"{size} {expected[size]}" for size in CASES), f"{losses} {weights}"]
 
 
 SETTINGS = [
@@ -208,7 +244,103 @@ def test_a_run_on_ranks_that_share_the_state_is_that_of_one_process_and_goes_on_
     assert files(run) == expected
 
 
+FINETUNING = [  # classes and answers of many lengths, LoRA, frozen blocks, another text
+    ["--data={}/classes.csv", "--task=classify", "--freeze-blocks=1"],
+    ["--data={}/answers.jsonl", "--lora-rank=2", "--unknown=skip"],
+    ["--data={}/fox.txt"],
+]
+
+
+def finetune_all(folder, name):
+    """Three runs of finetuning; returns the code of the last that fails, or 0."""
+    settings = ["--batch-size=5", "--steps=3", "--eval-interval=3", "--eval-iters=1", "--workers=1", "--shards=4", "--warmup-steps=1"]
+    for i, options in enumerate(FINETUNING):
+        given = [f"--checkpoint={folder}/one", *settings, f"--out={folder}/{name}-{i}", *(option.format(folder) for option in options)]
+        if code := finetune([*given, "--dropout=0.1", "--sample-length=0"]):
+            return code
+    return 0
+
+
+@posix
+def test_finetuning_on_ranks_is_that_of_one_process(folder):
+    words = ["fox", "lazy dog", "the quick brown fox", "over"]
+    (folder / "classes.csv").write_text("text,label\n" + "".join(f"{words[i % 4]},{'dog' if i % 2 else 'fox'}\n" for i in range(16)))
+    (folder / "answers.jsonl").write_text(
+        "".join(json.dumps({"prompt": words[i % 4], "response": words[(i + 1) % 4]}) + "\n" for i in range(12))
+    )
+    assert finetune_all(folder, "alone") == 0
+    program = "from gpt.training.ranks import run_on_ranks; from tests.test_ranks import finetune_all; import sys; "
+    printed, code = launch((2, "-c", program + f"sys.exit(run_on_ranks(lambda: finetune_all({str(folder)!r}, 'ranks')))"))
+    assert code == 0, printed
+    assert printed.count("2 ranks of MPI, each with 1 worker") == len(FINETUNING)
+    for i in range(len(FINETUNING)):
+        alone, ranks_ = (folder / f"{name}-{i}" for name in ("alone", "ranks"))
+        assert files(ranks_, step=3) == files(alone, step=3)
+        losses = [json.loads((run / "config.json").read_text())["losses"] for run in (alone, ranks_)]
+        assert losses[0] == losses[1]
+
+
 # --- what can go wrong --------------------------------------------------------------------------------
+
+
+class Told(World):
+    """One rank, which keeps what it would have told the others at the end of each block."""
+
+    def __init__(self):
+        super().__init__()
+        self.errors = []
+
+    @contextlib.contextmanager
+    def together(self):
+        try:
+            yield
+        except BaseException as error:
+            self.errors.append(error)
+            raise
+
+
+class Moments:
+    """A profiler that calls ``act`` at moment ``number`` of those at which Python runs the handler of a signal: when a function is entered,
+    and when one that is written in C returns. They are counted in ``files``, and where these enter or leave a context manager.
+    """
+
+    def __init__(self, number, files, act):
+        self.number, self.files, self.act, self.count = number, files, act, 0
+
+    def __call__(self, frame, event, _):
+        while frame.f_code.co_filename == contextlib.__file__:
+            frame = frame.f_back
+        if event in ("call", "c_return") and frame.f_code.co_filename in self.files:
+            self.count += 1
+            if self.count == self.number:
+                self.act(signal.SIGTERM, frame)
+
+    def __enter__(self):
+        sys.setprofile(self)
+        return self
+
+    def __exit__(self, *_):
+        sys.setprofile(None)
+
+
+def test_wherever_a_signal_arrives_in_a_step_all_ranks_are_told():
+    tokens = np.arange(400) % 11
+    model = build_model(GPTConfig(vocab_size=11, block_size=4, n_layer=1, n_head=1, n_embd=4))
+    trainer = Trainer(model, TrainConfig(steps=500, batch_size=2, workers=1, shards=1), tokens, tokens)
+    world = trainer.stepper.world = Told()
+    files, raised = {sys.modules[name].__file__ for name in ("gpt.training.stepper", "gpt.training.stopping")}, []
+    number, last = 0, 0
+    while number <= last:  # the first step is not disturbed: it says how many moments there are
+        with Moments(number, files, trainer.stop._handle) as moments:
+            try:
+                trainer.update()
+            except Stopped as stopped:
+                raised.append(stopped)
+        number, last = number + 1, max(last, moments.count)
+        trainer.stop.requested = trainer.stop._interruptible = False
+    assert len(raised) > 3
+    assert world.errors == raised
+
 
 ENDED = """
 import os, signal, sys

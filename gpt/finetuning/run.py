@@ -134,6 +134,10 @@ class Finetuning(Run):
         """Measure the losses before training."""
         self._measure_losses("before")
 
+    def end(self) -> None:
+        """Measure the losses after it."""
+        self._measure_losses("after")
+
     def describe(self, expected: MemoryEstimate) -> str:
         trainer, total = self.trainer, self.task.model.num_parameters()
         config = trainer.config
@@ -178,7 +182,6 @@ class Finetuning(Run):
         return "" if prompt is None else prompt + self.sample_text(prompt, stop=self._stop)
 
     def finish(self, seconds: float) -> None:
-        self._measure_losses("after")
         self.write_model(self.folder.path)  # again, with these losses
         print(final_table(self, seconds))
         self.folder.plot()
@@ -201,9 +204,10 @@ class Finetuning(Run):
 
     def _measure_losses(self, when: str) -> None:
         """Measure the loss on the new validation data and, if there is one, on the old validation text."""
-        self.losses.setdefault("new", {})[when] = self.task.val_loss()
+        world = self.trainer.world
+        self.losses.setdefault("new", {})[when] = self.task.val_loss(world)
         if self.old_text is not None:
-            self.losses.setdefault("old", {})[when] = text_loss(self.model, self.old_text)
+            self.losses.setdefault("old", {})[when] = text_loss(self.model, self.old_text, world=world)
 
 
 def loss_table(losses: Mapping[str, tuple[float, float]]) -> str:

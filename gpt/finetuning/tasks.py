@@ -31,6 +31,7 @@ from gpt.model import GPT, LanguageModel
 from gpt.training.rows import IGNORE, Row, RowBatches, pack_rows, pad_rows
 from gpt.training.scoring import score_rows
 from gpt.training.trainer import Trainer
+from tensorlite.parallel import World
 from tensorlite.random import make_generator
 
 MAX_WINDOWS, MAX_TOKENS = 200, 2**15  # of a text, to measure a loss on
@@ -57,8 +58,8 @@ class Task:
     trainer: type[Trainer] = Trainer
     program = "gpt.generate"
 
-    def val_loss(self) -> float:
-        """The loss on the validation data."""
+    def val_loss(self, world: World) -> float:
+        """The loss on the validation data, which the ranks of ``world`` compute together."""
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
@@ -81,8 +82,8 @@ class TextTask(Task):
         self.train, self.val = read_tokens(data, tokenizer, val_fraction)
         self.summary = f"{len(self.train):,} tokens of text, and {len(self.val):,} to validate with: {data}"
 
-    def val_loss(self) -> float:
-        return text_loss(self.model, self.val)
+    def val_loss(self, world: World) -> float:
+        return text_loss(self.model, self.val, world=world)
 
 
 class RowTrainer(Trainer):
@@ -133,8 +134,8 @@ class InstructTask(Task):
             f"; {cropped:,} fill the context of {model.config.block_size} tokens and may have lost their beginning" if cropped else ""
         )
 
-    def val_loss(self) -> float:
-        return rows_loss(self.language_model, self.val)
+    def val_loss(self, world: World) -> float:
+        return rows_loss(self.language_model, self.val, world)
 
     def save(self, folder: Path) -> None:
         self.template.save(folder)
@@ -163,8 +164,8 @@ class ClassifyTask(Task):
             + (f"; {labelled.cropped:,} are cut to the first {model.config.block_size} tokens" if labelled.cropped else "")
         )
 
-    def val_loss(self) -> float:
-        return rows_loss(self.model, self.val)
+    def val_loss(self, world: World) -> float:
+        return rows_loss(self.model, self.val, world)
 
     def save(self, folder: Path) -> None:
         self.classifier.save(folder)
@@ -231,7 +232,7 @@ def with_unknown_policy(tokenizer: Tokenizer, policy: str) -> Tokenizer:
     return CharTokenizer(tokenizer.characters, policy) if isinstance(tokenizer, CharTokenizer) and policy != "error" else tokenizer
 
 
-def text_loss(model: LanguageModel, tokens: Tokens, windows: int = MAX_WINDOWS) -> float:
+def text_loss(model: LanguageModel, tokens: Tokens, windows: int = MAX_WINDOWS, world: World | None = None) -> float:
     """Mean loss of the language model over evenly spaced windows of ``tokens``, the same every time.
 
     Raises:
@@ -243,9 +244,9 @@ def text_loss(model: LanguageModel, tokens: Tokens, windows: int = MAX_WINDOWS) 
     count = min(windows, (len(tokens) - 1) // T, max(1, MAX_TOKENS // T))
     starts = np.linspace(0, len(tokens) - 1 - T, count).astype(int)
     ids = [np.asarray(tokens[start : start + T + 1], np.int64) for start in starts]
-    return rows_loss(model, [Row(window[:-1], window[1:]) for window in ids])
+    return rows_loss(model, [Row(window[:-1], window[1:]) for window in ids], world)
 
 
-def rows_loss(model: LanguageModel, rows: Sequence[Row]) -> float:
+def rows_loss(model: LanguageModel, rows: Sequence[Row], world: World | None = None) -> float:
     """Mean of -log p over all targets in ``rows``, in eval mode and off the tape."""
-    return -math.fsum(score.log_probs.sum() for score in score_rows(model, rows)) / sum(row.num_targets for row in rows)
+    return -math.fsum(score.log_probs.sum() for score in score_rows(model, rows, world=world)) / sum(row.num_targets for row in rows)

@@ -21,7 +21,7 @@ from gpt.checkpoints.model_folder import versions
 from gpt.errors import EXIT_USER_ERROR, fail, run_main
 from gpt.training.trainer import Trainer
 from tensorlite.op import kernel_mode
-from tensorlite.parallel.ranks import RankError, World, connect
+from tensorlite.parallel.ranks import RankError, World, connect, hash_of_arrays
 
 NUMBERS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")  # where a launcher says which of its processes this is
 _MAY_DIFFER = ("workers", "team", "out")  # between ranks: a machine may have more cores than another
@@ -62,7 +62,9 @@ def run_on_ranks(main: Callable[[], int | None]) -> int:
                 end_all(error)
             raise
 
-    return run_main(guarded)
+    code = run_main(guarded)
+    world.finalize()
+    return code
 
 
 def require_same(world: World, values: Mapping[str, Any]) -> None:
@@ -71,15 +73,10 @@ def require_same(world: World, values: Mapping[str, Any]) -> None:
     Raises:
         UserError: on all ranks, if one of them differs in one rank.
     """
-    if world.size == 1:
-        return
-    told = world.gather_objects(dict(values))
+    difference = world.difference(values)
     with world.together():
-        for rank, theirs in enumerate(told):
-            for key in [*told[0], *(key for key in theirs if key not in told[0])]:
-                first, other = (side.get(key, "not given") for side in (told[0], theirs))
-                if first != other:
-                    fail(f"all ranks must run the same: {key} is {other} on rank {rank}, and {first} on rank 0.")
+        if difference is not None:
+            fail(f"all ranks must run the same: {difference}.")
 
 
 def require_same_program(world: World, given: Mapping[str, Any]) -> None:
@@ -93,7 +90,7 @@ def require_same_program(world: World, given: Mapping[str, Any]) -> None:
 
 
 def require_same_run(trainer: Trainer) -> None:
-    """Compare what a run computes: its settings, the number of shards, and the data.
+    """Compare what a run computes: its settings, the number of shards, the data, and the weights that it begins with.
 
     Raises:
         UserError: on all ranks, if one differs.
@@ -103,7 +100,8 @@ def require_same_run(trainer: Trainer) -> None:
         shards = {"the number of shards (--shards, or ranks times --workers)": trainer.stepper.shard_count}
         with world.together():
             found = {f"the {name}": f"{entry[0]:,} tokens with hash {entry[1][-12:]}" for name, entry in trainer.fingerprint.items()}
-        require_same(world, {**_options(dataclasses.asdict(trainer.config)), **shards, **found})
+        weights = {"the hash of the weights": hash_of_arrays(tensor.array for tensor in trainer.model.state_dict().values())}
+        require_same(world, {**_options(dataclasses.asdict(trainer.config)), **shards, **found, **weights})
 
 
 @functools.cache

@@ -89,10 +89,13 @@ class Run(RunRecord):
         raise NotImplementedError
 
     def begin(self) -> None:
-        """Called before the first step of a new run."""
+        """Called on all ranks before the first step of a new run."""
+
+    def end(self) -> None:
+        """Called on all ranks when the last step is saved."""
 
     def finish(self, seconds: float) -> None:
-        """Called when the last step is saved: report the result."""
+        """Called after `end` on the first rank: report the result."""
         raise NotImplementedError
 
     def sample(self) -> str:
@@ -203,7 +206,9 @@ class Run(RunRecord):
                 start = time.perf_counter()
                 if stopped := self._train_and_save():
                     return self._report_stop(stopped)
-                self.finish(time.perf_counter() - start)
+                seconds = time.perf_counter() - start
+                self.end()
+                self.finish(seconds)
                 return 0
             except MemoryError as error:
                 fail(advise(error, self.trainer, expected, self.block_size_is_free) + self._last_checkpoint())
@@ -219,8 +224,15 @@ class Run(RunRecord):
 
     def _follow(self) -> int:
         """`run` of every other rank: it computes, and takes part when the first one saves."""
+        if not self.trainer.step:
+            self.begin()
         self.save()
-        stopped = self._train_and_save()
+        try:
+            stopped = self._train_and_save()
+        except TeamError as error:
+            fail(str(error))
+        if stopped is None:
+            self.end()
         return EXIT_INTERRUPTED if stopped and not isinstance(stopped, TimeIsUp) else 0
 
     def _train_and_save(self) -> Stopped | None:

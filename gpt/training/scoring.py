@@ -16,6 +16,7 @@ from gpt.model import GPT, LanguageModel
 from gpt.training.rows import IGNORE, Row, pad_rows
 from tensorlite import Tensor
 from tensorlite.nn import functional as F
+from tensorlite.parallel import World
 
 BATCH_TOKENS = 4096
 _MOST_LOGITS = 2**24  # numbers at once, 64 MiB in float32
@@ -28,27 +29,30 @@ class Score(NamedTuple):
     is_likeliest: np.ndarray
 
 
-def score_rows(model: LanguageModel, rows: Sequence[Row], batch_tokens: int = BATCH_TOKENS) -> list[Score]:
+def score_rows(model: LanguageModel, rows: Sequence[Row], batch_tokens: int = BATCH_TOKENS, world: World | None = None) -> list[Score]:
     """The score of each row's targets that are not IGNORE, in eval mode and off the tape.
 
     Args:
         batch_tokens: the largest number of tokens in a batch, with its padding; a longer row is a batch by itself.
+        world: the ranks of MPI that share the batches.
     """
-    device, mode = next(iter(model.parameters())).device, model.training
-    scores: list[Score | None] = [None] * len(rows)
+    device, mode, world = next(iter(model.parameters())).device, model.training, world or World()
+    scores: dict[int, Score] = {}
+    batches = list(_batches([len(row) for row in rows], batch_tokens))
     model.eval()
-    with tl.no_grad():
-        for numbers in _batches([len(row) for row in rows], batch_tokens):
+    with world.together(), tl.no_grad():
+        for numbers in (batches[i] for i in world.share(range(len(batches)))):
             x, y = pad_rows([rows[i] for i in numbers])
             asked = np.nonzero(y != IGNORE)  # in the order of the rows
-            found = _score(model, tl.tensor(x, device=device), asked, y[asked])
+            scored = _score(model, tl.tensor(x, device=device), asked, y[asked])
             ends = np.cumsum([rows[i].num_targets for i in numbers])[:-1]
             for i, log_probs, is_likeliest in zip(
-                numbers, np.split(found.log_probs, ends), np.split(found.is_likeliest, ends), strict=True
+                numbers, np.split(scored.log_probs, ends), np.split(scored.is_likeliest, ends), strict=True
             ):
                 scores[i] = Score(log_probs, is_likeliest)
     model.train(mode)
-    return [score for score in scores if score is not None]
+    found = {i: score for part in world.gather_objects(scores) for i, score in part.items()}
+    return [found[i] for i in range(len(rows))]
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -10,7 +10,6 @@ eager step bit for bit. In float16 the loss is scaled (`tensorlite.optim.GradSca
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import operator
@@ -112,17 +111,17 @@ class Stepper:
             keys: for each batch those of dropout on a GPU, see `GPUStepper.dropout_keys`.
         """
         share = self.scaler.scale / len(batches)
-        with self.interruptible():
-            own = [self.shards.accumulate(batch, self._dropout_streams(number, i), share, keys[i]) for i, batch in enumerate(batches)]
-        losses = self.shards.add_gradients(own)
+        losses = self.shards.add_gradients(self.accumulate(batches, number, share, keys))
         self.scaler.unscale_(self.model.parameters())
         norm, factor = self.clip(self.config.grad_clip or math.inf)
         total = functools.reduce(operator.add, losses)  # not a stack: for many arrays CuPy copies a list of addresses from the host
         return StepResult(total * (1 / len(losses)), norm, factor)
 
-    def interruptible(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which a step may be given up."""
-        return contextlib.nullcontext()
+    def accumulate(
+        self, batches: Sequence[tuple[Tensor, Tensor]], number: int, share: float | Array, keys: Sequence[Array] | Array
+    ) -> list[list[Tensor]]:
+        """Forward and backward of ``batches``, for `BatchShards.add_gradients`; ``share`` is the factor of each loss."""
+        return [self.shards.accumulate(batch, self._dropout_streams(number, i), share, keys[i]) for i, batch in enumerate(batches)]
 
     def clip(self, max_norm: float) -> tuple[Tensor, Array | None]:
         """The length of the gradient, and what the optimizer multiplies it with as it reads it, to clip it."""
@@ -177,11 +176,12 @@ class CPUStepper(Stepper):
         norm, factor = super().clip(max_norm)
         return norm, None if factor == 1 else factor  # on the CPU the comparison costs nothing, and most steps need no clipping
 
-    @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
+    def accumulate(
+        self, batches: Sequence[tuple[Tensor, Tensor]], number: int, share: float | Array, keys: Sequence[Array] | Array
+    ) -> list[list[Tensor]]:
         """All ranks give the step up, or none."""
-        with self.world.together(), self.stop.interruptible():
-            yield
+        with self.world.together(), self.stop.interruptible():  # side by side, so that a signal between the two is told as well
+            return super().accumulate(batches, number, share, keys)
 
     def _update_own_slice(self, factor: Array | None) -> None:
         """Update the weights of which this rank keeps the optimizer's state, give them to the other ranks, and receive theirs."""

@@ -6,7 +6,8 @@ Each rank has the whole model and a team of its own, and computes some of the sh
 page knows how ranks talk, and no gradient: `World` exchanges arrays, and lets all ranks leave a block of the program or none.
 
 Whatever one rank waits for, it waits for a limited time, and whatever is raised in one rank is raised in all (`World.together`): without
-that, the others would wait for ever for a rank that has given up.
+that, the others would wait for ever for a rank that has given up. Only at the end (`World.finalize`) the others wait for as long as the
+first one writes its report.
 
 MPI is spoken by mpi4py, which is imported only if a launcher has started this process.
 """
@@ -15,11 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import pickle
+import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -172,6 +178,20 @@ class World:
             chain = chain.__cause__ or chain.__context__
         return self.size == 1 or chain is not None
 
+    def difference(self, values: Mapping[str, Any]) -> str | None:
+        """In what a rank differs from the first one, or None: "--seed is 7 on rank 1, and 5 on rank 0".
+
+        Args:
+            values: what must be the same on all ranks, under the names that a user knows.
+        """
+        told = self.gather_objects(dict(values))
+        for rank, theirs in enumerate(told):
+            for key in [*told[0], *(key for key in theirs if key not in told[0])]:
+                first, other = (side.get(key, "not given") for side in (told[0], theirs))
+                if first != other:
+                    return f"{key} is {other} on rank {rank}, and {first} on rank 0"
+        return None
+
     def _tell(self, error: BaseException | None) -> BaseException | None:
         """The exception of the first rank that has one. Every rank calls this at the same place, with its own."""
         if self.size == 1 or (error is not None and self.knows(error)):
@@ -184,6 +204,13 @@ class World:
         return first
 
     # --- the end ---
+
+    def finalize(self) -> None:
+        """Wait until all ranks are here, and leave MPI: mpiexec takes a process that ends without that for a broken one, and ends all."""
+        if self._comm is not None:
+            from mpi4py import MPI
+
+            MPI.Finalize()
 
     def abort(self, code: int) -> None:
         """End all ranks at once, with this exit code."""
@@ -234,7 +261,8 @@ def connect() -> World:
     if "mpi4py.MPI" not in sys.modules and started == 1:
         return World()
     try:
-        from mpi4py import MPI
+        with _ended_by_signals():
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise RankError(f'mpiexec has started {started} processes, and they cannot use MPI ({error}): pip install -e ".[mpi]".') from error
     if MPI.COMM_WORLD.Get_size() != started:
@@ -243,7 +271,48 @@ def connect() -> World:
             f"the launcher has started {started} processes, but each of them finds a world of {MPI.COMM_WORLD.Get_size()}: the launcher "
             f"({launcher}) belongs to another MPI than the one that Python uses ({found}); use the mpiexec that was installed with that."
         )
+    _remove_names_of_memory()
     return World(MPI.COMM_WORLD) if started > 1 else World()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A block in which Ctrl-C, and an alarm after the limit, end this process at once. mpiexec then ends the others.
+
+    MPI starts in one call, which waits for all ranks; Python would handle a signal after it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "alarm"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.alarm(int(LIMIT))
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGINT, before)
+
+
+def _remove_names_of_memory() -> None:
+    """Remove the file that names the memory which ranks on one machine share. All have it by now, and it ends with the last of them.
+
+    MPICH itself removes the file only when a run ends well: after each one that is killed it would stay in /dev/shm.
+    """
+    with contextlib.suppress(OSError):  # there is no /proc
+        for path in set(re.findall(r"/dev/shm/mpich_shm_\w+$", Path("/proc/self/maps").read_text(encoding="utf-8"), re.MULTILINE)):
+            with contextlib.suppress(FileNotFoundError):  # another rank was faster
+                os.unlink(path)
+
+
+def hash_of_arrays(arrays: Iterable[Array]) -> str:
+    """The first 12 digits of the SHA-256 of their shapes and numbers."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr((array.shape, array.dtype)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:12]
 
 
 def _bytes(array: Array) -> Array:
