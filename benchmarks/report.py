@@ -1,4 +1,4 @@
-"""Writes the results into docs/performance.md, and one table of them into README.md and README.zh-TW.md.
+"""Writes the results into docs/performance.md and docs/scaling.md, and one table of them into README.md and README.zh-TW.md.
 
 In each document they are between ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``. They come only from ``benchmarks/results/*.json``,
 with the machine and the versions that are recorded there. Without results a document is not changed.
@@ -7,16 +7,16 @@ with the machine and the versions that are recorded there. Without results a doc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, learning, nanogpt_cpu, own_loop, serve, step_parts
+from benchmarks import common, learning, nanogpt_cpu, own_loop, scaling, serve, step_parts
 from benchmarks.common import options_of, table
 from benchmarks.summary import CHINESE, ENGLISH, Words, summary
 
 ROOT = Path(__file__).resolve().parent.parent
-PERFORMANCE = ROOT / "docs" / "performance.md"
+PERFORMANCE, SCALING = ROOT / "docs" / "performance.md", ROOT / "docs" / "scaling.md"
 READMES: dict[Path, Words] = {ROOT / "README.md": ENGLISH, ROOT / "README.zh-TW.md": CHINESE}
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
@@ -226,6 +226,38 @@ def looped(results: list[dict[str, Any]]) -> str:
     )
 
 
+def on_ranks(results: list[dict[str, Any]]) -> str:
+    """Steps on ranks of one machine."""
+    first = results[0]
+    return (
+        f"Configuration {first['configuration']} of [performance.md](performance.md), N = {first['parameter_bytes'] / 1e6:.2f} MB, "
+        f"{scaling.SHARDS} shards, one worker a rank; medians of {first['milliseconds']['count']} steps. The weights have the same SHA-256 "
+        "in all rows. All ranks are on this machine and talk through its memory; more ranks than cores take turns:"
+        f"\n\n{table(scaling.rows(results))}"
+    )
+
+
+def on_hosts(results: list[dict[str, Any]]) -> str:
+    """Steps on ranks of two hosts, of which the last row has four."""
+    by_model = 2.5 * results[-1]["parameter_bytes"] / 1e6
+    return (
+        "Two hosts: network namespaces of the same machine with a cable between them (`scripts/two_hosts.sh`), and the ranks by turns on "
+        "one and the other. What a machine sends over its network is counted by Linux, with the headers of TCP and IP. Of four ranks two "
+        "are on one host: two thirds of what these send in part 2 go to the other host, and all of part 4, which goes round the ranks in "
+        f"their order; together 2.5 N = {by_model:.2f} MB.\n\n{table(scaling.rows(results))}"
+    )
+
+
+def on_a_link(results: list[dict[str, Any]]) -> str:
+    """Steps over a link of known bandwidth."""
+    bandwidth, latency, wire = results[0]["bandwidth"], results[0]["latency"], results[0]["wire"] / 1e6
+    return (
+        f"The same with a cable that is held to {8 * bandwidth:g} Mbit/s, {bandwidth:g} MB/s, and the time of the sum by the model below, "
+        f"with a latency of {latency:g} ms (assumed). The {wire:.2f} MB on the wire alone take {1e3 * wire / bandwidth:.0f} ms."
+        f"\n\n{table(scaling.rows(results))}"
+    )
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "train_step": train_step,
     "train_step_xeon": on_another_machine,
@@ -244,11 +276,13 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "train_step_avx2": with_slower_products,
 }
 
+SCALING_SECTIONS: dict[str, Callable[[Any], str]] = {"scaling": on_ranks, "scaling_hosts": on_hosts, "scaling_link": on_a_link}
 
-def recorded() -> list[tuple[str, str]]:
+
+def recorded(sections: Mapping[str, Callable[[Any], str]] = SECTIONS) -> list[tuple[str, str]]:
     """Every section for which there are results, each with the sentence about its machine, in the order of the document."""
     found = []
-    for name, section in SECTIONS.items():
+    for name, section in sections.items():
         path = common.RESULTS / f"{name}.json"
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -293,7 +327,11 @@ def main(argv: list[str]) -> None:
     if not recorded():
         print("there are no results: run the other benchmarks first.")
         return
-    contents = {PERFORMANCE: report(recorded()), **{path: summary(words) for path, words in READMES.items()}}
+    contents = {
+        PERFORMANCE: report(recorded()),
+        SCALING: report(recorded(SCALING_SECTIONS)),
+        **{path: summary(words) for path, words in READMES.items()},
+    }
     for path, results in contents.items():
         old = path.read_text(encoding="utf-8")
         new = updated(old, results)

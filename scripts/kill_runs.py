@@ -89,7 +89,7 @@ class Launched:
                     continue
                 command = (entry / "cmdline").read_bytes()
                 if (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
-                    kind = "worker" if b"tensorlite.parallel.worker" in command else "rank" if b"leave(" in command else "launcher"
+                    kind = "worker" if b"parallel.worker" in command else "rank" if b"python" in command.split(b"\0")[0] else "launcher"
                     yield int(entry.name), kind
 
     def said(self) -> str:
@@ -132,13 +132,13 @@ def kill(folder: Path, number: int, arguments: list[str]) -> tuple[str, list[str
     name, moment = random.choice(SIGNALS[kind]), random.choice(["start", "update", "evaluate", "save"])
     if team == "processes" and name == "SIGSTOP":
         name = "SIGKILL"  # nobody waits for it
-    if name == "SIGSTOP" and moment == "start":
-        moment = "update"  # before they have met, ranks wait for each other for ten minutes
+    if moment == "start" and (kind == "worker" or name == "SIGSTOP"):
+        moment = "update"  # the first step starts the workers; before they have met, ranks wait for each other for ten minutes
     stopped, out = name == "SIGSTOP", folder / str(number) / "run"
     shared_before = set(os.listdir("/dev/shm"))
     limit = [f"--rank-limit={LIMIT / 60}"] if stopped else []
     run = Launched(team, [*arguments, *limit, f"--out={out}"], folder / str(number))
-    wait_for(run, moment if kind != "worker" or moment != "start" else "update")
+    wait_for(run, moment)
     victim = find_victim(run, kind)
     begin = time.monotonic()
     if victim is not None:

@@ -20,6 +20,7 @@ from benchmarks import (
     ops,
     own_loop,
     report,
+    scaling,
     scaling_gpu,
     serve,
     step_parts,
@@ -184,6 +185,25 @@ def test_ops_names_a_pair_without_an_entry(results, monkeypatch):
         ops.main([])
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the MPI that pip installs, MPICH, is for POSIX systems")
+def test_scaling(results, capsys):
+    scaling.main(["--configuration", "smoke", "--ranks", "2", "--steps", "2", "--bandwidth", "25"])
+    plain, zero = results("scaling_link")
+    assert (plain["zero"], zero["zero"]) == (False, True)
+    assert plain["sha256"] == zero["sha256"]
+    for result in (plain, zero):
+        assert_spread(result["milliseconds"], 2)
+        assert_spread(result["sum_milliseconds"], 2)
+        assert abs(result["sent"] - result["sent_by_model"]) < 1000  # slices begin at multiples of 64 numbers
+    assert "| ranks | ms a step | of it for the sum | sum by the model |" in capsys.readouterr().out
+    assert "a cable that is held to 200 Mbit/s" in report.report(report.recorded(report.SCALING_SECTIONS))
+
+
+def test_the_time_of_a_sum_is_that_of_a_ring():
+    assert scaling.milliseconds_by_model(4, 10**6, latency=0.5, bandwidth=100.0) == 2 * 3 * (0.5 + 2.5)
+    assert scaling.bytes_by_model(4, 1000, zero=False) == 1500 and scaling.bytes_by_model(4, 1000, zero=True) == 2250
+
+
 def test_generate(results):
     name = next(iter(generate.TEXTS))
     generate.main([name, "--rounds", "1", "--tokens", "3"])
@@ -269,6 +289,7 @@ def _updated(document):
 
 def test_the_documents_show_what_is_recorded():
     assert report.is_recorded(report.PERFORMANCE.read_text(encoding="utf-8")), "run `python -m benchmarks report`"
+    assert report.cut(report.SCALING.read_text(encoding="utf-8"))[1] == report.report(report.recorded(report.SCALING_SECTIONS))
     for path, words in report.READMES.items():
         shown = report.cut(path.read_text(encoding="utf-8"))[1]
         assert shown == report.summary(words), f"{path.name} says something else: run `python -m benchmarks report`"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.checkpoints.model_folder import versions
-from gpt.errors import EXIT_USER_ERROR, fail, run_main
+from gpt.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, fail, run_main
 from gpt.training.trainer import Trainer
 from tensorlite.op import kernel_mode
 from tensorlite.parallel.ranks import RankError, World, connect, hash_of_arrays
@@ -63,7 +63,8 @@ def run_on_ranks(main: Callable[[], int | None]) -> int:
             raise
 
     code = run_main(guarded)
-    world.finalize()
+    if code == EXIT_INTERRUPTED:  # on all ranks; `gpt.errors.leave` does not wait for threads that compute, and so not for MPI's end
+        world.finalize()
     return code
 
 
@@ -100,7 +101,7 @@ def require_same_run(trainer: Trainer) -> None:
         shards = {"the number of shards (--shards, or ranks times --workers)": trainer.stepper.shard_count}
         with world.together():
             found = {f"the {name}": f"{entry[0]:,} tokens with hash {entry[1][-12:]}" for name, entry in trainer.fingerprint.items()}
-        weights = {"the hash of the weights": hash_of_arrays(tensor.array for tensor in trainer.model.state_dict().values())}
+        weights = {"the hash of the weights": hash_of_arrays(tensor.numpy() for tensor in trainer.model.state_dict().values())}
         require_same(world, {**_options(dataclasses.asdict(trainer.config)), **shards, **found, **weights})
 
 
