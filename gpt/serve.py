@@ -21,7 +21,7 @@ from typing import Any
 
 from data.paths import expand_path
 from gpt.checkpoints.loading import load_model
-from gpt.cli.arguments import Parser, check_backend
+from gpt.cli.arguments import Parser, add_int8_option, check_backend
 from gpt.errors import fail, run_main
 
 KEY = "GPT_API_KEY"  # in the environment: a command line can be read by everybody on the machine
@@ -61,6 +61,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--grace", type=int, default=30, metavar="S", help="seconds that texts may take to end after SIGTERM (default: 30)")
     parser.add_argument("--log-texts", action="store_true", help="write prompts and texts to the log, too")
     parser.add_argument("--backend", default="numpy", help="numpy (the CPU) or cupy (an NVIDIA GPU) (default: numpy)")
+    add_int8_option(parser)
     options = parser.parse_args(argv)
     check_backend(options)
     for name, least in {"slots": 1, "queue": 0, "max_tokens": 1, "max_body": 1024, "context_keep": 1, "grace": 0, "port": 0}.items():
@@ -148,9 +149,11 @@ def _load(options: argparse.Namespace) -> Any:
 
     model: LanguageModel
     if is_classifier(options.run):
+        if options.int8:
+            fail(f"--int8 is for models that write texts, and {options.run} is a classifier: leave it out.")
         model, tokenizer = load_classifier(options.run, options.backend)
     else:
-        model, tokenizer, _ = load_model(options.run, options.backend)
+        model, tokenizer, _ = load_model(options.run, options.backend, options.int8)
     block_size = model.config.block_size
     keep = options.context_keep or (block_size + 1) // 2
     if keep > block_size:

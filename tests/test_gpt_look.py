@@ -19,6 +19,7 @@ from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig
 from gpt.errors import UserError
 from gpt.generation.sampling import Sampling, choose_tokens, sampling_probabilities
+from gpt.int8 import Int8Matrix, to_int8
 from gpt.microscope.page import page as page_of
 from gpt.microscope.reading import ROLES, Reading, influence, log_softmax, read, visible
 from gpt.microscope.screen import SHADES, Terminal, lines_of, named, surprise_lines
@@ -93,6 +94,19 @@ def test_influence_is_the_derivative_along_scaling_a_token_to_0(positions: str):
             values.append(log_p())
         model.wte.weight.array[token] = row
         assert effects[place] == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-6, abs=1e-8)
+
+
+def test_a_model_in_8_bits_is_read_and_has_no_influence():
+    changes = {"model": "llama", "n_kv_head": 1, "n_embd": 32, "n_inner": 32}
+    model, rounded = to_int8(make(**changes)), make(**changes)
+    for parameter in rounded.parameters():
+        if parameter.ndim == 2:
+            parameter.array[...] = Int8Matrix(parameter.array)[:]
+    found, expected = read(model, TOKENIZER, TEXT), read(rounded, TOKENIZER, TEXT)
+    np.testing.assert_allclose(found.block_logits, expected.block_logits, rtol=0, atol=2e-5 * abs(expected.block_logits).max())
+    np.testing.assert_allclose(found.attention, expected.attention, rtol=0, atol=1e-3)
+    with pytest.raises(UserError, match="matrices in 8 bits have none: load this model without int8"):
+        influence(model, found.ids, 0)
 
 
 def test_influence_does_not_change_the_model():

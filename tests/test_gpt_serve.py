@@ -30,6 +30,7 @@ from gpt.errors import UserError
 from gpt.finetuning.classifier import Classifier
 from gpt.generation.chat_template import ChatTemplate
 from gpt.generation.stream import stream_text
+from gpt.int8 import Int8Embedding
 from gpt.model import GPT, build_model
 from tensorlite import random as tl_random
 from tests.browser import needs_browser, opened
@@ -272,6 +273,34 @@ def test_a_look_at_a_token(base: Server):
     assert len(content["alternatives"]) == 3
     long = TOKENIZER.encode("the fox jumps over the dog").tolist()
     assert len(base.ask("/v1/look", {"token_ids": long, "position": 25})["before"]) == KEEP  # as when it was written
+
+
+def test_a_model_in_8_bits(tmp_path: Path):
+    """It answers as any other: texts at once, a conversation, events, probabilities, and a look at a token."""
+    folder = save_model(tmp_path, make(model="llama", n_kv_head=1, n_embd=32, n_inner=64), TOKENIZER)
+    model = serve._load(serve._parse([str(folder), "--int8"])).model
+    assert isinstance(model.wte, Int8Embedding)
+    with Server(model, ChatTemplate("#U:\n", "#A:\n", "#S:\n", "\n\n")) as server:
+        asked = {"prompt": ["the fox", "a dog", ""], "max_tokens": 30, "seed": 3, "logprobs": 1, "return_token_ids": True}
+        content = server.ask("/v1/completions", asked)
+        assert [choice["text"] for choice in content["choices"]] == [alone(server, text, 30, 3) for text in ("the fox", "a dog", "\n")]
+        ids = content["choices"][0]["prompt_token_ids"] + content["choices"][0]["token_ids"]
+        view = server.ask("/v1/look", {"token_ids": ids, "position": 9})
+        assert view["surprise"] == pytest.approx(-content["choices"][0]["logprobs"]["token_logprobs"][2], abs=1e-3)
+        assert (np.shape(view["attention"]), len(view["guesses"])) == ((2, 2, 9), 2)
+        messages = {"messages": [{"role": "user", "content": "who"}], "max_tokens": 12, "seed": 5}
+        said = server.ask("/v1/chat/completions", messages)["choices"][0]["message"]["content"]
+        assert said == alone(server, "#U:\nwho\n\n#A:\n", 12, 5, stop=("#U:", "#S:", "#A:")).strip()
+        parts = [event["choices"][0]["delta"].get("content", "") for event in server.stream("/v1/chat/completions", messages)]
+        assert "".join(parts) == said
+
+
+def test_a_classifier_is_not_served_in_8_bits(tmp_path: Path):
+    classifier = Classifier(make(), ["bad", "good"])
+    save_model(tmp_path, classifier.body, TOKENIZER)
+    classifier.save(tmp_path)
+    with pytest.raises(UserError, match=r"--int8 is for models that write texts, and .* is a classifier: leave it out"):
+        serve._load(serve._parse([str(tmp_path), "--int8"]))
 
 
 def test_what_the_server_says_of_itself(base: Server):
@@ -615,6 +644,7 @@ def test_the_program_serves_finishes_what_runs_and_leaves(run: Path, tmp_path: P
         (["RUN", "--host", "no.such.host.invalid", "--api-key", "x"], "nobody can be answered at no.such.host.invalid"),
         (["RUN", "--context-keep", "25"], "--context-keep must be at most 24"),
         (["RUN", "--slot", "4"], "did you mean --slots"),
+        (["RUN", "--int8"], "--int8 is for models of Llama's family"),
         ([], "RUN is missing"),
     ],
 )

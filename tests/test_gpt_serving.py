@@ -13,6 +13,7 @@ from data.tokenizer import CharTokenizer
 from gpt.generation.chat_template import ChatTemplate
 from gpt.generation.sampling import DivergedError, Sampling
 from gpt.generation.stream import stream_text
+from gpt.int8 import to_int8
 from gpt.model import build_model
 from gpt.serving import engine as engine_module
 from gpt.serving.engine import Engine, ModelEvaluator, QueueFullError, StoppedError
@@ -78,12 +79,15 @@ def engine():
         assert not one._thread.is_alive()
 
 
-@pytest.mark.parametrize("kind", ["gpt", "llama", "bigram"])
+@pytest.mark.parametrize("kind", ["gpt", "llama", "llama in 8 bits", "bigram"])
 def test_a_text_beside_others_is_the_text_alone(engine, kind, monkeypatch):
     """40 texts in 5 slots: any prompt, settings and length, some given up half way, long prompts read over several steps."""
     monkeypatch.setattr(engine_module, "PROMPT_TOKENS_A_STEP", 7)
-    models = {"gpt": {}, "llama": {"model": "llama", "n_head": 4, "n_kv_head": 2}}
+    llama = {"model": "llama", "n_head": 4, "n_kv_head": 2}
+    models = {"gpt": {}, "llama": llama, "llama in 8 bits": {**llama, "n_embd": 32, "n_inner": 32}}
     model = make(std=0.1, **models[kind]) if kind in models else build_model(replace(SMALL, model="bigram"))
+    if kind == "llama in 8 bits":
+        to_int8(model)
     rng = np.random.default_rng(3)
     running, asked = engine(model, slots=5), []
     assert isinstance(running.decoder, ModelEvaluator) == (kind == "bigram")

@@ -14,9 +14,10 @@ import tensorlite as tl
 from data.tokenizer import Tokenizer
 from gpt.errors import fail
 from gpt.generation.sampling import Sampling, sampling_probabilities
+from gpt.int8 import Int8Embedding
 from gpt.llama import GroupedSelfAttention
 from gpt.model import GPT, CausalSelfAttention, LanguageModel
-from gpt.plots.attention_maps import attention_weights, embed, last_attention_weights
+from gpt.plots.attention_maps import attention_weights, embed, embed_ids, last_attention_weights
 from tensorlite import Tensor
 from tensorlite.backend import to_numpy
 from tensorlite.nn import functional as F
@@ -118,7 +119,7 @@ def read(model: GPT, tokenizer: Tokenizer, text: str) -> Reading:
         fail(f"the prompt has {len(ids):,} tokens, more than the {model.config.block_size:,} that the model reads at once: shorten it.")
     model.eval()
     with tl.no_grad():
-        x = embed(model, model.wte(tl.tensor(ids[None], device=model.wte.weight.device)))
+        x = embed_ids(model, ids)
         after = []
         for block in model.h:
             x = block(x)
@@ -152,7 +153,7 @@ def look_at_next(model: LanguageModel, ids: np.ndarray, vocab_size: int) -> Next
         if not isinstance(model, GPT):
             logits = model(tl.tensor(ids[None], device=next(iter(model.parameters())).device))[0]
             return NextToken(log_softmax(_last_row(logits, vocab_size)), np.zeros((0, 0, len(ids))), ())
-        x = embed(model, model.wte(tl.tensor(ids[None], device=model.wte.weight.device)))
+        x = embed_ids(model, ids)
         attention, after = [], []
         for block in model.h:
             if type(block.attn) in (CausalSelfAttention, GroupedSelfAttention):
@@ -174,8 +175,13 @@ def influence(model: GPT, ids: np.ndarray, target: int) -> np.ndarray:
     It is dx · x, the gradient of log p(target) with respect to the embedding of a token, times that embedding: to first order, by how much
     log p would fall if the embedding were faded out. Positive: it spoke for the target.
 
+    Raises:
+        UserError: for a model in 8 bits, see `gpt.int8`.
+
     Source: Shrikumar et al. 2016, "Not Just a Black Box", gradient times input.
     """
+    if isinstance(model.wte, Int8Embedding):
+        fail("a token's influence is a gradient, and matrices in 8 bits have none: load this model without int8.")
     model.eval()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:

@@ -25,7 +25,7 @@ def attention_weights(model: GPT, ids: np.ndarray) -> np.ndarray:
     The blocks are applied one by one, as in the model's forward, and queries and keys are computed in between.
     The model stays in its mode: call ``eval()`` before, or dropout is applied.
     """
-    x = embed(model, model.wte(tl.tensor(ids[None], device=model.wte.weight.device)))  # (1, T, C)
+    x = embed_ids(model, ids)
     maps = []
     for block in model.h:
         q, k = _queries_and_keys(block.attn, block.ln_1(x))  # (1, H, T, D) each
@@ -40,6 +40,11 @@ def last_attention_weights(attn: CausalSelfAttention | GroupedSelfAttention, x: 
     scores = (q[0, :, -1:] * k[0]).sum(dim=-1).numpy() / math.sqrt(q.shape[-1])
     values = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return values / values.sum(axis=-1, keepdims=True)
+
+
+def embed_ids(model: GPT, ids: np.ndarray) -> Tensor:
+    """The tokens (T,) as the first block gets them: (1, T, C)."""
+    return embed(model, model.wte(tl.tensor(ids[None], device=next(iter(model.parameters())).device)))
 
 
 def embed(model: GPT, vectors: Tensor) -> Tensor:
