@@ -58,7 +58,7 @@ class BatchDecoder(FoldedGPT):
         config = self.config
         L, T, KV, D = config.n_layer, config.block_size, config.kv_heads, config.n_embd // config.n_head
         # Beyond the end of its text a slot holds zeros: hidden keys and values are then finite, whatever the slot has seen before.
-        self._cache = self._xp.zeros((L, self.slots, T, 2 * KV * D), self._wte.dtype)
+        self._cache = self._empty_cache(L, self.slots, T, 2 * KV * D)
         k, v = self._cache.reshape(L, self.slots, T, 2, KV, D).transpose(3, 0, 1, 4, 2, 5)
         self._keys, self._values = k.swapaxes(-1, -2), v  # views: (L, slots, KV, D, T), (L, slots, KV, T, D)
         self._ids = [np.empty(0, np.int64) for _ in range(self.slots)]

@@ -27,6 +27,7 @@ from gpt.generation.folding import Linear, apply_linear, fold_block
 from gpt.model import GPT, MLP, Block, CausalSelfAttention, LanguageModel
 from tensorlite import nn
 from tensorlite.backend import Array, array_module, device_of
+from tensorlite.memory import zeros_in_small_pages
 
 _LAYERS = {GPT, Block, CausalSelfAttention, MLP, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout}
 _LAYERS |= {nn.ModuleList, nn.ReLU, nn.GELU}
@@ -83,6 +84,10 @@ class FoldedGPT:
     def rounding(self, logits: Array) -> float:
         """A generous bound on the difference between these logits and the model's own: 128 units in the last place of the largest."""
         return 128 * float(np.finfo(logits.dtype).eps) * max(1.0, float(abs(logits).max()))
+
+    def _empty_cache(self, *shape: int) -> Array:
+        """Zeros for the keys and values of whole contexts. Most texts are shorter, and use memory only for what they write."""
+        return zeros_in_small_pages(shape, self._wte.dtype) if self._xp is np else self._xp.zeros(shape, self._wte.dtype)
 
     def _embed(self, ids: Array, places: Array) -> Array:
         """The first vectors of tokens (N,) at their places: (N, C)."""

@@ -147,8 +147,8 @@ class LlamaDecoder(LlamaArithmetic, Decoder):
     def _allocate(self, B: int) -> None:
         config = self.config
         L, T, KV, D = config.n_layer, config.block_size, config.kv_heads, config.n_embd // config.n_head
-        self._keys = self._xp.empty((L, B, KV, D, T), self._wte.dtype)
-        self._values = self._xp.empty((L, B, KV, T, D), self._wte.dtype)
+        self._keys = self._empty_cache(L, B, KV, D, T)
+        self._values = self._empty_cache(L, B, KV, T, D)
         self.ids = np.empty((B, 0), np.int64)
 
     def _advance(self, ids: np.ndarray, start: int) -> Array:
