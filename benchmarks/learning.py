@@ -5,7 +5,7 @@ timed. All runs are evaluated on the same batches of the validation text. A run 
 equal time, give the slower side fewer steps.
 
     python -m benchmarks learning                                            tiny, modern and tiny with Muon, three seeds each
-    python -m benchmarks learning --sides "tiny muon" --steps 180            that side alone; the other results stay
+    python -m benchmarks learning --sides "tiny muon" --steps 180 --seeds 4  that run alone; the other results stay
 """
 
 from __future__ import annotations
@@ -62,24 +62,33 @@ def measure(sides: list[str], steps: int, seeds: list[int], eval_iters: int, dat
             print(
                 f"{side}, seed {seed}: validation loss {runs[side][-1]['val_loss']:.4f}, {runs[side][-1]['cpu_seconds']:.1f} s", flush=True
             )
-    return [
-        {"side": side, "steps": steps, "seeds": seeds, **{name: spread([one[name] for one in own]) for name in own[0]}}
-        for side, own in runs.items()
-    ]
+    return [{"side": side, "steps": steps, "runs": dict(zip(map(str, seeds), own, strict=True))} for side, own in runs.items()]
+
+
+def merge(known: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All runs, those with more steps first. A new run replaces one with the same side, steps and seed."""
+    runs: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    for one in (*known, *new):
+        runs.setdefault((one["side"], one["steps"]), {}).update(one["runs"])
+    keys = sorted(runs, key=lambda key: (-key[1], key[0]))
+    return [{"side": side, "steps": steps, "runs": dict(sorted(runs[side, steps].items()))} for side, steps in keys]
 
 
 def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line for each side and number of steps."""
-    return [
-        {
-            "preset and optimizer": one["side"],
-            "steps": f"{one['steps']:,}",
-            "seeds": len(one["seeds"]),
-            "validation loss": f"{one['val_loss']['median']:.3f} ({one['val_loss']['min']:.3f} – {one['val_loss']['max']:.3f})",
-            "CPU time, s": f"{one['cpu_seconds']['median']:.0f}",
-        }
-        for one in results
-    ]
+    lines = []
+    for one in results:
+        loss, seconds = (spread([run[name] for run in one["runs"].values()]) for name in ("val_loss", "cpu_seconds"))
+        lines.append(
+            {
+                "preset and optimizer": one["side"],
+                "steps": f"{one['steps']:,}",
+                "seeds": len(one["runs"]),
+                "validation loss": f"{loss['median']:.3f} ({loss['min']:.3f} – {loss['max']:.3f})",
+                "CPU time, s": f"{seconds['median']:.0f}",
+            }
+        )
+    return lines
 
 
 def main(argv: list[str]) -> None:
@@ -95,9 +104,6 @@ def main(argv: list[str]) -> None:
     new = measure(list(options.sides), options.steps, options.seeds, options.eval_iters, options.data)
     file = common.RESULTS / "learning.json"
     known = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else []
-    replaced = {(one["side"], one["steps"]) for one in new}
-    results = sorted(
-        [one for one in known if (one["side"], one["steps"]) not in replaced] + new, key=lambda one: (-one["steps"], one["side"])
-    )
+    results = merge(known, new)
     print(table(rows(results)))
     save("learning", results)

@@ -279,8 +279,19 @@ def test_learning(results, tmp_path):
     learning.main(["--sides", "tiny muon", *options])
     found = {one["side"]: one for one in results("learning")}
     assert found.keys() == {"tiny", "tiny muon"}
-    assert all(one["val_loss"]["median"] < math.log(28) and one["cpu_seconds"]["median"] > 0 for one in found.values())
-    assert found["tiny"]["val_loss"] != found["tiny muon"]["val_loss"]
+    runs = [found[side]["runs"]["1"] for side in ("tiny", "tiny muon")]
+    assert all(run["val_loss"] < math.log(28) and run["cpu_seconds"] > 0 for run in runs)
+    assert runs[0]["val_loss"] != runs[1]["val_loss"]
+
+
+def test_a_new_run_of_learning_replaces_the_one_with_its_seed():
+    known = [{"side": "tiny", "steps": 9, "runs": {"2": {"val_loss": 3.0}, "1": {"val_loss": 2.0}}}]
+    new = [{"side": "tiny", "steps": 9, "runs": {"1": {"val_loss": 1.0}}}, {"side": "modern", "steps": 9, "runs": {"1": {"val_loss": 0.0}}}]
+    merged = learning.merge(known, new)
+    assert [(one["side"], one["runs"]) for one in merged] == [
+        ("modern", {"1": {"val_loss": 0.0}}),
+        ("tiny", {"1": {"val_loss": 1.0}, "2": {"val_loss": 3.0}}),
+    ]
 
 
 def _updated(document):
