@@ -1,4 +1,4 @@
-"""Keep freed memory between two steps, or take it only where it is written; measure how much memory is used and free.
+"""Keep freed memory between two steps; measure how much memory is used and free.
 
 A training step allocates and frees the same large arrays again and again. On Linux, glibc's malloc returns every
 large block to the system when it is freed, and requests a new one a moment later. The system then fills each page
@@ -8,22 +8,15 @@ malloc to keep freed blocks for the next arrays.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import math
-import mmap
 import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 # <malloc.h>: the parameters of mallopt
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_LARGE = 1 << 22  # bytes, from which on NumPy asks for large pages
 
 
 @functools.cache
@@ -44,27 +37,6 @@ def keep_freed_memory() -> bool:
             mallopt(_M_ARENA_MAX, 1),  # one heap for all threads, so that one worker can use what another has freed
         )
     )
-
-
-def zeros_in_small_pages(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """``np.zeros`` for an array of which only parts are written: on Linux those alone are in memory.
-
-    For a large array NumPy asks Linux for pages of 2 MB (MADV_HUGEPAGE), and a whole page is in memory as soon as one number in it is
-    written. Here a page has the system's own size, 4 KB on most machines.
-
-    Raises:
-        MemoryError: if there is not so much.
-    """
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if sys.platform != "linux" or size < _LARGE:
-        return np.zeros(shape, dtype)
-    try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"{size:,} bytes cannot be allocated.") from error
-    with contextlib.suppress(OSError):  # of a kernel that has no large pages
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 def peak_memory() -> int | None:

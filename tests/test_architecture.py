@@ -75,7 +75,7 @@ ROOMS: dict[str, set[str]] = {
     "tensorlite.backends": {"tensorlite.lazy"},
     "tensorlite.utils": ENGINE | {"tensorlite.ops", "tensorlite.lazy", "numpy", "tensorboardX"},
     "tensorlite.parallel": ENGINE | {"tensorlite.optim", "tensorlite.memory", "numpy", "threadpoolctl", "mpi4py", "cupy"},
-    "tensorlite.memory": {"numpy"},
+    "tensorlite.memory": set(),
     "tensorlite.profile": {"tensorlite.op", "tensorlite.backend"},
     "tensorlite.testing": ENGINE | {"numpy"},
     "tensorlite.inspect": ENGINE | {"tensorlite.context", "tensorlite.nn", "numpy"},

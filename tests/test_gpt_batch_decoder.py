@@ -79,6 +79,22 @@ def test_the_bound_on_rounding_is_not_reached_by_batches():
     assert largest < 0.25, largest
 
 
+@pytest.mark.parametrize("kind", ["llama's way", "tiny's way"])
+def test_a_cache_grows_with_its_texts(kind, monkeypatch):
+    """From room for 4 tokens on, with what is already there."""
+    monkeypatch.setattr("gpt.generation.decoder.FIRST_ROOM", 4)
+    model = make(dtype=np.float64, **CONFIGS[kind])
+    several, one, ids = make_batch_decoder(model, 3), make_decoder(model), np.random.default_rng(0).integers(17, size=12)
+    rooms = []
+    for end in (3, 5, 6, 9, 12, 4, 11):
+        contexts = {0: ids[:end], 2: ids[: max(1, end - 4)]}
+        assert abs(several(contexts) - expected(model, contexts)).max() <= 1e-12 * abs(expected(model, contexts)).max()
+        assert abs(one(ids[None, :end]) - expected(model, {0: ids[:end]})).max() <= 1e-12 * abs(expected(model, {0: ids[:end]})).max()
+        assert [several.common_prefix(slot, ids) for slot in (0, 2)] == [end, max(1, end - 4)]
+        rooms.append(several._cache.shape[2])
+    assert rooms == [4, 8, 8, 12, 12, 12, 12]
+
+
 def test_only_new_ids_are_computed(monkeypatch):
     decoder = make_batch_decoder(make(), 3)
     rows = []

@@ -55,13 +55,8 @@ class BatchDecoder(FoldedGPT):
     def reset(self) -> None:
         """Empty all slots, and take the weights that the model has now."""
         super().reset()
-        config = self.config
-        L, T, KV, D = config.n_layer, config.block_size, config.kv_heads, config.n_embd // config.n_head
-        # Beyond the end of its text a slot holds zeros: hidden keys and values are then finite, whatever the slot has seen before.
-        self._cache = self._empty_cache(L, self.slots, T, 2 * KV * D)
-        k, v = self._cache.reshape(L, self.slots, T, 2, KV, D).transpose(3, 0, 1, 4, 2, 5)
-        self._keys, self._values = k.swapaxes(-1, -2), v  # views: (L, slots, KV, D, T), (L, slots, KV, T, D)
         self._ids = [np.empty(0, np.int64) for _ in range(self.slots)]
+        self._allocate(self._larger_room(0, 0))
 
     def common_prefix(self, slot: int, context: np.ndarray) -> int:
         """How many ids at the start of ``context`` are those that ``slot`` has seen."""
@@ -84,6 +79,9 @@ class BatchDecoder(FoldedGPT):
         slots = sorted(contexts)
         for slot in slots:
             self._check(slot, contexts[slot])
+        longest = max((len(contexts[slot]) for slot in slots), default=0)
+        if longest > self._cache.shape[2]:
+            self._allocate(self._larger_room(self._cache.shape[2], longest))
         known = [min(self.common_prefix(slot, contexts[slot]), len(contexts[slot]) - 1) for slot in slots]
         for slot, start in zip(slots, known, strict=True):
             self._truncate(slot, start)  # if the step is interrupted, what is half written does not count
@@ -91,6 +89,19 @@ class BatchDecoder(FoldedGPT):
         for slot in slots:
             self._ids[slot] = contexts[slot].copy()
         return logits
+
+    def _allocate(self, room: int) -> None:
+        """A cache for texts of up to ``room`` tokens, with the keys and values of those that there are."""
+        config = self.config
+        L, KV, D = config.n_layer, config.kv_heads, config.n_embd // config.n_head
+        # Beyond the end of its text a slot holds zeros: hidden keys and values are then finite, whatever the slot has seen before.
+        cache = self._xp.zeros((L, self.slots, room, 2 * KV * D), self._wte.dtype)
+        for slot, ids in enumerate(self._ids):
+            if len(ids):
+                cache[:, slot, : len(ids)] = self._cache[:, slot, : len(ids)]
+        self._cache: Array = cache
+        k, v = cache.reshape(L, self.slots, room, 2, KV, D).transpose(3, 0, 1, 4, 2, 5)
+        self._keys, self._values = k.swapaxes(-1, -2), v  # views: (L, slots, KV, D, room), (L, slots, KV, room, D)
 
     def _check(self, slot: int, context: np.ndarray) -> None:
         if not 0 <= slot < self.slots:

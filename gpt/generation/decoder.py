@@ -27,10 +27,10 @@ from gpt.generation.folding import Linear, apply_linear, fold_block
 from gpt.model import GPT, MLP, Block, CausalSelfAttention, LanguageModel
 from tensorlite import nn
 from tensorlite.backend import Array, array_module, device_of
-from tensorlite.memory import zeros_in_small_pages
 
 _LAYERS = {GPT, Block, CausalSelfAttention, MLP, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout}
 _LAYERS |= {nn.ModuleList, nn.ReLU, nn.GELU}
+FIRST_ROOM = 256  # tokens
 _QUERIES = 64  # at once: their scores then fit into a core's cache
 
 
@@ -85,9 +85,13 @@ class FoldedGPT:
         """A generous bound on the difference between these logits and the model's own: 128 units in the last place of the largest."""
         return 128 * float(np.finfo(logits.dtype).eps) * max(1.0, float(abs(logits).max()))
 
-    def _empty_cache(self, *shape: int) -> Array:
-        """Zeros for the keys and values of whole contexts. Most texts are shorter, and use memory only for what they write."""
-        return zeros_in_small_pages(shape, self._wte.dtype) if self._xp is np else self._xp.zeros(shape, self._wte.dtype)
+    def _larger_room(self, room: int, length: int) -> int:
+        """For how many tokens a cache gets memory that had some for ``room``, and is to hold ``length``.
+
+        With room for the whole context from the start, the shortest text would take several MB in each block, because Linux gives memory
+        for large arrays in pages of 2 MB.
+        """
+        return min(self.config.block_size, max(length, 2 * room, FIRST_ROOM))
 
     def _embed(self, ids: Array, places: Array) -> Array:
         """The first vectors of tokens (N,) at their places: (N, C)."""

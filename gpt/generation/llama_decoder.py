@@ -145,14 +145,24 @@ class LlamaDecoder(LlamaArithmetic, Decoder):
     """``decoder(context)`` is the model's logits after ``context``: (B, T) -> (B, V)."""
 
     def _allocate(self, B: int) -> None:
-        config = self.config
-        L, T, KV, D = config.n_layer, config.block_size, config.kv_heads, config.n_embd // config.n_head
-        self._keys = self._empty_cache(L, B, KV, D, T)
-        self._values = self._empty_cache(L, B, KV, T, D)
         self.ids = np.empty((B, 0), np.int64)
+        self._enlarge(self._larger_room(0, 0))
+
+    def _enlarge(self, room: int) -> None:
+        """A cache for texts of up to ``room`` tokens, with the keys and values of those that have been read."""
+        config, (B, known) = self.config, self.ids.shape
+        L, KV, D = config.n_layer, config.kv_heads, config.n_embd // config.n_head
+        keys = self._xp.empty((L, B, KV, D, room), self._wte.dtype)
+        values = self._xp.empty((L, B, KV, room, D), self._wte.dtype)
+        if known:
+            keys[..., :known], values[..., :known, :] = self._keys[..., :known], self._values[..., :known, :]
+        self._keys, self._values = keys, values
 
     def _advance(self, ids: np.ndarray, start: int) -> Array:
         """The logits after ``ids`` (B, T), which are at the positions from ``start`` on. A long prompt is read in parts."""
+        room, end = self._keys.shape[-1], start + ids.shape[1]
+        if end > room:
+            self._enlarge(self._larger_room(room, end))
         if ids.size == 1 and self._xp is np and not self.config.qk_norm:
             return self._head(self._read_token(int(ids[0, 0]), start))
         for begin in range(0, ids.shape[1], _PROMPT_ROWS):
