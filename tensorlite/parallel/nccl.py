@@ -168,7 +168,7 @@ class Communicator:
 
 def _machine() -> tuple[str, str]:
     """The name of this machine, and what tells it from another of the same name."""
-    return platform.node(), BOOT_ID.read_text() if BOOT_ID.exists() else ""
+    return platform.node(), BOOT_ID.read_text(encoding="ascii") if BOOT_ID.exists() else ""
 
 
 def _import_nccl() -> Any:
