@@ -187,3 +187,11 @@ def test_one_group_is_clipped_alone_as_in_torch():
         clipped.append([norm.numpy(), *(p.detach().numpy() for p in parameters)])
     for ours, theirs in zip(*clipped, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_the_squares_are_added_in_blocks(monkeypatch):
+    """Also those of a last block that is not full."""
+    monkeypatch.setattr("tensorlite.optim.clip.BLOCK", 8)
+    parameter = tl.nn.Parameter(tl.zeros(1004))
+    parameter.grad = tl.tensor([4096.0, *[0.0] * 7, *[1.0] * 996])
+    assert clip_grad_norm_([parameter], math.inf).item() == pytest.approx(math.sqrt(2**24 + 996), rel=1e-7)
