@@ -1,14 +1,16 @@
 """Layer normalisation on the CPU: tile by tile, with every sum computed as a matrix product.
 
-The derivation is in the book, and as there x̂, 1/σ and weight are saved. Two things are different:
+The derivation is in the book, and as there x̂, 1/σ and weight are saved. Four things are different:
 
 - All steps of a tile of rows run before the next tile is read, so each of the large arrays is read or written once.
 - Sums along rows and down columns are matrix-vector products. In float32 these are three times as fast as `sum`, and
   more exact, because they add in blocks. One product p = dy ∘ x̂ then gives two sums. With g = dy ∘ weight,
       mean(g) = dy · weight / C,      mean(g ∘ x̂) = p · weight / C,      dweight = 1ᵀ · p.
+- Long rows are not copied where a number for each row, or a row for all, is repeated (`without_buffer`).
+- Backward adds the gradient that the residual connection has brought to x, while dx is in the cache.
 
-Forward and backward together, in float32 on one core: 1.7 times as fast as the book on 384 rows of 128, 1.5 on 2048 of 384,
-1.4 on 512 of 768.
+Forward and backward together, in float32 on one core: 1.5 times as fast as the book on 384 rows of 128, 2.5 on 2048 of 384,
+2.3 on 512 of 768.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from tensorlite.backend import Array
-from tensorlite.kernels.cpu.tiling import row_tiles
+from tensorlite.kernels.cpu.tiling import row_tiles, without_buffer
 from tensorlite.op import Pair, register
 from tensorlite.ops import layernorm as book
 from tensorlite.ops.layernorm import LayerNormSaved, layernorm
@@ -28,7 +30,7 @@ FAR = 3  # standard deviations: rows whose mean is this far from 0 are centred t
 def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> tuple[Array, LayerNormSaved]:
     """y = x̂ · weight + bias. The variance takes two passes, as in the book. What is saved has the shape (rows, C)."""
     try:
-        with np.errstate(over="raise"):
+        with np.errstate(over="raise"), without_buffer(x.shape[-1]):
             return _forward_by_tiles(x, weight, bias, eps)
     except FloatingPointError:  # a square overflows in float32; the book scales such rows first
         y, saved = book.layernorm_forward(x, weight, bias, eps)
@@ -45,10 +47,10 @@ def _forward_by_tiles(x: Array, weight: Array | None, bias: Array | None, eps: f
         hat, out, scale = x_hat_rows[part], y_rows[part], inverse_std[part]
         mean = (rows[part] @ ones) / C  # (n, 1)
         np.subtract(rows[part], mean, out=hat)
-        variance = _mean_squares(hat, ones, scratch=out)  # y is written last, so its memory is free until then
+        variance = _mean_squares(hat)
         if (mean * mean > FAR * FAR * variance).any():  # the mean was rounded: subtract the remainder
             hat -= (hat @ ones) / C
-            variance = _mean_squares(hat, ones, scratch=out)
+            variance = _mean_squares(hat)
         np.divide(1, np.sqrt(variance + eps), out=scale)
         hat *= scale
         if weight is None:
@@ -60,16 +62,32 @@ def _forward_by_tiles(x: Array, weight: Array | None, bias: Array | None, eps: f
     return y, LayerNormSaved(x_hat_rows, inverse_std, weight, bias is not None)
 
 
-def _mean_squares(x: Array, ones: Array, scratch: Array) -> Array:
-    """The mean of the squares of each row, (n, 1)."""
-    return (np.multiply(x, x, out=scratch) @ ones) / x.shape[1]
+def _mean_squares(x: Array) -> Array:
+    """The mean of the squares of each row, (n, 1).
+
+    Raises:
+        FloatingPointError: if a sum is not finite.
+    """
+    squares = np.vecdot(x, x)[:, None]
+    if not np.isfinite(squares).all():  # not every BLAS reports an overflow
+        raise FloatingPointError("the squares of a row overflow, or it has an infinity or a nan.")
+    return squares / x.shape[1]
 
 
-def layernorm_backward(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array | None, Array | None]:
-    """dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)),   dweight = Σ dy ∘ x̂,   dbias = Σ dy."""
+def layernorm_backward(dy: Array, saved: LayerNormSaved, accumulated: Array | None = None) -> tuple[Array, Array | None, Array | None]:
+    """dx = (1/σ) (g - mean(g) - x̂ mean(g ∘ x̂)),   dweight = Σ dy ∘ x̂,   dbias = Σ dy.
+
+    ``accumulated`` is the gradient of x from the residual connection around this op. It is added to dx in the cache.
+    """
+    with without_buffer(dy.shape[-1]):
+        return _backward_by_tiles(dy, saved, accumulated)
+
+
+def _backward_by_tiles(dy: Array, saved: LayerNormSaved, accumulated: Array | None) -> tuple[Array, Array | None, Array | None]:
     x_hat, inverse_std, weight = saved.x_hat, saved.inverse_std, saved.weight
     (N, C), dtype = x_hat.shape, x_hat.dtype
     dy_rows = dy.reshape(N, C)
+    stream = None if accumulated is None else accumulated.reshape(N, C)
     dx = np.empty((N, C), dtype)
     mean_weights = (np.ones(C, dtype) if weight is None else weight) / dtype.type(C)
     tiles = list(row_tiles(N, C * dtype.itemsize))
@@ -91,6 +109,8 @@ def layernorm_backward(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array |
             np.multiply(d, weight, out=out)
             out -= products
         out *= inverse_std[part]
+        if stream is not None:
+            out += stream[part]
     return dx.reshape(dy.shape), None if weight is None else sum_of_rows(dweight), sum_of_rows(dbias) if saved.has_bias else None
 
 
