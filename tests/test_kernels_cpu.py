@@ -1,9 +1,10 @@
-"""The CPU's pairs of layernorm, gelu, relu and cross-entropy against the book.
+"""The CPU's pairs of layernorm, gelu, relu, cross-entropy, linear and embedding, and its AdamW, against the book.
 
 The case table runs them on its small arguments. Here: shapes that are cut into ragged tiles, far values, odd layouts, and what
 is particular to one kernel.
 """
 
+import contextlib
 import math
 import threading
 
@@ -12,13 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tensorlite as tl
 from tensorlite.kernels.cpu import activation as cpu_activation
+from tensorlite.kernels.cpu import adam as cpu_adam
 from tensorlite.kernels.cpu import cross_entropy as cpu_cross_entropy
 from tensorlite.kernels.cpu import tiling
-from tensorlite.op import choose_pair
+from tensorlite.op import choose_pair, use_kernels
 from tensorlite.ops.activation import gelu, relu
 from tensorlite.ops.cross_entropy import cross_entropy
+from tensorlite.ops.embedding import embedding
 from tensorlite.ops.layernorm import layernorm
+from tensorlite.ops.linear import linear
+from tensorlite.optim.adam import adamw_update
 from tensorlite.tensor import Tensor
 from tensorlite.testing import assert_pairs_agree
 from tests.compare import read_only
@@ -74,6 +80,105 @@ def test_layernorm_of_rows_far_from_0(mean):
     right, _ = layernorm.book.forward(*(a.astype(np.float64) for a in (x, weight, bias)))
     found, _ = choose_pair(layernorm, [x, weight, bias], {}).forward(x, weight, bias)
     assert abs(found - right).max() < 4e-6
+
+
+@pytest.mark.parametrize("C", [24, tiling.LONG_ROW + 20])
+def test_layernorm_adds_the_gradient_of_a_residual_connection(C):
+    x, weight, bias, dy, stream = normal(0, 2, 15, C), normal(1, C), normal(2, C), normal(3, 2, 15, C), normal(4, 2, 15, C)
+    pair = choose_pair(layernorm, [x, weight, bias], {})
+    dx, dweight, dbias = pair.backward(dy, pair.forward(x, weight, bias)[1], stream)
+    expected = layernorm.book.backward(dy, layernorm.book.forward(x, weight, bias)[1])
+    for found, right in zip((dx - stream, dweight, dbias), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-11, atol=1e-12)
+
+
+def test_rows_whose_squares_overflow_are_left_to_the_book():
+    """In float32. A row beside them is normalised as it would be alone."""
+    x = np.stack([np.linspace(-1, 1, 300), np.linspace(-1e30, 1e30, 300)]).astype(np.float32)
+    y, _ = choose_pair(layernorm, [x, None, None], {}).forward(x, None, None, eps=0.0)
+    np.testing.assert_allclose(y[1], y[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_buffer_is_as_before_afterwards():
+    size = np.getbufsize()
+    for width, inside in ((tiling.LONG_ROW, size), (tiling.LONG_ROW + 1, tiling.SMALLEST_BUFFER)):
+        with contextlib.suppress(KeyError), tiling.without_buffer(width):
+            assert np.getbufsize() == inside
+            raise KeyError
+        assert np.getbufsize() == size
+
+
+# --- linear and embedding -------------------------------------------------------------------------------
+
+
+def test_linear_writes_the_gradient_of_its_weight_to_where_it_is_kept():
+    x, weight, bias, dy = normal(0, 2, 9, 5), normal(1, 7, 5), normal(2, 7), normal(3, 2, 9, 7)
+    pair, home = choose_pair(linear, [x, weight, bias], {}), np.full((7, 5), np.nan)
+    dx, dweight, dbias = pair.backward(dy, pair.forward(x, weight, bias)[1], (True, True, True), (None, home, None))
+    assert pair.name == "cpu" and dweight is home
+    expected = linear.book.backward(dy, linear.book.forward(x, weight, bias)[1])
+    for found, right in zip((dx, dweight, dbias), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2, -1])
+@pytest.mark.parametrize("add", [False, True])
+def test_embedding_writes_or_adds_its_gradient_where_it_is_kept(padding_idx, add):
+    ids, weight, dy = np.array([[4, 2, 2], [0, 4, 5]]), normal(0, 6, 5), normal(1, 2, 3, 5)
+    pair = choose_pair(embedding, [ids, weight, padding_idx], {})
+    home = np.array(normal(2, 6, 5)) if add else np.full((6, 5), np.nan)
+    earlier = home.copy() if add else 0
+    _, dweight = pair.backward(dy, pair.forward(ids, weight, padding_idx)[1], (None, home), (False, add))
+    _, right = embedding.book.backward(dy, embedding.book.forward(ids, weight, padding_idx)[1])
+    assert pair.name == "cpu" and dweight is home
+    np.testing.assert_allclose(dweight, earlier + right, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_table_that_is_the_head_too_gets_both_gradients(passes):
+    """In an optimizer's flat buffer, in one pass and in two that are added."""
+    ids, drawn = np.array([[1, 3, 3], [0, 1, 1]]), normal(0, 6, 5)
+    results = {}
+    for kernels in ("book", "fast"):
+        table = tl.nn.Parameter(tl.tensor(drawn))
+        tl.optim.AdamW([table])
+        with use_kernels(kernels):
+            for _ in range(passes):
+                linear(embedding(tl.from_numpy(ids), table), table).pow(2).sum().backward()
+        assert table.grad.array is table.grad_buffer
+        results[kernels] = table.grad.numpy().copy()
+    np.testing.assert_allclose(results["fast"], results["book"], rtol=1e-12, atol=1e-13)
+
+
+# --- AdamW ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("factor", [None, 0.25])
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_adamw_makes_the_books_step(step, factor, dtype):
+    """From the same state. Each of at most twelve results in a row is rounded once, so it is off by ε of what was added up in it."""
+    p, g, m = (normal([step, i], 500).astype(dtype) for i in range(3))
+    v, scale = normal([step, 3], 500).astype(dtype) ** 2, None if factor is None else np.array(factor, dtype)
+    ours, book = ([np.array(x) for x in (p, m, v)] for _ in range(2))
+    arguments = step, 0.1, (0.9, 0.999), 1e-8, 0.05, None, scale
+    assert adamw_update.choose(ours[0], g, *ours[1:], *arguments) is cpu_adam.update
+    adamw_update(ours[0], g, *ours[1:], *arguments)
+    wide = [x.astype(np.float64) for x in book]
+    adamw_update.book(wide[0], g.astype(np.float64), *wide[1:], *arguments)
+    moment = 0.9 * abs(m) + 0.1 * abs(g)
+    change = 0.1 / (1 - 0.9**step) * moment / np.sqrt(wide[2] / (1 - 0.999**step))
+    for found, right, added in zip(ours, wide, (abs(p) + change, moment, wide[2]), strict=True):
+        assert found.dtype == dtype
+        assert (abs(found - right) <= 12 * np.finfo(dtype).eps * added).all()
+
+
+def test_adamw_leaves_the_gradient_as_it_is_and_amsgrad_to_the_book():
+    p, g, m, v = (np.array(normal(i, 20)) ** 2 for i in range(4))
+    before = g.copy()
+    adamw_update(p, g, m, v, 3, 0.1, (0.9, 0.999), 1e-8, 0.0)
+    np.testing.assert_array_equal(g, before)
+    assert adamw_update.choose(p, g, m, v, 3, 0.1, (0.9, 0.999), 1e-8, 0.0, v.copy()) is adamw_update.book
 
 
 # --- gelu and relu --------------------------------------------------------------------------------------
