@@ -19,9 +19,10 @@ BENCHMARKS = {
     "scaling": "training steps on 1, 2 and 4 ranks of MPI: time, and bytes sent",
     "scaling_gpu": "training steps on 1, 2, 4, … GPUs of this machine: time, and bits",
     "generate": "tokens a second in generation, beside torch",
+    "smollm2": "tokens a second and memory of SmolLM2, beside transformers and llama.cpp",
     "serve": "tokens a second of the server, with one client and with several",
     "prepare": "a corpus like OpenWebText to tokens, against xz alone",
-    "report": "writes the results into docs/performance.md, and a table of them into README",
+    "report": "writes the results into the pages of docs, and a table of them into README",
 }
 
 

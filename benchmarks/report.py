@@ -1,4 +1,5 @@
-"""Writes the results into docs/performance.md and docs/scaling.md, and one table of them into README.md and README.zh-TW.md.
+"""Writes the results into docs/performance.md, docs/scaling.md and docs/generation.md, and one table of them into README.md and
+README.zh-TW.md.
 
 In each document they are between ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``. They come only from ``benchmarks/results/*.json``,
 with the machine and the versions that are recorded there. Without results a document is not changed.
@@ -11,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, learning, nanogpt_cpu, own_loop, scaling, serve, step_parts
+from benchmarks import common, learning, nanogpt_cpu, own_loop, scaling, serve, smollm2, step_parts
 from benchmarks.common import options_of, table
 from benchmarks.summary import CHINESE, ENGLISH, Words, summary
 
 ROOT = Path(__file__).resolve().parent.parent
-PERFORMANCE, SCALING = ROOT / "docs" / "performance.md", ROOT / "docs" / "scaling.md"
+PERFORMANCE, SCALING, GENERATION = (ROOT / "docs" / f"{name}.md" for name in ("performance", "scaling", "generation"))
 READMES: dict[Path, Words] = {ROOT / "README.md": ENGLISH, ROOT / "README.zh-TW.md": CHINESE}
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
@@ -258,6 +259,34 @@ def on_a_link(results: list[dict[str, Any]]) -> str:
     )
 
 
+def conversed(results: dict[str, Any]) -> str:
+    """SmolLM2 beside transformers and llama.cpp, several texts at once, and weights in fewer bits."""
+    found = []
+    if rounds := results["conversation"]:
+        versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+        found.append(
+            f"A conversation with SmolLM2-135M-Instruct: a question of {results['prompt']} tokens, and {results['answer']} tokens of the "
+            "answer, greedy. Each side is a process that may use all cores. They take turns; a speed is the median of "
+            f"{len(rounds)} rounds (smallest – largest), and a ratio that of two speeds in the same round. *Products alone* are the matrix "
+            f"products of ours in float32, {results['weights_mb']:,.0f} MB of weights: the bound for a token that reads all of them. "
+            "*transformers* computes in float32, eager, with its cache and scaled_dot_product_attention. *llama.cpp* multiplies the 4 bits "
+            "of the file as they are. The memory is the largest that the process had at any time, loading included. "
+            f"Versions: {versions or 'neither is installed'}.\n\n{table(smollm2.rows(results))}"
+        )
+        found.append(smollm2.not_measured(results))
+    if rounds := results["texts"]:
+        found.append(
+            "A step of ours in float32 that writes several texts at once reads the weights once for all of them "
+            f"({len(rounds)} rounds):\n\n{table(smollm2.texts_rows(results))}"
+        )
+    if rounds := results["widened"]:
+        found.append(
+            "The products of a token when the weights are kept in fewer bits, and widened to float32 tile by tile in memory that stays in "
+            f"a core's cache; several threads share the rows ({len(rounds)} rounds):\n\n{table(smollm2.widened_rows(results))}"
+        )
+    return "\n\n".join(filter(None, found))
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "train_step": train_step,
     "train_step_xeon": on_another_machine,
@@ -277,6 +306,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
 }
 
 SCALING_SECTIONS: dict[str, Callable[[Any], str]] = {"scaling": on_ranks, "scaling_hosts": on_hosts, "scaling_link": on_a_link}
+GENERATION_SECTIONS: dict[str, Callable[[Any], str]] = {"smollm2": conversed}
 
 
 def recorded(sections: Mapping[str, Callable[[Any], str]] = SECTIONS) -> list[tuple[str, str]]:
@@ -330,6 +360,7 @@ def main(argv: list[str]) -> None:
     contents = {
         PERFORMANCE: report(recorded()),
         SCALING: report(recorded(SCALING_SECTIONS)),
+        GENERATION: report(recorded(GENERATION_SECTIONS)),
         **{path: summary(words) for path, words in READMES.items()},
     }
     for path, results in contents.items():

@@ -1,10 +1,13 @@
 """The benchmarks run, compare the same work, and the documents show the recorded results. No test checks a speed."""
 
+import dataclasses
 import json
 import math
 import os
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from benchmarks import (
     scaling,
     scaling_gpu,
     serve,
+    smollm2,
     step_parts,
     train_step,
 )
@@ -32,9 +36,11 @@ from benchmarks.turns import Side, in_turn, sides
 from data.tokenizer import CharTokenizer
 from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig
+from gpt.errors import UserError
 from gpt.model import GPT
 from gpt.training.stepper import WARM_UP
 from tensorlite.precision import PRECISIONS
+from tests import test_gguf, test_gpt_llama
 from tests.standin import gpu_machine
 
 
@@ -241,6 +247,125 @@ def test_serve(results, tmp_path):
         pass
 
 
+@pytest.fixture
+def small_llama(tmp_path):
+    """A GGUF file with a chat template and room for the question."""
+    path = tmp_path / "small.gguf"
+    template = "{% for message in messages %}<|endoftext|>{{ message.content }}{% endfor %}"
+    test_gguf.write(path, dataclasses.replace(test_gguf.CONFIG, block_size=512), "Q8_0", tokenizer__chat_template=template)
+    return str(path)
+
+
+def test_smollm2(results, small_llama, tmp_path, capsys, monkeypatch):
+    """One of the optional sides is not installed, another one stops; a second call adds its rounds."""
+    (tmp_path / "xllamacpp.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parent.parent)]))
+    optional = {"transformers": [("json", "no_such_module"), ("nor_this",)], "llama.cpp": [("neither_this",), ("json",)]}
+    monkeypatch.setattr(smollm2, "OPTIONAL", optional)
+    smollm2.main(["--checkpoint", small_llama, "--rounds", "1", "--tokens", "3"])
+    smollm2.main(["--checkpoint", small_llama, "--rounds", "2", "--tokens", "3", "--parts", "widened", "--add"])
+    found = results("smollm2")
+    reasons = ("no_such_module or nor_this is not installed", "the side 'llama.cpp' stopped with exit code 3")
+    assert tuple(found["missing"].items()) == (("transformers", reasons[0]), ("llama.cpp", reasons[1]))
+    assert f"Not measured: transformers ({reasons[0]}), llama.cpp ({reasons[1]}).\n" in capsys.readouterr().out
+    (round_,) = found["conversation"]
+    assert set(round_) == {"products alone", "ours", "ours --int8"}
+    assert all(seconds[part] > 0 for seconds in round_.values() for part in ("prompt", "answer"))
+    assert found["peak_memory_mb"].keys() == {"ours", "ours --int8"} and all(10 < mb < 2000 for mb in found["peak_memory_mb"].values())
+    assert [set(round_) for round_ in found["texts"]] == [{str(texts) for texts in smollm2.TEXTS}]
+    assert [set(round_) for round_ in found["widened"]] == 3 * [set(smollm2.KINDS)]
+    with pytest.raises(UserError, match="answer was 3, and is 4 now"):
+        smollm2.main(["--checkpoint", small_llama, "--rounds", "1", "--tokens", "4", "--parts", "widened", "--add"])
+    monkeypatch.setattr(smollm2, "SIDES", ("no such side",))
+    with pytest.raises(RuntimeError, match="'no such side' stopped with exit code 1"):  # it is not optional
+        smollm2.measure(small_llama, ["conversation"], 1, 3)
+
+
+def test_ours_and_transformers_write_the_same_answer(tmp_path, monkeypatch):
+    import torch
+    import transformers
+
+    theirs = test_gpt_llama.their_model()
+    theirs.save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda folder, gguf_file, dtype: theirs)
+    monkeypatch.setattr(smollm2, "load_model", lambda checkpoint, int8: (GPT.from_pretrained(tmp_path), None, None))
+    monkeypatch.setattr(smollm2, "path_of_gguf", Path)
+    monkeypatch.setattr(smollm2, "keep_freed_memory", lambda: True)  # this and the threads would stay for all tests that follow
+    monkeypatch.setattr(smollm2, "available_cores", torch.get_num_threads)
+    monkeypatch.setattr(smollm2, "timed", lambda tokens: [int(token) for token in tokens])
+    answers = [work("a.gguf", [3, 1, 4, 1, 5, 9])(16) for work in (smollm2.our_work, smollm2.transformers_work)]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 16 and len(set(answers[0])) > 1
+
+
+def test_llama_cpp_is_measured_by_its_pieces_and_asked_whether_it_did_the_work(monkeypatch):
+    """A stand-in for xllamacpp, whose clock is that of the test."""
+    clock = iter([10.0, 10.5, 11.0, 13.0] * 2)
+    monkeypatch.setattr(smollm2.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(smollm2, "path_of_gguf", Path)
+    asked = []
+
+    class Server:
+        def __init__(self, parameters):
+            assert parameters.model.path == "a.gguf"
+
+        def handle_completions(self, request, receive):
+            asked.append(request)
+            usage = {"prompt_tokens": len(request["prompt"]), "completion_tokens": 2}
+            assert not any(receive(piece) for piece in ({}, {}, {"usage": usage}))
+
+    parameters = SimpleNamespace(model=SimpleNamespace(), cpuparams=SimpleNamespace(), cpuparams_batch=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "xllamacpp", SimpleNamespace(CommonParams=lambda: parameters, Server=Server))
+    work = smollm2.xllamacpp_work("a.gguf", [7, 8, 9])
+    assert work(2) == {"prompt": 0.5, "answer": 2.5}
+    assert asked[0]["prompt"] == [7, 8, 9] and asked[0]["n_predict"] == 2
+    with pytest.raises(RuntimeError, match="was to read 3 tokens and to write 5"):
+        work(5)
+
+
+def test_weights_in_fewer_bits_give_the_product_of_what_they_stand_for():
+    """In tiles that do not divide the rows. The bounds are half a step of each kind of number, for 32 products with 1."""
+    weight = np.random.default_rng(0).standard_normal((70, 32)).astype(np.float32)
+    bits, x = smollm2.InFewerBits(weight), np.ones(32, np.float32)
+    bits.step = 16
+    steps = dict(zip(smollm2.KINDS, (0, 2**-7, 1 / 127, 1 / 127, 2**-10), strict=True))  # bfloat16 is cut off, so a whole step
+    for kind, step in steps.items():
+        y = np.full(70, np.nan, np.float32)
+        for rows in (range(30), range(30, 70)):
+            bits.product(kind, x, y, rows)
+        difference = abs(y - weight.sum(axis=1, dtype=np.float64))
+        assert (difference <= 32 * (step + 1e-6) * abs(weight).max(axis=1)).all(), kind
+        assert kind == "float32" or difference.max() > 1e-4, "it has fewer bits"
+
+
+def test_the_tables_of_smollm2(results, monkeypatch):
+    """A ratio is that of one round, and only of a round that has both sides."""
+    first = {"products alone": 1.0, "ours": 2.0, "transformers": 4.0}
+    second = {"products alone": 1.0, "ours": 4.0, "transformers": 4.0, "ours --int8": 8.0}
+    rounds = [{side: {"prompt": 0.1, "answer": time} for side, time in round_.items()} for round_ in (first, second)]
+    nothing = {"versions": {}, "peak_memory_mb": {}, "conversation": [], "texts": [], "widened": []}
+    base = {**nothing, "prompt": 100, "answer": 9, "weights_mb": 538.0, "missing": {"llama.cpp": "it is away", "ours --int8": "it was"}}
+    found = smollm2.merge(
+        {**base, "conversation": rounds[:1], "peak_memory_mb": {"ours": 700.0}},
+        {**base, "conversation": rounds[1:], "peak_memory_mb": {"ours": 690.0}, "versions": {"transformers": "5.1"}},
+    )
+    assert found["missing"] == {"llama.cpp": "it is away"}
+    lines = {line.pop("side"): list(line.values()) for line in smollm2.rows(found)}
+    assert lines == {
+        "products alone": ["1,000 (1,000 – 1,000)", "", "8.0 (8.0 – 8.0)", "", "", ""],
+        "ours": ["1,000 (1,000 – 1,000)", "1.00 (1.00 – 1.00)", "3.0 (2.0 – 4.0)", "1.50 (1.00 – 2.00)", "38% (25% – 50%)", "700"],
+        "transformers": ["1,000 (1,000 – 1,000)", "", "2.0 (2.0 – 2.0)", "", "25% (25% – 25%)", ""],
+        "ours --int8": ["1,000 (1,000 – 1,000)", "1.00 (1.00 – 1.00)", "1.0 (1.0 – 1.0)", "0.50 (0.50 – 0.50)", "", ""],
+    }
+    found["texts"] = [{str(texts): 0.5 for texts in smollm2.TEXTS}]
+    found["widened"] = [{"float32": {"1": 0.25, "2": 0.125}}]
+    common.save("smollm2", found)
+    page = report.report(report.recorded(report.GENERATION_SECTIONS))
+    texts, widened = "| 8             | 500 (500 – 500) | 16 (16 – 16) |", "| float32           | 250 (250 – 250) | 125 (125 – 125) |"
+    for part in ("Not measured: llama.cpp (it is away).", "Versions: transformers 5.1.", texts, widened):
+        assert part in page
+
+
 def test_nanogpt_cpu(results, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
@@ -300,7 +425,9 @@ def _updated(document):
 
 def test_the_documents_show_what_is_recorded():
     assert report.is_recorded(report.PERFORMANCE.read_text(encoding="utf-8")), "run `python -m benchmarks report`"
-    assert report.cut(report.SCALING.read_text(encoding="utf-8"))[1] == report.report(report.recorded(report.SCALING_SECTIONS))
+    for page, sections in ((report.SCALING, report.SCALING_SECTIONS), (report.GENERATION, report.GENERATION_SECTIONS)):
+        shown = report.cut(page.read_text(encoding="utf-8"))[1]
+        assert shown == report.report(report.recorded(sections)), f"{page.name} says something else: run `python -m benchmarks report`"
     for path, words in report.READMES.items():
         shown = report.cut(path.read_text(encoding="utf-8"))[1]
         assert shown == report.summary(words), f"{path.name} says something else: run `python -m benchmarks report`"
