@@ -1,8 +1,8 @@
 """Kill 20 training runs at random moments, and resume them:  python scripts/kill_runs.py [COUNT] [SEED]
 
 A run has a team of processes, two ranks of MPI, or two ranks with a team of processes each. While it starts, makes a step, evaluates or
-saves, a worker, a rank or mpiexec is sent a signal. What is looked for is a run that does not end within five seconds (after its
---rank-limit, if a rank was stopped), says nothing, leaves a process, shared memory or a temporary file, or does not come to the bits of a
+saves, a worker, a rank or mpiexec is sent a signal. What is looked for is a run that does not end within five seconds (after its limit,
+if a rank or a worker was stopped), says nothing, leaves a process, shared memory or a temporary file, or does not come to the bits of a
 run that nobody disturbed when it is resumed, with another team. For Linux. Other programs of MPI leave files in /dev/shm as well:
 
     unshare --mount sh -c "mount -t tmpfs tmpfs /dev/shm && python scripts/kill_runs.py"
@@ -26,13 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, WITHIN, LIMIT = 60, 5.0, 3.0  # steps; seconds until all must have ended, and until a rank that does not answer is given up
+STEPS, WITHIN = 60, 5.0  # steps; seconds until all must have ended
+LIMITS = {"rank": 3.0, "worker": 10.0}  # seconds until one that is stopped is given up; a worker that starts has no heartbeat yet
 SETTINGS = [
     "--n-layer=2", "--n-head=2", "--n-embd=64", "--block-size=32", "--batch-size=12", "--dropout=0.2", "--shards=4", f"--steps={STEPS}",
     "--eval-interval=20", "--eval-iters=6", "--checkpoint-interval=4", "--sample-length=0", "--log-interval=5", "--warmup-steps=2",
 ]  # fmt: skip
 TEAMS = {"processes": (0, "--workers=3", "--team=processes"), "ranks": (2, "--workers=1"), "both": (2, "--workers=2", "--team=processes")}
-SIGNALS = {"worker": ("SIGKILL", "SIGTERM"), "rank": ("SIGKILL", "SIGTERM", "SIGSTOP"), "launcher": ("SIGTERM", "SIGINT")}
+SIGNALS = {"worker": ("SIGKILL", "SIGTERM", "SIGSTOP"), "rank": ("SIGKILL", "SIGTERM", "SIGSTOP"), "launcher": ("SIGTERM", "SIGINT")}
 SENTENCE = re.compile(r"^(?:error: |Stopped after |Ended in step |YOUR APPLICATION TERMINATED WITH THE EXIT STRING: ).*$", re.MULTILINE)
 
 PROGRAM = """
@@ -42,6 +43,9 @@ from gpt.train import main
 from gpt.training.ranks import run_on_ranks
 from gpt.training.run import Run
 from gpt.training.trainer import Trainer
+from tensorlite.parallel import Processes
+
+Processes.limit = float(os.environ["WORKER_LIMIT"])
 
 def announce(owner, name):
     method = getattr(owner, name)
@@ -78,7 +82,10 @@ class Launched:
         self.process = subprocess.Popen(
             [*launcher, sys.executable, "-c", PROGRAM, *options, *self.arguments],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output,
-            env=os.environ | {"MARK": self.mark, "TMPDIR": str(self.folder / "temporary"), "MOMENTS": str(self.moments)},
+            env=os.environ | {
+                "MARK": self.mark, "TMPDIR": str(self.folder / "temporary"), "MOMENTS": str(self.moments),
+                "WORKER_LIMIT": str(LIMITS["worker"]),
+            },
         )  # fmt: skip
 
     def processes(self) -> Iterator[tuple[int, str]]:
@@ -130,13 +137,13 @@ def kill(folder: Path, number: int, arguments: list[str]) -> tuple[str, list[str
     team = random.choice(list(TEAMS))
     kind = random.choice({"processes": ["worker", "rank"], "ranks": ["rank", "launcher"], "both": ["worker", "rank"]}[team])
     name, moment = random.choice(SIGNALS[kind]), random.choice(["start", "update", "evaluate", "save"])
-    if team == "processes" and name == "SIGSTOP":
+    if team == "processes" and kind == "rank" and name == "SIGSTOP":
         name = "SIGKILL"  # nobody waits for it
     if moment == "start" and (kind == "worker" or name == "SIGSTOP"):
         moment = "update"  # the first step starts the workers; before they have met, ranks wait for each other for ten minutes
-    stopped, out = name == "SIGSTOP", folder / str(number) / "run"
+    silent, out = LIMITS[kind] if name == "SIGSTOP" else 0.0, folder / str(number) / "run"
     shared_before = set(os.listdir("/dev/shm"))
-    limit = [f"--rank-limit={LIMIT / 60}"] if stopped else []
+    limit = [f"--rank-limit={silent / 60}"] if silent and kind == "rank" else []
     run = Launched(team, [*arguments, *limit, f"--out={out}"], folder / str(number))
     wait_for(run, moment)
     victim = find_victim(run, kind)
@@ -144,7 +151,7 @@ def kill(folder: Path, number: int, arguments: list[str]) -> tuple[str, list[str
     if victim is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, getattr(signal, name))
-    while (left := list(run.processes())) and time.monotonic() < begin + WITHIN + stopped * LIMIT:
+    while (left := list(run.processes())) and time.monotonic() < begin + WITHIN + silent:
         time.sleep(0.01)
     seconds = time.monotonic() - begin
     for pid, _ in left:

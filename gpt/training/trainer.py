@@ -106,7 +106,7 @@ class Trainer:
 
         Raises:
             Stopped: after Ctrl-C or when the time is up. No step is half done.
-            TeamError: if a process of the team ends. No step is half done.
+            TeamError: if a process of the team ends or no longer answers. No step is half done.
             UserError: if the loss is no longer a finite number.
         """
         config, record = self.config, record or RunRecord()
@@ -139,7 +139,7 @@ class Trainer:
 
         Raises:
             Stopped: if the user asks to stop before the gradient is complete; then no step was made, and no batch drawn.
-            TeamError: if a process of the team ends; likewise.
+            TeamError: if a process of the team ends or no longer answers; likewise.
             UserError: if the loss is no longer a finite number.
         """
         position = self.batches.state_dict()

@@ -14,14 +14,25 @@ PROTOCOL = 5  # of pickle
 
 
 class TeamError(RuntimeError):
-    """Processes cannot be started, or one of them has ended. The weights are those of before the step."""
+    """Processes cannot be started, or one of them has ended or shows no sign of life. The weights are those of before the step."""
 
 
-class SharedModel(NamedTuple):
-    """The first message to a process: a model, of which the numbers are in shared memory.
+class Start(NamedTuple):
+    """The first message to a process.
 
     Attributes:
         memory: the handle of the shared memory.
+        heartbeats: the place of the counter of its heartbeats.
+    """
+
+    memory: tuple[int | str, int]
+    heartbeats: Place
+
+
+class SharedModel(NamedTuple):
+    """The second message to a process: a model, of which the numbers are in shared memory.
+
+    Attributes:
         pickled: the model and the loss, with a number in the place of each of its tensors: first those that are trained, then those that
             are frozen, then the buffers.
         kinds: the class of each tensor.
@@ -33,7 +44,6 @@ class SharedModel(NamedTuple):
         optimizer: what `tensorlite.parallel.shared_update` needs, if its steps are shared out.
     """
 
-    memory: tuple[int | str, int]
     pickled: bytes
     kinds: list[type]
     flats: list[Place]

@@ -96,7 +96,7 @@ class SharedStep:
         Raises:
             ValueError: for a batch without rows, tensors with different numbers of them, or another batch on another rank. Nothing is
                 changed then.
-            TeamError: if a process cannot be started, or ends. The weights are those of before the step.
+            TeamError: if a process cannot be started, ends, or shows no sign of life for minutes. The weights are those of before the step.
         """
         loss = self.gradients(*batch)
         factor = None if self.max_norm is None else clip_factor(self.model.parameters(), self.max_norm)[1]

@@ -4,8 +4,9 @@ The calling process computes the first shards itself, on the model itself. Each 
 for each step, and answers with its losses when its gradients are in the shared memory. `tensorlite.parallel.worker` is what they run.
 
 They end with the process that started them, however that ends: their pipe does. The Ctrl-C of a terminal does not reach them, the calling
-process decides. After an exception, whoever raised it, all of them are ended, and the next step starts new ones: no part of a gradient
-that was given up finds its way into another.
+process decides. One that shows no sign of life is killed (`tensorlite.parallel.heartbeat`), so that nobody waits for it for ever. After
+an exception, whoever raised it, all of them are ended, and the next step starts new ones: no part of a gradient that was given up finds
+its way into another.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ import numpy as np
 from tensorlite.backend import Array, array_module
 from tensorlite.op import kernel_mode
 from tensorlite.optim.optimizer import Optimizer
-from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, State, TeamError
+from tensorlite.parallel.heartbeat import LIMIT, Watch
+from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, Start, State, TeamError
 from tensorlite.parallel.replicas import Replica, Shard, Task
-from tensorlite.parallel.shared_memory import Plan, SharedMemory
+from tensorlite.parallel.shared_memory import Place, Plan, SharedMemory
 from tensorlite.parallel.shared_update import SharedUpdate
 from tensorlite.parallel.threads import Workers
 from tensorlite.tensor import Tensor
@@ -44,16 +46,21 @@ class Processes(Workers):
     They are started by the first step in a ``with`` block, for the model that makes it; from then on its parameters lie in shared memory.
     Outside of a block this process computes all shards.
 
+    Attributes:
+        limit: seconds without a heartbeat until another process is given up. It does not limit the time of a step.
+
     Raises:
         ValueError: for less than one worker.
     """
 
     name = "processes"
+    limit = LIMIT
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
         self._memory: _SharedModel | None = None
         self._others: list[_Process] = []
+        self._watch: Watch | None = None  # while there are others
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._end(at_once=kind is not None)
@@ -66,7 +73,7 @@ class Processes(Workers):
             optimizer: will be passed to `update`; its state moves to the shared memory.
 
         Raises:
-            TeamError: if the model cannot be sent to another process, memory does not suffice, or a process ends.
+            TeamError: if the model cannot be sent to another process, memory does not suffice, or a process ends or is given up.
         """
         if self._pool is None or len(shards) == 1:
             return [shard.compute(task) for shard, task in zip(shards, tasks, strict=False)]
@@ -74,8 +81,8 @@ class Processes(Workers):
             if self._memory is None or self._memory.shards is not shards:
                 self._end()
                 self._memory = _SharedModel(shards, optimizer, min(self.count, len(shards)) - 1)
-            while len(self._others) < min(self.count, len(shards)) - 1:
-                self._others.append(_Process(self._memory))
+            if not self._others:
+                self._start(self._memory)
             return self._compute(self._memory, tasks)
         except BaseException:
             self._end(at_once=True)
@@ -84,7 +91,7 @@ class Processes(Workers):
     def update(self, optimizer: Optimizer, gradient_factor: Array | None = None) -> None:
         """`Optimizer.step`, shared out if `compute` was given this optimizer, its rule is elementwise, and its class can be imported.
 
-        If a process ends meanwhile, this one does its share: the step is whole, and the next `compute` raises the TeamError.
+        If a process ends or is given up meanwhile, this one does its share: the step is whole, and the next `compute` raises the TeamError.
         """
         shared = None if self._memory is None else self._memory.update
         if shared is None or shared.optimizer is not optimizer or not self._others:
@@ -95,6 +102,16 @@ class Processes(Workers):
         except BaseException:
             self._end(at_once=True)
             raise
+
+    def _start(self, memory: _SharedModel) -> None:
+        """Start the other processes, and send them the model. A process that is stopped now does not read it: they are watched already."""
+        for heartbeats in memory.heartbeats:
+            self._others.append(_Process(memory.memory, heartbeats))
+        self._watch = Watch(self._others, self.limit)
+        self._watch.start()
+        for process in self._others:
+            process.send(process.start)
+            process.send(memory.header)
 
     def _compute(self, memory: _SharedModel, tasks: Sequence[Task]) -> list[Tensor]:
         count = 1 + len(self._others)
@@ -114,6 +131,9 @@ class Processes(Workers):
     def _end(self, at_once: bool = False) -> None:
         """End the other processes; ``at_once`` without waiting for what they compute."""
         others, self._others = self._others, []
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         for process in others:
             process.close(at_once)
         for process in others:
@@ -146,7 +166,6 @@ class _SharedModel:
         plan = Plan()
         self.update = None if optimizer is None or not SharedUpdate.suits(optimizer) else SharedUpdate(optimizer, plan, processes)
         self.header = SharedModel(
-            memory=(0, 0),  # is made when its size is known
             pickled=_pickle_model((model, shards[0].loss), {id(tensor): number for number, tensor in enumerate(tensors)}),
             kinds=[type(tensor) for tensor in tensors],
             flats=[plan.add(flat.data) for flat in flats],
@@ -157,8 +176,8 @@ class _SharedModel:
             buffer_count=len(buffers),
             optimizer=None if self.update is None else self.update.message,
         )
+        self.heartbeats = [plan.add(np.zeros((), np.int64)) for _ in range(processes)]
         self.memory = self._allocate(plan.size)
-        self.header = self.header._replace(memory=self.memory.handle)
 
         for flat, data, total in zip(flats, self.header.flats, self.header.totals, strict=True):
             flat.move(self.memory.array(data), self.memory.array(total))
@@ -209,10 +228,19 @@ class _SharedModel:
 
 
 class _Process:
-    """This process's side of another one."""
+    """This process's side of another one.
 
-    def __init__(self, model: _SharedModel) -> None:
-        apart: dict[str, Any] = {"start_new_session": True, "pass_fds": model.memory.inherited}
+    Args:
+        heartbeats: the place of its counter.
+
+    Attributes:
+        start: the first message for it.
+    """
+
+    def __init__(self, memory: SharedMemory, heartbeats: Place) -> None:
+        self.start, self.heartbeats = Start(memory.handle, heartbeats), memory.array(heartbeats)
+        self._silence: float | None = None  # seconds without a heartbeat, after which it was given up
+        apart: dict[str, Any] = {"start_new_session": True, "pass_fds": memory.inherited}
         if sys.platform == "win32":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         program = PROGRAM.format(path=sys.path)
@@ -220,7 +248,6 @@ class _Process:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._tasks, self._results = self._process.stdin, self._process.stdout
-        self.send(model.header)
 
     def send(self, message: object) -> None:
         """Send a message.
@@ -255,6 +282,12 @@ class _Process:
             raise error
         return result
 
+    def give_up(self, seconds: float) -> None:
+        """Kill the process, if it has not ended: there was no heartbeat for so many seconds. The watch calls this in its thread."""
+        if self._process.poll() is None:
+            self._silence = seconds
+            self._process.kill()
+
     def close(self, at_once: bool) -> None:
         """End the pipe, and with it the process when it has finished its task; ``at_once``: now."""
         if at_once:
@@ -277,6 +310,11 @@ class _Process:
             code = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             return TeamError("a worker process no longer answers; the team threads has none.")
+        if self._silence is not None:
+            return TeamError(
+                f"a worker process was stopped, or hung: it showed no sign of life for {self._silence:g} seconds, and was ended; "
+                "the team threads has none."
+            )
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         why = ", perhaps because memory was short: fewer --workers need less" if how.endswith("SIGKILL") else ""
         return TeamError(f"a worker process {how}{why}; the team threads has none.")

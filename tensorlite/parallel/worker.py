@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from tensorlite.backend import Array
 from tensorlite.memory import keep_freed_memory
 from tensorlite.op import use_kernels
-from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, State, TeamError, picklable
+from tensorlite.parallel.heartbeat import start_heartbeat
+from tensorlite.parallel.messages import PROTOCOL, Done, SharedModel, Start, State, TeamError, picklable
 from tensorlite.parallel.replicas import Shard, Task
 from tensorlite.parallel.shared_memory import Place, SharedMemory
 from tensorlite.parallel.shared_update import attach_remote
@@ -30,8 +31,7 @@ class RemoteModel:
         message: describes it.
     """
 
-    def __init__(self, message: SharedModel) -> None:
-        memory = SharedMemory.attach(message.memory)
+    def __init__(self, message: SharedModel, memory: SharedMemory) -> None:
         self.homes = [_parameters_in(message, memory, gradients) for gradients in message.gradients]
         arrays = [*_parameters_in(message, memory, message.flats), *(memory.array(place) for place in message.others)]
         tensors = [kind(array) for kind, array in zip(message.kinds, arrays, strict=True)]
@@ -84,19 +84,23 @@ class _ModelUnpickler(pickle.Unpickler):
 
 
 def main() -> None:
-    """Answer each message until the pipe ends. The first one describes the model."""
+    """Answer each message until the pipe ends. The first two describe the memory and the model, and have no answer."""
     keep_freed_memory()
     threadpool_limits(1, user_api="blas")
     messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a model prints is no result
     threading.Thread(target=_read, args=(messages,), daemon=True).start()
-    header = messages.get()
-    model = None
+    model = failure = None
+    try:
+        model = _load(messages.get(), messages.get())
+    except TeamError as error:
+        failure = error  # the answer to every task
     while True:
         message = messages.get()
         try:
-            model = model or _load(header)
+            if failure is not None:
+                raise failure
             work, arguments = pickle.loads(message)  # "run" or "update"
             reply = pickle.dumps((None, getattr(model, work)(*arguments)), PROTOCOL)
         except Exception as error:  # noqa: BLE001 - sent to the other process, which raises it
@@ -105,9 +109,13 @@ def main() -> None:
         results.flush()
 
 
-def _load(header: bytes) -> RemoteModel:
+def _load(start: bytes, header: bytes) -> RemoteModel:
+    """The model. The heartbeat starts first: the modules of the model may take long to import."""
     try:
-        return RemoteModel(pickle.loads(header))
+        message: Start = pickle.loads(start)
+        memory = SharedMemory.attach(message.memory)
+        start_heartbeat(memory.array(message.heartbeats))
+        return RemoteModel(pickle.loads(header), memory)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise TeamError(f"another process cannot load the model ({what}); with the team threads it need not.") from error
