@@ -32,6 +32,7 @@ from gpt.generation.chat_template import ChatTemplate
 from gpt.generation.stream import stream_text
 from gpt.int8 import Int8Embedding
 from gpt.model import GPT, build_model
+from gpt.serving import protocol
 from tensorlite import random as tl_random
 from tests.browser import needs_browser, opened
 from tests.patience import PATIENCE
@@ -321,6 +322,32 @@ def test_what_the_server_says_of_itself(base: Server):
     assert {"application/json", "text/event-stream"} == schema["paths"]["/v1/completions"]["post"]["responses"]["200"]["content"].keys()
 
 
+def test_the_description_of_a_request_allows_what_the_server_accepts(base: Server):
+    """BAD has an unknown field at every depth of a request, which the server refuses."""
+    described = base.ask("/openapi.json")
+    schemas = described["components"]["schemas"]
+
+    def reachable(node: Any) -> set[str]:
+        inside = set().union(*map(reachable, node.values() if isinstance(node, dict) else node)) if isinstance(node, dict | list) else set()
+        name = node.get("$ref", "").rpartition("/")[2] if isinstance(node, dict) else ""
+        return inside | ({name} | reachable(schemas[name]) if name else set())
+
+    requests = reachable([path["post"]["requestBody"] for path in described["paths"].values() if "post" in path])
+    models = {model.__name__: model for model in (protocol.CompletionRequest, protocol.ChatRequest, protocol.ClassifyRequest,
+              protocol.LookRequest, protocol.Message, protocol.TextPart, protocol.StreamOptions)}  # fmt: skip
+    assert requests == models.keys()
+    for name, model in models.items():
+        assert schemas[name]["additionalProperties"] is False
+        further = {field: schema for field, schema in schemas[name]["properties"].items() if field not in model.model_fields}
+        assert set(further) == {*protocol.REFUSED, *protocol.IGNORED}
+        for field, schema in further.items():
+            for value in schema.get("enum", ["anything"]):
+                model.model_construct(**{field: value}).check_extras()
+            if "enum" in schema:
+                with pytest.raises(protocol.RequestError, match=f"{field} is not supported here"):
+                    model.model_construct(**{field: "anything"}).check_extras()
+
+
 # --- what is refused ----------------------------------------------------------------------------------
 
 BAD = [
@@ -356,6 +383,7 @@ BAD = [
     ("/v1/completions", {"suffix": "a"}, 400, "suffix is not supported"),
     ("/v1/completions", {"frequency_penalty": 0.5}, 400, "frequency_penalty is not supported"),
     ("/v1/completions", {"promt": "a"}, 400, "unknown field 'promt'"),
+    ("/v1/completions", {"stream": True, "stream_options": {"usage": True}}, 400, "unknown field 'usage'"),
     ("/v1/completions", {"stream_options": {}}, 400, "stream_options needs stream"),
     ("/v1/completions", {"model": "gpt-5"}, 404, "there is no model 'gpt-5' here, only 'noise'"),
     ("/v1/chat/completions", {"messages": []}, 400, "messages"),
@@ -363,7 +391,11 @@ BAD = [
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}]}, 400, "messages"),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2}, 400, "top_logprobs needs logprobs"),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "tools": [{}]}, 400, "tools is not supported"),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a", "name": "b"}]}, 400, "unknown field 'name'"),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "", "b": 1}]}]}, 400, "field 'b'"),
+    ("/v1/classify", {"inputs": "a", "input": "a"}, 400, "unknown field 'inputs'"),
     ("/v1/classify", {"input": "a"}, 400, "is no classifier"),
+    ("/v1/look", {"token_ids": [1, 2], "position": 1, "topp": 1}, 400, "unknown field 'topp'"),
     ("/v1/look", {"token_ids": [1, 2], "position": 2}, 400, "position goes from 1"),
     ("/v1/look", {"token_ids": [1, 2], "position": 0}, 400, "position: Input should be greater than or equal to 1"),
     ("/v1/look", {"token_ids": [1], "position": 1}, 400, "token_ids: List should have at least 2 items"),

@@ -82,10 +82,20 @@ class ErrorAnswer(BaseModel):
     error: ErrorContent
 
 
+def _describe_extras(schema: dict[str, Any]) -> None:
+    """Say in a request's JSON schema what `_Request.check_extras` does: the further fields that it accepts are there, and no others."""
+    neutral = {
+        name: {"enum": list(values), "description": "Not supported; these values change nothing."} for name, values in REFUSED.items()
+    }
+    ignored = {name: {"description": "Accepted, and of no effect."} for name in IGNORED}
+    schema["properties"] = {**schema["properties"], **neutral, **ignored}
+    schema["additionalProperties"] = False
+
+
 class _Request(BaseModel):
     """A field of another type is refused, and not converted."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, json_schema_extra=_describe_extras)
 
     def check_extras(self) -> None:
         """Raise for what is asked for and cannot be done.

@@ -73,7 +73,8 @@ def chat_task(service: Service, request: ChatRequest) -> Task:
     service.require_model(request.model)
     service.require_writer()
     for message in request.messages:
-        message.check_extras()
+        for part in (message, *(message.content if isinstance(message.content, list) else ())):
+            part.check_extras()
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
     if None not in (request.max_tokens, request.max_completion_tokens):
