@@ -64,6 +64,12 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "count": len(values)}
 
 
+def median_and_range(found: dict[str, float], form: str = "") -> str:
+    """A `spread` as text; without a form, with one decimal below 100."""
+    form = form or (".1f" if found["median"] < 100 else ",.0f")
+    return "{median:{0}} ({min:{0}} – {max:{0}})".format(form, **found)
+
+
 def save(name: str, results: Any, gpu: str | None = None) -> Path:
     """Write ``benchmarks/results/<name>.json`` with the machine, and the GPU if one was used, beside the results.
 

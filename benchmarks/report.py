@@ -157,10 +157,14 @@ def written(results: list[dict[str, Any]]) -> str:
 def served(results: list[dict[str, Any]]) -> str:
     """Tokens a second of the server, by the number of clients."""
     beside = any(one["server"] == "llama.cpp" for result in results for one in result["servers"])
+    rounds = results[0]["servers"][0]["tokens_per_second"]["count"]
     other = " *llama.cpp* is its own server, as the package xllamacpp brings it, on the same file: it reads 4 bits a weight, ours 32."
     return (
         "The server with one client and with several, who begin together and read their texts as they are written "
-        f"(`benchmarks/serve.py`). The clients run on the same cores.{other if beside else ''}\n\n{table(serve.rows(results))}"
+        f"(`benchmarks/serve.py`). The clients run on the same cores, and the servers take turns for {rounds} rounds (median, and "
+        f"smallest – largest).{other if beside else ''} The memory is that of the server's process before the first request, and the "
+        "largest since it was started, loading included."
+        f"\n\n{table(serve.rows(results))}"
     )
 
 

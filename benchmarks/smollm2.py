@@ -33,7 +33,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import common
-from benchmarks.common import options_of, save, spread, table
+from benchmarks.common import median_and_range, options_of, save, spread, table
 from benchmarks.turns import Side, serve, sides
 from data.cores import available_cores
 from gpt.checkpoints.gguf_model import SMOLLM2, chat_template, path_of_gguf, read_gguf
@@ -391,10 +391,7 @@ def _ratio(rounds: list[dict[str, dict[str, float]]], side: str, other: str, par
 
 
 def _range(values: list[float], form: str = "") -> str:
-    """Median (smallest – largest); without a form, with one decimal below 100."""
-    found = spread(values)
-    form = form or (".1f" if found["median"] < 100 else ",.0f")
-    return "{0:{3}} ({1:{3}} – {2:{3}})".format(found["median"], found["min"], found["max"], form)
+    return median_and_range(spread(values), form)
 
 
 def main(argv: list[str]) -> None:

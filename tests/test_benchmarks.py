@@ -37,7 +37,7 @@ from data.tokenizer import CharTokenizer
 from gpt.checkpoints.model_folder import save_model
 from gpt.config import GPTConfig
 from gpt.errors import UserError
-from gpt.model import GPT
+from gpt.model import GPT, build_model
 from gpt.training.stepper import WARM_UP
 from tensorlite.precision import PRECISIONS
 from tests import test_gguf, test_gpt_llama
@@ -228,22 +228,32 @@ def test_a_writer_generates_the_requested_number_of_tokens(writer, monkeypatch):
 
 
 def test_serve(results, tmp_path):
-    """The server as a process, beside itself."""
+    """Servers as processes, in float32 and in 8 bits, beside another one of ours."""
     tokenizer = CharTokenizer("".join(sorted(set("".join(serve.PROMPTS)))))
-    save_model(tmp_path / "a", GPT(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=16, n_layer=1, n_head=1, n_embd=8)), tokenizer)
-    with serve.started(str(tmp_path / "a"), slots=2) as address:
-        beside = ["--beside", f"theirs={address}", "--beside-clients", "1"]
-        serve.main([str(tmp_path / "a"), "--clients", "1", "2", "--tokens", "4", "--rounds", "2", *beside])
-        assert serve.read_text(address, "a", 0, 4)[0] == 4
+    config = GPTConfig(model="llama", vocab_size=tokenizer.vocab_size, block_size=16, n_layer=1, n_head=1, n_embd=32, n_inner=32)
+    save_model(tmp_path / "a", build_model(config), tokenizer)
+    with serve.started(str(tmp_path / "a"), slots=2) as other:
+        beside = ["--beside", f"theirs={other.address}", "--beside-clients", "1"]
+        serve.main([str(tmp_path / "a"), "--int8", "--clients", "1", "2", "--tokens", "4", "--rounds", "2", *beside])
+        assert serve.read_text(other.address, "a", 0, 4)[0] == 4
         with pytest.raises(RuntimeError, match="answers 404"):
-            serve.read_text(address, "b", 0, 4)
+            serve.read_text(other.address, "b", 0, 4)
+        if Path("/proc/self/status").exists():
+            assert 10 < other.memory_mb("VmRSS") <= other.memory_mb("VmHWM") < 2000
     (result,) = results("serve")
     assert result["model"] == "a"
-    assert [(one["server"], one["clients"]) for one in result["servers"]] == [("ours", 1), ("theirs", 1), ("ours", 2)]
+    alone, together = [("ours", 1), ("ours --int8", 1), ("theirs", 1)], [("ours", 2), ("ours --int8", 2)]
+    assert [(one["server"], one["clients"]) for one in result["servers"]] == alone + together
     for one in result["servers"]:
         assert_spread(one["tokens_per_second"], 2)
         assert_spread(one["first_token_seconds"], 2 * one["clients"])
-    with pytest.raises(RuntimeError, match="has not started"), serve.started(str(tmp_path / "none"), slots=1):
+        known = one["server"] != "theirs" and Path("/proc/self/status").exists()  # nobody has named that one's process
+        for memory in (one["idle_memory_mb"], one["peak_memory_mb"]):
+            assert 10 < memory < 2000 if known else memory is None
+    lines = serve.rows(results("serve"))
+    assert [bool(line["peak, MB"]) for line in lines] == [one["peak_memory_mb"] is not None for one in result["servers"]]
+    refused = pytest.raises(RuntimeError, match="none --port 0 --slots 1 --int8 has not started")
+    with refused, serve.started(str(tmp_path / "none"), 1, "--int8"):
         pass
 
 
