@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from gpt.errors import run_main
+
 BENCHMARKS = {
     "matmul": "products of square matrices, by size: CPU and, where there is one, GPU",
     "ops": "each op with a faster pair: that pair, the book, torch",
@@ -32,7 +34,8 @@ def main() -> None:
         width = max(map(len, BENCHMARKS))
         listed = "\n".join(f"  {name.ljust(width)}  {text}" for name, text in BENCHMARKS.items())
         sys.exit(f"usage: python -m benchmarks NAME [options]\n{listed}")
-    importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+    benchmark = importlib.import_module(f"benchmarks.{sys.argv[1]}")
+    sys.exit(run_main(lambda: benchmark.main(sys.argv[2:])))
 
 
 if __name__ == "__main__":

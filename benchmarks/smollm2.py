@@ -260,10 +260,10 @@ def question(checkpoint: str) -> tuple[GPTConfig, list[int]]:
         UserError: for a file without a chat template.
         CheckpointError: for a file that cannot be read.
     """
+    config, _, tokenizer = read_gguf(path_of_gguf(checkpoint), pack=lambda matrix: None)
     found = chat_template(checkpoint)
     if found is None:
         fail(f"{checkpoint} has no chat template, and this measures a conversation.")
-    config, _, tokenizer = read_gguf(path_of_gguf(checkpoint), pack=lambda matrix: None)
     template = JinjaTemplate(found.source, found.special_tokens, **found.names)
     return config, template.tokenizer(tokenizer).encode(template.prompt([{"role": "user", "content": QUESTION}])).tolist()
 

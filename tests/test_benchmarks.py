@@ -31,6 +31,7 @@ from benchmarks import (
     train_step,
 )
 from benchmarks.__main__ import BENCHMARKS
+from benchmarks.__main__ import main as run_benchmark
 from benchmarks.configurations import CONFIGURATIONS, Configuration, flops_per_step
 from benchmarks.turns import Side, in_turn, sides
 from data.tokenizer import CharTokenizer
@@ -289,6 +290,18 @@ def test_smollm2(results, small_llama, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(smollm2, "SIDES", ("no such side",))
     with pytest.raises(RuntimeError, match="'no such side' stopped with exit code 1"):  # it is not optional
         smollm2.measure(small_llama, ["conversation"], 1, 3)
+
+
+def test_what_the_user_can_correct_is_told_in_one_sentence(tmp_path, capsys, monkeypatch):
+    for checkpoint, message in (("none.gguf", "none.gguf cannot be read"), ("plain.gguf", "has no chat template")):
+        test_gguf.write(tmp_path / "plain.gguf", test_gguf.CONFIG)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["benchmarks", "smollm2", "--checkpoint", checkpoint])
+        with pytest.raises(SystemExit) as ended:
+            run_benchmark()
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
 
 
 def test_ours_and_transformers_write_the_same_answer(tmp_path, monkeypatch):
