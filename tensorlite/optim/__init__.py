@@ -5,8 +5,9 @@ from typing import Any
 from tensorlite.lazy import on_demand
 from tensorlite.optim.adam import Adam, AdamW
 from tensorlite.optim.clip import clip_factor, clip_grad_norm_, clip_grad_value_
+from tensorlite.optim.device_scalars import DeviceScalars
 from tensorlite.optim.flat import FlatParameters
-from tensorlite.optim.optimizer import DeviceScalars, Optimizer
+from tensorlite.optim.optimizer import Optimizer
 from tensorlite.optim.scaler import GradScaler
 from tensorlite.optim.schedule import ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, warmup_cosine
 from tensorlite.optim.sgd import SGD

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tensorlite.backend import Array, array_module, to_numpy
+from tensorlite.optim.device_scalars import DeviceScalars
 from tensorlite.optim.flat import FlatParameters, kind_of
 from tensorlite.optim.state import Buffer, SharedState, Span
 from tensorlite.tape import enable_grad
@@ -205,7 +206,7 @@ class Optimizer:
             memory: an array from `device_scalars_memory` for the numbers. A captured step needs memory from before the capture: the graph
                 may use the memory of an array that is allocated in the capture for other data, earlier in the same launch.
         """
-        return DeviceScalars(self, self.device_scalars_memory() if memory is None else memory)
+        return DeviceScalars(self, self._spans(), self.device_scalars_memory() if memory is None else memory)
 
     def device_scalars_memory(self) -> Array:
         """Memory for the rates and step counts of the largest possible number of spans, one for each parameter."""
@@ -443,35 +444,3 @@ class Optimizer:
     def _note_rounded(self) -> None:
         for buffer in self._buffers:
             buffer.flat.note_rounded()
-
-
-class DeviceScalars:
-    """The learning rate and the step count of each span in the device's memory, where a captured step reads them.
-
-    A CUDA graph repeats what was captured, with the same addresses and numbers. So numbers that change from step to step are kept in
-    memory that its kernels read. `advance` writes them and counts the step; the graph is launched after it.
-
-    Attributes:
-        lr, step: for each span an array of no axes, float32 and int32.
-    """
-
-    def __init__(self, optimizer: Optimizer, memory: Array) -> None:
-        self.spans = spans = optimizer._spans()
-        self._optimizer, self._layout = optimizer, optimizer.layout
-        self._device = spans[0].buffer.flat.device
-        self._both = memory[:, : len(spans)]  # one array, so that one copy writes all
-        self.lr = [self._both[0, i : i + 1].view("float32").reshape(()) for i in range(len(spans))]
-        self.step = [self._both[1, i : i + 1].reshape(()) for i in range(len(spans))]
-
-    def are_valid(self) -> bool:
-        """Whether the optimizer's parameters and state are still at the addresses that they had when this was made."""
-        return self._layout == self._optimizer.layout and all(flat.fits() for flat in self._optimizer.flats)
-
-    def advance(self) -> None:
-        """Write the rates and the number of the next step, from the optimizer's groups and counts, and count the step."""
-        rates = np.array([span.group["lr"] for span in self.spans], np.float32)
-        steps = np.array([span.step for span in self.spans], np.int32)
-        self._both[...] = self._device.asarray(np.stack([rates.view(np.int32), steps]))
-        for span in self.spans:
-            span.count_step()
-        self._optimizer._note_rounded()

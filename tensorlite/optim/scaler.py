@@ -26,7 +26,8 @@ from tensorlite.backend import Array, array_module, to_numpy
 from tensorlite.op import kernel_mode
 from tensorlite.optim.adam import AdamW
 from tensorlite.optim.clip import gradients_of
-from tensorlite.optim.optimizer import DeviceScalars, Optimizer
+from tensorlite.optim.device_scalars import DeviceScalars
+from tensorlite.optim.optimizer import Optimizer
 from tensorlite.tensor import Tensor
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**126
