@@ -201,6 +201,28 @@ def test_queries_and_keys_may_be_of_different_number(kind, T, S, is_causal, cupy
     assert_close(attention(cupy, q, k, v, dy, kind, is_causal=is_causal, scale=0.4), right, kind)
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("group, T, S", [(2, 65, 70), (3, 70, 33), (9, 20, 20)])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_heads_of_queries_share_a_head_of_keys(kind, group, T, S, is_causal, cupy):
+    q, dy = (numbers(2, 2, group, T, 16, kind=kind, seed=seed) for seed in (0, 3))
+    k, v = (numbers(2, 2, 1, S, 16, kind=kind, seed=seed) for seed in (1, 2))
+    right = attention_by_the_book(q, k, v, dy, is_causal=is_causal)
+    assert_close(attention(cupy, q, k, v, dy, kind, "shuffled", is_causal=is_causal), right, kind)
+
+
+def test_each_head_of_a_group_has_a_dropout_mask_of_its_own(cupy):
+    group, T, S, p, key = 3, 40, 70, 0.3, (12345, 678)
+    q, dy = numbers(1, 2, group, T, 16), numbers(1, 2, group, T, 16, seed=3)
+    k, v = numbers(1, 2, 1, S, 16, seed=1), numbers(1, 2, 1, S, 16, seed=2)
+    mask = np.stack([kept(key, 0, head, T, S, p) for head in range(2 * group)]).reshape(1, 2, group, T, S)
+    with random.use_dropout_key(cupy.asarray(np.array(key, np.uint32))):
+        found = attention(cupy, q, k, v, dy, dropout_p=p)
+    with mock.patch.object(random, "dropout_mask", lambda shape, p, stream: (mask, random.dropout_threshold(p)[1])):
+        right = attention_by_the_book(q, k, v, dy, dropout_p=p)
+    assert_close(found, right, "float32")
+
+
 def test_heads_that_are_views_of_another_array_are_read_correctly(cupy):
     x, dy = numbers(2, 20, 3, 2, 16), numbers(2, 2, 20, 16)
     q, k, v = cupy.asarray(x).transpose(2, 0, 3, 1, 4)
@@ -401,7 +423,7 @@ FAULTS = {
     "forward: the next tile into the buffer that is read": ("attention_forward", "(buffer ^ 1)", "buffer", 0),
     "forward: a stride of values": ("attention_forward", "v + (long long)next * row, row", "v + (long long)next * row, H * D", 0),
     "dq: a stride of dy": ("attention_backward_q", "(long long)first * y_row, y_row", "(long long)first * y_row, row", 0),
-    "dk, dv: a stride of queries": ("attention_backward_kv", "q + (long long)t0 * row, row", "q + (long long)t0 * row, y_row", 0),
+    "dk, dv: a stride of queries": ("attention_backward_kv", "(long long)t0 * row, row", "(long long)t0 * row, y_row", 0),
 }
 
 

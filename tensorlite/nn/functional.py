@@ -254,8 +254,8 @@ def scaled_dot_product_attention(
     if not enable_gqa or query.shape[-3] == key.shape[-3] == value.shape[-3]:
         return attend(query, key, value, attn_mask)
     H = query.shape[-3]
-    if attn_mask is None and isinstance(query.array, np.ndarray) and key.shape[-3] == value.shape[-3] and not H % (key.shape[-3] or 1):
-        # A group is an axis along which keys broadcast. The kernel for a GPU wants a key for each query.
+    if attn_mask is None and key.shape[-3] == value.shape[-3] and not H % (key.shape[-3] or 1):
+        # A group is an axis along which keys broadcast.
         y = attend(query.unflatten(-3, (key.shape[-3], -1)), key.unsqueeze(-3), value.unsqueeze(-3))
         return y.flatten(-4, -3)
     return attend(query, *(_for_every_query_head(x, H) for x in (key, value)), attn_mask)

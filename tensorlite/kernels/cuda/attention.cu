@@ -26,7 +26,9 @@
 //
 // Sources: Milakov, Gimelshein 2018, "Online normalizer calculation for softmax"; Dao 2023, "FlashAttention-2".
 //
-// q is (B, T, H, D) and k and v are (B, S, H, D) with `row` numbers from one position to the next: they may be parts of a larger array.
+// q is (B, T, H, D) and k and v are (B, S, KV, D) with `row` numbers from one position to the next: they may be parts of a larger array.
+// Each of the KV heads of keys serves `group` heads of queries, which are neighbours; a block of dk and dv adds up the gradients of all of
+// them. H = KV = 1 with a `group` is a batch of heads with B texts of queries for each B / group of keys.
 // y, dy are (B, T, H, D); lse and delta (B, H, padded(T)). Macros: Real, HEAD_SIZE, TENSOR_CORES, DROPOUT, and each kernel's M and N.
 
 #include "tiles.cuh"
@@ -46,8 +48,11 @@ __device__ inline int seen_by(int t, int S, bool is_causal) { return is_causal ?
 struct Place {
     int head, tile;
     __device__ Place(int tiles) : head(blockIdx.x / tiles), tile(tiles - 1 - blockIdx.x % tiles) {}
-    __device__ long long offset(int length, int H, int row) const { return (long long)(head / H) * length * row + (head % H) * D; }
 };
+
+// Where a head begins in an array of (B, length, H, D) numbers, and how many heads of keys a text has.
+__device__ inline long long offset(int head, int length, int H, int row) { return (long long)(head / H) * length * row + head % H * D; }
+__device__ inline int heads_of_keys(int H, int group) { return (H + group - 1) / group; }
 
 // Dropout of weights, drawn again wherever a weight is computed: 16 random bits each, a function of the key, the number of the call, the
 // head and the position. Eight positions share the 128 bits of one draw: for queries t and t + 8, the keys s, s + 8, s + 16 and s + 24. One
@@ -96,7 +101,7 @@ __device__ inline void write(Real* to, long long row_stride, int rows, const flo
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-attention_forward(const Real* q, const Real* k, const Real* v, Real* y, float* lse, int T, int S, int H, int row, float scale,
+attention_forward(const Real* q, const Real* k, const Real* v, Real* y, float* lse, int T, int S, int H, int group, int row, float scale,
                   int is_causal, const unsigned* key, int call, int threshold, float kept_factor) {
     constexpr int M = FORWARD_M, N = FORWARD_N, GROUPS = (N + 3) / 4, OWN = 16 * M * WARPS, STEP = 8 * N;
     DYNAMIC_SHARED(Real, queries);  // (OWN, STRIDE)
@@ -105,9 +110,9 @@ attention_forward(const Real* q, const Real* k, const Real* v, Real* y, float* l
     Place here((T + OWN - 1) / OWN);
     int first = here.tile * OWN, mine = first + threadIdx.x / WARP * 16 * M;  // the first query of the block, and of the warp
     int last_seen = seen_by(min(first + OWN, T) - 1, S, is_causal);
-    k += here.offset(S, H, row);
-    v += here.offset(S, H, row);
-    Numbers::copy<OWN, THREADS>(queries, q + here.offset(T, H, row) + (long long)first * row, row, T - first);
+    k += offset(here.head / group, S, heads_of_keys(H, group), row);
+    v += offset(here.head / group, S, heads_of_keys(H, group), row);
+    Numbers::copy<OWN, THREADS>(queries, q + offset(here.head, T, H, row) + (long long)first * row, row, T - first);
     Numbers::copy<STEP, THREADS>(keys, k, row, S);
     Numbers::copy<STEP, THREADS>(values, v, row, S);
 
@@ -178,7 +183,7 @@ attention_forward(const Real* q, const Real* k, const Real* v, Real* y, float* l
                 lse[(long long)here.head * padded(T) + t] = t < T ? highest[m][half] * to_power + log2f(total) : infinity();
         }
     long long y_row = H * D;
-    write(y + here.offset(T, H, y_row) + mine * y_row, y_row, T - mine, out, inverse);
+    write(y + offset(here.head, T, H, y_row) + mine * y_row, y_row, T - mine, out, inverse);
 }
 
 // delta = Σ dy y, row by row. A warp owns four rows of D numbers: eight threads read a row.
@@ -200,7 +205,7 @@ extern "C" __global__ void attention_delta(const Real* dy, const Real* y, float*
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy, const float* lse, const float* delta, Real* dq, int T,
-                     int S, int H, int row, float scale,
+                     int S, int H, int group, int row, float scale,
                   int is_causal, const unsigned* key, int call, int threshold, float kept_factor) {
     constexpr int M = Q_M, N = Q_N, GROUPS = (N + 3) / 4, OWN = 16 * M * WARPS, STEP = 8 * N;
     DYNAMIC_SHARED(Real, queries);  // (OWN, STRIDE), as `changes`, their dy
@@ -209,10 +214,10 @@ attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy
     Place here((T + OWN - 1) / OWN);
     int first = here.tile * OWN, mine = first + threadIdx.x / WARP * 16 * M, y_row = H * D;
     int last_seen = seen_by(min(first + OWN, T) - 1, S, is_causal);
-    k += here.offset(S, H, row);
-    v += here.offset(S, H, row);
-    Numbers::copy<OWN, THREADS>(queries, q + here.offset(T, H, row) + (long long)first * row, row, T - first);
-    Numbers::copy<OWN, THREADS>(changes, dy + here.offset(T, H, y_row) + (long long)first * y_row, y_row, T - first);
+    k += offset(here.head / group, S, heads_of_keys(H, group), row);
+    v += offset(here.head / group, S, heads_of_keys(H, group), row);
+    Numbers::copy<OWN, THREADS>(queries, q + offset(here.head, T, H, row) + (long long)first * row, row, T - first);
+    Numbers::copy<OWN, THREADS>(changes, dy + offset(here.head, T, H, y_row) + (long long)first * y_row, y_row, T - first);
     Numbers::copy<STEP, THREADS>(keys, k, row, S);
     Numbers::copy<STEP, THREADS>(values, v, row, S);
 
@@ -258,13 +263,13 @@ attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy
 
     float factor[M][2];
     for (int i = 0; i < 2 * M; i++) factor[i / 2][i % 2] = scale;
-    write(dq + here.offset(T, H, row) + (long long)mine * row, row, T - mine, out, factor);
+    write(dq + offset(here.head, T, H, row) + (long long)mine * row, row, T - mine, out, factor);
 }
 
 // Here everything is transposed: a row of p and of ds is a key, a column is a query.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* dy, const float* lse, const float* delta, Real* dk, Real* dv,
-                      int T, int S, int H, int row, float scale,
+                      int T, int S, int H, int group, int row, float scale,
                   int is_causal, const unsigned* key, int call, int threshold, float kept_factor) {
     constexpr int M = KV_M, N = KV_N, OWN = 16 * M * WARPS, STEP = 8 * N;
     DYNAMIC_SHARED(Real, keys);  // (OWN, STRIDE), as `values`
@@ -273,39 +278,35 @@ attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* d
     int tiles = (S + OWN - 1) / OWN;
     Place here(tiles);
     int first = (tiles - 1 - here.tile) * OWN, mine = first + threadIdx.x / WARP * 16 * M, y_row = H * D;  // here the first has most to do
-    int t0 = is_causal ? first / STEP * STEP : 0;  // the queries before see none of these keys
-    q += here.offset(T, H, row);
-    dy += here.offset(T, H, y_row);
-    lse += (long long)here.head * padded(T);
-    delta += (long long)here.head * padded(T);
-    Numbers::copy<OWN, THREADS>(keys, k + here.offset(S, H, row) + (long long)first * row, row, S - first);
-    Numbers::copy<OWN, THREADS>(values, v + here.offset(S, H, row) + (long long)first * row, row, S - first);
-    if (t0 < T) {
-        Numbers::copy<STEP, THREADS>(queries, q + (long long)t0 * row, row, T - t0);
-        Numbers::copy<STEP, THREADS>(changes, dy + (long long)t0 * y_row, y_row, T - t0);
-    }
+    int start = is_causal ? first / STEP * STEP : 0, steps = max(0, T - start + STEP - 1) / STEP;  // queries before see none of these keys
+    long long own = offset(here.head, S, heads_of_keys(H, group), row) + (long long)first * row;
+    Numbers::copy<OWN, THREADS>(keys, k + own, row, S - first);
+    Numbers::copy<OWN, THREADS>(values, v + own, row, S - first);
+    auto load = [&](int head, int t0, int place) {
+        Numbers::copy<STEP, THREADS>(queries + place, q + offset(head, T, H, row) + (long long)t0 * row, row, T - t0);
+        Numbers::copy<STEP, THREADS>(changes + place, dy + offset(head, T, H, y_row) + (long long)t0 * y_row, y_row, T - t0);
+    };
+    if (steps > 0) load(here.head * group, start, 0);
 
-    Dropout dropout(key, call, threshold, kept_factor, here.head);
     float sum_k[M][DEPTH][4] = {}, sum_v[M][DEPTH][4] = {}, to_power = scale * LOG2_E;
-    for (int buffer = 0; t0 < T; t0 += STEP, buffer ^= 1) {
+    for (int step = 0, buffer = 0; step < group * steps; step++, buffer ^= 1) {  // all queries of a head, then those of the next
+        int head = here.head * group + step / steps, t0 = start + step % steps * STEP, next = step + 1;
         wait_for_copies();
         __syncthreads();
-        if (t0 + STEP < T) {
-            int next = t0 + STEP, place = (buffer ^ 1) * STEP * STRIDE;
-            Numbers::copy<STEP, THREADS>(queries + place, q + (long long)next * row, row, T - next);
-            Numbers::copy<STEP, THREADS>(changes + place, dy + (long long)next * y_row, y_row, T - next);
-        }
+        if (next < group * steps) load(here.head * group + next / steps, start + next % steps * STEP, (buffer ^ 1) * STEP * STRIDE);
         if (is_causal && t0 + STEP <= mine) continue;  // none of these queries sees one of this warp's keys
 
         float p[M][N][4] = {}, ds[M][N][4] = {};
         Numbers::multiply_abt(p, keys + (mine - first) * STRIDE, queries + buffer * STEP * STRIDE);
         Numbers::multiply_abt(ds, values + (mine - first) * STRIDE, changes + buffer * STEP * STRIDE);  // dp as yet
         bool at_edge = is_causal && t0 < mine + 16 * M - 1;
+        Dropout dropout(key, call, threshold, kept_factor, head);
+        const float *row_lse = lse + (long long)head * padded(T), *row_delta = delta + (long long)head * padded(T);
         unsigned kept[2] = {};
 #pragma unroll
         for (int n = 0; n < N; n++) {  // two columns, which are queries t and t + 1
             int t = t0 + column_of(n, 0);
-            float2 pair_lse = *reinterpret_cast<const float2*>(lse + t), pair_delta = *reinterpret_cast<const float2*>(delta + t);
+            float2 pair_lse = *reinterpret_cast<const float2*>(row_lse + t), pair_delta = *reinterpret_cast<const float2*>(row_delta + t);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 if (n % 2 == 0) kept[i] = dropout.kept(t + i, mine + row_of(0, 0));  // and of t + i + 8
@@ -325,8 +326,8 @@ attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* d
     }
 
     float factor[M][2];
-    for (int i = 0; i < 2 * M; i++) factor[i / 2][i % 2] = dropout.factor;
-    long long at = here.offset(S, H, row) + (long long)mine * row;
+    for (int i = 0; i < 2 * M; i++) factor[i / 2][i % 2] = kept_factor;
+    long long at = own + (long long)(mine - first) * row;
     write(dv + at, row, S - mine, sum_v, factor);
     for (int i = 0; i < 2 * M; i++) factor[i / 2][i % 2] = scale;
     write(dk + at, row, S - mine, sum_k, factor);

@@ -49,7 +49,8 @@ def attention_forward(
     """y = dropout(softmax(scale · q · kᵀ)) · v. ``recompute`` changes nothing here: backward always computes the weights again."""
     xp, (T, D), S = array_module(q), q.shape[-2:], k.shape[-2]
     q, k, v = (xp.ascontiguousarray(x) for x in (q, k, v))
-    heads = Heads(q.size // (T * D), 1, T, S, D, D, is_causal, scale)
+    number = q.size // (T * D)
+    heads = Heads(number, 1, T, S, D, D, is_causal, scale, group=number // (k.size // (S * D)))
     y = xp.empty_like(q)
     launch = Launch(q, heads, dropout_p, generator)
     return y, FlashSaved(launch, q, k, v, y, launch.forward(q, k, v, y))
@@ -65,11 +66,13 @@ def attention_backward(dy: Array, saved: FlashSaved) -> tuple[Array, Array, Arra
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The sizes of one call, and the layout of its arrays: q is (B, T, H, D), k and v are (B, S, H, D).
+    """The sizes of one call, and the layout of its arrays: q is (B, T, H, D), k and v are (B, S, H / group, D), or with H = 1
+    (B / group, S, 1, D).
 
     Attributes:
         row: the distance in elements from one position of q, k and v to the next: H D, or more if they are parts of a larger array.
         scale: the factor of the scores; None for 1/√D.
+        group: how many heads of queries, which are neighbours, share a head of keys and values.
     """
 
     B: int
@@ -80,6 +83,7 @@ class Heads:
     row: int
     is_causal: bool
     scale: float | None = None
+    group: int = 1
 
 
 class Launch:
@@ -92,7 +96,7 @@ class Launch:
             key, call = random.next_dropout_key(self.xp, generator)
             threshold, factor = random.dropout_threshold(dropout_p)
         scale = 1 / math.sqrt(heads.D) if heads.scale is None else float(heads.scale)
-        sizes = (heads.T, heads.S, heads.H, heads.row)
+        sizes = (heads.T, heads.S, heads.H, heads.group, heads.row)
         self.arguments = (*sizes, scale, int(heads.is_causal), key, call, threshold, factor)
         small_shared = int(q.device.compute_capability) in SMALL_SHARED
         self.macros = variant(q.dtype.name, heads.D, precision.current() == "tf32", bool(dropout_p), small_shared)
@@ -100,29 +104,30 @@ class Launch:
     def forward(self, q: Array, k: Array, v: Array, y: Array) -> Array:
         """Write y (B, T, H, D); return log₂ Σ exp of each row of scores, (B, H, T) with T rounded up."""
         lse = self._empty_per_query()
-        self._run("forward", self.heads.T, (q, k, v, y, lse))
+        self._run("forward", self.heads.T, self.heads.B * self.heads.H, (q, k, v, y, lse))
         return lse
 
     def backward(self, dy: Array, q: Array, k: Array, v: Array, y: Array, lse: Array, dq: Array, dk: Array, dv: Array) -> None:
         """Write dq, dk and dv, which have the layout of q, k and v."""
         heads, delta = self.heads, self._empty_per_query()
+        number = heads.B * heads.H
         dy = self.xp.ascontiguousarray(dy, self.dtype)
         dy = dy if dy.data.ptr % 16 == 0 else dy.copy()  # it is read 16 bytes at a time, as q, k and v are, which `fits` has looked at
         sums = kernel("attention.cu", "attention_delta", **self.macros)
         sums(-(-delta.size * 8 // THREADS), THREADS, (dy, y, delta, heads.T, heads.H, delta.size))
-        self._run("backward_q", heads.T, (q, k, v, dy, lse, delta, dq))
-        self._run("backward_kv", heads.S, (q, k, v, dy, lse, delta, dk, dv))
+        self._run("backward_q", heads.T, number, (q, k, v, dy, lse, delta, dq))
+        self._run("backward_kv", heads.S, number // heads.group, (q, k, v, dy, lse, delta, dk, dv))
 
     def _empty_per_query(self) -> Array:
         heads = self.heads
         return self.xp.empty((heads.B, heads.H, -(-heads.T // 64) * 64), "float32")
 
-    def _run(self, name: str, length: int, arrays: tuple[Array, ...]) -> None:
-        """Launch one kernel, with blocks for the tiles of ``length`` positions of every head."""
+    def _run(self, name: str, length: int, heads: int, arrays: tuple[Array, ...]) -> None:
+        """Launch one kernel, with blocks for the tiles of ``length`` positions of each of ``heads`` heads."""
         prefix = name.removeprefix("backward_").upper()
         own = 16 * WARPS * self.macros[f"{prefix}_M"]
         run = kernel("attention.cu", f"attention_{name}", **self.macros)
-        run(-(-length // own) * self.heads.B * self.heads.H, THREADS, (*arrays, *self.arguments), shared_bytes(name, self.macros))
+        run(-(-length // own) * heads, THREADS, (*arrays, *self.arguments), shared_bytes(name, self.macros))
 
 
 def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False, small_shared: bool = False) -> dict[str, Any]:
@@ -182,7 +187,8 @@ def supports(
     generator: np.random.Generator | None = None,
     recompute: bool = False,
 ) -> bool:
-    """No mask but the causal one; one head size for q, k and v, a multiple of 8 up to 128; no broadcasting; two visible keys or more.
+    """No mask but the causal one; one head size for q, k and v, a multiple of 8 up to 128; no broadcasting, but for keys that a
+    group of heads shares; two visible keys or more.
 
     A single key has the weight 1 for any score, so dq and dk are 0. dS = p (dp - delta) gives that only up to rounding.
     """
@@ -192,7 +198,7 @@ def supports(
         and all(x.ndim >= 2 for x in (q, k, v))
         and fits(q, k, v, D=q.shape[-1], scale=scale, dropout_p=dropout_p)
         and k.shape == v.shape
-        and q.shape[:-2] == k.shape[:-2]
+        and (q.shape[:-2] == k.shape[:-2] or (*q.shape[:-3], 1) == k.shape[:-2])
         and q.shape[-1] == k.shape[-1]
         and k.shape[-2] > 1
         and (q.shape[-2] > 1 or not is_causal)
