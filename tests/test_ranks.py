@@ -382,6 +382,30 @@ def test_ranks_that_would_compute_something_else_are_told_before_the_first_step(
     assert not (folder / "never").exists()
 
 
+@pytest.mark.parametrize("pauses, is_given_up", [([100.0] + [0.5] * 18, False), ([0.5] * 22, True)], ids=["a sleep", "a silence"])
+def test_time_in_which_a_rank_itself_was_stopped_is_no_waiting(pauses, is_given_up, monkeypatch):
+    """Its limit is 10 seconds. A computer that sleeps for 100 stops all ranks; then each has its limit to answer."""
+    world, clock = ranks.World(), iter(np.cumsum([0.0, *pauses]))
+    world.limit = 10.0
+
+    class Request:
+        left = ranks.SPINS + len(pauses)
+
+        @classmethod
+        def Testall(cls, requests):
+            cls.left -= 1
+            return cls.left < 0
+
+    def give_up():
+        raise TimeoutError
+
+    monkeypatch.setattr(ranks.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(ranks.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(world, "give_up", give_up)
+    with pytest.raises(TimeoutError) if is_given_up else contextlib.nullcontext():
+        world._wait([Request()])
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """This process as one of two that a launcher has started."""

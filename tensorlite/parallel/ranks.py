@@ -40,6 +40,7 @@ ALIGNMENT = 64  # numbers: where the slice of a rank begins
 LIMIT = 600.0  # seconds until a rank that does not answer is given up
 GRACE = 1.0  # seconds in which ranks that wait find out who else does
 SPINS = 500  # times that a rank asks at once whether a message has come; then it lets others have the core
+LONGEST_PAUSE = 1.0  # seconds between two questions that count as waiting
 PRESENT, DATA = 1, 2  # tags of messages
 
 
@@ -220,13 +221,19 @@ class World:
             self._comm.Abort(code)
 
     def _wait(self, requests: list[Any]) -> None:
-        """Wait for the messages; end all ranks if that takes longer than the limit. A signal is handled between two questions."""
-        end, spins = time.monotonic() + self.limit, 0
+        """Wait for the messages; end all ranks if that takes longer than the limit. A signal is handled between two questions.
+
+        Time in which this process did not run, such as the sleep of a computer, counts as `LONGEST_PAUSE` at most: the others did not
+        run either.
+        """
+        waited, last, spins = 0.0, time.monotonic(), 0
         while not type(requests[0]).Testall(requests):
             spins += 1
             if spins > SPINS:
                 time.sleep(min(spins * 1e-7, 1e-3))
-                if time.monotonic() > end:
+                now = time.monotonic()
+                waited, last = waited + min(now - last, LONGEST_PAUSE), now
+                if waited > self.limit:
                     self.give_up()
 
     def give_up(self) -> None:
