@@ -49,6 +49,8 @@ def update(
     if weight_decay:
         p *= 1 - lr * weight_decay
     p -= a
+    if rounded is not None:
+        rounded[...] = p
 
 
 def supports(
@@ -68,7 +70,6 @@ def supports(
     """NumPy arrays of float32, or all of float64, without AMSGrad."""
     return (
         v_max is None
-        and rounded is None
         and all(isinstance(x, np.ndarray) and x.dtype == p.dtype for x in (p, g, m, v))
         and p.dtype in (np.float32, np.float64)
     )
