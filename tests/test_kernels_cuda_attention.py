@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tensorlite import random
+from tensorlite import nn, random
 from tensorlite.backend import to_numpy
 from tensorlite.creation import bfloat16_dtype
 from tensorlite.kernels.cuda import attention as cuda_attention
@@ -215,6 +215,20 @@ def test_heads_of_queries_share_a_head_of_keys(kind, group, T, S, is_causal, cup
     k, v = (numbers(2, 2, 1, S, 16, kind=kind, seed=seed) for seed in (1, 2))
     right = attention_by_the_book(q, k, v, dy, is_causal=is_causal)
     assert_close(attention(cupy, q, k, v, dy, kind, "shuffled", is_causal=is_causal), right, kind)
+
+
+@pytest.mark.parametrize("D, dtype", [(16, "float32"), (12, "float32"), (16, "float64")], ids=["kernel", "book", "book in float64"])
+def test_grouped_queries_are_those_of_the_cpu(D, dtype, cupy):
+    """Also where the kernel leaves them to the book, which lets keys broadcast."""
+    drawn = [np.random.default_rng(0).standard_normal(shape).astype(dtype) for shape in ((2, 6, 20, D), (2, 2, 20, D), (2, 2, 20, D))]
+    results = []
+    for asarray in (np.asarray, cupy.asarray):
+        q, k, v = (nn.Parameter(asarray(x)) for x in drawn)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        (y * y).sum().backward()
+        results.append([to_numpy(x) for x in (y.array, *(tensor.grad.array for tensor in (q, k, v)))])
+    for found, right in zip(results[1], results[0], strict=True):
+        assert relative_error(found, right) <= ERRORS["float32"]
 
 
 def test_each_head_of_a_group_has_a_dropout_mask_of_its_own(cupy):

@@ -1,4 +1,4 @@
-"""AdamW on the CPU: eleven passes over a tile in the cache, where the book makes fifteen, and no new array in them.
+"""AdamW on the CPU: thirteen passes over a tile in the cache, where the book makes fifteen, and two scratch arrays instead of eight.
 
 With c = √(1 - β₂), the tile holds c g, and both means come from it: its square is (1 - β₂) g², and (1 - β₁)/c of it is (1 - β₁) g.
 `clip_factor`'s factor is a part of c. The two divisions by √(1 - β₂ᵗ) and 1 - β₁ᵗ move to the numbers eps and lr:

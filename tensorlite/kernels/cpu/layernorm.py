@@ -1,10 +1,10 @@
-"""Layer normalisation on the CPU: tile by tile, with every sum computed as a matrix product.
+"""Layer normalisation on the CPU: tile by tile, with every sum computed by BLAS.
 
 The derivation is in the book, and as there x̂, 1/σ and weight are saved. Four things are different:
 
 - All steps of a tile of rows run before the next tile is read, so each of the large arrays is read or written once.
-- Sums along rows and down columns are matrix-vector products. In float32 these are three times as fast as `sum`, and
-  more exact, because they add in blocks. One product p = dy ∘ x̂ then gives two sums. With g = dy ∘ weight,
+- Sums along rows and down columns are matrix-vector products, and squares are summed by dot products. In float32 these are three times
+  as fast as `sum`, and more exact, because they add in blocks. One product p = dy ∘ x̂ then gives two sums. With g = dy ∘ weight,
       mean(g) = dy · weight / C,      mean(g ∘ x̂) = p · weight / C,      dweight = 1ᵀ · p.
 - Long rows are not copied where a number for each row, or a row for all, is repeated (`without_buffer`).
 - Backward adds the gradient that the residual connection has brought to x, while dx is in the cache.
@@ -32,7 +32,7 @@ def layernorm_forward(x: Array, weight: Array | None = None, bias: Array | None 
     try:
         with np.errstate(over="raise"), without_buffer(x.shape[-1]):
             return _forward_by_tiles(x, weight, bias, eps)
-    except FloatingPointError:  # a square overflows in float32; the book scales such rows first
+    except FloatingPointError:  # a square overflows in float32, and the book scales such rows first; or a number is not finite
         y, saved = book.layernorm_forward(x, weight, bias, eps)
         return y, saved._replace(x_hat=saved.x_hat.reshape(-1, x.shape[-1]), inverse_std=saved.inverse_std.reshape(-1, 1))
 
