@@ -42,6 +42,8 @@ from gpt.checkpoints.weights import weight_shapes
 from gpt.config import GPTConfig
 from gpt.errors import fail
 from gpt.generation.jinja_template import JinjaTemplate
+from gpt.generation.llama_decoder import apply_weight
+from gpt.generation.memory_order import order_for_a_vector, order_for_one_text
 from gpt.generation.stream import stream_tokens
 from gpt.int8 import Int8Matrix
 from tensorlite.memory import keep_freed_memory
@@ -68,6 +70,7 @@ Work = Callable[[int], dict[str, Any]]  # writes so many tokens, and returns the
 def our_work(checkpoint: str, ids: list[int], int8: bool = False) -> Work:
     """An answer of ours."""
     model, _, _ = load_model(checkpoint, int8=int8)
+    order_for_one_text(model)  # as gpt.chat does
     return lambda count: timed(stream_tokens(model, ids, count, temperature=0))
 
 
@@ -137,13 +140,13 @@ def llama_cpp_work(checkpoint: str, ids: list[int]) -> Work:
 
 def products_work(checkpoint: str, ids: list[int]) -> Work:
     """The products of ours alone: of all rows of the prompt in the blocks and of the last one in the head, then of one row a token."""
-    weights = random_weights(config_of(checkpoint))
-    ones = np.ones((max(weight.shape[1] for weight in weights), len(ids)), np.float32)
+    weights = [order_for_a_vector(weight) for weight in random_weights(config_of(checkpoint))]
 
     def multiply(rows: int) -> float:
+        matrices = [np.ones((rows, weight.shape[1]), np.float32) for weight in weights]
         start = time.perf_counter()
-        for weight in weights:
-            weight.dot(ones[: weight.shape[1], : 1 if weight is weights[-1] else rows].squeeze())
+        for weight, x in zip(weights, matrices, strict=True):
+            apply_weight(x[-1:] if weight is weights[-1] else x, weight)
         return time.perf_counter() - start
 
     return lambda count: {"prompt": multiply(len(ids)), "answer": sum(multiply(1) for _ in range(count - 1))}

@@ -24,6 +24,7 @@ from gpt.finetuning.classifier import refuse_classifier
 from gpt.finetuning.find_template import find_template
 from gpt.generation.chat_template import TemplateError
 from gpt.generation.conversation import Conversation
+from gpt.generation.memory_order import order_for_one_text
 from gpt.generation.sampling import Sampling
 from gpt.generation.stream import limit_threads
 from tensorlite import random
@@ -143,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = check_sampling(parser, options)
     refuse_classifier(options.checkpoint)
     model, tokenizer, config = load_model(options.checkpoint, options.backend, options.int8)
+    order_for_one_text(model)
     check_context_keep(options, config.block_size)
     conversation = Conversation(
         model,

@@ -20,6 +20,7 @@ from gpt.cli.arguments import Parser, add_int8_option, add_model_options, add_sa
 from gpt.errors import fail, run_main
 from gpt.finetuning.classifier import refuse_classifier
 from gpt.finetuning.find_template import find_template
+from gpt.generation.memory_order import order_for_one_text
 from gpt.generation.stream import context_length, limit_threads, stream_texts
 from tensorlite import random
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_classifier(options.checkpoint)
     model, tokenizer, config = load_model(options.checkpoint, options.backend, options.int8)
     check_context_keep(options, config.block_size)
+    if options.num_samples == 1:
+        order_for_one_text(model)
     if find_template(options.checkpoint):
         print(f"note: this model was finetuned on conversations, and here it continues a text as it stands; "
               f"to ask it: python -m gpt.chat --checkpoint {options.checkpoint}", file=sys.stderr)  # fmt: skip

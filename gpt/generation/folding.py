@@ -9,7 +9,7 @@ with a layer norm, which subtracts the mean anyway. What is left to do with x is
     ln(x) Wᵀ + b = x / σ · W'ᵀ + b'        σ² = mean(x²) + ε        W' = W γ,  b' = b + W β
 
 Attention's 1/√D goes into the queries' part of W' in the same way. For one row of a small model this halves the time. The matrices of the
-blocks are then stored twice, the second time as (in, out); the embeddings and the head are not.
+blocks are then stored twice, the second time in the order of `gpt.generation.memory_order`; the embeddings and the head are not.
 
 Source: Ashkboos et al. 2024, "SliceGPT", section 3.2 (a transformer with LayerNorm turned into one with RMSNorm).
 """
@@ -19,8 +19,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from gpt.generation.memory_order import longer_side_contiguous
 from tensorlite import nn
-from tensorlite.backend import Array, array_module
+from tensorlite.backend import Array
 
 
 class Linear(NamedTuple):
@@ -75,14 +76,11 @@ def _fold_layernorm(norm: Any, layer: nn.Linear) -> Linear:
         bias = shift if bias is None else bias + shift
     elif bias is not None:
         bias = bias.copy()
-    return Linear(_contiguous(weight * norm.weight.array[:, None]), bias)
+    return Linear(longer_side_contiguous(weight * norm.weight.array[:, None]), bias)
 
 
 def _center_output(layer: nn.Linear) -> Linear:
     """``layer``, with its output shifted so that every row has mean 0."""
     weight, bias = Linear.from_layer(layer)
-    return Linear(_contiguous(weight - weight.mean(axis=1, keepdims=True)), None if bias is None else bias - bias.mean())
-
-
-def _contiguous(array: Array) -> Array:
-    return array_module(array).ascontiguousarray(array)
+    centered = longer_side_contiguous(weight - weight.mean(axis=1, keepdims=True))
+    return Linear(centered, None if bias is None else bias - bias.mean())

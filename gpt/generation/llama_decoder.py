@@ -4,8 +4,9 @@ It is `gpt.generation.decoder.Decoder` with another arithmetic between two conte
 difference to the model's logits, and where that could change a token the model itself is asked.
 
 Nothing is folded, because an RMSNorm costs one product of a row: the matrices are the model's own, and are in memory once. A matrix
-times a single row is a product of BLAS's kind for vectors, which reads the weights at the speed of the memory. What is left of the time
-are calls from Python, so there are few, and most of them write into an array that is there already.
+times a single row is a product of BLAS's kind for vectors, which reads the weights at the speed of the memory;
+`gpt.generation.memory_order` lays them out for it. What is left of the time are calls from Python, so there are few, and most of them
+write into an array that is there already.
 
 A key is rotated by its own position and is then kept. When the context slides, its position in the window changes. The scores would not
 mind, because they depend on the distance alone: in the first block all queries and keys turn by the same angle. But the keys of every
@@ -32,7 +33,7 @@ from tensorlite.ops.rotary import rotation
 
 _LAYERS = {GPT, Block, GroupedSelfAttention, GatedMLP, nn.Linear, nn.Embedding, nn.RMSNorm, nn.Dropout, nn.ModuleList}
 _LAYERS |= {Int8Linear, Int8Embedding}
-_FEW_ROWS = 128  # the product is then faster with the weight as its left factor, of which BLAS makes no copy in its own order
+_FEW_ROWS = 128  # with contiguous rows, a weight is then multiplied faster as the left factor: BLAS makes no copy of it in its own order
 _PROMPT_ROWS = 256  # of a long prompt, through all blocks at once: their hidden layer then fits into a core's cache
 
 
@@ -101,7 +102,7 @@ class LlamaArithmetic(FoldedGPT):
 
     def _project(self, x: Array, block: _Weights, places: Array | slice) -> tuple[Array, Array]:
         N, H, KV = len(x), self.config.n_head, self.config.kv_heads
-        heads = _apply(self._rms_norm(x, block.ln_1), block.c_attn).reshape(N, H + 2 * KV, -1)  # (N, H + 2 KV, D)
+        heads = apply_weight(self._rms_norm(x, block.ln_1), block.c_attn).reshape(N, H + 2 * KV, -1)  # (N, H + 2 KV, D)
         q, rotated, half = heads[:, :H], heads[:, : H + KV], heads.shape[-1] // 2
         if block.q_norm is not None and block.k_norm is not None:
             k = heads[:, H : H + KV]
@@ -114,12 +115,12 @@ class LlamaArithmetic(FoldedGPT):
         return q.reshape(N, -1), heads[:, H:].reshape(N, -1)
 
     def _add_block(self, x: Array, y: Array, block: _Weights) -> Array:
-        x += _apply(y, block.attn_c_proj)
-        x += _apply(self._gate(_apply(self._rms_norm(x, block.ln_2), block.c_fc)), block.mlp_c_proj)
+        x += apply_weight(y, block.attn_c_proj)
+        x += apply_weight(self._gate(apply_weight(self._rms_norm(x, block.ln_2), block.c_fc)), block.mlp_c_proj)
         return x
 
     def _head(self, x: Array) -> Array:
-        return _apply(self._rms_norm(x, self._ln_f), self._head_weight)
+        return apply_weight(self._rms_norm(x, self._ln_f), self._head_weight)
 
     def _rms_norm(self, x: Array, norm: _Norm) -> Array:
         if len(x) == 1 and x.ndim == 2 and self._xp is np:
@@ -214,11 +215,13 @@ class BatchLlamaDecoder(LlamaArithmetic, BatchDecoder):
     """``decoder(contexts)`` is the model's logits after each context, as for `BatchDecoder`."""
 
 
-def _apply(x: Array, weight: Array | Int8Matrix) -> Array:
+def apply_weight(x: Array, weight: Array | Int8Matrix) -> Array:
     """x · weightᵀ for rows (N, in) and weight (out, in)."""
     if len(x) == 1:
         return weight.dot(x[0])[None]
-    return weight.dot(x.T).T if len(x) <= _FEW_ROWS or isinstance(weight, Int8Matrix) else x.dot(weight.T)
+    if isinstance(weight, Int8Matrix) or (len(x) <= _FEW_ROWS and weight.flags.c_contiguous):
+        return weight.dot(x.T).T
+    return x.dot(weight.T)
 
 
 def _normalize_row(x: Array, norm: _Norm) -> Array:
