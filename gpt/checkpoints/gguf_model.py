@@ -56,7 +56,7 @@ _PARTS = {
     "mlp.c_fc": ("ffn_gate", "ffn_up"),
     "mlp.c_proj": ("ffn_down",),
 }
-_NOT_WEIGHTS = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd\.weight")
+_NOT_WEIGHTS = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
 # How each tokenizer splits a text into words before its merges: llama.cpp's name of the pattern -> tokenizers' steps.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 _DIGITS = {"type": "Digits", "individual_digits": True}
@@ -166,7 +166,13 @@ def _our_config(file: GgufFile) -> GPTConfig:
             raise unsupported(
                 f"{name} is {metadata[f'{family}.{name}']!r}, where only embedding_length / head_count, {n_embd // n_head}, is"
             )
-    if metadata.get(f"{family}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in file.tensors:
+    kind = metadata.get(f"{family}.rope.scaling.type")
+    factors = [metadata.get(f"{family}.rope.{name}", 0) for name in ("scaling.factor", "scale_linear")]  # 0 is none in llama.cpp
+    if (
+        kind not in (None, "none", "linear")
+        or (kind != "none" and any(factor not in (0, 1) for factor in factors))
+        or ("rope_freqs.weight" in file.tensors)
+    ):
         raise unsupported("its rotary positions are scaled")
     if metadata.get(f"{family}.expert_count", 0):
         raise unsupported("it is a mixture of experts")
