@@ -136,8 +136,10 @@ def _answer(answer: Any, labels: Any, count: int, where: str) -> int:
     if answer is None or answer == "":
         raise RecordError(f"{where} has no answer: a file of questions for a competition may keep them back.")
     labels = list(labels)
-    if isinstance(answer, bool) or answer not in labels or len(labels) != count:
-        raise RecordError(f"{where}: the answer is one of {', '.join(map(str, labels))}, got {answer!r}.")
+    if len(labels) != count:
+        raise RecordError(f"{where} has {count} choices, but {len(labels)} of their labels: each choice needs one.")
+    if isinstance(answer, bool) or labels.count(answer) != 1:
+        raise RecordError(f"{where}: the answer is exactly one of {', '.join(map(repr, labels))}, got {answer!r}.")
     return labels.index(answer)
 
 
