@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_model_options(
     parser: argparse.ArgumentParser,
-    folder: str = "a folder that gpt.train or gpt.finetune has written, or a GPT-2 of Hugging Face's",
+    folder: str = "a folder of gpt.train or gpt.finetune, a published one, a GGUF file, or smollm2",
 ) -> None:
     """Which model, and where it runs; ``folder`` says what the program takes."""
     parser.add_argument("-c", "--checkpoint", required=True, metavar="DIR", help=folder)

@@ -26,7 +26,7 @@ def rotary_embedding_forward(x: Array, base: float = 10000.0, start: int = 0) ->
 
     A query at position t meets a key at position s as (R(t) q) · (R(s) k) = q · R(s - t) k: the angles subtract, and only the distance of
     the two positions is left. No table of positions is learned, and none is added to x. The first pairs turn by one radian a token
-    and see small distances; the last turn by 1/base and see large ones.
+    and see small distances; the last turn by about 1/base and see large ones.
 
     Shapes: x, y (..., T, D) with D even. Position ``start`` is that of the first row.
     Saves: the cosines and sines, computed in float64 and rounded to the dtype of x.

@@ -38,7 +38,7 @@ def swiglu_forward(x: Array) -> tuple[Array, SwigluSaved]:
 
 
 def swiglu_backward(dy: Array, saved: SwigluSaved) -> Array:
-    """dup = dy · silu(gate)        dgate = dy · up · silu'(gate)
+    """dup = dy · silu(gate)        dgate = dy · up · silu'(gate),   silu'(g) = σ(g) + g σ(g) (1 - σ(g))
 
     The product rule: each factor gets dy times the other one, and the gate's goes through silu's backward. In words: where
     silu(gate) is 0, up has no effect on y, so its gradient is 0. The gate's gradient is proportional to up: a larger gate changes y only

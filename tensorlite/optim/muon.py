@@ -63,7 +63,7 @@ def newton_schulz(g: Array, coefficients: tuple[float, float, float] = COEFFICIE
     converge: they move about within that range.
 
     X Xᵀ is symmetric, and the shorter side of g decides its size: a tall matrix is transposed. ``steps`` = 5 on (n, m), n ≤ m, cost
-    10 n² (2 m + n) operations, or half of that where BLAS computes one half of a symmetric product.
+    10 n² (2 m + n) operations, or 5 n² (3 m + n) where BLAS computes one half of a symmetric product.
 
     Shapes: (n, m) -> (n, m), a new array in g's dtype; half precisions compute in float32. Where |g| < eps, eps takes its place.
     Source: Jordan et al. 2024; equals torch.optim.Muon, which rounds to bfloat16 here.
