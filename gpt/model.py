@@ -149,7 +149,7 @@ class LanguageModel(nn.Module):
         return idx
 
     def save_pretrained(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> Path:
-        """Write a folder that transformers opens as a GPT-2, a Llama or a Qwen3, and return it; see `gpt.checkpoints.hugging_face.write_pretrained`."""
+        """Write a folder that transformers opens, and return it; see `gpt.checkpoints.hugging_face.write_pretrained`."""
         weights = {name: tensor.numpy() for name, tensor in self.state_dict().items()}
         return write_pretrained(folder, self.config, weights, tokenizer)
 

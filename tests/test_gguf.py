@@ -194,6 +194,8 @@ def refusal(path: Path) -> str:
         ({"block_count": 2**31}, "blk.1.attn_norm.weight"),
         ({"llama__rope__dimension_count": 4}, "rope.dimension_count is 4"),
         ({"llama__rope__scaling__type": "yarn"}, "its rotary positions are scaled"),
+        ({"llama__rope__scale_linear": 4}, "its rotary positions are scaled"),  # without a type, as llama.cpp reads it
+        ({"llama__rope__scaling__factor": 4}, "its rotary positions are scaled"),
         ({"llama__expert_count": 8}, "it is a mixture of experts"),
         ({"without": ["merges"]}, "it has no merges"),
         ({"without": ["tokenizer"]}, "the tokenizer in"),
@@ -204,6 +206,12 @@ def refusal(path: Path) -> str:
 def test_files_that_do_not_fit(changes: dict, message: str, tmp_path: Path):
     write(tmp_path / "a.gguf", CONFIG, **changes)
     assert message in refusal(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize("changes", [{"type": "linear", "factor": 1}, {"type": "none", "factor": 4}, {"factor": 0}], ids=str)
+def test_rotary_positions_that_are_not_scaled(changes: dict, tmp_path: Path):
+    write(tmp_path / "a.gguf", CONFIG, **{f"llama__rope__scaling__{name}": value for name, value in changes.items()})
+    assert load_model(tmp_path / "a.gguf")[2] == CONFIG
 
 
 def test_a_kind_that_is_not_known(tmp_path: Path):
