@@ -58,7 +58,7 @@ class Chat:
 
     def _turn(self) -> bool:
         """Read one line and answer; False when the user quits."""
-        line = input("> ")
+        line = input("> ").removesuffix("\r")  # of a file with Windows' line ends
         if broken := _not_utf8(line):
             print(f"error: this line is not UTF-8 text, and was not sent: {broken}.")
             return True

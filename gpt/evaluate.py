@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             several.append(read_results(name))
         else:
             several.append(_measure(name, tasks, options))
+    print(format_table(several), flush=True)
     if options.out:
         print(f"written to {write_results(options.out, several[0])}", file=sys.stderr)
-    print(format_table(several))
 
 
 def _measure(checkpoint: str, tasks: Sequence[_Task], options: argparse.Namespace) -> Results:

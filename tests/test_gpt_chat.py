@@ -343,6 +343,15 @@ def test_invalid_utf8_at_a_terminal_is_refused(run: Path) -> None:
     assert terminal.exit_code() == 0
 
 
+def test_lines_may_end_as_on_windows(told: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    lines = iter(["the fox\r", "/quit\r", "never asked"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    Chat(Conversation(make(), CharTokenizer.train("/ \nthe quick brown fox"))).run()
+    assert next(lines) == "never asked"
+    assert "unknown command" not in capsys.readouterr().out
+    assert [prompt for prompt, _ in told] == ["the fox"]
+
+
 def test_a_message_that_begins_with_a_slash(told: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     lines = iter(["//the /fox", "/fox", "/help", "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))

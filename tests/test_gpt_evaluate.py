@@ -324,6 +324,13 @@ def test_several_models_in_one_table(folder: Path, capsys: pytest.CaptureFixture
     assert table[3].split() == ["perplexity", "29.000", "±", "0.000", "-"], "of another text"
 
 
+def test_figures_are_shown_although_their_file_cannot_be_written(folder: Path, capsys: pytest.CaptureFixture):
+    assert run("-c", folder / "model", "--cloze", folder / "c.jsonl", "--out", folder / "c.jsonl" / "r.json") != 0
+    printed = capsys.readouterr()
+    assert "accuracy" in printed.out
+    assert "the results cannot be written" in printed.err
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
