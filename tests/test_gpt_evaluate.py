@@ -355,3 +355,25 @@ def test_results_that_are_none(content: str, tmp_path: Path):
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(ResultsError, match="is no file of results"):
         read_results(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("damage", ["a setting", "a source", "a figure"])
+def test_damaged_results_are_refused_or_leave_a_gap(damage: str, folder: Path, capsys: pytest.CaptureFixture):
+    file, task = folder / "r.json", ["--text", folder / "text.txt"]
+    assert run("-c", folder / "model", *task, "--out", file) == 0
+    record = json.loads(file.read_text())
+    measured = record["measurements"][0]
+    if damage == "a setting":
+        measured["settings"]["context"] = "eight"
+    else:
+        (record["sources"] if damage == "a source" else measured["figures"]).popitem()
+    file.write_text(json.dumps(record))
+    capsys.readouterr()
+    code = run("-c", folder / "model", *task, "--compare", file)
+    printed = capsys.readouterr()
+    if damage == "a figure":
+        assert code == 0
+        assert any(line.endswith(" -") for line in printed.out.splitlines())
+    else:
+        assert code == 2
+        assert "is no file of results" in printed.err.splitlines()[-1]

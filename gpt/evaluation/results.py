@@ -61,8 +61,9 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         measurements = []
         for one in record["measurements"]:
             figures = {str(name): _figure(figure) for name, figure in one["figures"].items()}
-            measurements.append(Measurement(str(one["task"]), int(one["count"]), figures, dict(one["settings"]), int(one["cropped"])))
-        sources = {str(task): str(source) for task, source in record["sources"].items()}
+            settings = {str(name): int(value) for name, value in one["settings"].items()}
+            measurements.append(Measurement(str(one["task"]), int(one["count"]), figures, settings, int(one["cropped"])))
+        sources = {one.task: str(record["sources"][one.task]) for one in measurements}
         return Results(str(record["model"]), int(record["parameters"]), measurements, sources)
     except OSError as error:
         raise ResultsError(f"{file} cannot be read: {(error.strerror or str(error)).lower()}.") from error
@@ -88,8 +89,13 @@ def format_table(several: Sequence[Results]) -> str:
         unit = "tokens" if "bits a byte" in first.figures else "examples"
         counts = {one.count for one in found if one}
         lines.append([f"{task}, {first.count:,} {unit}" if len(counts) == 1 else task, *("" for _ in several)])
-        lines += [[f"  {name}", *(_shown(one.figures[name], name) if one else "-" for one in found)] for name in first.figures]
-        lines += [[f"  {name}", *(f"{one.settings[name]:,}" if one else "-" for one in found)] for name in first.settings]
+        lines += [
+            [f"  {name}", *(_shown(one.figures[name], name) if one and name in one.figures else "-" for one in found)]
+            for name in first.figures
+        ]
+        lines += [
+            [f"  {name}", *(f"{one.settings[name]:,}" if one and name in one.settings else "-" for one in found)] for name in first.settings
+        ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip() for line in lines
