@@ -16,7 +16,7 @@ from tests.cuda_variants import THREADS, VARIANTS, dynamic_shared
 
 # A100, RTX 30, H100 and H200, B200, RTX 50: KB of shared memory for all blocks of a multiprocessor. A block may have 1 KB less, and
 # CUDA takes 1 KB of each block for itself. CUDA C++ Programming Guide, table of technical specifications by compute capability. RTX 40
-# (sm_89) has the limits of RTX 30 and executes its programs.
+# (sm_89) has the limits of RTX 30 and executes its programs; compiled for it, all kernels had the same registers and shared memory.
 SHARED = {"sm_80": 164, "sm_86": 100, "sm_90": 228, "sm_100": 228, "sm_120": 100}
 REGISTERS = 255  # of a thread
 ALL_REGISTERS = 65536  # of a multiprocessor, and of a block; a warp takes them in portions of 256

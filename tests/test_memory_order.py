@@ -24,7 +24,7 @@ def columns_are_contiguous(array):
     return array.flags.f_contiguous and not array.flags.c_contiguous
 
 
-@pytest.mark.parametrize("rows", [128, 255, 256, 700])  # a product's tile has 256
+@pytest.mark.parametrize("rows", [128, 255, 256, 700])  # 256 rows are transposed at once
 def test_a_high_matrix_gets_contiguous_columns_in_its_own_memory(rows):
     matrix = np.random.default_rng(0).random((rows, 64))
     expected = matrix.copy()

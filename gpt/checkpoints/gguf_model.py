@@ -167,11 +167,12 @@ def _our_config(file: GgufFile) -> GPTConfig:
                 f"{name} is {metadata[f'{family}.{name}']!r}, where only embedding_length / head_count, {n_embd // n_head}, is"
             )
     kind = metadata.get(f"{family}.rope.scaling.type")
-    factors = [metadata.get(f"{family}.rope.{name}", 0) for name in ("scaling.factor", "scale_linear")]  # 0 is none in llama.cpp
+    # As llama.cpp reads them: a factor of 0 is none, and without a type it is linear (load_hparams in its llama-model.cpp).
+    factors = [metadata.get(f"{family}.rope.{name}", 0) for name in ("scaling.factor", "scale_linear")]
     if (
         kind not in (None, "none", "linear")
         or (kind != "none" and any(factor not in (0, 1) for factor in factors))
-        or ("rope_freqs.weight" in file.tensors)
+        or "rope_freqs.weight" in file.tensors
     ):
         raise unsupported("its rotary positions are scaled")
     if metadata.get(f"{family}.expert_count", 0):

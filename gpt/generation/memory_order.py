@@ -45,7 +45,10 @@ def order_for_one_text(model: Any) -> Any:
 
 
 def order_for_a_vector(matrix: np.ndarray) -> np.ndarray:
-    """The same numbers (rows, columns), in the same memory: with contiguous columns if there are at least twice as many rows."""
+    """The same numbers (rows, columns), in the same memory: with contiguous columns if there are at least twice as many rows.
+
+    With fewer rows two threads gain nothing from that: with (960, 576), Llama's c_attn in SmolLM2, both orders take the same time.
+    """
     rows, columns = matrix.shape
     if rows < 2 * columns:
         return matrix
