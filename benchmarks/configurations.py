@@ -10,7 +10,7 @@ from gpt.config import GPTConfig, TrainConfig, from_preset
 
 @dataclass(frozen=True)
 class Configuration:
-    """A model, a batch, and the number of steps in a block of about two seconds (course and gpt2: on a GPU)."""
+    """A model, a batch, and the number of steps in a block of about two seconds (course, gpt2 and smollm2: on a GPU)."""
 
     name: str
     description: str
@@ -35,6 +35,17 @@ _A = GPTConfig(
 )
 _B = replace(_A, vocab_size=81, block_size=256, n_layer=6, n_head=6, n_embd=384)
 _C = replace(_A, vocab_size=50257, block_size=256, n_layer=2, n_head=12, n_embd=768)
+_SMOLLM2 = GPTConfig(
+    model="llama",
+    vocab_size=49152,
+    block_size=1024,
+    n_layer=30,
+    n_head=9,
+    n_kv_head=3,
+    n_embd=576,
+    n_inner=1536,
+    rope_theta=100000.0,
+)
 _SMOKE = replace(_A, vocab_size=17, block_size=16, n_layer=1, n_head=2, n_embd=32)
 
 CONFIGURATIONS = {
@@ -50,6 +61,9 @@ CONFIGURATIONS = {
         ),
         Configuration(
             "gpt2", "12 layers, 768 wide, block 1024, batch 8, vocabulary 50257", from_preset("gpt2", vocab_size=50257)[0], 8, 10
+        ),
+        Configuration(
+            "smollm2", "SmolLM2-135M: llama, 30 layers, 576 wide, 9 heads on 3, block 1024, batch 8, vocabulary 49152", _SMOLLM2, 8, 10
         ),
         Configuration("smoke", "1 layer, 32 wide, block 16, batch 4: for the tests", _SMOKE, 4, 1),
     )
@@ -79,11 +93,13 @@ NANOGPT_TRAINING = TrainConfig(
 def flops_per_step(configuration: Configuration) -> float:
     """Multiplications and additions in the matrix products of one step; all other operations are few in comparison.
 
-    A weight of n numbers takes 2n operations a token forward, and twice that backward (one product for dx, one for
+    A matrix of n numbers takes 2n operations a token forward, and twice that backward (one product for dx, one for
     dweight): 6n. Causal attention takes two products of T x D and D x T a head, of which the mask leaves half:
     2 T C operations a token forward, 6 T C with the backward.
     """
     model = configuration.model
     C, T = model.n_embd, model.block_size
-    weights = model.n_layer * 12 * C * C + model.vocab_size * C
+    kv_width = model.kv_heads * (C // model.n_head)
+    mlp = (3 if model.model == "llama" else 2) * model.mlp_width * C
+    weights = model.n_layer * (2 * C * C + 2 * C * kv_width + mlp) + model.vocab_size * C
     return configuration.batch_size * T * (6 * weights + model.n_layer * 6 * T * C)

@@ -19,7 +19,7 @@ from benchmarks.common import options_of
 TESTS = "pytest -m gpu -W default -p no:cacheprovider -p no:benchmark --continue-on-collection-errors"
 FIRST = ("attention", "rows", "gemm")  # kernels that everything else needs
 MODEL = " ".join([*(f"tests/test_kernels_cuda_{name}.py" for name in FIRST), "tests/test_gpt_on_gpu.py", "tests/test_cuda_graph.py"])
-STEP = "benchmarks train_step gpt2 course --backend cupy --rounds 5"
+STEP = "benchmarks train_step gpt2 course smollm2 --backend cupy --rounds 5"
 
 
 def with_a_gpu() -> list[str]:
@@ -41,6 +41,7 @@ STAGES: dict[int, dict[str, tuple[str, float]]] = {  # name of the log: the comm
         "ops": ("benchmarks ops --backend cupy", 340),
         "matmul": ("benchmarks matmul --backend numpy cupy", 150),
         "gpu_kernels_course": ("benchmarks gpu_kernels course", 40),
+        "gpu_kernels_smollm2": ("benchmarks gpu_kernels smollm2", 40),
     },
     4: {"train_step_others": (f"{STEP} --precisions float32 tf32 float16 --compile", 590)},
     5: {"scaling_gpu": ("benchmarks scaling_gpu", 300), "scaling_gpu_zero": ("benchmarks scaling_gpu --zero", 290)},  # of several GPUs

@@ -126,6 +126,12 @@ def entries(s: Sizes) -> dict[str, Entry]:
         cos, sin = angles.cos().repeat(1, 2).to(x.dtype), angles.sin().repeat(1, 2).to(x.dtype)
         return x * cos + torch_cat([-x[..., D // 2 :], x[..., : D // 2]], dim=-1) * sin
 
+    KV = max(1, s.H // 3)  # heads of keys: SmolLM2 has three of queries for each
+
+    def rotary_self_attention(qkv: Any) -> Any:
+        q, k, v = qkv.unflatten(2, (s.H + 2 * KV, -1)).transpose(1, 2).split([s.H, KV, KV], dim=1)
+        return F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2)
+
     def gated(x: Any) -> Any:
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
@@ -152,6 +158,9 @@ def entries(s: Sizes) -> dict[str, Entry]:
             lambda: [s.normal(s.B, s.T, s.C), s.normal(s.C)], lambda x, weight: F.rms_norm(x, weight.shape, weight), {}, masters=(1,)
         ),
         "rotary_embedding": Entry(lambda: s.heads()[:1], rotate, {}),
+        "rotary_self_attention": Entry(
+            lambda: [s.normal(s.B, s.T, (s.H + 2 * KV) * (s.C // s.H))], rotary_self_attention, {"n_head": s.H, "n_kv_head": KV}
+        ),
         "swiglu": Entry(lambda: [s.normal(s.B, s.T, 6 * s.C)], gated, {}),
         "linear": Entry(lambda: [s.normal(s.B, s.T, s.C), s.normal(4 * s.C, s.C), s.normal(4 * s.C)], F.linear, {}, masters=(1, 2)),
         "feedforward": Entry(feedforward, torch_feedforward, {"approximate": "tanh"}, masters=(1, 2, 3, 4)),

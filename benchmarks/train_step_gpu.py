@@ -27,7 +27,7 @@ from benchmarks.turns import Side, in_turn, sides
 from tensorlite.backend import Device
 from tensorlite.precision import PRECISIONS
 
-MEASURED = ("course", "gpt2")
+MEASURED = ("course", "gpt2", "smollm2")
 SIDES = ("ours", "ours, no graph", "torch", "torch compiled")
 ENOUGH_FOR_ALL = 40 << 30  # bytes: the four sides of gpt2 take 34 GB in bfloat16
 

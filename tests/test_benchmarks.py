@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import tensorlite as tl
 from benchmarks import (
     common,
     generate,
@@ -77,6 +78,27 @@ def test_flops_against_a_count_of_every_product():
     attention = [B * H * product(T, D, T) / 2, B * H * product(T, T, D) / 2]  # half of the scores is masked
     forward = 3 * (sum(linear) + sum(attention)) + product(B * T, C, V)
     assert flops_per_step(Configuration("", "", config, B, 1)) == 3 * forward  # backward: two products for each
+
+
+def test_flops_of_a_llama():
+    config = GPTConfig(model="llama", vocab_size=11, block_size=5, n_layer=3, n_head=4, n_kv_head=2, n_embd=16, n_inner=24)
+    B, T, C, D = 7, 5, 16, 4
+    weights = C * (4 + 2 * 2) * D + C * C + C * 2 * 24 + 24 * C  # c_attn, c_proj, c_fc with value and gate, c_proj
+    forward = 3 * (2 * B * T * weights + 2 * B * 4 * 2 * T * T * D / 2) + 2 * B * T * C * 11
+    assert flops_per_step(Configuration("", "", config, B, 1)) == 3 * forward
+
+
+def test_the_llama_of_torch_is_ours():
+    import torch
+
+    from benchmarks.torch_gpt import TorchGPT
+
+    config = GPTConfig(model="llama", vocab_size=31, block_size=16, n_layer=2, n_head=6, n_kv_head=2, n_embd=48)
+    model, twin = GPT(config).double(), TorchGPT(config).double()
+    twin.load_state_dict({name: torch.from_numpy(value.detach().numpy()) for name, value in model.state_dict().items()})
+    idx = np.random.default_rng(0).integers(31, size=(3, 16))
+    ours, theirs = model(tl.tensor(idx))[0].detach().numpy(), twin(torch.from_numpy(idx))[0].detach().numpy()
+    assert abs(ours - theirs).max() < 1e-5  # torch's table of cosines is in float32
 
 
 def test_table():
@@ -625,7 +647,7 @@ def test_a_stage_that_fails_or_hangs_does_not_stop_the_next(results, tmp_path, m
 
 
 LESS = {  # of what the stages do: without a GPU each kernel is computed thread by thread
-    "train_step_bfloat16": {" gpt2 course": " gpt2", " --rounds 5": " --rounds 1 --steps 1", " --compile": ""},
+    "train_step_bfloat16": {" gpt2 course smollm2": " gpt2", " --rounds 5": " --rounds 1 --steps 1", " --compile": ""},
     "ops": {" --backend": " rotary_embedding --rounds 1 --configurations gpt2 --backend"},
 }
 
