@@ -1,30 +1,35 @@
 // Division by the root mean square, on the GPU. The derivation is in tensorlite/ops/rmsnorm.py.
 //
-// The same as layer normalisation without the mean (layernorm.cu says more): a warp owns a row, lane i holds its numbers i, i + 32, …,
-// and the gradient of the weight is summed in registers over all rows of a warp, then over the warps of a block.
+// The same as layer normalisation without the mean (layernorm.cu says more): a warp owns a row, as rows.cuh says, and the gradient of the
+// weight is summed in registers over all rows of a warp, then over the warps of a block.
 
-#include "common.cuh"
+#include "rows.cuh"
 
-#define FOR_MINE(i) _Pragma("unroll") for (int i = 0; i < PerLane; i++)
-
-extern "C" __global__ void rmsnorm_forward(const In* x, const float* weight, Out* y, float* inverse_rms, int rows, int C, float eps) {
-    int lane = threadIdx.x % WARP;
+extern "C" __global__ void rmsnorm_forward(const In* __restrict__ x, const float* __restrict__ weight, Out* __restrict__ y,
+                                           float* inverse_rms, int rows, int C, float eps) {
     long long row = (long long)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (row >= rows) return;
 
     float values[PerLane], squares = 0;
-    FOR_MINE(i) {
-        int c = i * WARP + lane;
-        values[i] = c < C ? load(x[row * C + c]) : 0.0f;
-        squares += values[i] * values[i];
+    FOR_GROUPS(k) {
+        float numbers[Wide] = {};
+        if (column_of(k) < C) take(x + row * C + column_of(k), numbers);
+        FOR_EACH(j) {
+            values[k * Wide + j] = numbers[j];
+            squares += numbers[j] * numbers[j];
+        }
     }
     float scale = 1 / sqrtf(warp_sum(squares) / C + eps);
 
-    FOR_MINE(i) {
-        int c = i * WARP + lane;
-        if (c < C) store(y[row * C + c], values[i] * scale * (weight ? weight[c] : 1.0f));
+    FOR_GROUPS(k) {
+        int c = column_of(k);
+        if (c >= C) continue;
+        float w[Wide], numbers[Wide];
+        take_or(1, weight, c, w);
+        FOR_EACH(j) numbers[j] = values[k * Wide + j] * scale * w[j];
+        put(y + row * C + c, numbers);
     }
-    if (lane == 0) inverse_rms[row] = scale;
+    if (threadIdx.x % WARP == 0) inverse_rms[row] = scale;
 }
 
 // dx = (g - x̂ mean(g ∘ x̂)) / rms with g = dy ∘ weight and x̂ = x / rms;   partial_dweight: (blocks, C).
@@ -34,37 +39,49 @@ extern "C" __global__ void rmsnorm_backward(const Out* __restrict__ dy, const In
                                             const float* inverse_rms, const In* __restrict__ accumulated, In* __restrict__ dx,
                                             Out* __restrict__ rounded, float* partial_dweight, int rows, int C) {
     __shared__ float sums[PerLane * WARP];
-    int lane = threadIdx.x % WARP;
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
 
     float dweight[PerLane];
     FOR_MINE(i) dweight[i] = 0;
 
     for (long long row = warp; row < rows; row += warps) {
-        float stream[PerLane];  // loaded before it is needed, so that the load overlaps with the sums
-        FOR_MINE(i) stream[i] = accumulated && i * WARP + lane < C ? load(accumulated[row * C + i * WARP + lane]) : 0.0f;
-
+        const Out* d = dy + row * C;
+        const In* xs = x + row * C;
         float scale = inverse_rms[row], sum_g_hat = 0;
-        FOR_MINE(i) {
-            int c = i * WARP + lane;
+        FOR_GROUPS(k) {
+            int c = column_of(k);
             if (c >= C) continue;
-            float dyc = load(dy[row * C + c]), x_hat = load(x[row * C + c]) * scale;
-            sum_g_hat += dyc * (weight ? weight[c] : 1.0f) * x_hat;
-            dweight[i] += dyc * x_hat;
+            float dys[Wide], x_hat[Wide], w[Wide];
+            take(d + c, dys);
+            take(xs + c, x_hat);
+            take_or(1, weight, c, w);
+            FOR_EACH(j) {
+                x_hat[j] *= scale;
+                sum_g_hat += dys[j] * w[j] * x_hat[j];
+                dweight[k * Wide + j] += dys[j] * x_hat[j];
+            }
         }
         float mean_g_hat = warp_sum(sum_g_hat) / C;
 
-        FOR_MINE(i) {
-            int c = i * WARP + lane;
+        FOR_GROUPS(k) {  // read x and dy again, from the cache: there are too few registers to keep them
+            int c = column_of(k);
             if (c >= C) continue;
-            float x_hat = load(x[row * C + c]) * scale, g = load(dy[row * C + c]) * (weight ? weight[c] : 1.0f);
-            float own = (g - x_hat * mean_g_hat) * scale;
-            store(dx[row * C + c], stream[i] + own);
-            if (rounded) store(rounded[row * C + c], stream[i] + own);
+            float dys[Wide], x_hat[Wide], w[Wide], stream[Wide] = {};
+            take(d + c, dys);
+            take(xs + c, x_hat);
+            take_or(1, weight, c, w);
+            if (accumulated) take(accumulated + row * C + c, stream);
+            FOR_EACH(j) stream[j] += (dys[j] * w[j] - x_hat[j] * scale * mean_g_hat) * scale;
+            put(dx + row * C + c, stream);
+            if (rounded) put(rounded + row * C + c, stream);
         }
     }
     for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {
-        if (turn == warp % turns) FOR_MINE(i) sums[i * WARP + lane] = turn ? sums[i * WARP + lane] + dweight[i] : dweight[i];
+        if (turn == warp % turns)
+            FOR_MINE(i) {
+                int c = column_of(i / Wide) + i % Wide;
+                sums[c] = turn ? sums[c] + dweight[i] : dweight[i];
+            }
         __syncthreads();
     }
     for (int c = threadIdx.x; c < C; c += blockDim.x) partial_dweight[(long long)blockIdx.x * C + c] = sums[c];

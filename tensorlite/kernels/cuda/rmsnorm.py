@@ -8,7 +8,7 @@ from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.cast import keep_rounded
 from tensorlite.kernels.cuda.columns import sum_rows
 from tensorlite.kernels.cuda.compile import kernel
-from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, matrix_shape, out_dtype, per_lane
+from tensorlite.kernels.cuda.rows import BACKWARD_BLOCKS, BLOCK, blocks_for, can_normalise, lanes, matrix_shape, out_dtype
 from tensorlite.op import Pair, register
 from tensorlite.ops.rmsnorm import rmsnorm
 
@@ -19,7 +19,7 @@ def rmsnorm_forward(x: Array, weight: Array | None = None, eps: float | None = N
     """y = x / rms(x) · weight. Saves x, and 1/rms of each row."""
     xp, (rows, C) = array_module(x), matrix_shape(x)
     y, inverse_rms = xp.empty(x.shape, out_dtype(x)), xp.empty(rows, "float32")
-    run = kernel("rmsnorm.cu", "rmsnorm_forward", In=x.dtype.name, Out=y.dtype.name, PerLane=per_lane(C))
+    run = kernel("rmsnorm.cu", "rmsnorm_forward", In=x.dtype.name, Out=y.dtype.name, **lanes(C, x, weight))
     run(blocks_for(rows), BLOCK, (x, weight, y, inverse_rms, rows, C, FLOAT32_STEP if eps is None else float(eps)))
     return y, (x, inverse_rms, weight)
 
@@ -43,7 +43,7 @@ def rmsnorm_backward(
     blocks = blocks_for(rows, BACKWARD_BLOCKS)
     partial_dweight = xp.empty((blocks, C), "float32")
     rounded = None if stream is None or dy.dtype == x.dtype else xp.empty(x.shape, dy.dtype)
-    run = kernel("rmsnorm.cu", "rmsnorm_backward", In=x.dtype.name, Out=dy.dtype.name, PerLane=per_lane(C))
+    run = kernel("rmsnorm.cu", "rmsnorm_backward", In=x.dtype.name, Out=dy.dtype.name, **lanes(C, dy, x, weight, stream))
     run(blocks, BLOCK, (dy, x, weight, inverse_rms, stream, dx, rounded, partial_dweight, rows, C))
     if rounded is not None:
         keep_rounded(dx, rounded)

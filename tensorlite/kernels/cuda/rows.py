@@ -20,11 +20,6 @@ def matrix_shape(x: Array) -> tuple[int, int]:
     return x.size // x.shape[-1], x.shape[-1]
 
 
-def per_lane(C: int) -> int:
-    """How many numbers of a row each lane holds, a macro of the kernel."""
-    return -(-C // WARP)
-
-
 def lanes(C: int, *arrays: Array | None) -> dict[str, int]:
     """The macros of a kernel: how many neighbours a lane reads at a time, four if the rows are aligned, and how many numbers it holds."""
     aligned = C % 4 == 0 and all(x is None or x.data.ptr % (4 * x.itemsize) == 0 for x in arrays)
