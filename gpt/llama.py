@@ -26,6 +26,8 @@ class GroupedSelfAttention(nn.Module):
     """Causal self-attention with rotary positions, in which several heads of queries share a head of keys and values.
 
     Attributes:
+        fused: compute rotation and attention by one op, `tensorlite.ops.rotary_self_attention`, unless there is a QK-norm before them.
+            With False they are computed by the lines of `attention`. Both give the same numbers, up to rounding.
         recompute: the op of attention computes its weights again in backward instead of keeping them.
     """
 
@@ -42,15 +44,23 @@ class GroupedSelfAttention(nn.Module):
         self.qk_norm = config.qk_norm
         self.attn_dropout = config.dropout
         self.resid_dropout = nn.Dropout(config.dropout)
-        self.recompute = False
+        self.fused, self.recompute = True, False
 
     def forward(self, x: Tensor) -> Tensor:
-        B, T, C = x.shape
-        q, k, v = self.queries_keys_values(x)
-        dropout = self.attn_dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, enable_gqa=True, recompute=self.recompute)
-        y = y.transpose(1, 2).reshape(B, T, C)  # the heads of a token, side by side
+        attention = self.fused_attention if self.fused and not self.qk_norm else self.attention
+        y = attention(x, self.attn_dropout if self.training else 0.0)  # (B, T, C)
         return self.resid_dropout(self.c_proj(y))
+
+    def attention(self, x: Tensor, dropout: float) -> Tensor:
+        """Each head of queries searches the keys of its group: (B, T, C) -> (B, T, C)."""
+        q, k, v = self.queries_keys_values(x)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, enable_gqa=True, recompute=self.recompute)
+        return y.transpose(1, 2).reshape(*x.shape)  # the heads of a token, side by side
+
+    def fused_attention(self, x: Tensor, dropout: float) -> Tensor:
+        """The same as `attention`, by one op."""
+        heads = self.n_head, self.n_kv_head
+        return F.rotary_self_attention(self.c_attn(x), *heads, self.rope_theta, dropout_p=dropout, recompute=self.recompute)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> the rotated queries (B, H, T, D), the rotated keys and the values (B, KV, T, D)."""

@@ -141,6 +141,11 @@ def _self_attention(qkv: Any, *rest: Any) -> int:
     return 4 * B * T * T * C3 // 3
 
 
+def _rotary_self_attention(qkv: Any, n_head: int, n_kv_head: int, *rest: Any) -> int:
+    B, T, width = qkv.shape
+    return 4 * B * T * T * width * n_head // (n_head + 2 * n_kv_head)
+
+
 def _feedforward(x: Any, hidden_weight: Any, hidden_bias: Any, weight: Any, *rest: Any) -> int:
     return 2 * x.size // x.shape[-1] * (hidden_weight.size + weight.size)
 
@@ -151,6 +156,7 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "feedforward": _feedforward,
     "attention": _attention,
     "causal_self_attention": _self_attention,
+    "rotary_self_attention": _rotary_self_attention,
 }
 
 

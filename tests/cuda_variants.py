@@ -45,8 +45,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dropout.cu": ONE_TYPE,
     "embedding.cu": ONE_TYPE,
     "layernorm.cu": IN_FOURS,
-    "rmsnorm.cu": ROWS,
-    "rotary.cu": ONE_TYPE,
+    "rmsnorm.cu": IN_FOURS,
+    "rotary.cu": [{**real, "HALF": half, "Wide": wide} for real in ONE_TYPE for half, wide in ((32, 4), (3, 1))],
     "softmax.cu": ONE_TYPE,
     "swiglu.cu": [{**real, "Wide": wide} for real in ONE_TYPE for wide in (1, 4)],
 }

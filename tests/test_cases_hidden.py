@@ -39,7 +39,7 @@ LOUDER = {  # finite in torch, and not here
 }
 OTHER = {"relu": "of nan: the gradient is 0 here, and dy in torch"}  # finite in both
 # products in which what is hidden is 0 · nan; and probabilities, of which both refuse what is none
-ELSEWHERE = ("attention", "causal_self_attention", "binary_cross_entropy")
+ELSEWHERE = ("attention", "causal_self_attention", "rotary_self_attention", "binary_cross_entropy")
 
 
 def op_of(case):

@@ -26,6 +26,8 @@ from gpt.microscope.reading import influence, look_at_next
 from gpt.model import GPT, build_model
 from gpt.plots.attention_maps import attention_weights
 from gpt.training.speed import count_work
+from tensorlite.op import use_kernels
+from tensorlite.random import make_generator, use_generator
 
 SHAPE = {
     "vocab_size": 29,
@@ -372,3 +374,23 @@ def test_the_last_token_looks_where_the_maps_say():
         view = look_at_next(model, ids, 17)
         np.testing.assert_allclose(view.attention, attention_weights(model, ids)[:, :, -1], rtol=0, atol=1e-12)
         assert len(view.guesses) == 2
+
+
+@pytest.mark.parametrize("kernels", ["book", "fast"])
+@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
+def test_attention_as_one_op_and_as_several(n_kv_head: int, kernels: str):
+    """The same dropout, so the same function: 1e-13 is far above the rounding of float64 in sums of at most 70 numbers."""
+    config = GPTConfig(model="llama", vocab_size=11, block_size=70, n_layer=1, n_head=4, n_kv_head=n_kv_head, n_embd=32, dropout=0.2)
+    attn = build_model(config).h[0].attn.double()
+    x = tl.tensor(np.random.default_rng(0).standard_normal((2, 70, 32)), requires_grad=True)
+    found = []
+    for fused in (False, True):
+        attn.fused = fused
+        with use_kernels(kernels), use_generator(make_generator(3)):
+            y = attn(x)
+            (y * y).sum().backward()
+        found.append([y.detach().numpy(), x.grad.numpy(), attn.c_attn.weight.grad.numpy()])
+        attn.zero_grad()
+        x.grad = None
+    for apart, together in zip(*found, strict=True):
+        np.testing.assert_allclose(together, apart, rtol=0, atol=1e-13 * abs(apart).max())

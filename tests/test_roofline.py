@@ -35,6 +35,17 @@ def test_the_courses_step_in_bfloat16_takes_few_launches_and_bytes():
     assert sum(one.read + one.written for one in work) <= 11.2e9
 
 
+def test_a_llamas_step_copies_nothing_around_attention():
+    """Thirty blocks: what each op of a block launches, forward and backward. CuPy's copies would be launches of ops around attention."""
+    work = count(CONFIGURATIONS["smollm2"], "bfloat16")
+    launches = {row.name: row.launches for row in rows_of(work)}
+    assert launches["rotary_self_attention forward"] == 30 * 2 and launches["rotary_self_attention backward"] == 30 * 4
+    assert launches["swiglu forward"] == launches["swiglu backward"] == 30
+    assert launches["rmsnorm forward"] == 61 and launches["rmsnorm backward"] == 61 * 2
+    assert len(work) <= 867
+    assert outside_products(work) <= 27.8e9
+
+
 def test_the_table_in_the_documentation_is_the_one_that_is_counted(step):
     document = DOCUMENT.read_text(encoding="utf-8")
     assert document == updated(document, report(GPT2, "bfloat16", step)), "run `python -m benchmarks roofline gpt2 --write`"

@@ -28,14 +28,34 @@ from tensorlite.ops.feedforward import feedforward
 from tensorlite.ops.grouped_queries import repeat_heads
 from tensorlite.ops.linear import linear
 from tensorlite.ops.rotary import rotary_embedding
+from tensorlite.ops.rotary_self_attention import rotary_self_attention
 from tensorlite.ops.self_attention import causal_self_attention
 from tensorlite.ops.swiglu import swiglu
 from tensorlite.tensor import Tensor, is_floating
 
 __all__ = [
-    "causal_self_attention", "cross_entropy", "dropout", "embedding", "feedforward", "gelu", "layer_norm", "linear", "log_softmax",
-    "mse_loss", "nll_loss", "one_hot", "relu", "rms_norm", "rotary_embedding", "scaled_dot_product_attention", "sigmoid", "silu",
-    "softmax", "swiglu", "tanh",
+    "causal_self_attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "feedforward",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "mse_loss",
+    "nll_loss",
+    "one_hot",
+    "relu",
+    "rms_norm",
+    "rotary_embedding",
+    "rotary_self_attention",
+    "scaled_dot_product_attention",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "swiglu",
+    "tanh",
 ]  # fmt: skip
 
 

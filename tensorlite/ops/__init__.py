@@ -28,6 +28,7 @@ A GPT needs no more. The models after it (`gpt/llama.py`) replace three of its p
     rotary          positions as rotations, and the rotation back
     swiglu          an activation with a gate
     grouped_queries a key that several queries share collects their gradients
+    rotary_self_attention   rotary positions and grouped queries, all heads in one array
 
 Programs written for torch also find
 

@@ -23,12 +23,12 @@ from tensorlite.ops.rotary import rotary_embedding, rotation
 def rotary_embedding_forward(x: Array, base: float = 10000.0, start: int = 0) -> tuple[Array, Any]:
     """R(t) x_t. Saves the two tables, which all layers share."""
     tables = _tables(*x.shape[1:], x.dtype.str, float(base), start)
-    return _rotate(x, tables, np.add), tables
+    return rotate(x, tables, np.add), tables
 
 
 def rotary_embedding_backward(dy: Array, saved: Any) -> Array:
     """R(-t) dy_t."""
-    return _rotate(dy, saved, np.subtract)
+    return rotate(dy, saved, np.subtract)
 
 
 def supports(x: Array, base: float = 10000.0, start: int = 0) -> bool:
@@ -46,16 +46,19 @@ def _tables(H: int, T: int, D: int, dtype: str, base: float, start: int) -> tupl
     return tables[0], tables[1]
 
 
-def _rotate(x: Array, tables: tuple[Array, Array], add: np.ufunc) -> Array:
-    """The rotation, or with ``add`` np.subtract the rotation back. In memory the heads of a token are neighbours, as attention likes it."""
+def rotate(x: Array, tables: tuple[Array, Array], add: np.ufunc, out: Array | None = None) -> Array:
+    """The rotation, or with ``add`` np.subtract the rotation back. In memory the heads of a token are neighbours, as attention likes it.
+
+    Shapes: x (B, H, T, D); ``out``, which may be x, is written and returned.
+    """
     (cos, sin), half = tables, x.shape[-1] // 2
     x = x.swapaxes(1, 2)  # (B, T, H, D)
-    y, swapped = np.empty(x.shape, x.dtype), np.empty(x.shape[1:], x.dtype)
+    y, swapped = np.empty(x.shape, x.dtype) if out is None else out.swapaxes(1, 2), np.empty(x.shape[1:], x.dtype)
     for row, result in zip(x, y, strict=True):  # (T, H, D), which stays in the cache
-        np.multiply(row, cos, out=result)
         swapped[..., :half] = row[..., half:]
         swapped[..., half:] = row[..., :half]
         swapped *= sin
+        np.multiply(row, cos, out=result)
         add(result, swapped, out=result)
     return y.swapaxes(1, 2)
 
