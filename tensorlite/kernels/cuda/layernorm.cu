@@ -70,6 +70,7 @@ extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const 
     __shared__ float sums[2][PerLane * WARP];
     int warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warps = gridDim.x * (blockDim.x / WARP);
 
+    constexpr bool EARLY = PerLane <= 32;  // the widest rows leave no registers for it
     float dweight[PerLane], dbias[PerLane];
     FOR_MINE(i) dweight[i] = dbias[i] = 0;
 
@@ -77,6 +78,9 @@ extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const 
         const Out* d = dy + row * C;
         const In* xs = x + row * C;
         float mu = mean[2 * row], rest = mean[2 * row + 1], scale = inverse_std[row];
+
+        float stream[PerLane / Wide][Wide] = {};  // loaded before it is needed, so that the memory works during the sums
+        if (EARLY && accumulated) FOR_GROUPS(k) if (column_of(k) < C) take(accumulated + row * C + column_of(k), stream[k]);
 
         float sum_g = 0, sum_g_hat = 0;
         FOR_GROUPS(k) {
@@ -99,17 +103,17 @@ extern "C" __global__ void layernorm_backward(const Out* __restrict__ dy, const 
         FOR_GROUPS(k) {  // read x and dy again, from the cache: there are too few registers to keep them
             int c = column_of(k);
             if (c >= C) continue;
-            float dys[Wide], x_hat[Wide], w[Wide], stream[Wide] = {};
+            float dys[Wide], x_hat[Wide], w[Wide];
             take(d + c, dys);
             take(xs + c, x_hat);
             take_or(1, weight, c, w);
-            if (accumulated) take(accumulated + row * C + c, stream);
+            if (!EARLY && accumulated) take(accumulated + row * C + c, stream[k]);
             FOR_EACH(j) {
                 x_hat[j] = (x_hat[j] - mu - rest) * scale;
-                stream[j] += (dys[j] * w[j] - mean_g - x_hat[j] * mean_g_hat) * scale;
+                stream[k][j] += (dys[j] * w[j] - mean_g - x_hat[j] * mean_g_hat) * scale;
             }
-            put(dx + row * C + c, stream);
-            if (rounded) put(rounded + row * C + c, stream);
+            put(dx + row * C + c, stream[k]);
+            if (rounded) put(rounded + row * C + c, stream[k]);
         }
     }
     for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {

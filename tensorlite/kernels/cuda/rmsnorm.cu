@@ -47,6 +47,9 @@ extern "C" __global__ void rmsnorm_backward(const Out* __restrict__ dy, const In
     for (long long row = warp; row < rows; row += warps) {
         const Out* d = dy + row * C;
         const In* xs = x + row * C;
+        float stream[PerLane / Wide][Wide] = {};  // loaded before it is needed, so that the memory works during the sums
+        if (accumulated) FOR_GROUPS(k) if (column_of(k) < C) take(accumulated + row * C + column_of(k), stream[k]);
+
         float scale = inverse_rms[row], sum_g_hat = 0;
         FOR_GROUPS(k) {
             int c = column_of(k);
@@ -66,14 +69,13 @@ extern "C" __global__ void rmsnorm_backward(const Out* __restrict__ dy, const In
         FOR_GROUPS(k) {  // read x and dy again, from the cache: there are too few registers to keep them
             int c = column_of(k);
             if (c >= C) continue;
-            float dys[Wide], x_hat[Wide], w[Wide], stream[Wide] = {};
+            float dys[Wide], x_hat[Wide], w[Wide];
             take(d + c, dys);
             take(xs + c, x_hat);
             take_or(1, weight, c, w);
-            if (accumulated) take(accumulated + row * C + c, stream);
-            FOR_EACH(j) stream[j] += (dys[j] * w[j] - x_hat[j] * scale * mean_g_hat) * scale;
-            put(dx + row * C + c, stream);
-            if (rounded) put(rounded + row * C + c, stream);
+            FOR_EACH(j) stream[k][j] += (dys[j] * w[j] - x_hat[j] * scale * mean_g_hat) * scale;
+            put(dx + row * C + c, stream[k]);
+            if (rounded) put(rounded + row * C + c, stream[k]);
         }
     }
     for (int turn = 0, turns = blockDim.x / WARP; turn < turns; turn++) {
