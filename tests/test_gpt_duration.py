@@ -13,6 +13,7 @@ from gpt.errors import run_main
 from gpt.model import build_model
 from gpt.training import report
 from gpt.training.duration import estimate_seconds, format_duration
+from gpt.training.rows import Row, RowBatches
 from gpt.training.trainer import Trainer
 
 CONFIG = TrainConfig(steps=10, batch_size=4, eval_interval=5, eval_iters=1, workers=1)
@@ -42,6 +43,18 @@ def one_second_each(monkeypatch):
 )
 def test_the_estimate_counts_steps_and_evaluations(changes, seconds):
     assert estimate_seconds(trainer(**changes)) == seconds
+
+
+def test_rows_of_different_lengths_are_estimated_by_their_usual_width(monkeypatch):
+    """Three of four rows have two tokens and one has eight, in batches of one: the mean, 3.5, is rounded up."""
+    rows = [Row(np.zeros(n, np.int64), np.zeros(n, np.int64)) for n in (2, 2, 8, 2)]
+    batches = RowBatches(rows, 1, seed=0)
+    finetuned, shapes = trainer(batch_size=1), []
+    finetuned.batches = batches
+    forward = type(finetuned.model).forward
+    monkeypatch.setattr(type(finetuned.model), "forward", lambda model, x, y: shapes.append(x.shape) or forward(model, x, y))
+    estimate_seconds(finetuned)
+    assert shapes == [(1, 4)] * 2 and batches.position == 0
 
 
 def test_the_estimate_does_not_change_training():

@@ -148,7 +148,7 @@ class Finetuning(Run):
             "model": f"{self.options.checkpoint}: {total:,} parameters, of which {self.trained:,} ({self.trained / total:.1%}) are trained",
             "training": f"{config.steps:,} steps of {batch}, learning rate {config.learning_rate:g}, seed {config.seed}",
         }
-        rows_of_machine, warnings = machine_rows(self, expected)
+        rows_of_machine, warnings = machine_rows(self, expected, "Fewer --steps take less")
         return "\n".join([*table({**rows, **rows_of_machine}), *warnings]) + "\n"
 
     def save(self) -> None:

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 import tensorlite as tl
+from gpt.training.rows import RowBatches
 from gpt.training.trainer import Trainer
 from tensorlite.parallel import Workers
 from tensorlite.random import make_generator, use_generator
@@ -20,11 +21,12 @@ def estimate_seconds(trainer: Trainer) -> float | None:
     """The time of all steps and evaluations that are left, on a CPU; None on a GPU, where a step is recorded first.
 
     One worker takes some rows forward and backward, twice, and the second time counts. The model has no gradients before, and none
-    afterwards; all streams of random numbers stay as they are. Finetuning on rows of different lengths takes less than this.
+    afterwards; all streams of random numbers stay as they are. Where rows have different lengths, they have the usual one of a batch.
     """
-    config, T = trainer.config, trainer.model.config.block_size
+    config, batches = trainer.config, trainer.batches
     if config.backend != "numpy":
         return None
+    T = batches.usual_width if isinstance(batches, RowBatches) else trainer.model.config.block_size
     parts = min(trainer.workers.count, trainer.stepper.shard_count)  # that are computed at once
     rows = max(1, min(TOKENS // T, math.ceil(config.batch_size / trainer.stepper.shard_count)))
     ids = tl.tensor(np.zeros((rows, T), np.int64))

@@ -67,7 +67,7 @@ class Pretraining(Run):
             "model": f"{'bigram table' if shape.model == 'bigram' else layers}: {self.model.num_parameters():,} parameters",
             "training": f"{config.steps:,} steps of {batch} tokens by {device}, seed {config.seed}",
         }
-        rows_of_machine, warnings = machine_rows(self, expected)
+        rows_of_machine, warnings = machine_rows(self, expected, "--preset tiny takes minutes")
         return "\n".join([*table({**rows, **rows_of_machine}), *dataset.notes, *warnings]) + "\n"
 
     def sample(self) -> str:

@@ -44,8 +44,8 @@ def wrap(text: str, indent: int = 0, width: int | None = None) -> list[str]:
     return textwrap.wrap(text, max(1, width - indent), break_long_words=False, break_on_hyphens=False) if width else [text]
 
 
-def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], list[str]]:
-    """The time, memory, folder, kernels and team of a run, as rows of a table; and warnings."""
+def machine_rows(run: Run, expected: MemoryEstimate, quicker: str) -> tuple[dict[str, str], list[str]]:
+    """The time, memory, folder, kernels and team of a run, as rows of a table; and warnings. ``quicker`` is advice for a long run."""
     trainer, folder = run.trainer, run.folder
     kernels = kernel_table("cpu" if trainer.config.backend == "numpy" else "cuda")
     faster = {name: pairs[0] for name, pairs in kernels.items() if pairs[0] != "book"}
@@ -68,7 +68,7 @@ def machine_rows(run: Run, expected: MemoryEstimate) -> tuple[dict[str, str], li
     if seconds is not None:
         rows = {"time": f"about {format_duration(seconds)}", **rows}
         if seconds > LONG:
-            advice = "--preset tiny takes minutes; on an NVIDIA GPU add --backend cupy. Ctrl-C stops the run, --resume continues it."
+            advice = f"{quicker}; on an NVIDIA GPU add --backend cupy. Ctrl-C stops the run, --resume continues it."
             warnings.append(f"warning: on this CPU the run takes about {format_duration(seconds)}. {advice}")
     return rows, [line for warning in warnings for line in wrap(warning)]
 

@@ -10,6 +10,7 @@ the padded positions themselves have no target. A target of IGNORE contributes e
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from data.shuffle import shuffled
 
 IGNORE = -100  # the ignore_index of cross_entropy
 PAD = 0
+SEEN = 20  # batches whose width is looked at
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ class RowBatches:
     def longest(self) -> int:
         """The length of the longest row."""
         return max(map(len, self.rows))
+
+    @property
+    def usual_width(self) -> int:
+        """The length to which rows are padded in a batch, as the mean over the next ones, rounded up."""
+        starts = range(self.position, self.position + SEEN * self.batch_size, self.batch_size)
+        return math.ceil(np.mean([max(map(len, self.rows_from(start, self.batch_size))) for start in starts]))
 
     def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """The next ``x`` and ``y``, see `pad_rows`."""
