@@ -245,6 +245,10 @@ def test_without_any_runs_the_advice_is_to_train_first(tmp_path: Path) -> None:
 
 def test_the_folder_of_all_runs(saved: Path) -> None:
     assert complaint(saved.parent).endswith(f"has no model.safetensors; did you mean {saved}?")
+    quantised = saved.parent / "another" / "smol.gguf"
+    quantised.parent.mkdir()
+    quantised.touch()
+    assert complaint(quantised.parent).endswith(f"has no model.safetensors; did you mean {quantised}?")
 
 
 def test_a_folder_without_weights(saved: Path) -> None:

@@ -222,6 +222,7 @@ def test_the_option_checkpoint_is_required(capsys: pytest.CaptureFixture) -> Non
         (["--min-p", "nan"], "min_p must be at least 0 and at most 1, got nan."),
         (["--repetition-penalty", "0"], "repetition_penalty must be between 0.01 and 100 (1 for none), got 0.0."),
         (["--max-new-tokens", "-1"], "--max-new-tokens must be at least 0, got -1."),
+        (["--stop", ""], "--stop must be a text that is not empty: every text begins with the empty one."),
         (["--context-keep", "0"], "--context-keep must be at least 1, got 0."),
         (["--context-keep", "9"], "--context-keep must be at most 8, the tokens that this model's context holds, got 9."),
         (["--num-samples", "0"], "--num-samples must be at least 1, got 0."),

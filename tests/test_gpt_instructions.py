@@ -227,6 +227,7 @@ def test_the_gradient_of_a_packed_batch_comes_only_from_responses(tmp_path):
         ("", r"line 2 of .* is empty"),
         ('{"prompt": "a", "resp', r"line 2 of .* is no JSON object \(unterminated string"),
         ("[1, 2]", "line 2 of .* is no JSON object but list"),
+        ('{"prompt": "a", "response": "\\uD83D"}', r"line 2 of .* has half a surrogate pair, U\+D83D, which is no character"),
         ({"prompt": "a"}, "line 2 of .* has no 'response', only 'prompt'"),
         ({"prompt": "a", "response": ""}, "line 2 of .*'response' must be a text that is not empty, got ''"),
         ({"prompt": 3, "response": "a"}, "line 2 of .*'prompt' must be a text that is not empty, got 3"),

@@ -200,7 +200,7 @@ def _find(path: Path) -> Path:
 def _find_in_folder(folder: Path) -> Path:
     if (folder / WEIGHTS).exists():
         return folder / WEIGHTS
-    runs = sorted(entry.name for entry in folder.iterdir() if (entry / WEIGHTS).exists())
+    runs = sorted(entry.name for entry in folder.iterdir() if (entry / WEIGHTS).exists() or entry.suffix == ".gguf")
     advice = f"; did you mean {folder / runs[0]}?" if runs else ": its training has not saved any weights yet, or this is no run's folder."
     raise CheckpointError(f"{folder} has no {WEIGHTS}{advice}")
 

@@ -91,6 +91,8 @@ def check_sampling(parser: argparse.ArgumentParser, options: argparse.Namespace,
     for name, smallest in {"max_new_tokens": 0, "seed": 0, "context_keep": 1, **least}.items():
         if getattr(options, name) is not None and getattr(options, name) < smallest:
             parser.error(f"--{name.replace('_', '-')} must be at least {smallest}, got {getattr(options, name)}.")
+    if "" in getattr(options, "stop", []):
+        parser.error("--stop must be a text that is not empty: every text begins with the empty one.")
     sampling = {name: getattr(options, name) for name in SAMPLING}
     try:
         Sampling(**sampling)

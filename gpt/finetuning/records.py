@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from data.tokenizer import Tokenizer, UnknownCharacterError
 from gpt.errors import UserError
 
 KINDS = (".jsonl", ".csv")
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can write one alone, by its number
 
 
 class RecordError(UserError):
@@ -105,6 +107,8 @@ def _from_json_lines(text: str, path: Path) -> list[Record]:
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg.lower()} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "it cannot be parsed"
             raise RecordError(f"line {number} of {path} is no JSON object ({reason}): {_start(line)}") from error
+        if "\\ud" in line.lower() and (half := SURROGATE.search(json.dumps(fields, ensure_ascii=False))):
+            raise RecordError(f"line {number} of {path} has half a surrogate pair, U+{ord(half[0]):04X}, which is no character.")
         if not isinstance(fields, dict):
             raise RecordError(f"line {number} of {path} is no JSON object but {type(fields).__name__}: {_start(line)}")
         records.append(Record(number, fields))
