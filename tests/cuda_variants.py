@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensorlite.kernels.cuda import adam, attention, clip, cross_entropy, elementwise, embedding, rows, softmax
+from tensorlite.kernels.cuda import adam, attention, cached_attention, clip, cross_entropy, elementwise, embedding, rows, softmax
 from tensorlite.kernels.cuda.attention import variant
 
 TYPES = ("float32", "float16", "bfloat16")
@@ -38,6 +38,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adam.cu": [{"Half": half} for half in TYPES[1:]],
     "arithmetic.cu": [{"Half": half} for half in TYPES[1:]],
     "attention.cu": ATTENTION + OTHER_TILES,
+    "cached_attention.cu": [{"THREADS": cached_attention.THREADS}],
     "cast.cu": [{"Half": half} for half in TYPES[1:]],
     "clip.cu": [{}],
     "columns.cu": ONE_TYPE,
@@ -61,6 +62,7 @@ THREADS: dict[str, int] = {
     **dict.fromkeys(("softmax_forward", "softmax_backward"), softmax.threads_for(10**9)),
     **dict.fromkeys(("mark_present", "embedding_backward"), embedding.BLOCK),
     **dict.fromkeys(("sum_squares", "clip_coefficient", "scale"), clip.THREADS),
+    "attend_cached": cached_attention.THREADS,
     "adamw": adam.THREADS,
     "adamw_rates": 32,
     "cross_entropy_total": 1024,
@@ -72,6 +74,8 @@ def dynamic_shared(kernel: str, defines: dict[str, Any]) -> int:
     """The most bytes of dynamic shared memory that a block of ``kernel`` is launched with."""
     if kernel == "embedding_backward":
         return 4 * embedding.WIDEST
+    if kernel == "attend_cached":
+        return cached_attention.shared_bytes(cached_attention.LARGEST_ROOM, cached_attention.LARGEST_HEAD)
     if kernel.startswith("attention_") and kernel != "attention_delta":
         return attention.shared_bytes(kernel.removeprefix("attention_"), defines)
     return 0

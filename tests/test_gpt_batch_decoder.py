@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gpt.generation.batch_decoder import BatchDecoder
-from gpt.generation.llama_decoder import BatchLlamaDecoder, make_batch_decoder, make_decoder
+from gpt.generation.decoders import make_batch_decoder, make_decoder
+from gpt.generation.llama_decoder import BatchLlamaDecoder
 from tests.test_gpt_cache import CONFIGS, make, own_logits
 
 FAMILIES = [{}, {"model": "llama", "n_head": 4, "n_kv_head": 2}]

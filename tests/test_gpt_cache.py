@@ -10,7 +10,8 @@ from gpt.config import GPTConfig
 from gpt.generation import llama_decoder
 from gpt.generation import stream as inference
 from gpt.generation.decoder import Decoder, supports
-from gpt.generation.llama_decoder import LlamaDecoder, make_decoder
+from gpt.generation.decoders import make_decoder
+from gpt.generation.llama_decoder import LlamaDecoder
 from gpt.generation.sampling import Sampling, choose_tokens
 from gpt.generation.stream import stream_tokens
 from gpt.model import build_model

@@ -7,7 +7,7 @@ import pytest
 import tensorlite as tl
 from gpt.config import GPTConfig
 from gpt.errors import UserError
-from gpt.generation.llama_decoder import make_batch_decoder, make_decoder
+from gpt.generation.decoders import make_batch_decoder, make_decoder
 from gpt.generation.stream import model_logits, stream_tokens
 from gpt.int8 import Int8Matrix, to_int8
 from gpt.model import GPT, build_model

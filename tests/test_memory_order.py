@@ -6,8 +6,8 @@ import pytest
 import tensorlite as tl
 from gpt import chat, generate
 from gpt.config import GPTConfig
+from gpt.generation.decoders import make_decoder
 from gpt.generation.folding import fold_block
-from gpt.generation.llama_decoder import make_decoder
 from gpt.generation.memory_order import longer_side_contiguous, order_for_a_vector, order_for_one_text
 from gpt.generation.stream import model_logits, stream_tokens
 from gpt.model import GPT, build_model

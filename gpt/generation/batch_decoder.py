@@ -80,8 +80,8 @@ class BatchDecoder(FoldedGPT):
         for slot in slots:
             self._check(slot, contexts[slot])
         longest = max((len(contexts[slot]) for slot in slots), default=0)
-        if longest > self._cache.shape[2]:
-            self._allocate(self._larger_room(self._cache.shape[2], longest))
+        if longest > self._room:
+            self._allocate(self._larger_room(self._room, longest))
         known = [min(self.common_prefix(slot, contexts[slot]), len(contexts[slot]) - 1) for slot in slots]
         for slot, start in zip(slots, known, strict=True):
             self._truncate(slot, start)  # if the step is interrupted, what is half written does not count
@@ -100,6 +100,7 @@ class BatchDecoder(FoldedGPT):
             if len(ids):
                 cache[:, slot, : len(ids)] = self._cache[:, slot, : len(ids)]
         self._cache: Array = cache
+        self._room = room
         k, v = cache.reshape(L, self.slots, room, 2, KV, D).transpose(3, 0, 1, 4, 2, 5)
         self._keys, self._values = k.swapaxes(-1, -2), v  # views: (L, slots, KV, D, room), (L, slots, KV, room, D)
 

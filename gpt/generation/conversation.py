@@ -9,8 +9,8 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from gpt.generation.chat_template import ChatTemplate, Message
+from gpt.generation.decoders import make_decoder
 from gpt.generation.jinja_template import JinjaTemplate
-from gpt.generation.llama_decoder import make_decoder
 from gpt.generation.stream import stream_text
 from gpt.model import LanguageModel
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt.generation.batch_decoder import BatchDecoder
-from gpt.generation.decoder import Decoder, FoldedGPT, supports
+from gpt.generation.decoder import Decoder, FoldedGPT
 from gpt.int8 import Int8Embedding, Int8Linear, Int8Matrix
 from gpt.llama import GatedMLP, GroupedSelfAttention
 from gpt.model import GPT, Block, LanguageModel
@@ -53,20 +53,6 @@ class _Weights(NamedTuple):
     ln_2: _Norm
     c_fc: Array | Int8Matrix
     mlp_c_proj: Array | Int8Matrix
-
-
-def make_decoder(model: LanguageModel) -> Decoder | None:
-    """A decoder with a cache for the family of ``model``; None for a model with layers that no decoder knows."""
-    if LlamaDecoder.knows(model):
-        return LlamaDecoder(model)
-    return Decoder(model) if supports(model) else None
-
-
-def make_batch_decoder(model: LanguageModel, slots: int) -> BatchDecoder | None:
-    """The same for many texts at once, with a slot for each."""
-    if BatchLlamaDecoder.knows(model):
-        return BatchLlamaDecoder(model, slots)
-    return BatchDecoder(model, slots) if supports(model) else None
 
 
 class LlamaArithmetic(FoldedGPT):

@@ -24,8 +24,9 @@ from threadpoolctl import threadpool_limits
 import tensorlite as tl
 from data.tokenizer import Tokenizer, UnknownCharacterError
 from gpt.generation.decoder import Decoder
+from gpt.generation.decoders import make_decoder
 from gpt.generation.detokenizer import StreamDetokenizer
-from gpt.generation.llama_decoder import make_decoder
+from gpt.generation.inference_mode import inference_mode
 from gpt.generation.sampling import Sampling, choose_tokens, draw_uniforms, sample
 from gpt.model import LanguageModel
 from tensorlite.backend import Array
@@ -250,23 +251,9 @@ def limit_threads(model: LanguageModel) -> contextlib.AbstractContextManager[Any
 def model_logits(model: LanguageModel, ids: np.ndarray) -> Array:
     """The model's own logits at the last position: (B, T) -> (B, V)."""
     device = next(iter(model.parameters())).device
-    with _inference_mode(model):
+    with inference_mode(model):
         logits, _ = model(tl.tensor(ids, device=device))
     return logits.array[:, -1]
-
-
-@contextlib.contextmanager
-def _inference_mode(model: LanguageModel) -> Iterator[None]:
-    """Eval mode, off the tape; afterwards every module is in its former mode."""
-    in_training = [module for module in model.modules() if module.training]
-    with tl.no_grad():
-        for module in in_training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in in_training:
-                module.training = True
 
 
 def start_ids(tokenizer: Tokenizer) -> np.ndarray:

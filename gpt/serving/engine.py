@@ -22,7 +22,7 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from gpt.errors import UserError
-from gpt.generation.llama_decoder import make_batch_decoder
+from gpt.generation.decoders import make_batch_decoder
 from gpt.generation.stream import limit_threads, model_logits
 from gpt.model import LanguageModel
 from gpt.serving.metrics import Metrics

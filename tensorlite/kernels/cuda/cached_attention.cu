@@ -1,0 +1,84 @@
+// Attention of one new token in each text, on the GPU: its queries search the keys of the tokens before it, which are kept in a cache.
+//
+// A block computes one head of one text:
+//     1. rotate the query and the new key, if there are rotary positions; write the new key and value into the cache
+//     2. a thread for each key computes scores. A cache of keys is stored column by column, (D, room), so neighbours read neighbours
+//     3. softmax, without the division, over the scores, which are in shared memory
+//     4. a thread for each of D columns, several times over, adds up values; then the parts are added and divided by the sum of 3.
+// A key that a group of heads shares is written by the first of them; blocks cannot wait for each other, so all take the new one from k.
+//
+// Where a text ends is read from memory, because a CUDA graph is launched again and again with the same arguments: places[text] is the
+// position of the new token, or -1 for a text that has none, of which nothing is computed.
+//
+// q is (texts, H, D), k and v are (texts, KV, D) with `row` numbers from one text to the next: they are parts of one array. keys is
+// (texts, KV, D, room), values (texts, KV, room, D), y (texts, H, D); cosines and sines (positions, D/2), or null. D is at most THREADS.
+
+#include "common.cuh"
+
+// Number d of the head x, rotated by the angles of a position (tensorlite/ops/rotary.py).
+__device__ inline float rotated(const float* x, int d, int D, const float* cosines, const float* sines) {
+    if (!cosines) return x[d];
+    int half = D / 2, pair = d % half;
+    return d < half ? x[d] * cosines[pair] - x[d + half] * sines[pair] : x[d] * cosines[pair] + x[d - half] * sines[pair];
+}
+
+extern "C" __global__ void attend_cached(const float* q, const float* k, const float* v, long long row, const float* cosines,
+                                         const float* sines, const long long* places, float* keys, float* values, float* y, int H,
+                                         int group, int D, int room, float scale) {
+    DYNAMIC_SHARED(float, scores);  // (room,)
+    float *query = scores + room, *key = query + D, *parts = key + D;  // (D,), (D,), (THREADS,)
+    __shared__ float scratch[WARP];
+    int text = blockIdx.x / H, head = blockIdx.x % H, thread = threadIdx.x;
+    int place = int(places[text]);
+    y += (long long)blockIdx.x * D;
+    if (place < 0) {
+        if (thread < D) y[thread] = 0;
+        return;
+    }
+    q += text * row + head * D;
+    k += text * row + head / group * D;
+    v += text * row + head / group * D;
+    long long cache = ((long long)text * (H / group) + head / group) * room * D;
+    keys += cache;
+    values += cache;
+    if (cosines) {
+        cosines += place * (D / 2);
+        sines += place * (D / 2);
+    }
+    if (thread < D) {
+        query[thread] = scale * rotated(q, thread, D, cosines, sines);
+        key[thread] = rotated(k, thread, D, cosines, sines);
+        if (head % group == 0) {
+            keys[(long long)thread * room + place] = key[thread];
+            values[(long long)place * D + thread] = v[thread];
+        }
+    }
+    __syncthreads();
+
+    float highest = -infinity(), total = 0;
+    for (int s = thread; s <= place; s += THREADS) {
+        float sum = 0;
+#pragma unroll 8
+        for (int d = 0; d < D; d++) sum += query[d] * (s < place ? keys[(long long)d * room + s] : key[d]);
+        scores[s] = sum;
+        highest = fmaxf(highest, sum);
+    }
+    highest = block_max(highest, scratch);
+    for (int s = thread; s <= place; s += THREADS) {
+        scores[s] = power_of_2((scores[s] - highest) * LOG2_E);
+        total += scores[s];
+    }
+    total = block_sum(total, scratch);  // its barriers also let all threads see the scores of the others
+
+    int turns = THREADS / D, turn = thread / D, column = thread % D;
+    float sum = 0;
+    if (turn < turns)
+#pragma unroll 8
+        for (int s = turn; s < place; s += turns) sum += scores[s] * values[(long long)s * D + column];
+    if (turn == 0) sum += scores[place] * v[column];
+    parts[thread] = sum;
+    __syncthreads();
+    if (thread >= D) return;
+    for (int i = 1; i < turns; i++) sum += parts[i * D + thread];
+    y[thread] = sum / total;
+}
