@@ -56,24 +56,32 @@ extern "C" __global__ void attend_cached(const float* q, const float* k, const f
     __syncthreads();
 
     float highest = -infinity(), total = 0;
-    for (int s = thread; s <= place; s += THREADS) {
+    for (int s = thread; s < place; s += THREADS) {
         float sum = 0;
-#pragma unroll 8
-        for (int d = 0; d < D; d++) sum += query[d] * (s < place ? keys[(long long)d * room + s] : key[d]);
+        const float* column = keys + s;
+#pragma unroll 16
+        for (int d = 0; d < D; d++, column += room) sum += query[d] * *column;  // many loads before the first is needed
         scores[s] = sum;
         highest = fmaxf(highest, sum);
     }
-    highest = block_max(highest, scratch);
+    if (thread < WARP) {  // the new one, by one warp
+        float sum = 0;
+        for (int d = thread; d < D; d += WARP) sum += query[d] * key[d];
+        sum = warp_sum(sum);
+        if (thread == 0) scores[place] = sum;
+        highest = fmaxf(highest, sum);
+    }
+    highest = block_max(highest, scratch);  // its barriers also let all threads see all scores
     for (int s = thread; s <= place; s += THREADS) {
         scores[s] = power_of_2((scores[s] - highest) * LOG2_E);
         total += scores[s];
     }
-    total = block_sum(total, scratch);  // its barriers also let all threads see the scores of the others
+    total = block_sum(total, scratch);
 
     int turns = THREADS / D, turn = thread / D, column = thread % D;
     float sum = 0;
     if (turn < turns)
-#pragma unroll 8
+#pragma unroll 16
         for (int s = turn; s < place; s += turns) sum += scores[s] * values[(long long)s * D + column];
     if (turn == 0) sum += scores[place] * v[column];
     parts[thread] = sum;

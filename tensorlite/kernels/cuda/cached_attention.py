@@ -12,9 +12,9 @@ import numpy as np
 from tensorlite.backend import Array, array_module
 from tensorlite.kernels.cuda.compile import kernel
 
-THREADS = 256  # of a block, one for each number of a head, or for each key
-LARGEST_HEAD = THREADS
-LARGEST_ROOM = 24_000  # tokens: their scores are in shared memory, of which a block may have 99 KB on every GPU since Ampere
+THREADS = 1024  # of a block: many, because one block must bring all keys of its head, and each thread waits for the memory
+LARGEST_HEAD = 256
+LARGEST_ROOM = 23_000  # tokens: their scores are in shared memory, of which a block may have 99 KB on every GPU since Ampere
 
 
 def attend_cached(qkv: Array, n_head: int, places: Array, keys: Array, values: Array, rotation: tuple[Array, Array] | None = None) -> Array:
