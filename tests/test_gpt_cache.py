@@ -12,7 +12,7 @@ from gpt.generation import stream as inference
 from gpt.generation.decoder import Decoder, supports
 from gpt.generation.decoders import make_decoder
 from gpt.generation.llama_decoder import LlamaDecoder
-from gpt.generation.sampling import Sampling, choose_tokens
+from gpt.generation.sampling import Sampling, choose_tokens, sampling_probabilities
 from gpt.generation.stream import stream_tokens
 from gpt.model import build_model
 from tensorlite import nn
@@ -317,6 +317,32 @@ def test_a_certain_choice_is_not_changed_by_errors_within_the_bound(options):
         changed |= others != ids
         assert not (changed & certain).any()
     assert changed.any()  # or else this test could not fail
+
+
+@pytest.mark.parametrize("options", [{"top_k": 50}, {"top_p": 0.9}, {"min_p": 0.001}])
+def test_a_limit_among_unlikely_tokens_makes_few_choices_doubtful(options):
+    """Whether an unlikely token is kept or left out moves the boundaries by its probability, and no more. Here a thousand tokens share a
+    tenth of the probability, so some are near every limit."""
+    rng = np.random.default_rng(0)
+    logits = np.log(np.concatenate([np.full((400, 10), 0.09), rng.uniform(0.5e-4, 1.5e-4, (400, 1000))], axis=1))
+    _, certain = choose_tokens(logits, rng.random(400), Sampling(**options), error=1e-3)
+    # Of the nucleus, a tenth of whose sum is open at most, little is: the error of a sum, 5e-4, and a token; times eleven boundaries.
+    assert certain.mean() > 0.9
+
+
+@pytest.mark.parametrize("V", [5, 3000])
+@pytest.mark.parametrize("top_p", [1e-9, 0.3, 0.9, 1.0])
+def test_the_nucleus_is_that_of_all_numbers_in_order(top_p, V):
+    """Only numbers that can be needed are sorted."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20, V)) * 3
+    logits[:, : V // 4] = logits[:, V // 4 : V // 2]  # equal ones: the first of them comes first
+    p = sampling_probabilities(logits, Sampling(top_p=top_p))
+    full = np.exp(logits - logits.max(axis=1, keepdims=True))
+    for row, kept in zip(full, p, strict=True):
+        order = np.argsort(-row, kind="stable")
+        before = row[order].cumsum() - row[order]
+        np.testing.assert_array_equal(np.sort(order[before < top_p * row.sum()]), np.flatnonzero(kept))
 
 
 # --- models that the decoder does not know ------------------------------------------------------------

@@ -105,8 +105,9 @@ def choose_tokens(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ids that ``uniforms`` select, and for each whether it would be the same if every logit were wrong by up to ``error``.
 
-    A choice is certain unless two numbers were close: the two largest logits (when greedy), the last token kept and the first one left out
-    by top_k, top_p or min_p, or the uniform number and the boundary between two tokens.
+    A choice is certain unless two numbers were close: the two largest logits (when greedy), or the uniform number and the boundary
+    between two tokens. How far a boundary can be off depends on the errors of the probabilities, and on the probability of the tokens of
+    which top_k, top_p or min_p may keep others than here. Such tokens are mostly unlikely ones, so a choice is seldom in doubt.
 
     Shapes: logits (..., V), uniforms (...); ids (...) int64, certain (...) bool.
     Raises: DivergedError if no token can be chosen.
@@ -120,17 +121,18 @@ def choose_tokens(
     if sampling.temperature == 0:
         rivals = (scores >= best - 2 * error).sum(axis=-1)
         return scores.argmax(axis=-1), rivals == 1 if error else np.ones(rivals.shape, bool)
-    p, doubtful, error = _sampling_weights(scores - best, sampling, error)
+    p, unsure, error = _sampling_weights(scores - best, sampling, error)
     # A uniform number falls into a token's interval of the cumulative sum with the token's probability.
     bounds = p.cumsum(axis=-1)
     total = bounds[..., -1:]
     u = uniforms[..., None] * total
+    certain = np.ones(u.shape[:-1], bool)
     if error:
-        distance = abs(bounds - u)
-        if (distance <= _cumulative_error(0.5, 1.0, error) * total).any():  # a boundary can be off by that much or, elsewhere, by less
-            reach = _cumulative_error(bounds, total, error)
-            doubtful |= ((distance <= reach) & (reach > 0)).any(axis=-1)
-    return (bounds <= u).sum(axis=-1), ~doubtful
+        distance, moved = abs(bounds - u), _moved_by(unsure[..., None], total) * math.exp(2 * error)
+        if (distance <= (_cumulative_error(0.5, 1.0, error) + moved) * total).any():  # a boundary can be off by that much at most
+            reach = _cumulative_error(bounds, total, error) + moved * total
+            certain = ~((distance <= reach) & (reach > 0)).any(axis=-1)
+    return (bounds <= u).sum(axis=-1), certain
 
 
 def sampling_probabilities(logits: Array, sampling: Sampling) -> np.ndarray:
@@ -157,7 +159,8 @@ def _largest(scores: np.ndarray) -> np.ndarray:
 
 
 def _sampling_weights(scores: np.ndarray, sampling: Sampling, error: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Unnormalised probabilities after temperature, top_k, min_p and top_p; where a limit was close; the error after the temperature.
+    """Unnormalised probabilities after temperature, top_k, min_p and top_p; in each row the sum of those that the errors could bring in
+    or out; the error after the temperature.
 
     ``scores``, whose largest is 0 in each row, are overwritten.
     """
@@ -165,19 +168,20 @@ def _sampling_weights(scores: np.ndarray, sampling: Sampling, error: float) -> t
         with np.errstate(over="ignore"):  # at a tiny one all but the largest become -inf, as they should
             scores /= sampling.temperature
     error = min(error / sampling.temperature, 100.0)  # more than that, and nothing is certain
-    doubtful = np.zeros(scores.shape[:-1], bool)
+    unsure = np.zeros(scores.shape[:-1])
     if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
         kth = np.partition(scores, -sampling.top_k, axis=-1)[..., -sampling.top_k, None]
-        doubtful |= _has_close_scores(scores, kth, 2 * error)
+        unsure += _sum_of_close(scores, kth, 2 * error)
         scores[scores < kth] = -np.inf
     if sampling.min_p:
         least = math.log(sampling.min_p)
-        doubtful |= _has_close_scores(scores, least, 2 * error, expected=0)
+        unsure += _sum_of_close(scores, least, 2 * error, expected=0)
         scores[scores < least] = -np.inf
     p = np.exp(scores, out=scores)
     if sampling.top_p is not None:
-        doubtful |= _zero_outside_nucleus(p, sampling.top_p, error)
-    return p, doubtful, error
+        for place in np.ndindex(unsure.shape):
+            unsure[place] += _zero_outside_nucleus(p[place], sampling.top_p, error, float(unsure[place]))
+    return p, unsure, error
 
 
 def _cumulative_error(part: Any, total: Any, error: float) -> Any:
@@ -188,27 +192,60 @@ def _cumulative_error(part: Any, total: Any, error: float) -> Any:
     return math.expm1(2 * error) * part * (total - part) / total
 
 
-def _has_close_scores(scores: np.ndarray, bound: np.ndarray | float, distance: float, expected: int = 1) -> np.ndarray:
-    """Whether more than the ``expected`` scores of a row are within ``distance`` of the bound."""
+def _moved_by(unsure: Any, total: Any) -> Any:
+    """How far a share of the cumulative sum can move if numbers that add up to ``unsure`` are taken out of it or come in.
+
+    With a coming in and r going out, of which aᵇ and rᵇ lie before the share b / t, it becomes (b + aᵇ - rᵇ) / (t + a - r). That differs
+    from b / t by (a + r) / (t + a - r) or less.
+    """
+    with np.errstate(divide="ignore"):
+        return np.where(unsure > 0, unsure / np.maximum(total - unsure, 0), 0.0)  # infinite, if nothing else is left
+
+
+def _sum_of_close(scores: np.ndarray, bound: np.ndarray | float, distance: float, expected: int = 1) -> np.ndarray:
+    """In each row Σ exp(score) over the scores within ``distance`` of the bound, at most; 0 if only as many as ``expected`` are there."""
+    none = np.zeros(scores.shape[:-1])
     if not distance:
-        return np.zeros(scores.shape[:-1], bool)
+        return none
     with np.errstate(invalid="ignore"):  # -inf is not near -inf: neither can be drawn
-        return (abs(scores - bound) <= distance).sum(axis=-1) > expected
+        close = abs(scores - bound) <= distance
+    more = close.sum(axis=-1) > expected
+    if not more.any():
+        return none
+    numbers = np.exp(scores + distance, out=np.zeros_like(scores), where=close)
+    return np.where(more, numbers.sum(axis=-1), none)
 
 
-def _zero_outside_nucleus(p: np.ndarray, top_p: float, error: float) -> np.ndarray:
-    """Set to 0 all but the most likely of each row that are needed to reach ``top_p`` of its sum; returns where that was close."""
-    order = np.argsort(-p, axis=-1, kind="stable")
-    ranked = np.take_along_axis(p, order, axis=-1)
-    before = ranked.cumsum(axis=-1) - ranked  # the sum of the more likely ones
-    total = p.sum(axis=-1, keepdims=True)
-    out = before >= top_p * total
-    doubtful = np.zeros(p.shape[:-1], bool)
+def _zero_outside_nucleus(p: np.ndarray, top_p: float, error: float, unsure: float) -> float:
+    """Set to 0 all but the most likely of a row (V,) that are needed to reach ``top_p`` of its sum.
+
+    Only numbers above (1 - top_p) / V of the sum can be needed, because the others together do not reach 1 - top_p. So only they are
+    sorted.
+
+    Args:
+        unsure: the sum of numbers that may not be in the row, or be missing.
+
+    Returns:
+        the sum of those that the errors could bring in or out, or what it can be at most.
+    """
+    total = p.sum()
+    margin = math.expm1(2 * error) * total / 4 + 2 * unsure * math.exp(2 * error)  # how far off a sum of the most likely can be
+    (candidates,) = np.nonzero(p > max((1 - top_p) * total - margin, 0) / len(p) * math.exp(-2 * error))
+    order = candidates[np.argsort(-p[candidates], kind="stable")]
+    ranked = p[order]
+    upto = ranked.cumsum()
+    before = upto - ranked  # the sum of the more likely ones
+    kept = before < top_p * total
+    doubtful = 0.0
     if error:
-        doubtful = (abs(before - top_p * total) <= _cumulative_error(before, total, error)).any(axis=-1)
-        last = np.take_along_axis(ranked, (~out).sum(axis=-1, keepdims=True) - 1, axis=-1)  # the last one kept
-        near = abs(ranked - last) <= math.expm1(2 * error) * last
-        doubtful |= (near & out & (ranked > 0)).any(axis=-1)
-    ranked[out] = 0
-    np.put_along_axis(p, order, ranked, axis=-1)
+        # More likely than a number are those that are larger by more than the errors, and perhaps those near it.
+        surely = np.searchsorted(-ranked, -ranked * math.exp(2 * error), "left")  # how many
+        perhaps = np.searchsorted(-ranked, -ranked * math.exp(-2 * error), "right")
+        least, most = before[surely], upto[perhaps - 1] - ranked
+        open_ = (least <= top_p * total + margin) & (most >= top_p * total - margin)
+        doubtful = float(ranked[open_].sum()) * math.exp(2 * error)
+    chosen = order[kept]
+    weights = p[chosen]
+    p[:] = 0
+    p[chosen] = weights
     return doubtful
