@@ -29,7 +29,8 @@
 // q is (B, T, H, D) and k and v are (B, S, KV, D) with `row` numbers from one position to the next: they may be parts of a larger array.
 // Each of the KV heads of keys serves `group` heads of queries, which are neighbours; a block of dk and dv adds up the gradients of all of
 // them. H = KV = 1 with a `group` is a batch of heads with B texts of queries for each B / group of keys.
-// y, dy are (B, T, H, D); lse and delta (B, H, padded(T)). Macros: Real, HEAD_SIZE, TENSOR_CORES, DROPOUT, and each kernel's M and N.
+// y, dy are (B, T, H, D); lse and delta (B, H, padded(T)). Macros: Real, HEAD_SIZE, TENSOR_CORES, DROPOUT, and each kernel's M, N,
+// BLOCKS (on a multiprocessor) and HELD (whether a warp keeps its own tile in registers).
 
 #include "tiles.cuh"
 
@@ -44,10 +45,11 @@ __device__ inline int padded(int T) { return (T + 63) / 64 * 64; }
 // How many keys query t sees, counted from the first key.
 __device__ inline int seen_by(int t, int S, bool is_causal) { return is_causal ? min(t + 1, S) : S; }
 
-// The head of a block, and which of its `tiles`. The last tile of a causal text takes the longest, so it starts first.
+// The head of a block, and which of its `tiles`. The last tile of a causal text takes the longest. So the last ones of all heads start
+// first, and the short ones fill the gaps at the end.
 struct Place {
     int head, tile;
-    __device__ Place(int tiles) : head(blockIdx.x / tiles), tile(tiles - 1 - blockIdx.x % tiles) {}
+    __device__ Place(int tiles) : head(blockIdx.x % (gridDim.x / tiles)), tile(tiles - 1 - blockIdx.x / (gridDim.x / tiles)) {}
 };
 
 // Where a head begins in an array of (B, length, H, D) numbers, and how many heads of keys a text has.
@@ -75,6 +77,18 @@ struct Dropout {
     }
 };
 
+// Scores that the causal mask hides, or whose key does not exist, become -infinity. The tile begins at query t and key s.
+template <int M, int N>
+__device__ inline void hide(float (&scores)[M][N][4], int t, int s, int S, bool is_causal) {
+#pragma unroll
+    for (int i = 0; i < 2 * M; i++) {
+        int seen = seen_by(t + row_of(i / 2, i % 2), S, is_causal) - s - column_of(0, 0);
+#pragma unroll
+        for (int j = 0; j < 2 * N; j++)
+            if (8 * (j / 2) + j % 2 >= seen) scores[i / 2][j / 2][2 * (i % 2) + j % 2] = -infinity();
+    }
+}
+
 // Sums and maxima over a row of a product, which is spread over four neighbouring threads.
 __device__ inline float row_sum(float x) {
     x += __shfl_xor_sync(ALL_LANES, x, 1);
@@ -100,7 +114,7 @@ __device__ inline void write(Real* to, long long row_stride, int rows, const flo
                                c[m][d][2 * half + 1] * factor[m][half]);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
 attention_forward(const Real* q, const Real* k, const Real* v, Real* y, float* lse, int T, int S, int H, int group, int row, float scale,
                   int is_causal, const unsigned* key, int call, int threshold, float kept_factor) {
     constexpr int M = FORWARD_M, N = FORWARD_N, GROUPS = (N + 3) / 4, OWN = 16 * M * WARPS, STEP = 8 * N;
@@ -120,6 +134,9 @@ attention_forward(const Real* q, const Real* k, const Real* v, Real* y, float* l
     float out[M][DEPTH][4] = {}, highest[M][2], sum[M][2] = {};
     for (int i = 0; i < 2 * M; i++) highest[i / 2][i % 2] = -infinity();
     float to_power = scale * LOG2_E;
+    wait_for_copies();
+    __syncthreads();
+    Numbers::Left<M, FORWARD_HELD> my_queries(queries + (mine - first) * STRIDE);
     for (int s0 = 0, buffer = 0; s0 < last_seen; s0 += STEP, buffer ^= 1) {
         wait_for_copies();
         __syncthreads();
@@ -131,13 +148,8 @@ attention_forward(const Real* q, const Real* k, const Real* v, Real* y, float* l
         if (s0 >= seen_by(mine + 16 * M - 1, S, is_causal)) continue;  // this warp's queries see none of these
 
         float scores[M][N][4] = {};
-        Numbers::multiply_abt(scores, queries + (mine - first) * STRIDE, keys + buffer * STEP * STRIDE);
-        if (s0 + STEP > seen_by(mine, S, is_causal))
-#pragma unroll
-            for (int i = 0; i < 4 * M * N; i++) {
-                int m = i / (4 * N), n = i / 4 % N, half = i / 2 % 2;
-                if (s0 + column_of(n, i % 2) >= seen_by(mine + row_of(m, half), S, is_causal)) scores[m][n][i % 4] = -infinity();
-            }
+        Numbers::multiply_abt(scores, my_queries, keys + buffer * STEP * STRIDE);
+        if (s0 + STEP > seen_by(mine, S, is_causal)) hide(scores, mine, s0, S, is_causal);
 
 #pragma unroll
         for (int m = 0; m < M; m++)
@@ -203,7 +215,7 @@ extern "C" __global__ void attention_delta(const Real* dy, const Real* y, float*
 
 // The gradient of a weight and of its score, where the score was s:   p = 2^(s scale log₂ e - lse)   ds = p (dp - delta).
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS, Q_BLOCKS)
 attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy, const float* lse, const float* delta, Real* dq, int T,
                      int S, int H, int group, int row, float scale,
                   int is_causal, const unsigned* key, int call, int threshold, float kept_factor) {
@@ -230,6 +242,9 @@ attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy
         row_lse[i / 2][i % 2] = t < T ? lse[t] : infinity();
         row_delta[i / 2][i % 2] = t < T ? delta[t] : 0;
     }
+    wait_for_copies();
+    __syncthreads();
+    Numbers::Left<M, Q_HELD> my_queries(queries + (mine - first) * STRIDE), my_changes(changes + (mine - first) * STRIDE);
     for (int s0 = 0, buffer = 0; s0 < last_seen; s0 += STEP, buffer ^= 1) {
         wait_for_copies();
         __syncthreads();
@@ -241,9 +256,9 @@ attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy
         if (s0 >= seen_by(mine + 16 * M - 1, S, is_causal)) continue;
 
         float p[M][N][4] = {}, ds[M][N][4] = {};
-        Numbers::multiply_abt(p, queries + (mine - first) * STRIDE, keys + buffer * STEP * STRIDE);
-        Numbers::multiply_abt(ds, changes + (mine - first) * STRIDE, values + buffer * STEP * STRIDE);  // dp as yet
-        bool at_edge = s0 + STEP > seen_by(mine, S, is_causal);
+        Numbers::multiply_abt(p, my_queries, keys + buffer * STEP * STRIDE);
+        if (s0 + STEP > seen_by(mine, S, is_causal)) hide(p, mine, s0, S, is_causal);
+        Numbers::multiply_abt(ds, my_changes, values + buffer * STEP * STRIDE);  // dp as yet
 #pragma unroll
         for (int i = 0; i < 2 * M * GROUPS; i++) {
             int m = i / (2 * GROUPS), group = i / 2 % GROUPS * 4;
@@ -253,7 +268,6 @@ attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     float weight = power_of_2(fmaf(p[m][n][2 * half + i % 2], to_power, -row_lse[m][half]));
-                    if (at_edge && s0 + column_of(n, i % 2) >= seen_by(mine + row_of(m, half), S, is_causal)) weight = 0;
                     float& x = ds[m][n][2 * half + i % 2];
                     x = weight * ((kept >> (n - group + 4 * half) & 1 ? x * dropout.factor : 0) - row_delta[m][half]);
                 }
@@ -267,46 +281,68 @@ attention_backward_q(const Real* q, const Real* k, const Real* v, const Real* dy
 }
 
 // Here everything is transposed: a row of p and of ds is a key, a column is a query.
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS, KV_BLOCKS)
 attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* dy, const float* lse, const float* delta, Real* dk, Real* dv,
                       int T, int S, int H, int group, int row, float scale,
                   int is_causal, const unsigned* key, int call, int threshold, float kept_factor) {
     constexpr int M = KV_M, N = KV_N, OWN = 16 * M * WARPS, STEP = 8 * N;
     DYNAMIC_SHARED(Real, keys);  // (OWN, STRIDE), as `values`
     Real *values = keys + OWN * STRIDE, *queries = values + OWN * STRIDE, *changes = queries + 2 * STEP * STRIDE;
+    float *lse_tile = reinterpret_cast<float*>(changes + 2 * STEP * STRIDE), *delta_tile = lse_tile + 2 * STEP;  // (2, STEP) each
 
     int tiles = (S + OWN - 1) / OWN;
     Place here(tiles);
     int first = (tiles - 1 - here.tile) * OWN, mine = first + threadIdx.x / WARP * 16 * M, y_row = H * D;  // here the first has most to do
-    int start = is_causal ? first / STEP * STEP : 0, steps = max(0, T - start + STEP - 1) / STEP;  // queries before see none of these keys
+    int start = is_causal ? first / STEP * STEP : 0;  // queries before see none of these keys
     long long own = offset(here.head, S, heads_of_keys(H, group), row) + (long long)first * row;
     Numbers::copy<OWN, THREADS>(keys, k + own, row, S - first);
     Numbers::copy<OWN, THREADS>(values, v + own, row, S - first);
-    auto load = [&](int head, int t0, int place) {
-        Numbers::copy<STEP, THREADS>(queries + place, q + offset(head, T, H, row) + (long long)t0 * row, row, T - t0);
-        Numbers::copy<STEP, THREADS>(changes + place, dy + offset(head, T, H, y_row) + (long long)t0 * y_row, y_row, T - t0);
+    // The queries of the `group` heads that share these keys, one head after the other. Their lse and delta come with each tile.
+    int head = here.head * group;
+    long long next_q = offset(1, T, H, row), next_dy = offset(1, T, H, y_row);  // from one of these heads to the next
+    q += offset(head, T, H, row), dy += offset(head, T, H, y_row);
+    lse += (long long)head * padded(T), delta += (long long)head * padded(T);
+    auto load = [&](int number, int t0, int buffer) {
+        int place = buffer * STEP * STRIDE;
+        Numbers::copy<STEP, THREADS>(queries + place, q + number * next_q + (long long)t0 * row, row, T - t0);
+        Numbers::copy<STEP, THREADS>(changes + place, dy + number * next_dy + (long long)t0 * y_row, y_row, T - t0);
+        int four = threadIdx.x * 4, from = number * padded(T) + t0 + four;
+        if (four < STEP) copy_16_bytes(lse_tile + buffer * STEP + four, lse + from, true);
+        if (four < STEP) copy_16_bytes(delta_tile + buffer * STEP + four, delta + from, true);
     };
-    if (steps > 0) load(here.head * group, start, 0);
+    int number = 0, t0 = start, heads = start < T ? group : 0;
+    if (heads > 0) load(number, t0, 0);
+    wait_for_copies();
+    __syncthreads();
+    Numbers::Left<M, KV_HELD> my_keys(keys + (mine - first) * STRIDE), my_values(values + (mine - first) * STRIDE);
 
     float sum_k[M][DEPTH][4] = {}, sum_v[M][DEPTH][4] = {}, to_power = scale * LOG2_E;
-    for (int step = 0, buffer = 0; step < group * steps; step++, buffer ^= 1) {  // all queries of a head, then those of the next
-        int head = here.head * group + step / steps, t0 = start + step % steps * STEP, next = step + 1;
+    for (int buffer = 0, next_number, next; number < heads; number = next_number, t0 = next, buffer ^= 1) {
+        bool is_last = t0 + STEP >= T;
+        next_number = number + is_last, next = is_last ? start : t0 + STEP;
         wait_for_copies();
         __syncthreads();
-        if (next < group * steps) load(here.head * group + next / steps, start + next % steps * STEP, (buffer ^ 1) * STEP * STRIDE);
+        if (next_number < heads) load(next_number, next, buffer ^ 1);
         if (is_causal && t0 + STEP <= mine) continue;  // none of these queries sees one of this warp's keys
 
         float p[M][N][4] = {}, ds[M][N][4] = {};
-        Numbers::multiply_abt(p, keys + (mine - first) * STRIDE, queries + buffer * STEP * STRIDE);
-        Numbers::multiply_abt(ds, values + (mine - first) * STRIDE, changes + buffer * STEP * STRIDE);  // dp as yet
-        bool at_edge = is_causal && t0 < mine + 16 * M - 1;
-        Dropout dropout(key, call, threshold, kept_factor, head);
-        const float *row_lse = lse + (long long)head * padded(T), *row_delta = delta + (long long)head * padded(T);
+        Numbers::multiply_abt(p, my_keys, queries + buffer * STEP * STRIDE);
+        if (is_causal && t0 < mine + 16 * M - 1)
+#pragma unroll
+            for (int i = 0; i < 2 * M; i++) {
+                int hidden = mine + row_of(i / 2, i % 2) - t0 - column_of(0, 0);
+#pragma unroll
+                for (int j = 0; j < 2 * N; j++)
+                    if (8 * (j / 2) + j % 2 < hidden) p[i / 2][j / 2][2 * (i % 2) + j % 2] = -infinity();
+            }
+        Numbers::multiply_abt(ds, my_values, changes + buffer * STEP * STRIDE);  // dp as yet
+        Dropout dropout(key, call, threshold, kept_factor, head + number);
         unsigned kept[2] = {};
 #pragma unroll
         for (int n = 0; n < N; n++) {  // two columns, which are queries t and t + 1
-            int t = t0 + column_of(n, 0);
-            float2 pair_lse = *reinterpret_cast<const float2*>(row_lse + t), pair_delta = *reinterpret_cast<const float2*>(row_delta + t);
+            int column = column_of(n, 0), t = t0 + column;
+            float2 pair_lse = *reinterpret_cast<const float2*>(lse_tile + buffer * STEP + column);
+            float2 pair_delta = *reinterpret_cast<const float2*>(delta_tile + buffer * STEP + column);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 if (n % 2 == 0) kept[i] = dropout.kept(t + i, mine + row_of(0, 0));  // and of t + i + 8
@@ -314,7 +350,6 @@ attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* d
                 for (int j = 0; j < 2 * M; j++) {
                     float &weight = p[j / 2][n][j % 2 * 2 + i], &x = ds[j / 2][n][j % 2 * 2 + i];
                     weight = power_of_2(fmaf(weight, to_power, -(i ? pair_lse.y : pair_lse.x)));
-                    if (at_edge && mine + row_of(j / 2, j % 2) > t + i) weight = 0;
                     bool is_kept = kept[i] >> (j + 4 * (n % 2)) & 1;
                     x = weight * ((is_kept ? x * dropout.factor : 0) - (i ? pair_delta.y : pair_delta.x));
                     weight = is_kept ? weight : 0;

@@ -133,20 +133,27 @@ class Launch:
 def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False, small_shared: bool = False) -> dict[str, Any]:
     """The macros of attention.cu.
 
-    A warp computes a tile of 16 M x 8 N scores at a time. A large tile uses each number from shared memory often. It must fit into the
-    255 registers of a thread without spills, and into 99 KB of shared memory. Two blocks should fit on a multiprocessor: while one waits or
-    computes its softmax, the other uses the tensor cores. With ``small_shared`` memory, half precisions in heads of up to 64 therefore get
-    smaller tiles. Larger heads and float32 would lose too much by that.
+    A warp computes a tile of 16 M x 8 N scores at a time, and BLOCKS blocks of such warps run on a multiprocessor. A large tile uses each
+    number from shared memory often. It must fit into the registers of a thread without spills, which are 65536 / (128 BLOCKS) and at most
+    255, and into 99 KB of shared memory. HELD: a warp keeps its own tile in registers too. Two blocks should fit on a multiprocessor:
+    while one waits or computes its softmax, the other uses the tensor cores. With ``small_shared`` memory, half precisions in heads of up
+    to 64 therefore get smaller tiles. Larger heads and float32 would lose too much by that.
     """
     half = dtype != "float32"
     if half and small_shared:
-        small, large = ((1 if dropout else 2, 4), (1, 4), (1, 4)), ((1 if dropout else 2, 4), (1, 4), (1, 2))
+        small = (1 if dropout else 2, 4, 1, 0), (1, 4, 1, 0), (1, 4, 1, 0)
+        large = (1 if dropout else 2, 4, 1, 0), (1, 4, 1, 0), (1, 2, 1, 0)
     elif half:
-        small, large = ((1, 4) if dropout else (2, 8), (2, 4), (1, 8)), ((1 if dropout else 2, 4), (1, 4), (1, 2))
+        small = (1, 4, 3, 1) if dropout else (1, 8, 3, 1), (1, 4, 3, 1), (1, 4, 3, 0 if dropout else 1)
+        large = (1 if dropout else 2, 4, 1, 0), (1, 4, 1, 0), (1, 2, 1, 0)
     else:
-        small, large = ((2, 4), (1, 4), (1, 4)), ((1, 4), (1, 2), (1, 2))
-    sizes = zip(("FORWARD", "Q", "KV"), small if D <= 64 else large, strict=True)
-    macros = {f"{name}_{letter}": number for name, pair in sizes for letter, number in zip("MN", pair, strict=True)}
+        small = (2, 4, 1, 0), (1, 4, 1, 0), (1, 4, 1, 0)
+        large = (1, 4, 1, 0), (1, 2, 1, 0), (1, 2, 1, 0)
+    macros = {
+        f"{kernel}_{size}": number
+        for kernel, numbers in zip(("FORWARD", "Q", "KV"), small if D <= 64 else large, strict=True)
+        for size, number in zip(("M", "N", "BLOCKS", "HELD"), numbers, strict=True)
+    }
     return {"Real": dtype, "HEAD_SIZE": D, "TENSOR_CORES": int(half or tf32), "DROPOUT": int(dropout), **macros}
 
 
@@ -155,7 +162,8 @@ def shared_bytes(name: str, macros: dict[str, Any]) -> int:
     prefix = name.removeprefix("backward_").upper()
     own, step = 16 * WARPS * macros[f"{prefix}_M"], 8 * macros[f"{prefix}_N"]
     itemsize = 4 if macros["Real"] == "float32" else 2
-    return ((1 if name == "forward" else 2) * own + 4 * step) * row_bytes(itemsize, macros["HEAD_SIZE"])
+    staged = 16 * step if name == "backward_kv" else 0  # lse and delta of two tiles of queries
+    return ((1 if name == "forward" else 2) * own + 4 * step) * row_bytes(itemsize, macros["HEAD_SIZE"]) + staged
 
 
 def row_bytes(itemsize: int, D: int) -> int:

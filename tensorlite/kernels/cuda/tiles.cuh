@@ -28,7 +28,8 @@ struct Tile {
     static constexpr int WIDTH = sizeof(T) == 2 ? (D + 15) / 16 * 16 : D;         // one mma takes 32 bytes of a row
     static constexpr int STRIDE = WIDTH + CHUNK;
 
-    // Begin to copy a tile of ROWS rows, of which only the first `rows` exist; the others become zeros. All threads of the block take part.
+    // Begin to copy a tile of ROWS rows, of which only the first `rows` exist; the others become zeros, and their addresses are not read.
+    // All threads of the block take part.
     //
     // If the threads fill whole rows, each stays in its column and moves down by the same number of rows. Its addresses then differ by
     // constants. Otherwise row and column are computed for every 16 bytes.
@@ -43,32 +44,60 @@ struct Tile {
 #pragma unroll
             for (int i = 0; i < ROWS / DOWN; i++) {
                 bool there = row + i * DOWN < rows && column < D;
-                copy_16_bytes(tile + i * DOWN * STRIDE, there ? from + i * DOWN * row_stride : source, there);
+                copy_16_bytes(tile + i * DOWN * STRIDE, from + i * DOWN * row_stride, there);
             }
         } else {
             for (int i = threadIdx.x; i < TOTAL; i += THREADS) {
                 int row = i / CHUNKS, column = i % CHUNKS * CHUNK;
                 bool there = row < rows && column < D;
-                copy_16_bytes(tile + row * STRIDE + column, there ? source + row * row_stride + column : source, there);
+                copy_16_bytes(tile + row * STRIDE + column, source + row * row_stride + column, there);
             }
         }
     }
 
+    // The left factor of multiply_abt: 16 M rows in shared memory. A tile that is multiplied often can be HELD: read only once, into
+    // the registers from which mma reads.
+    template <int M, bool HELD = false>
+    struct Left {
+        const T* rows;
+        unsigned held[HELD ? WIDTH / CHUNK / 2 : 1][M][4];
+
+        // If it is held, the tile must be complete.
+        __device__ explicit Left(const T* rows) : rows(rows) {
+            if constexpr (HELD)
+#pragma unroll
+                for (int k = 0; k < WIDTH; k += 2 * CHUNK) load(held[k / CHUNK / 2], k);
+        }
+        // The columns k to k + 2 CHUNK, in the registers of mma.
+        __device__ void take(unsigned (&words)[M][4], int k) const {
+            if constexpr (HELD)
+#pragma unroll
+                for (int i = 0; i < 4 * M; i++) words[i / 4][i % 4] = held[k / CHUNK / 2][i / 4][i % 4];
+            else
+                load(words, k);
+        }
+        __device__ void load(unsigned (&words)[M][4], int k) const {
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                load_matrices(words[m], rows + (16 * m + lane() % 16) * STRIDE + lane() / 16 * CHUNK + k);
+                round_words(words[m]);
+            }
+        }
+    };
+
     // c += a · bᵀ:   a has 16 M rows, b has 8 N.
     template <int M, int N>
-    static __device__ void multiply_abt(float (&c)[M][N][4], const T* a, const T* b) {
+    static __device__ void multiply_abt(float (&c)[M][N][4], const T* a, const T* b) { multiply_abt(c, Left<M>(a), b); }
+
+    template <int M, int N, bool HELD>
+    static __device__ void multiply_abt(float (&c)[M][N][4], const Left<M, HELD>& a, const T* b) {
         static_assert(N % 2 == 0, "load_matrices brings two tiles of b at once");
         if constexpr (ON_TENSOR_CORES) {
-            a += lane() % 16 * STRIDE + lane() / 16 * CHUNK;
             b += (lane() / 16 * 8 + lane() % 8) * STRIDE + lane() / 8 % 2 * CHUNK;
 #pragma unroll
             for (int k = 0; k < WIDTH; k += 2 * CHUNK) {
                 unsigned left[M][4];
-#pragma unroll
-                for (int m = 0; m < M; m++) {
-                    load_matrices(left[m], a + 16 * m * STRIDE + k);
-                    round_words(left[m]);
-                }
+                a.take(left, k);
 #pragma unroll
                 for (int n = 0; n < N; n += 2) {
                     unsigned words[4];
@@ -87,7 +116,7 @@ struct Tile {
             for (int k = 0; k < WIDTH; k += 4) {
                 float4 left[M][2];
 #pragma unroll
-                for (int i = 0; i < 2 * M; i++) left[i / 2][i % 2] = load4(a + row_of(i / 2, i % 2) * STRIDE + k);
+                for (int i = 0; i < 2 * M; i++) left[i / 2][i % 2] = load4(a.rows + row_of(i / 2, i % 2) * STRIDE + k);
 #pragma unroll
                 for (int n = 0; n < N; n++) {
 #pragma unroll
