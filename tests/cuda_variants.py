@@ -26,11 +26,12 @@ ATTENTION: list[dict[str, Any]] = [
     *(variant(real, 128, dropout=dropout) for real in ("float32", "bfloat16") for dropout in (False, True)),
     *(variant("float32", D, tf32=True) for D in (64, 128)),
     *(variant("bfloat16", D) for D in (32, 80)),
+    variant("bfloat16", 64, grouped=True),
 ]
 # A GPU with little shared memory gets other tiles for these.
 OTHER_TILES: list[dict[str, Any]] = [
     variant(real, D, dropout=dropout, small_shared=True)
-    for real, D, dropout in (("float16", 64, False), ("bfloat16", 64, False), ("bfloat16", 64, True), ("bfloat16", 32, False))
+    for real, D, dropout in (("float16", 64, False), ("bfloat16", 64, False), ("bfloat16", 32, False))
 ]
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -38,7 +39,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adam.cu": [{"Half": half} for half in TYPES[1:]],
     "arithmetic.cu": [{"Half": half} for half in TYPES[1:]],
     "attention.cu": ATTENTION + OTHER_TILES,
-    "cached_attention.cu": [{"THREADS": cached_attention.THREADS}],
+    "cached_attention.cu": [{"THREADS": cached_attention.THREADS, "HEAD_SIZE": D} for D in (64, cached_attention.LARGEST_HEAD)],
     "cast.cu": [{"Half": half} for half in TYPES[1:]],
     "clip.cu": [{}],
     "columns.cu": ONE_TYPE,

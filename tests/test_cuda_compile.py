@@ -126,8 +126,9 @@ def test_two_blocks_of_attention_fit_on_every_kind_of_gpu(dropout):
             shared = static + dynamic_shared(name, defines) + 1024
             check_launch(name, architecture, 2 * THREADS[name], registers, static, 0)
             assert 2 * shared <= kilobytes * 1024, f"{name} for {architecture}: {shared} bytes, twice"
-    too_large = variant("bfloat16", 64, dropout=dropout)
-    assert 2 * dynamic_shared("attention_backward_q", too_large) > 100 * 1024, "then the other tiles are of no use"
+    if not dropout:
+        too_large = variant("bfloat16", 64)
+        assert 2 * dynamic_shared("attention_backward_q", too_large) > 100 * 1024, "then the other tiles are of no use"
 
 
 def test_a_launch_larger_than_the_checked_ones_is_refused(standin):

@@ -476,7 +476,7 @@ def test_a_tile_past_the_last_query_reads_nothing_there(standin):
     qkv, dy = numbers(1, 130, 3 * 16, kind="bfloat16"), numbers(1, 130, 16, kind="bfloat16", seed=1)
     compiling.clear_cache()
     sizes = cuda_attention.variant
-    with mock.patch.object(cuda_attention, "variant", lambda *given: {**sizes(*given), "Q_M": 2, "Q_N": 2}):
+    with mock.patch.object(cuda_attention, "variant", lambda *given, **more: {**sizes(*given, **more), "Q_M": 2, "Q_N": 2}):
         with mock.patch.object(compiling, "source", return_value=planted), pytest.raises(KernelError, match="in none of its arrays"):
             self_attention(standin, qkv, dy, 1, "bfloat16")
         compiling.clear_cache()

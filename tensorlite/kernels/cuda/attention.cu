@@ -29,7 +29,7 @@
 // q is (B, T, H, D) and k and v are (B, S, KV, D) with `row` numbers from one position to the next: they may be parts of a larger array.
 // Each of the KV heads of keys serves `group` heads of queries, which are neighbours; a block of dk and dv adds up the gradients of all of
 // them. H = KV = 1 with a `group` is a batch of heads with B texts of queries for each B / group of keys.
-// y, dy are (B, T, H, D); lse and delta (B, H, padded(T)). Macros: Real, HEAD_SIZE, TENSOR_CORES, DROPOUT, and each kernel's M, N,
+// y, dy are (B, T, H, D); lse and delta (B, H, padded(T)). Macros: Real, HEAD_SIZE, TENSOR_CORES, DROPOUT, STAGED, each kernel's M, N,
 // BLOCKS (on a multiprocessor) and HELD (whether a warp keeps its own tile in registers).
 
 #include "tiles.cuh"
@@ -288,7 +288,7 @@ attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* d
     constexpr int M = KV_M, N = KV_N, OWN = 16 * M * WARPS, STEP = 8 * N;
     DYNAMIC_SHARED(Real, keys);  // (OWN, STRIDE), as `values`
     Real *values = keys + OWN * STRIDE, *queries = values + OWN * STRIDE, *changes = queries + 2 * STEP * STRIDE;
-    float *lse_tile = reinterpret_cast<float*>(changes + 2 * STEP * STRIDE), *delta_tile = lse_tile + 2 * STEP;  // (2, STEP) each
+    float *lse_tile = reinterpret_cast<float*>(changes + 2 * STEP * STRIDE), *delta_tile = lse_tile + 2 * STEP;  // (2, STEP) each, if STAGED
 
     int tiles = (S + OWN - 1) / OWN;
     Place here(tiles);
@@ -297,7 +297,7 @@ attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* d
     long long own = offset(here.head, S, heads_of_keys(H, group), row) + (long long)first * row;
     Numbers::copy<OWN, THREADS>(keys, k + own, row, S - first);
     Numbers::copy<OWN, THREADS>(values, v + own, row, S - first);
-    // The queries of the `group` heads that share these keys, one head after the other. Their lse and delta come with each tile.
+    // The queries of the `group` heads that share these keys, one head after the other. STAGED: their lse and delta come with each tile.
     int head = here.head * group;
     long long next_q = offset(1, T, H, row), next_dy = offset(1, T, H, y_row);  // from one of these heads to the next
     q += offset(head, T, H, row), dy += offset(head, T, H, y_row);
@@ -307,8 +307,8 @@ attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* d
         Numbers::copy<STEP, THREADS>(queries + place, q + number * next_q + (long long)t0 * row, row, T - t0);
         Numbers::copy<STEP, THREADS>(changes + place, dy + number * next_dy + (long long)t0 * y_row, y_row, T - t0);
         int four = threadIdx.x * 4, from = number * padded(T) + t0 + four;
-        if (four < STEP) copy_16_bytes(lse_tile + buffer * STEP + four, lse + from, true);
-        if (four < STEP) copy_16_bytes(delta_tile + buffer * STEP + four, delta + from, true);
+        if (STAGED && four < STEP) copy_16_bytes(lse_tile + buffer * STEP + four, lse + from, true);
+        if (STAGED && four < STEP) copy_16_bytes(delta_tile + buffer * STEP + four, delta + from, true);
     };
     int number = 0, t0 = start, heads = start < T ? group : 0;
     if (heads > 0) load(number, t0, 0);
@@ -337,12 +337,14 @@ attention_backward_kv(const Real* q, const Real* k, const Real* v, const Real* d
             }
         Numbers::multiply_abt(ds, my_values, changes + buffer * STEP * STRIDE);  // dp as yet
         Dropout dropout(key, call, threshold, kept_factor, head + number);
+        const float* row_lse = STAGED ? lse_tile + buffer * STEP : lse + (long long)number * padded(T) + t0;
+        const float* row_delta = STAGED ? delta_tile + buffer * STEP : delta + (long long)number * padded(T) + t0;
         unsigned kept[2] = {};
 #pragma unroll
         for (int n = 0; n < N; n++) {  // two columns, which are queries t and t + 1
             int column = column_of(n, 0), t = t0 + column;
-            float2 pair_lse = *reinterpret_cast<const float2*>(lse_tile + buffer * STEP + column);
-            float2 pair_delta = *reinterpret_cast<const float2*>(delta_tile + buffer * STEP + column);
+            float2 pair_lse = *reinterpret_cast<const float2*>(row_lse + column);
+            float2 pair_delta = *reinterpret_cast<const float2*>(row_delta + column);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 if (n % 2 == 0) kept[i] = dropout.kept(t + i, mine + row_of(0, 0));  // and of t + i + 8

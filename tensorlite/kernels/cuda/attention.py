@@ -99,7 +99,8 @@ class Launch:
         sizes = (heads.T, heads.S, heads.H, heads.group, heads.row)
         self.arguments = (*sizes, scale, int(heads.is_causal), key, call, threshold, factor)
         small_shared = int(q.device.compute_capability) in SMALL_SHARED
-        self.macros = variant(q.dtype.name, heads.D, precision.current() == "tf32", bool(dropout_p), small_shared)
+        tf32 = precision.current() == "tf32"
+        self.macros = variant(q.dtype.name, heads.D, tf32, bool(dropout_p), small_shared, grouped=heads.group > 1)
 
     def forward(self, q: Array, k: Array, v: Array, y: Array) -> Array:
         """Write y (B, T, H, D); return log₂ Σ exp of each row of scores, (B, H, T) with T rounded up."""
@@ -130,31 +131,38 @@ class Launch:
         run(-(-length // own) * heads, THREADS, (*arrays, *self.arguments), shared_bytes(name, self.macros))
 
 
-def variant(dtype: str, D: int, tf32: bool = False, dropout: bool = False, small_shared: bool = False) -> dict[str, Any]:
-    """The macros of attention.cu.
+def variant(
+    dtype: str, D: int, tf32: bool = False, dropout: bool = False, small_shared: bool = False, grouped: bool = False
+) -> dict[str, Any]:
+    """The macros of attention.cu: for each kernel M, N, BLOCKS and HELD.
 
     A warp computes a tile of 16 M x 8 N scores at a time, and BLOCKS blocks of such warps run on a multiprocessor. A large tile uses each
     number from shared memory often. It must fit into the registers of a thread without spills, which are 65536 / (128 BLOCKS) and at most
-    255, and into 99 KB of shared memory. HELD: a warp keeps its own tile in registers too. Two blocks should fit on a multiprocessor:
-    while one waits or computes its softmax, the other uses the tensor cores. With ``small_shared`` memory, half precisions in heads of up
-    to 64 therefore get smaller tiles. Larger heads and float32 would lose too much by that.
+    255, and into 99 KB of shared memory. HELD: a warp keeps its own tile in registers, too. While one block waits or computes its softmax,
+    another uses the tensor cores. With ``small_shared`` memory, half precisions in heads of up to 64 therefore get smaller tiles, unless
+    they are small already because of dropout. Larger heads and float32 would lose too much by that.
+
+    The sizes for half precisions in heads of up to 64 are the fastest of eleven sets that an H100 measured (docs/gpu.md).
+
+    Args:
+        grouped: several heads of queries share a head of keys: there are then fewer tiles of keys, so they are smaller.
     """
     half = dtype != "float32"
-    if half and small_shared:
-        small = (1 if dropout else 2, 4, 1, 0), (1, 4, 1, 0), (1, 4, 1, 0)
-        large = (1 if dropout else 2, 4, 1, 0), (1, 4, 1, 0), (1, 2, 1, 0)
+    if half and D <= 64 and (dropout or not small_shared):
+        forward, q, kv = (2, 4, 3, 0), (2, 4, 2, 1), (1, 8, 2, 1) if grouped else (2, 4, 2, 0)
+        if dropout:
+            forward, q, kv = (1, 4, 4, 0), (1, 4, 4, 0), (1, 4, 3, 0)
     elif half:
-        small = (1, 4, 3, 1) if dropout else (1, 8, 3, 1), (1, 4, 3, 1), (1, 4, 3, 0 if dropout else 1)
-        large = (1 if dropout else 2, 4, 1, 0), (1, 4, 1, 0), (1, 2, 1, 0)
+        forward, q, kv = (1 if dropout else 2, 4, 1, 0), (1, 4, 1, 0), (1, 4 if D <= 64 else 2, 1, 0)
     else:
-        small = (2, 4, 1, 0), (1, 4, 1, 0), (1, 4, 1, 0)
-        large = (1, 4, 1, 0), (1, 2, 1, 0), (1, 2, 1, 0)
+        forward, q, kv = ((2, 4, 1, 0), (1, 4, 1, 0), (1, 4, 1, 0)) if D <= 64 else ((1, 4, 1, 0), (1, 2, 1, 0), (1, 2, 1, 0))
     macros = {
         f"{kernel}_{size}": number
-        for kernel, numbers in zip(("FORWARD", "Q", "KV"), small if D <= 64 else large, strict=True)
+        for kernel, numbers in zip(("FORWARD", "Q", "KV"), (forward, q, kv), strict=True)
         for size, number in zip(("M", "N", "BLOCKS", "HELD"), numbers, strict=True)
     }
-    return {"Real": dtype, "HEAD_SIZE": D, "TENSOR_CORES": int(half or tf32), "DROPOUT": int(dropout), **macros}
+    staged = int(half or D <= 64)  # else there is no shared memory left for it
+    return {"Real": dtype, "HEAD_SIZE": D, "TENSOR_CORES": int(half or tf32), "DROPOUT": int(dropout), "STAGED": staged, **macros}
 
 
 def shared_bytes(name: str, macros: dict[str, Any]) -> int:
@@ -162,7 +170,7 @@ def shared_bytes(name: str, macros: dict[str, Any]) -> int:
     prefix = name.removeprefix("backward_").upper()
     own, step = 16 * WARPS * macros[f"{prefix}_M"], 8 * macros[f"{prefix}_N"]
     itemsize = 4 if macros["Real"] == "float32" else 2
-    staged = 16 * step if name == "backward_kv" else 0  # lse and delta of two tiles of queries
+    staged = 16 * step if name == "backward_kv" and macros["STAGED"] else 0  # lse and delta of two tiles of queries
     return ((1 if name == "forward" else 2) * own + 4 * step) * row_bytes(itemsize, macros["HEAD_SIZE"]) + staged
 
 

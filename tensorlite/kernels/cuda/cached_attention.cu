@@ -11,20 +11,24 @@
 // position of the new token, or -1 for a text that has none, of which nothing is computed.
 //
 // q is (texts, H, D), k and v are (texts, KV, D) with `row` numbers from one text to the next: they are parts of one array. keys is
-// (texts, KV, D, room), values (texts, KV, room, D), y (texts, H, D); cosines and sines (positions, D/2), or null. D is at most THREADS.
+// (texts, KV, D, room), values (texts, KV, room, D), y (texts, H, D); cosines and sines (positions, D/2), or null.
+// D is a constant, so that the loops over a head are unrolled: all numbers of a key are on their way at once.
 
 #include "common.cuh"
 
+constexpr int D = HEAD_SIZE, TURNS = THREADS / D;
+
 // Number d of the head x, rotated by the angles of a position (tensorlite/ops/rotary.py).
-__device__ inline float rotated(const float* x, int d, int D, const float* cosines, const float* sines) {
+__device__ inline float rotated(const float* x, int d, const float* cosines, const float* sines) {
     if (!cosines) return x[d];
-    int half = D / 2, pair = d % half;
+    constexpr int half = D / 2;
+    int pair = d % half;
     return d < half ? x[d] * cosines[pair] - x[d + half] * sines[pair] : x[d] * cosines[pair] + x[d - half] * sines[pair];
 }
 
 extern "C" __global__ void attend_cached(const float* q, const float* k, const float* v, long long row, const float* cosines,
                                          const float* sines, const long long* places, float* keys, float* values, float* y, int H,
-                                         int group, int D, int room, float scale) {
+                                         int group, int room, float scale) {
     DYNAMIC_SHARED(float, scores);  // (room,)
     float *query = scores + room, *key = query + D, *parts = key + D;  // (D,), (D,), (THREADS,)
     __shared__ float scratch[WARP];
@@ -46,8 +50,8 @@ extern "C" __global__ void attend_cached(const float* q, const float* k, const f
         sines += place * (D / 2);
     }
     if (thread < D) {
-        query[thread] = scale * rotated(q, thread, D, cosines, sines);
-        key[thread] = rotated(k, thread, D, cosines, sines);
+        query[thread] = scale * rotated(q, thread, cosines, sines);
+        key[thread] = rotated(k, thread, cosines, sines);
         if (head % group == 0) {
             keys[(long long)thread * room + place] = key[thread];
             values[(long long)place * D + thread] = v[thread];
@@ -59,8 +63,8 @@ extern "C" __global__ void attend_cached(const float* q, const float* k, const f
     for (int s = thread; s < place; s += THREADS) {
         float sum = 0;
         const float* column = keys + s;
-#pragma unroll 16
-        for (int d = 0; d < D; d++, column += room) sum += query[d] * *column;  // many loads before the first is needed
+#pragma unroll
+        for (int d = 0; d < D; d++) sum += query[d] * column[(long long)d * room];
         scores[s] = sum;
         highest = fmaxf(highest, sum);
     }
@@ -78,15 +82,16 @@ extern "C" __global__ void attend_cached(const float* q, const float* k, const f
     }
     total = block_sum(total, scratch);
 
-    int turns = THREADS / D, turn = thread / D, column = thread % D;
+    int turn = thread / D, column = thread % D;
     float sum = 0;
-    if (turn < turns)
+    if (turn < TURNS)
 #pragma unroll 16
-        for (int s = turn; s < place; s += turns) sum += scores[s] * values[(long long)s * D + column];
+        for (int s = turn; s < place; s += TURNS) sum += scores[s] * values[(long long)s * D + column];
     if (turn == 0) sum += scores[place] * v[column];
     parts[thread] = sum;
     __syncthreads();
     if (thread >= D) return;
-    for (int i = 1; i < turns; i++) sum += parts[i * D + thread];
+#pragma unroll
+    for (int i = 1; i < TURNS; i++) sum += parts[i * D + thread];
     y[thread] = sum / total;
 }

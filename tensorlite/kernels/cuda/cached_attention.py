@@ -32,9 +32,9 @@ def attend_cached(qkv: Array, n_head: int, places: Array, keys: Array, values: A
     y = array_module(qkv).empty((B, n_head * D), "float32")
     q, k, v = qkv[:, : n_head * D], qkv[:, n_head * D : -KV * D], qkv[:, -KV * D :]
     cosines, sines = rotation or (None, None)
-    run = kernel("cached_attention.cu", "attend_cached", THREADS=THREADS)
+    run = kernel("cached_attention.cu", "attend_cached", THREADS=THREADS, HEAD_SIZE=D)
     arrays = q, k, v, np.int64(qkv.shape[1]), cosines, sines, places, keys, values, y
-    run(B * n_head, THREADS, (*arrays, n_head, n_head // KV, D, room, 1 / math.sqrt(D)), shared_bytes(room, D))
+    run(B * n_head, THREADS, (*arrays, n_head, n_head // KV, room, 1 / math.sqrt(D)), shared_bytes(room, D))
     return y
 
 
