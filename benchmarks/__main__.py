@@ -21,6 +21,7 @@ BENCHMARKS = {
     "scaling": "training steps on 1, 2 and 4 ranks of MPI: time, and bytes sent",
     "scaling_gpu": "training steps on 1, 2, 4, … GPUs of this machine: time, and bits",
     "generate": "tokens a second in generation, beside torch",
+    "generate_gpu": "the same on a GPU, one text and eight at once, beside transformers",
     "smollm2": "tokens a second and memory of SmolLM2, beside transformers and llama.cpp",
     "serve": "tokens a second of the server, with one client and with several",
     "prepare": "a corpus like OpenWebText to tokens, against xz alone",

@@ -649,6 +649,7 @@ def test_a_stage_that_fails_or_hangs_does_not_stop_the_next(results, tmp_path, m
 LESS = {  # of what the stages do: without a GPU each kernel is computed thread by thread
     "train_step_bfloat16": {" gpt2 course smollm2": " gpt2", " --rounds 5": " --rounds 1 --steps 1", " --compile": ""},
     "ops": {" --backend": " rotary_embedding --rounds 1 --configurations gpt2 --backend"},
+    "generate_gpu": {" generate_gpu": " generate_gpu --rounds 2 --tokens 3"},
 }
 
 
@@ -670,6 +671,12 @@ def test_commands_of_the_stages_come_to_their_end_on_a_machine_with_a_gpu(result
     for side in step["sides"].values():
         assert_spread(side["speed_relative_to_torch"], 1)
         assert side["loss"] == pytest.approx(math.log(gpu_machine.PADDED), abs=0.5)
+    written = results("generate_gpu")
+    assert [(result["model"], result["texts"]) for result in written] == [("gpt2", 1), ("gpt2", 8), ("smollm2", 1), ("smollm2", 8)]
+    for result in written:
+        assert_spread(result["sides"]["ours"]["speed_relative_to_transformers"], 2)
+        assert_spread(result["sides"]["transformers"]["tokens_per_second"], 2)
+    assert "one text, and eight" in report.written_on_a_gpu(written)
     assert [(result["op"], result["dtype"]) for result in results("ops_gpu")] == [
         ("rotary_embedding", "float32"), ("rotary_embedding", "bfloat16"),
     ]  # fmt: skip

@@ -79,6 +79,8 @@ def _small_models(configurations: Any) -> None:
     small = replace(table["smoke"].model, block_size=8)
     for name, changes in (("course", {"dropout": 0.2, "activation": "relu"}), ("gpt2", {"vocab_size": PADDED, "tied_head": True})):
         table[name] = replace(table["smoke"], name=name, batch_size=2, model=replace(small, **changes))
+    llama = replace(table["smollm2"].model, vocab_size=17, block_size=8, n_layer=1, n_head=2, n_kv_head=1, n_embd=16, n_inner=24)
+    table["smollm2"] = replace(table["smoke"], name="smollm2", batch_size=2, model=llama)
 
 
 def _small_products(matmul: Any) -> None:
