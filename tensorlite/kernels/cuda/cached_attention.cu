@@ -12,11 +12,12 @@
 //
 // q is (texts, H, D), k and v are (texts, KV, D) with `row` numbers from one text to the next: they are parts of one array. keys is
 // (texts, KV, D, room), values (texts, KV, room, D), y (texts, H, D); cosines and sines (positions, D/2), or null.
-// D is a constant, so that the loops over a head are unrolled: all numbers of a key are on their way at once.
+//
+// A thread waits for the memory most of the time. So it reads AT_ONCE numbers before it uses the first of them.
 
 #include "common.cuh"
 
-constexpr int D = HEAD_SIZE, TURNS = THREADS / D;
+constexpr int D = HEAD_SIZE, TURNS = THREADS / D, AT_ONCE = 32;
 
 // Number d of the head x, rotated by the angles of a position (tensorlite/ops/rotary.py).
 __device__ inline float rotated(const float* x, int d, const float* cosines, const float* sines) {
@@ -26,9 +27,9 @@ __device__ inline float rotated(const float* x, int d, const float* cosines, con
     return d < half ? x[d] * cosines[pair] - x[d + half] * sines[pair] : x[d] * cosines[pair] + x[d - half] * sines[pair];
 }
 
-extern "C" __global__ void attend_cached(const float* q, const float* k, const float* v, long long row, const float* cosines,
-                                         const float* sines, const long long* places, float* keys, float* values, float* y, int H,
-                                         int group, int room, float scale) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attend_cached(const float* q, const float* k, const float* v, long long row, const float* cosines, const float* sines,
+              const long long* places, float* keys, float* values, float* y, int H, int group, int room, float scale) {
     DYNAMIC_SHARED(float, scores);  // (room,)
     float *query = scores + room, *key = query + D, *parts = key + D;  // (D,), (D,), (THREADS,)
     __shared__ float scratch[WARP];
@@ -62,9 +63,13 @@ extern "C" __global__ void attend_cached(const float* q, const float* k, const f
     float highest = -infinity(), total = 0;
     for (int s = thread; s < place; s += THREADS) {
         float sum = 0;
-        const float* column = keys + s;
+        for (int first = 0; first < D; first += AT_ONCE) {
+            float numbers[AT_ONCE];
 #pragma unroll
-        for (int d = 0; d < D; d++) sum += query[d] * column[(long long)d * room];
+            for (int i = 0; i < AT_ONCE; i++) numbers[i] = first + i < D ? keys[(long long)(first + i) * room + s] : 0;
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) sum += first + i < D ? query[first + i] * numbers[i] : 0;
+        }
         scores[s] = sum;
         highest = fmaxf(highest, sum);
     }
@@ -84,9 +89,17 @@ extern "C" __global__ void attend_cached(const float* q, const float* k, const f
 
     int turn = thread / D, column = thread % D;
     float sum = 0;
-    if (turn < TURNS)
-#pragma unroll 16
-        for (int s = turn; s < place; s += TURNS) sum += scores[s] * values[(long long)s * D + column];
+    for (int first = turn; turn < TURNS && first < place; first += AT_ONCE * TURNS) {
+        float numbers[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            int s = first + i * TURNS;
+            numbers[i] = s < place ? values[(long long)s * D + column] : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (first + i * TURNS < place) sum += scores[first + i * TURNS] * numbers[i];
+    }
     if (turn == 0) sum += scores[place] * v[column];
     parts[thread] = sum;
     __syncthreads();
