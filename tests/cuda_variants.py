@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensorlite.kernels.cuda import adam, attention, cached_attention, clip, cross_entropy, elementwise, embedding, rows, softmax
+from tensorlite.kernels.cuda import adam, attention, cached_attention, clip, cross_entropy, elementwise, embedding, matvec, rows, softmax
 from tensorlite.kernels.cuda.attention import variant
 
 TYPES = ("float32", "float16", "bfloat16")
@@ -34,6 +34,14 @@ OTHER_TILES: list[dict[str, Any]] = [
     for real, D, dropout in (("float16", 64, False), ("bfloat16", 64, False), ("bfloat16", 32, False))
 ]
 
+# A matrix times one vector, a few, or as many as a block takes.
+MATVEC: list[dict[str, Any]] = [
+    {"Curve": curve, "Gated": int(curve == "Silu"), "Rows": count, "Wide": wide}
+    for curve in matvec.CURVES.values()
+    for count in (1, 3, matvec.MOST_ROWS)
+    for wide in (1, 4)
+]
+
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "activation.cu": CURVES,
     "adam.cu": [{"Half": half} for half in TYPES[1:]],
@@ -47,6 +55,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dropout.cu": ONE_TYPE,
     "embedding.cu": ONE_TYPE,
     "layernorm.cu": IN_FOURS,
+    "matvec.cu": MATVEC,
     "rmsnorm.cu": IN_FOURS,
     "rotary.cu": [{**real, "HALF": half, "Wide": wide} for real in ONE_TYPE for half, wide in ((32, 4), (3, 1))],
     "softmax.cu": ONE_TYPE,
@@ -65,6 +74,7 @@ THREADS: dict[str, int] = {
     **dict.fromkeys(("sum_squares", "clip_coefficient", "scale"), clip.THREADS),
     "attend_cached": cached_attention.THREADS,
     "adamw": adam.THREADS,
+    "matvec": matvec.BLOCK,
     "adamw_rates": 32,
     "cross_entropy_total": 1024,
     "sum_rows": 1024,

@@ -1,15 +1,17 @@
 """The decoders on a GPU: what computes one new token is recorded as a CUDA graph, and launched for each token.
 
-A token takes ten small kernels in each block. Python needs longer to queue them than the GPU to compute them: 30 ms a token of SmolLM2,
-where the GPU reads all weights in 0.2 ms. So the step is recorded once. Between two launches only three rows of numbers change on the
-device: the tokens, their places, and where a text without a new token has its place.
+A token takes five small kernels in each block. Python needs longer to queue them than the GPU to compute them, so the step is recorded
+once. Between two launches only three rows of numbers change on the device: the tokens, their places, and where a text without a new token
+has its place.
 
     x = the new token of each text                                (texts, C)
-    in each block:  x += c_proj(attend_cached(c_attn(ln_1(x))))   the one kernel that knows the cache
-                    x += mlp(ln_2(x))
+    in each block:  qkv = c_attn(ln_1(x))                         a product with its norm, activation and sum is one kernel, `matvec`
+                    x += c_proj(attend_cached(qkv))               the one kernel that knows the cache
+                    x += mlp.c_proj(activation(mlp.c_fc(ln_2(x))))
     logits = lm_head(ln_f(x))                                     (texts, V), which the host reads
 
-The layers are the model's own, so one page does for both families. A prompt takes the same way with all its tokens at once, unrecorded.
+The weights are the model's own, so one page does for both families. A prompt takes the same way through the model's layers, with all its
+tokens at once, and unrecorded.
 The promise is that of `gpt.generation.decoder`: `rounding` bounds the difference to the model's logits, and where that could change a
 token the model itself is asked.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,16 +30,26 @@ from gpt.generation.decoder import FIRST_ROOM, Decoder, FoldedGPT, supports
 from gpt.generation.inference_mode import inference_mode
 from gpt.generation.llama_decoder import LlamaArithmetic
 from gpt.model import GPT, LanguageModel
-from tensorlite import Tensor
+from tensorlite import Tensor, nn
 from tensorlite.backend import Array, array_module, device_of, to_numpy
 from tensorlite.kernels.cuda.cached_attention import LARGEST_HEAD, LARGEST_ROOM, attend_cached
 from tensorlite.kernels.cuda.graph import CaptureError, Recorder, Recording
+from tensorlite.kernels.cuda.matvec import Layer, matvec
 from tensorlite.nn import functional as F
 from tensorlite.ops.rotary import rotation
 from tensorlite.precision import use_precision
 
 NONE = -1  # the place of a text without a new token
 WARM_UP = 2  # plain steps before the recording: they compile the kernels and fill the pool
+
+
+class _BlockLayers(NamedTuple):
+    """The four linear layers of a block."""
+
+    c_attn: Layer
+    attn_c_proj: Layer
+    c_fc: Layer
+    mlp_c_proj: Layer
 
 
 class CachedModel:
@@ -59,6 +71,9 @@ class CachedModel:
         if model.config.model == "llama":
             D = model.config.n_embd // model.config.n_head
             self._rotation = rotation(self._xp.empty((model.config.block_size, D), np.float32), model.config.rope_theta, 0)
+        self._layers = [_layers_of(block) for block in model.h]
+        self._head = _layer(model.lm_head, model.ln_f)
+        self._activation = "swiglu" if model.config.model == "llama" else model.config.activation
         self._why_plain: str | None = None
         self._keys: Array = None
         self._values: Array = None
@@ -131,15 +146,16 @@ class CachedModel:
     def _compute(self) -> Array:
         tokens, places, positions = self._new
         with self._computing():
-            x = self._embed(Tensor(tokens), positions)  # (texts, C)
-            for layer, block in enumerate(self.model.h):
-                qkv = block.attn.c_attn(block.ln_1(x))  # (texts, (H + 2 KV) D)
-                heads = qkv.reshape(self.texts, self.config.n_head + 2 * self.config.kv_heads, 1, -1)
-                qkv = self._normalized(block.attn, heads).reshape(*qkv.shape)
-                y = attend_cached(qkv.array, self.config.n_head, places, self._keys[layer], self._values[layer], self._rotation)
-                x = x + block.attn.c_proj(Tensor(y))
-                x = x + block.mlp(block.ln_2(x))
-            return self.model.lm_head(self.model.ln_f(x)).array
+            x = self._embed(Tensor(tokens), positions).array  # (texts, C)
+            for block, layers, keys, values in zip(self.model.h, self._layers, self._keys, self._values, strict=True):
+                qkv = matvec(x, layers.c_attn)  # (texts, (H + 2 KV) D)
+                if self.config.qk_norm:
+                    heads = qkv.reshape(self.texts, self.config.n_head + 2 * self.config.kv_heads, 1, -1)
+                    qkv = self._normalized(block.attn, Tensor(heads)).array.reshape(qkv.shape)
+                y = attend_cached(qkv, self.config.n_head, places, keys, values, self._rotation)
+                matvec(y, layers.attn_c_proj, add_to=x)
+                matvec(matvec(x, layers.c_fc, self._activation), layers.mlp_c_proj, add_to=x)
+            return matvec(x, self._head)
 
     def _embed(self, ids: Tensor, places: Array) -> Tensor:
         x = self.model.wte(ids)
@@ -230,3 +246,21 @@ class BatchRecordedDecoder(OnGPU, BatchDecoder):
             stepped = self._cached.step(tokens, places)
             logits |= {slot: stepped[slot] for slot in slots if places[slot] != NONE}
         return np.stack([logits[slot] for slot in slots])
+
+
+def _layers_of(block: Any) -> _BlockLayers:
+    attn, mlp = block.attn, block.mlp
+    return _BlockLayers(_layer(attn.c_attn, block.ln_1), _layer(attn.c_proj), _layer(mlp.c_fc, block.ln_2), _layer(mlp.c_proj))
+
+
+def _layer(linear: Any, norm: Any = None) -> Layer:
+    """A linear layer and the norm before it, as `matvec` reads them: the model's own arrays."""
+    weight, bias = array_module(linear.weight.array).ascontiguousarray(linear.weight.array), _array(linear.bias)
+    if norm is None:
+        return Layer(weight, bias)
+    kind, beta = ("rmsnorm", None) if isinstance(norm, nn.RMSNorm) else ("layernorm", _array(norm.bias))
+    return Layer(weight, bias, kind, norm.weight.array, beta, norm.eps)
+
+
+def _array(parameter: Any) -> Array | None:
+    return None if parameter is None else parameter.array
