@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import tensorlite as tl
-from gpt.generation.sampling import sample
+from gpt.generation.sampling import _kth_largest, sample
 
 LOGITS = np.array([0.3, -1.0, 2.0, 0.0, 1.1])
 
@@ -119,6 +119,17 @@ def test_top_k_larger_than_the_vocabulary_keeps_all() -> None:
 def test_top_k_keeps_all_ties_with_the_last() -> None:
     ids = sample(np.tile([1.0, 2.0, 1.0, 0.0], (1000, 1)), top_k=2, generator=np.random.default_rng(0))
     assert set(ids.tolist()) == {0, 1, 2}
+
+
+def test_the_kth_largest_of_many_numbers_is_found_among_few() -> None:
+    """In more numbers than there are in a group, also with ties, -inf, and a rest that fills no group."""
+    rng = np.random.default_rng(0)
+    for size in (1, 63, 64, 200, 1000):
+        ties, few = rng.integers(4, size=size).astype(float), np.where(rng.random(size) < 0.9, -np.inf, 1.0)
+        for numbers in (rng.standard_normal(size), ties, few):
+            for k in {1, 2, size // 64, size // 2, size} - {0}:
+                if k <= size:
+                    assert _kth_largest(numbers, k) == np.sort(numbers)[-k], (size, k)
 
 
 def test_top_k_one_and_a_tiny_top_p_are_greedy() -> None:

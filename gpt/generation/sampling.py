@@ -13,6 +13,8 @@ from gpt.errors import UserError
 from tensorlite import random
 from tensorlite.backend import Array, to_numpy
 
+_GROUP = 64  # numbers, see `_kth_largest`
+
 
 class DivergedError(UserError, ValueError):
     """The model's logits are not finite."""
@@ -52,6 +54,11 @@ class Sampling:
             raise ValueError(f"min_p must be at least 0 and at most 1, got {self.min_p}.")
         if not 0.01 <= self.repetition_penalty <= 100:  # far outside of it, logits would overflow
             raise ValueError(f"repetition_penalty must be between 0.01 and 100 (1 for none), got {self.repetition_penalty}.")
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether any token can be chosen: there is no top_k, top_p or min_p."""
+        return self.top_k is None and self.top_p is None and not self.min_p
 
     def apply_repetition_penalty(self, scores: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
         """``scores`` after the repetition penalty; ``seen`` (..., V) says which tokens occurred before."""
@@ -122,6 +129,9 @@ def choose_tokens(
         rivals = (scores >= best - 2 * error).sum(axis=-1)
         return scores.argmax(axis=-1), rivals == 1 if error else np.ones(rivals.shape, bool)
     p, unsure, error = _sampling_weights(scores - best, sampling, error)
+    possible = None if sampling.keeps_all else _columns_with_any(p > 0)
+    if possible is not None:
+        p = p[..., possible]
     # A uniform number falls into a token's interval of the cumulative sum with the token's probability.
     bounds = p.cumsum(axis=-1)
     total = bounds[..., -1:]
@@ -132,7 +142,8 @@ def choose_tokens(
         if (distance <= (_cumulative_error(0.5, 1.0, error) + moved) * total).any():  # a boundary can be off by that much at most
             reach = _cumulative_error(bounds, total, error) + moved * total
             certain = ~((distance <= reach) & (reach > 0)).any(axis=-1)
-    return (bounds <= u).sum(axis=-1), certain
+    ids = (bounds <= u).sum(axis=-1)
+    return ids if possible is None else possible[ids], certain
 
 
 def sampling_probabilities(logits: Array, sampling: Sampling) -> np.ndarray:
@@ -170,18 +181,37 @@ def _sampling_weights(scores: np.ndarray, sampling: Sampling, error: float) -> t
     error = min(error / sampling.temperature, 100.0)  # more than that, and nothing is certain
     unsure = np.zeros(scores.shape[:-1])
     if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
-        kth = np.partition(scores, -sampling.top_k, axis=-1)[..., -sampling.top_k, None]
+        rows = scores.reshape(-1, scores.shape[-1])
+        kth = np.array([_kth_largest(row, sampling.top_k) for row in rows]).reshape(*scores.shape[:-1], 1)
         unsure += _sum_of_close(scores, kth, 2 * error)
         scores[scores < kth] = -np.inf
     if sampling.min_p:
         least = math.log(sampling.min_p)
         unsure += _sum_of_close(scores, least, 2 * error, expected=0)
         scores[scores < least] = -np.inf
-    p = np.exp(scores, out=scores)
+    if sampling.keeps_all:
+        p = np.exp(scores, out=scores)
+    else:
+        possible, p = _columns_with_any(scores > -np.inf), np.zeros_like(scores)
+        p[..., possible] = np.exp(scores[..., possible])
     if sampling.top_p is not None:
         for place in np.ndindex(unsure.shape):
             unsure[place] += _zero_outside_nucleus(p[place], sampling.top_p, error, float(unsure[place]))
     return p, unsure, error
+
+
+def _kth_largest(numbers: np.ndarray, k: int) -> float:
+    """The k-th largest of (V,). At least k of them reach the k-th largest maximum of a group of numbers; no smaller ones are looked at."""
+    groups = len(numbers) // _GROUP
+    if k <= groups:
+        maxima = numbers[: groups * _GROUP].reshape(groups, _GROUP).max(axis=1)
+        numbers = numbers[numbers >= np.partition(maxima, -k)[-k]]
+    return float(np.partition(numbers, -k)[-k])
+
+
+def _columns_with_any(mask: np.ndarray) -> np.ndarray:
+    """The columns in which a row is True. After top_k few tokens are possible, and all others need no arithmetic."""
+    return np.flatnonzero(mask.any(axis=tuple(range(mask.ndim - 1))))
 
 
 def _cumulative_error(part: Any, total: Any, error: float) -> Any:
