@@ -105,6 +105,17 @@ def test_a_token_is_one_launch_and_one_read(standin, monkeypatch):
     assert_near(decoder, decoder(IDS[:1, :4]), own_logits(model, IDS[:1, :4]))
 
 
+@pytest.mark.parametrize("changes", [CONFIGS["GPT-2's way"], CONFIGS["llama's way"]], ids=["GPT", "Llama"])
+def test_a_block_is_five_kernels(changes, standin):
+    decoder = make_decoder(on_gpu(**changes))
+    decoder(IDS[:1, :1])
+    machine.machine.work.clear()
+    decoder(IDS[:1, :2])
+    block = ["matvec", "attend_cached", "matvec", "matvec", "matvec"]
+    names = [work.name for work in machine.machine.work]
+    assert names[names.index("matvec") :] == [*block * SMALL.n_layer, "matvec"]
+
+
 def test_new_weights_are_used_after_a_reset(any_cupy):
     model = on_gpu()
     decoder = make_decoder(model)
