@@ -25,7 +25,7 @@ from tensorlite.backend import Device
 
 MODELS = ("gpt2", "smollm2")
 TEXTS = (1, 8)
-PROMPT, TOKENS = 16, 200
+PROMPT, TOKENS = 16, 100
 
 
 def our_writer(config: GPTConfig, texts: int) -> Callable[[int], None]:
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """``python -m benchmarks generate_gpu [MODEL ...]``"""
     parser = options_of("generate_gpu", __doc__)
     parser.add_argument("models", nargs="*", help=f"default: {' '.join(MODELS)}")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=TOKENS)
     options = parser.parse_args(argv)
     require_torch()

@@ -39,7 +39,7 @@ STAGES: dict[int, dict[str, tuple[str, float]]] = {  # name of the log: the comm
     3: {
         "gpu_kernels_apart": ("benchmarks gpu_kernels gpt2 --apart", 60),
         "ops": ("benchmarks ops --backend cupy", 340),
-        "generate_gpu": ("benchmarks generate_gpu", 90),
+        "generate_gpu": ("benchmarks generate_gpu", 120),
         "matmul": ("benchmarks matmul --backend numpy cupy", 150),
         "gpu_kernels_course": ("benchmarks gpu_kernels course", 40),
         "gpu_kernels_smollm2": ("benchmarks gpu_kernels smollm2", 40),

@@ -186,12 +186,18 @@ def on_a_gpu(results: list[dict[str, Any]]) -> str:
         line["share of product peak"] = f"{ours['share_of_product_peak']:.0%}"
         line["GPU memory, MB (torch)"] = f"{ours['gpu_memory_mb']:,.0f} ({torch['gpu_memory_mb']:,.0f})"
         lines.append(line)
+    counts = sorted({result["sides"]["ours"]["seconds_per_step"]["count"] for result in results})
     return (
         "Training steps on a GPU: a batch, forward, backward, clipping, AdamW. Ours is recorded as a CUDA graph. *torch* is eager, with "
         "scaled_dot_product_attention, fused AdamW and autocast for the half precisions; *compiled* is the same under torch.compile. The "
-        f"sides take turns as above; a ratio is the median over {results[0]['sides']['ours']['seconds_per_step']['count']} neighbouring "
+        f"sides take turns as above; a ratio is the median over {' or '.join(map(str, counts))} neighbouring "
         "blocks (smallest – largest). The product peak is what large products in this precision reach there.\n\n" + table(lines)
     )
+
+
+def on_a_gpu_before(results: list[dict[str, Any]]) -> str:
+    """The same of earlier code on another GPU, which has what was not measured since."""
+    return f"Earlier code on another GPU. {on_a_gpu(results)}"
 
 
 def written_on_a_gpu(results: list[dict[str, Any]]) -> str:
@@ -316,6 +322,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "matmul_gpu": matmul,
     "ops_gpu": ops_on_a_gpu,
     "train_step_gpu": on_a_gpu,
+    "train_step_gpu_h200": on_a_gpu_before,
     "generate_gpu": written_on_a_gpu,
     "train_step_avx2": with_slower_products,
 }
