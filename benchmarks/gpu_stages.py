@@ -37,10 +37,10 @@ STAGES: dict[int, dict[str, tuple[str, float]]] = {  # name of the log: the comm
     },
     2: {"tests": (f"{TESTS} {' '.join(with_a_gpu())}", 590)},
     3: {
-        "gpu_kernels_apart": ("benchmarks gpu_kernels gpt2 --apart", 60),
-        "ops": ("benchmarks ops --backend cupy", 340),
+        "gpu_kernels_apart": ("benchmarks gpu_kernels gpt2 --apart", 50),
+        "ops": ("benchmarks ops --backend cupy", 240),
         "generate_gpu": ("benchmarks generate_gpu", 120),
-        "matmul": ("benchmarks matmul --backend numpy cupy", 150),
+        "matmul": ("benchmarks matmul --backend numpy cupy", 100),
         "gpu_kernels_course": ("benchmarks gpu_kernels course", 40),
         "gpu_kernels_smollm2": ("benchmarks gpu_kernels smollm2", 40),
     },
