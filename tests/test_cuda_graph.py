@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 from dataclasses import replace
 
@@ -221,8 +222,11 @@ def test_the_memory_limit_holds_for_both_pools_together(standin):
     with pytest.raises(MemoryError, match="limit set to"):
         recorder.run(lambda: standin.zeros(3 << 18, "float32"))
     recorder.run(lambda: standin.zeros(1 << 18, "float32"))
-    recorder.record(lambda: None)
+    recording = recorder.record(lambda: None)
     assert common.get_limit() == (2 << 20) and recorder.memory == 1 << 20
+    del recording
+    gc.collect()
+    assert common.get_limit() == 3 << 20, "as before the recording"
     del held
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -88,9 +89,12 @@ class Recorder:
                 graph = self._stream.end_capture()
             except RuntimeError as error:
                 raise CaptureError(str(error)) from error
-        if self._limit:
-            self._cupy.get_default_memory_pool().set_limit(size=max(1, self._limit - self.memory))
-        return Recording(result, graph, self._pool)
+        recording = Recording(result, graph, self._pool)
+        if self._limit:  # what our pool has taken is not for the common one, as long as there is the recording
+            common = self._cupy.get_default_memory_pool()
+            common.set_limit(size=max(1, self._limit - self.memory))
+            weakref.finalize(recording, _raise_limit, common, self.memory).atexit = False
+        return recording
 
     @property
     def memory(self) -> int:
@@ -121,6 +125,10 @@ class Recorder:
                 yield
         finally:
             others.wait_event(self._stream.record())
+
+
+def _raise_limit(pool: Any, size: int) -> None:
+    pool.set_limit(size=pool.get_limit() + size)
 
 
 __all__ = ["CaptureError", "Recorder", "Recording"]
