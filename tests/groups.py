@@ -14,6 +14,7 @@ NOT_NUMERIC = (
     "architecture", "benchmarks", "cases_complete", "cases_twice", "checkpoint*", "classify_cli", "conftest", "console", "context",
     "cuda_*", "data_*", "detokenizer", "docs", "faults", "files", "generate_cli", "gpt_chat", "gpt_classify", "gpt_config", "gpt_duration",
     "gpt_finetune", "gpt_finetune_llama", "gpt_finetune_resume", "gpt_look", "gpt_memory", "gpt_on_gpu", "gpt_optimizers", "gpt_plot",
+    "gpt_recorded_decoder",
     "gpt_resume", "gpt_serve", "gpt_speed", "gpt_stopping", "gpt_team", "gpt_tensorboard", "gpt_train", "gpt_train_data", "gpt_trouble",
     "groups", "hostile_weights", "kernels_cuda_*", "lowest", "nccl", "op", "optim_scaler", "options_advice", "own_loop",
     "parallel_*", "random", "ranks", "standin*",
