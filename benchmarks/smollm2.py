@@ -43,7 +43,7 @@ from gpt.config import GPTConfig
 from gpt.errors import fail
 from gpt.generation.jinja_template import JinjaTemplate
 from gpt.generation.llama_decoder import apply_weight
-from gpt.generation.memory_order import order_for_a_vector, order_for_one_text
+from gpt.generation.memory_order import order_for_a_vector, order_for_one_text, pad_for_two_threads, with_padding
 from gpt.generation.stream import stream_tokens
 from gpt.int8 import Int8Matrix
 from tensorlite.memory import keep_freed_memory
@@ -140,7 +140,7 @@ def llama_cpp_work(checkpoint: str, ids: list[int]) -> Work:
 
 def products_work(checkpoint: str, ids: list[int]) -> Work:
     """The products of ours alone: of all rows of the prompt in the blocks and of the last one in the head, then of one row a token."""
-    weights = [order_for_a_vector(weight) for weight in random_weights(config_of(checkpoint))]
+    weights = [with_padding(pad_for_two_threads(order_for_a_vector(weight))) for weight in random_weights(config_of(checkpoint))]
 
     def multiply(rows: int) -> float:
         matrices = [np.ones((rows, weight.shape[1]), np.float32) for weight in weights]

@@ -6,9 +6,16 @@ import pytest
 import tensorlite as tl
 from gpt import chat, generate
 from gpt.config import GPTConfig
+from gpt.generation import memory_order
 from gpt.generation.decoders import make_decoder
 from gpt.generation.folding import fold_block
-from gpt.generation.memory_order import longer_side_contiguous, order_for_a_vector, order_for_one_text
+from gpt.generation.memory_order import (
+    longer_side_contiguous,
+    order_for_a_vector,
+    order_for_one_text,
+    pad_for_two_threads,
+    with_padding,
+)
 from gpt.generation.stream import model_logits, stream_tokens
 from gpt.model import GPT, build_model
 
@@ -40,6 +47,35 @@ def test_any_other_matrix_stays_as_it_is(shape):
     assert order_for_a_vector(matrix) is matrix
 
 
+@pytest.mark.parametrize("shape, rows", [
+    ((576, 576), 800), ((640, 640), 720), ((96, 4000), 116),
+    ((799, 576), 800), ((800, 576), 800), ((533, 576), 533), ((534, 576), 800), ((64, 64), 64),
+])  # fmt: skip
+def test_a_matrix_that_is_a_little_too_small_for_two_threads_gets_rows_of_zeros(shape, rows, monkeypatch):
+    monkeypatch.setattr(memory_order, "available_cores", lambda: 2)
+    matrix = np.random.default_rng(0).random(shape, np.float32)
+    padded = pad_for_two_threads(matrix)
+    np.testing.assert_array_equal(padded, matrix)
+    whole = with_padding(padded)
+    assert whole.shape == (rows, shape[1]) and not whole[shape[0] :].any()
+    assert (padded is matrix) == (rows == shape[0])
+    x = np.ones(shape[1], np.float32)
+    np.testing.assert_allclose(whole.dot(x)[: shape[0]], matrix.astype(np.float64).sum(axis=1), rtol=1e-5)  # sums of 4000 numbers below 1
+
+
+def test_one_core_gains_nothing_from_rows_of_zeros(monkeypatch):
+    monkeypatch.setattr(memory_order, "available_cores", lambda: 1)
+    matrix = np.ones((576, 576), np.float32)
+    assert pad_for_two_threads(matrix) is matrix
+
+
+def test_padding_is_found_only_behind_the_whole_rows_of_a_matrix():
+    large = np.ones((6, 4))
+    for part in (large, large[1:3], large[:3, :2], large[:3].T, large[::2], np.ones((6, 4)).reshape(4, 6)):
+        assert with_padding(part) is part
+    assert with_padding(large[:3]) is large
+
+
 def test_the_longer_side_is_contiguous():
     for shape in ((3, 7), (7, 3)):
         matrix = np.arange(21.0).reshape(shape)
@@ -69,6 +105,18 @@ def test_of_a_gpt_only_the_head_is_changed_for_the_rest_is_folded():
     assert model.h[0].mlp.c_fc.weight.array.flags.c_contiguous
     folded = fold_block(model.h[0])
     assert folded.c_fc.weight.strides[1] == folded.mlp_c_proj.weight.strides[0] == folded.c_fc.weight.itemsize
+
+
+def test_a_padded_model_writes_the_same(monkeypatch):
+    monkeypatch.setattr(memory_order, "available_cores", lambda: 2)
+    monkeypatch.setattr(memory_order, "_ONE_THREAD_BELOW", 80 * 64)  # c_proj is (64, 64)
+    plain, padded = (a_model(**LLAMA).to(dtype=np.float64) for _ in range(2))
+    order_for_one_text(padded)
+    assert with_padding(padded.h[0].attn.c_proj.weight.array).shape == (80, 64)
+    ids = np.random.default_rng(1).integers(0, 400, (1, 20))
+    decoder = make_decoder(padded)
+    for end in (18, 19, 20):
+        np.testing.assert_allclose(decoder(ids[:, :end]), model_logits(plain, ids[:, :end]), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("family", [{}, LLAMA, {**LLAMA, "tied_head": False}, {**LLAMA, "qk_norm": True}])

@@ -83,7 +83,8 @@ class FoldedGPT:
 
     def rounding(self, logits: Array) -> float:
         """A generous bound on the difference between these logits and the model's own: 128 units in the last place of the largest."""
-        return 128 * float(np.finfo(logits.dtype).eps) * max(1.0, float(abs(logits).max()))
+        largest = max(float(logits.max()), -float(logits.min()))  # of the sizes, without an array of them
+        return 128 * float(np.finfo(logits.dtype).eps) * max(1.0, largest)
 
     def _larger_room(self, room: int, length: int) -> int:
         """For how many tokens a cache gets memory that had some for ``room``, and is to hold ``length``.

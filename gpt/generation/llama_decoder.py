@@ -24,6 +24,7 @@ import numpy as np
 
 from gpt.generation.batch_decoder import BatchDecoder
 from gpt.generation.decoder import Decoder, FoldedGPT
+from gpt.generation.memory_order import with_padding
 from gpt.int8 import Int8Embedding, Int8Linear, Int8Matrix
 from gpt.llama import GatedMLP, GroupedSelfAttention
 from gpt.model import GPT, Block, LanguageModel
@@ -50,6 +51,7 @@ class _Weights(NamedTuple):
     q_norm: _Norm | None
     k_norm: _Norm | None
     attn_c_proj: Array | Int8Matrix
+    attn_c_proj_padded: Array | Int8Matrix  # with what lies behind it, see `memory_order.pad_for_two_threads`
     ln_2: _Norm
     c_fc: Array | Int8Matrix
     mlp_c_proj: Array | Int8Matrix
@@ -191,7 +193,7 @@ class LlamaDecoder(LlamaArithmetic, Decoder):
             np.exp(scores, out=scores)
             y = scores @ v
             y /= scores @ ones
-            x += block.attn_c_proj.dot(y.reshape(-1))
+            x += block.attn_c_proj_padded.dot(y.reshape(-1))[: len(x)]
             hidden = block.c_fc.dot(_normalize_row(x, block.ln_2))
             x += block.mlp_c_proj.dot(self._gate(hidden[None])[0])
         return x[None]
@@ -230,4 +232,5 @@ def _weights_of(block: Any) -> _Weights:
     attn, mlp = block.attn, block.mlp
     q_norm, k_norm = (_norm(attn.q_norm), _norm(attn.k_norm)) if attn.qk_norm else (None, None)
     c_attn, attn_c_proj, c_fc, mlp_c_proj = (_matrix(layer) for layer in (attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj))
-    return _Weights(_norm(block.ln_1), c_attn, q_norm, k_norm, attn_c_proj, _norm(block.ln_2), c_fc, mlp_c_proj)
+    padded = with_padding(attn_c_proj)
+    return _Weights(_norm(block.ln_1), c_attn, q_norm, k_norm, attn_c_proj, padded, _norm(block.ln_2), c_fc, mlp_c_proj)

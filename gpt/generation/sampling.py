@@ -119,15 +119,17 @@ def choose_tokens(
     Shapes: logits (..., V), uniforms (...); ids (...) int64, certain (...) bool.
     Raises: DivergedError if no token can be chosen.
     """
-    scores = to_numpy(logits).astype(np.float64)  # a copy
+    scores = to_numpy(logits)
     best = _largest(scores)
+    if sampling.temperature == 0 and sampling.repetition_penalty == 1:
+        return _choose_largest(scores, best, error)
+    scores = scores.astype(np.float64)
     if sampling.repetition_penalty != 1:
         scores = sampling.apply_repetition_penalty(scores, seen)
         best = scores.max(axis=-1, keepdims=True)
         error *= max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
     if sampling.temperature == 0:
-        rivals = (scores >= best - 2 * error).sum(axis=-1)
-        return scores.argmax(axis=-1), rivals == 1 if error else np.ones(rivals.shape, bool)
+        return _choose_largest(scores, best, error)
     p, unsure, error = _sampling_weights(scores - best, sampling, error)
     possible = None if sampling.keeps_all else _columns_with_any(p > 0)
     if possible is not None:
@@ -144,6 +146,15 @@ def choose_tokens(
             certain = ~((distance <= reach) & (reach > 0)).any(axis=-1)
     ids = (bounds <= u).sum(axis=-1)
     return ids if possible is None else possible[ids], certain
+
+
+def _choose_largest(scores: np.ndarray, best: np.ndarray, error: float) -> tuple[np.ndarray, np.ndarray]:
+    """The greedy choice, and whether no other score is within twice the error of the largest, ``best`` (..., 1)."""
+    ids = scores.argmax(axis=-1)
+    if not error:
+        return ids, np.ones(ids.shape, bool)
+    bound = np.nextafter(best - 2 * error, -np.inf, dtype=scores.dtype)  # the difference was rounded, upwards perhaps
+    return ids, (scores >= bound).sum(axis=-1) == 1
 
 
 def sampling_probabilities(logits: Array, sampling: Sampling) -> np.ndarray:
