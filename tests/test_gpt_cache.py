@@ -319,6 +319,22 @@ def test_a_certain_choice_is_not_changed_by_errors_within_the_bound(options):
     assert changed.any()  # or else this test could not fail
 
 
+@pytest.mark.parametrize("options", [{"top_k": 4}, {"top_p": 0.7}, {"min_p": 0.1}])
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_token_that_may_come_in_before_the_first_or_after_the_last_is_not_forgotten(options, end):
+    """Each row by itself, so that tokens which are left out are left out of the arithmetic; uniform numbers near 0 or 1."""
+    rng, sampling, error = np.random.default_rng(0), Sampling(**options), 0.05
+    changed = 0
+    for _ in range(400):
+        logits, u = rng.normal(size=(1, 9)), np.array([abs(end - 0.1 * rng.random())])
+        ids, certain = choose_tokens(logits, u, sampling, None, error)
+        wrong = logits + error * rng.choice([-1, 1], (40, 9))
+        others, _ = choose_tokens(wrong, np.repeat(u, 40), sampling)
+        assert not certain[0] or (others == ids).all()
+        changed += (others != ids).any()
+    assert changed  # or else this test could not fail
+
+
 @pytest.mark.parametrize("options", [{"top_k": 50}, {"top_p": 0.9}, {"min_p": 0.001}])
 def test_a_limit_among_unlikely_tokens_makes_few_choices_doubtful(options):
     """Whether an unlikely token is kept or left out moves the boundaries by its probability, and no more. Here a thousand tokens share a

@@ -140,9 +140,10 @@ def choose_tokens(
     u = uniforms[..., None] * total
     certain = np.ones(u.shape[:-1], bool)
     if error:
-        distance, moved = abs(bounds - u), _moved_by(unsure[..., None], total) * math.exp(2 * error)
+        edges = np.concatenate([np.zeros_like(total), bounds], axis=-1)  # a token that is left out here may come in before the first
+        distance, moved = abs(edges - u), _moved_by(unsure[..., None], total) * math.exp(2 * error)
         if (distance <= (_cumulative_error(0.5, 1.0, error) + moved) * total).any():  # a boundary can be off by that much at most
-            reach = _cumulative_error(bounds, total, error) + moved * total
+            reach = _cumulative_error(edges, total, error) + moved * total
             certain = ~((distance <= reach) & (reach > 0)).any(axis=-1)
     ids = (bounds <= u).sum(axis=-1)
     return ids if possible is None else possible[ids], certain
