@@ -71,9 +71,12 @@ def test_one_core_gains_nothing_from_rows_of_zeros(monkeypatch):
 
 def test_padding_is_found_only_behind_the_whole_rows_of_a_matrix():
     large = np.ones((6, 4))
-    for part in (large, large[1:3], large[:3, :2], large[:3].T, large[::2], np.ones((6, 4)).reshape(4, 6)):
-        assert with_padding(part) is part
-    assert with_padding(large[:3]) is large
+    for part in (large, large[1:3], large[:3, :2], large[:3].T, large[::2], large[:5], np.ones((6, 4)).reshape(4, 6)):
+        assert with_padding(part) is part  # the first five rows have another number behind them, and no zeros
+    large[3:] = 0
+    assert with_padding(large[:5]) is large
+    part = large[:3]
+    assert with_padding(part) is part, "more zeros than pad_for_two_threads puts there"
 
 
 def test_the_longer_side_is_contiguous():

@@ -90,6 +90,11 @@ class BatchDecoder(FoldedGPT):
             self._ids[slot] = contexts[slot].copy()
         return logits
 
+    @property
+    def _room(self) -> int:
+        """For how many tokens of each text there is memory."""
+        return int(self._cache.shape[2])
+
     def _allocate(self, room: int) -> None:
         """A cache for texts of up to ``room`` tokens, with the keys and values of those that there are."""
         config = self.config
@@ -100,7 +105,6 @@ class BatchDecoder(FoldedGPT):
             if len(ids):
                 cache[:, slot, : len(ids)] = self._cache[:, slot, : len(ids)]
         self._cache: Array = cache
-        self._room = room
         k, v = cache.reshape(L, self.slots, room, 2, KV, D).transpose(3, 0, 1, 4, 2, 5)
         self._keys, self._values = k.swapaxes(-1, -2), v  # views: (L, slots, KV, D, room), (L, slots, KV, room, D)
 

@@ -25,6 +25,7 @@ from tensorlite import nn
 from tensorlite.backend import Array, array_module
 
 _ONE_THREAD_BELOW = 115_200 * 4  # numbers in the matrix: OpenBLAS, interface/gemv.c, with its GEMM_MULTITHREAD_THRESHOLD of 4
+_MOST_ROWS = 1.5  # with the zeros, of those without
 _ROWS_AT_ONCE = 256  # while a matrix is transposed: a cache line of each stays in the core's cache until all of it is read
 
 
@@ -72,7 +73,7 @@ def pad_for_two_threads(matrix: np.ndarray) -> np.ndarray:
     """
     rows, columns = matrix.shape
     needed = -(-_ONE_THREAD_BELOW // columns)
-    if not rows < needed <= 1.5 * rows or not matrix.flags.c_contiguous or available_cores() < 2:
+    if not rows < needed <= _MOST_ROWS * rows or not matrix.flags.c_contiguous or available_cores() < 2:
         return matrix
     padded = np.zeros((needed, columns), matrix.dtype)
     padded[:rows] = matrix
@@ -84,4 +85,5 @@ def with_padding(matrix: Any) -> Any:
     base = matrix.base if isinstance(matrix, np.ndarray) else None
     if base is None or base.ndim != 2 or base.shape[1] != matrix.shape[1] or base.ctypes.data != matrix.ctypes.data:
         return matrix
-    return base if base.flags.c_contiguous and matrix.flags.c_contiguous else matrix
+    is_padding = len(base) <= _MOST_ROWS * len(matrix) and not base[len(matrix) :].any()  # and not a larger matrix
+    return base if is_padding and base.flags.c_contiguous and matrix.flags.c_contiguous else matrix

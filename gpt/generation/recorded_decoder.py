@@ -227,9 +227,12 @@ class BatchRecordedDecoder(OnGPU, BatchDecoder):
         assert isinstance(self.model, GPT)
         self._cached = CachedModel(self.model, self.slots)
 
+    @property
+    def _room(self) -> int:
+        return self._cached.room
+
     def _allocate(self, room: int) -> None:
         self._cached.make_room(room)
-        self._room = self._cached.room
 
     def _truncate(self, slot: int, length: int) -> None:
         self._ids[slot] = self._ids[slot][:length]  # what the cache has behind it is not read
