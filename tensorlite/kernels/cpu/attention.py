@@ -216,6 +216,20 @@ def supports(
     )
 
 
+def takes_heads_of(qkv: Array, dropout_p: float) -> bool:
+    """Whether the heads of one array (B, T, ...) can be read in place: contiguous NumPy arrays of at least two tokens. `supports` says why
+    nan matters."""
+    return (
+        isinstance(qkv, np.ndarray)
+        and qkv.dtype in (np.float32, np.float64)
+        and qkv.ndim == 3
+        and qkv.flags.c_contiguous
+        and qkv.size > 0
+        and qkv.shape[1] > 1
+        and ((not dropout_p and qkv.shape[1] <= ROWS) or are_finite(qkv))
+    )
+
+
 def are_finite(*arrays: Array) -> bool:
     """Whether the sums are finite, so that there is no nan and no ∞. If only a sum overflows, the book runs, which is right, too."""
     return all(math.isfinite(np.add.reduce(x, axis=None)) for x in arrays)

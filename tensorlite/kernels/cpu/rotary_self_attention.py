@@ -58,19 +58,13 @@ def supports(
     generator: np.random.Generator | None = None,
     recompute: bool = False,
 ) -> bool:
-    """Contiguous NumPy arrays of at least two tokens. `attention.supports` says why nan matters; the book refuses other shapes."""
+    """What `attention.takes_heads_of` takes, in equal heads of an even length; the book refuses other shapes."""
     return (
-        isinstance(qkv, np.ndarray)
-        and qkv.dtype in (np.float32, np.float64)
-        and qkv.ndim == 3
-        and qkv.flags.c_contiguous
-        and qkv.size > 0
-        and qkv.shape[1] > 1
+        attention.takes_heads_of(qkv, dropout_p)
         and min(n_head, n_kv_head) > 0
         and n_head % n_kv_head == 0
         and qkv.shape[2] % (2 * (n_head + 2 * n_kv_head)) == 0
         and base > 0
-        and ((not dropout_p and qkv.shape[1] <= attention.ROWS) or attention.are_finite(qkv))
     )
 
 

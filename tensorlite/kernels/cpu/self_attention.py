@@ -40,16 +40,8 @@ def causal_self_attention_backward(dy: Array, saved: Any) -> Array:
 def supports(
     qkv: Array, n_head: int, dropout_p: float = 0.0, generator: np.random.Generator | None = None, recompute: bool = False
 ) -> bool:
-    """Contiguous NumPy arrays of at least two tokens. `attention.supports` says why nan matters."""
-    return (
-        isinstance(qkv, np.ndarray)
-        and qkv.dtype in (np.float32, np.float64)
-        and qkv.ndim == 3
-        and qkv.flags.c_contiguous
-        and qkv.size > 0
-        and qkv.shape[1] > 1
-        and ((not dropout_p and qkv.shape[1] <= attention.ROWS) or attention.are_finite(qkv))
-    )
+    """What `attention.takes_heads_of` takes; the book refuses other shapes."""
+    return attention.takes_heads_of(qkv, dropout_p)
 
 
 register(causal_self_attention, Pair("cpu", causal_self_attention_forward, causal_self_attention_backward, supports))
