@@ -12,7 +12,7 @@ from gpt.generation import stream as inference
 from gpt.generation.decoder import Decoder, supports
 from gpt.generation.decoders import make_decoder
 from gpt.generation.llama_decoder import LlamaDecoder
-from gpt.generation.sampling import Sampling, choose_tokens, sampling_probabilities
+from gpt.generation.sampling import Sampling, _zero_outside_nucleus, choose_tokens, sampling_probabilities
 from gpt.generation.stream import stream_tokens
 from gpt.model import build_model
 from tensorlite import nn
@@ -299,8 +299,12 @@ def test_if_rounding_could_change_a_token_the_model_decides(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{"temperature": 0}, {}, {"temperature": 0.1}, {"top_k": 4}, {"top_p": 0.7}, {"min_p": 0.1}, {"repetition_penalty": 1.5}]
-)
+    "options",
+    [
+        {"temperature": 0}, {}, {"temperature": 0.1}, {"top_k": 4}, {"top_p": 0.7}, {"min_p": 0.1}, {"repetition_penalty": 1.5},
+        {"top_k": 2, "top_p": 0.6}, {"min_p": 0.3, "top_p": 0.6},
+    ],
+)  # fmt: skip
 def test_a_certain_choice_is_not_changed_by_errors_within_the_bound(options):
     """Random errors, and the worst: half of the logits up and half down."""
     rng = np.random.default_rng(0)
@@ -317,6 +321,21 @@ def test_a_certain_choice_is_not_changed_by_errors_within_the_bound(options):
         changed |= others != ids
         assert not (changed & certain).any()
     assert changed.any()  # or else this test could not fail
+
+
+def test_a_token_that_top_k_may_leave_out_moves_the_end_of_the_nucleus():
+    """What then comes in or goes out is a part of what `_zero_outside_nucleus` returns."""
+    rng, moved = np.random.default_rng(0), 0
+    for _ in range(500):
+        p, top_p = rng.random(8), rng.uniform(0.2, 0.9)
+        without = p * (p > p.min())
+        open_sum = _zero_outside_nucleus(p.copy(), top_p, 1e-9, float(p.min()))
+        for row in (full := p.copy(), without):
+            _zero_outside_nucleus(row, top_p, 0.0, 0.0)
+        changed = ((full > 0) != (without > 0)) & (p > p.min())
+        assert p[changed].sum() <= open_sum * (1 + 1e-6)
+        moved += changed.any()
+    assert moved  # or else this test could not fail
 
 
 @pytest.mark.parametrize("options", [{"top_k": 4}, {"top_p": 0.7}, {"min_p": 0.1}])
